@@ -1,0 +1,203 @@
+"""Golden cases: read a file, run the family's handler, compare.
+
+A case is one ``.safetensors`` file: ``weights.*``, ``in.*``, ``out.*`` and sometimes ``mid.*`` tensors, and metadata
+that names its ``family`` with JSON ``config`` and ``call``. A handler maps it onto public code and returns what that
+code computed under the golden's own tensor names. Every ``out.*`` must come back; ``mid.*`` is compared where it does.
+"""
+
+import importlib
+import json
+import pkgutil
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from torch import Tensor
+
+DEFAULT_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class GoldenCase:
+    """One golden file in memory. ``config`` and ``call`` are parsed; other metadata stays strings."""
+
+    name: str
+    family: str
+    config: dict[str, Any]
+    call: Any
+    metadata: Mapping[str, str]
+    tensors: Mapping[str, Tensor]
+
+    def named(self, prefix: str) -> dict[str, Tensor]:
+        """Tensors whose name starts with ``prefix``, with the prefix cut off."""
+        return {k[len(prefix) :]: v for k, v in self.tensors.items() if k.startswith(prefix)}
+
+    @property
+    def weights(self) -> dict[str, Tensor]:
+        return self.named("weights.")
+
+    @property
+    def inputs(self) -> dict[str, Tensor]:
+        return self.named("in.")
+
+    @property
+    def expected(self) -> dict[str, Tensor]:
+        return {k: v for k, v in self.tensors.items() if k.startswith(("out.", "mid."))}
+
+
+@dataclass(frozen=True)
+class Computed:
+    """What a handler returns when plain tensors are not enough.
+
+    ``tolerances`` replaces the default bound for a name, ``mismatches`` allows a fraction of unequal elements in an
+    exact comparison, ``skipped`` leaves a name out. Each entry is ``name: (value, reason)`` or ``name: reason``.
+    """
+
+    tensors: Mapping[str, Tensor]
+    tolerances: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    mismatches: Mapping[str, tuple[float, str]] = field(default_factory=dict)
+    skipped: Mapping[str, str] = field(default_factory=dict)
+
+
+Handler = Callable[[GoldenCase], Computed | Mapping[str, Tensor]]
+_HANDLERS: dict[str, Handler] = {}
+
+
+def handles(*families: str) -> Callable[[Handler], Handler]:
+    """Register the decorated function for these families; a second handler for one is an error."""
+
+    def register(handler: Handler) -> Handler:
+        for family in families:
+            if family in _HANDLERS:
+                raise ValueError(f"family {family!r} already has a handler")
+            _HANDLERS[family] = handler
+        return handler
+
+    return register
+
+
+def load_handlers() -> Mapping[str, Handler]:
+    """Import every handler module once and return the registry by family."""
+    package = importlib.import_module("tests.goldens.handlers")
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"{package.__name__}.{module.name}")
+    return _HANDLERS
+
+
+def read_case(path: Path) -> GoldenCase:
+    """Read a golden file whole."""
+    with safe_open(path, framework="pt") as file:
+        metadata = file.metadata() or {}
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+    return GoldenCase(
+        name=path.stem,
+        family=metadata["family"],
+        config=json.loads(metadata.get("config", "{}")),
+        call=json.loads(metadata.get("call", "{}")),
+        metadata=metadata,
+        tensors=tensors,
+    )
+
+
+def read_family(path: Path) -> str:
+    """The family of a golden file, without reading its tensors."""
+    with safe_open(path, framework="pt") as file:
+        return str((file.metadata() or {})["family"])
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """One tensor against its golden: the largest difference, and that over max(1, max|golden|)."""
+
+    name: str
+    passed: bool
+    error: float
+    relative: float
+    detail: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The verdict on one case."""
+
+    case: str
+    status: str  # PASS, FAIL or UNSUPPORTED
+    comparisons: tuple[Comparison, ...] = ()
+    detail: str = ""
+
+    def line(self) -> str:
+        passed = sum(c.passed for c in self.comparisons)
+        error = max((c.error for c in self.comparisons), default=0.0)
+        relative = max((c.relative for c in self.comparisons), default=0.0)
+        text = f"{self.status} {self.case} {passed}/{len(self.comparisons)} {error:.2e} {relative:.2e}"
+        failures = [f"{c.name}: {c.detail}" for c in self.comparisons if not c.passed][:5]
+        notes = [self.detail] if self.detail else []
+        return "\n    ".join([text, *notes, *failures])
+
+
+def compare(name: str, actual: Tensor, golden: Tensor, tolerance: float, mismatch: float = 0.0) -> Comparison:
+    """Compare one tensor by the rules of the golden set: shape, exact integers, NaN where NaN, bounded floats."""
+    if actual.shape != golden.shape:
+        detail = f"shape {tuple(actual.shape)}, golden {tuple(golden.shape)}"
+        return Comparison(name, False, float("inf"), float("inf"), detail)
+    if not golden.is_floating_point():
+        unequal = (actual.to(torch.int64) != golden.to(torch.int64)).double().mean().item() if golden.numel() else 0.0
+        same_kind = not actual.is_floating_point()
+        detail = (
+            f"{unequal:.4%} of the elements differ" if same_kind else f"dtype {actual.dtype}, golden {golden.dtype}"
+        )
+        return Comparison(name, same_kind and unequal <= mismatch, unequal, unequal, detail)
+    actual, golden = actual.double(), golden.double()
+    finite = golden.isfinite()
+    if not torch.equal(
+        torch.where(finite, 0.0, actual).nan_to_num(7.0), torch.where(finite, 0.0, golden).nan_to_num(7.0)
+    ):
+        return Comparison(
+            name,
+            False,
+            float("inf"),
+            float("inf"),
+            "NaN or infinity where the golden has none, or not where it has",
+        )
+    if not bool(actual[finite].isfinite().all()):
+        return Comparison(name, False, float("inf"), float("inf"), "not finite")
+    error = (actual - golden)[finite].abs().max().item() if finite.any() else 0.0
+    scale = max(1.0, golden[finite].abs().max().item()) if finite.any() else 1.0
+    detail = f"max abs difference {error:.3e} exceeds {tolerance * scale:.3e}"
+    return Comparison(name, error <= tolerance * scale, error, error / scale, detail)
+
+
+def check_case(case: GoldenCase) -> Outcome:
+    """Run the case's handler and compare everything it must and can give."""
+    handler = load_handlers().get(case.family)
+    if handler is None:
+        return Outcome(case.name, "UNSUPPORTED", detail=f"no handler for family {case.family!r}")
+    with torch.no_grad():
+        result = handler(case)
+    computed = result if isinstance(result, Computed) else Computed(result)
+    comparisons = []
+    for name, golden in case.expected.items():
+        if name in computed.skipped:
+            continue
+        if name not in computed.tensors:
+            if name.startswith("out."):
+                comparisons.append(Comparison(name, False, float("inf"), float("inf"), "not computed"))
+            continue
+        tolerance = computed.tolerances.get(name, (DEFAULT_TOLERANCE, ""))[0]
+        mismatch = computed.mismatches.get(name, (0.0, ""))[0]
+        comparisons.append(compare(name, computed.tensors[name], golden, tolerance, mismatch))
+    unknown = sorted(set(computed.tensors) - set(case.expected))
+    detail = f"handler returned names that the golden lacks: {unknown[:5]}" if unknown else ""
+    passed = bool(comparisons) and not unknown and all(c.passed for c in comparisons)
+    return Outcome(case.name, "PASS" if passed else "FAIL", tuple(comparisons), detail)
+
+
+def check_file(path: Path) -> Outcome:
+    """Check one golden file; an exception of the code under test is a FAIL with its message."""
+    try:
+        return check_case(read_case(path))
+    except Exception as error:
+        return Outcome(path.stem, "FAIL", detail=f"{type(error).__name__}: {error}")
