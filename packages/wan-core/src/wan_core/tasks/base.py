@@ -48,7 +48,8 @@ class GenerationRequest:
     """What a user asks for. ``None`` means the model's default; ``negative_prompt=""`` means an empty one.
 
     ``width`` and ``height`` are pixels (image tasks: the area they span); ``guidance_scale`` is one number or one
-    per expert; ``seed`` is a non-negative integer.
+    per expert; ``seed`` is a non-negative integer. Fields that a subclass adds become command-line options when
+    their metadata has ``option`` (the option names) and ``help``.
     """
 
     prompt: str

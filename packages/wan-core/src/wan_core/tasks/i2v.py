@@ -1,6 +1,6 @@
 """Image to video by channels: a mask and the encoded first frame are joined to the noisy latents."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -25,7 +25,9 @@ from wan_core.tasks.t2v import exact_geometry, text_states
 class I2VRequest(GenerationRequest):
     """A prompt and the first frame. ``width`` x ``height`` is the area; the image gives the aspect ratio."""
 
-    image: Path | None = None
+    image: Path | None = field(
+        default=None, metadata={"option": ("--image",), "help": "The picture that the video starts with."}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

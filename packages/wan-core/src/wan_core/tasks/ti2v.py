@@ -1,7 +1,7 @@
 """Text, and optionally leading images, to video: images are clean latent frames that the sampler never changes."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
@@ -20,7 +20,9 @@ from wan_core.tasks.t2v import exact_geometry, text_states
 class TI2VRequest(GenerationRequest):
     """A prompt and, if wanted, the picture that the video starts with."""
 
-    image: Path | None = None
+    image: Path | None = field(
+        default=None, metadata={"option": ("--image",), "help": "The picture that the video starts with."}
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
