@@ -1,6 +1,6 @@
 """A request through a model: condition, denoise, decode - clip by clip, frames streamed."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,10 @@ class GeneratedVideo:
 
 
 class Pipeline:
-    """A model ready to make videos. Built by :func:`wan_core.loading.load_pipeline`."""
+    """A model ready to make videos. Built by :func:`wan_core.loading.load_pipeline`.
+
+    ``notes`` are sentences that a user should see, ``record`` facts that go into every output's provenance.
+    """
 
     def __init__(
         self,
@@ -61,11 +64,13 @@ class Pipeline:
         latent_spec: LatentSpec,
         options: SamplingOptions | None = None,
         record: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
     ) -> None:
         self.preset = preset
         self.components = components
         self.latent_spec = latent_spec
         self.options = options or SamplingOptions()
+        self.notes = tuple(notes)
         self._record = dict(record or {})
 
     def plan(self, request: GenerationRequest) -> TaskInputs:
@@ -116,6 +121,8 @@ class Pipeline:
         """Denoised latents [B, C, T, h, w] float32 of one clip."""
         if request.num_inference_steps is None or request.flow_shift is None or request.solver is None:
             raise ValueError("the request has open values; plan it first")
+        if conditioning.anchors is not None and bool(conditioning.anchors.mask.all()):
+            return conditioning.anchors.latents.float()  # every frame is given: there is nothing to denoise
         solver = make_solver(request.solver, request.num_inference_steps, flow_shift=request.flow_shift)
         device = self.components.device
         generator = torch.Generator(self.options.noise_device).manual_seed(seed)
