@@ -29,7 +29,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ONLY = {
     "models": {"errors"},
     "sampling": {"errors", "media"},
-    "tasks": {"errors", "models", "sampling", "media"},
+    "tasks": {"errors", "models", "sampling", "media", "runtime"},
 }
 # Other people's packages that the models may use, by the longest prefix that fits; elsewhere any declared one may do.
 MODEL_PACKAGES = {
