@@ -225,8 +225,18 @@ def function_offences(source: Source) -> Iterator[Offence]:
                     yield Offence("assert-input", source.path, node.lineno, detail)
 
 
+def data_constant_lines(tree: ast.Module) -> set[int]:
+    """The lines of module-level constants, ``NAME = value``: data may hold any script."""
+    lines: set[int] = set()
+    for node in tree.body:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if all(isinstance(target, ast.Name) and target.id.isupper() for target in targets):
+            lines.update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return lines
+
+
 def name_offences(source: Source) -> Iterator[Offence]:
-    """Vague module names, managers, public names without docstring, and characters beyond ASCII."""
+    """Vague module names, managers, public names without docstring, characters beyond ASCII outside of data."""
     parts = (source.module or "").removesuffix(".py").split("/")
     for part in VAGUE_NAMES.intersection(parts):
         yield Offence("vague-name", source.path, 1, f"name the module after what it holds, not {part}")
@@ -237,8 +247,9 @@ def name_offences(source: Source) -> Iterator[Offence]:
             yield Offence("vague-name", source.path, node.lineno, f"{node.name}: say what it does")
         if ast.get_docstring(node) is None:
             yield Offence("docstring", source.path, node.lineno, f"{node.name} is public and has none")
+    data = data_constant_lines(source.tree)
     for number, line in enumerate(source.text.splitlines(), 1):
-        if not line.isascii():
+        if not line.isascii() and number not in data:
             character = next(c for c in line if not c.isascii())
             yield Offence("ascii", source.path, number, f"character U+{ord(character):04X}")
 

@@ -44,6 +44,7 @@ FINE = [
         "media/a.py",
         "def f(size: int) -> int:\n    '''Never cuda.'''\n    total = size + 1\n    assert total\n    return total\n",
     ),
+    ("media/a.py", "NAMES = (\n    'caf\u00e9',\n)\nOTHER: str = 'caf\u00e9'\n"),
     ("media/a.py", "HELP = 'one of cpu, cuda or mps'\n"),
 ]
 
