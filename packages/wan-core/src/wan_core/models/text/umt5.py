@@ -81,7 +81,7 @@ class RelativePositionBias(nn.Module):
     def __init__(self, config: UMT5Config) -> None:
         super().__init__()
         self.max_distance = config.max_distance
-        self.embedding = nn.Embedding(config.num_buckets, config.num_heads)
+        self.embedding = _embedding(config.num_buckets, config.num_heads)
 
     def forward(self, length: int) -> Tensor:
         """[1, heads, length, length] with queries before keys."""
@@ -171,7 +171,7 @@ class UMT5Encoder(nn.Module):
     def __init__(self, config: UMT5Config) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.dim)
+        self.token_embedding = _embedding(config.vocab_size, config.dim)
         self.pos_embedding = RelativePositionBias(config) if config.shared_position_bias else None
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
         self.norm = RMSNorm(config.dim, config.eps)
@@ -208,8 +208,13 @@ class UMT5Encoder(nn.Module):
             "token_embedding": 1.0,
         }
         for name, module in self.named_modules():
-            if isinstance(module, (nn.Linear, nn.Embedding)):
+            if isinstance(module, (nn.Linear, nn.Embedding)) and not module.weight.is_meta:
                 nn.init.normal_(module.weight, std=scales[name.rpartition(".")[2]])
+
+
+def _embedding(count: int, dim: int) -> nn.Embedding:
+    """An embedding without torch's own random start: on the meta device that one costs seconds of imports."""
+    return nn.Embedding.from_pretrained(torch.empty(count, dim), freeze=False)
 
 
 def _masked(bias: Tensor, key_mask: Tensor | None) -> Tensor:
