@@ -12,7 +12,7 @@ from wan_core.media import LatentSpec, Provenance, write_video
 from wan_core.models import DiTInputs, WanDiT
 from wan_core.presets import Preset
 from wan_core.runtime import Placed
-from wan_core.sampling import Denoiser, ExpertDenoiser, make_solver, sample
+from wan_core.sampling import Denoiser, ExpertDenoiser, draw_noise, make_solver, sample, seeded_generator
 from wan_core.tasks import Clip, Components, Conditioning, Experts, GenerationRequest, TaskInputs
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -124,11 +124,8 @@ class Pipeline:
         if conditioning.anchors is not None and bool(conditioning.anchors.mask.all()):
             return conditioning.anchors.latents.float()  # every frame is given: there is nothing to denoise
         solver = make_solver(request.solver, request.num_inference_steps, flow_shift=request.flow_shift)
-        device = self.components.device
-        generator = torch.Generator(self.options.noise_device).manual_seed(seed)
-        shape = conditioning.latent_shape
-        noise = torch.randn(shape[1:], generator=generator, device=generator.device, dtype=torch.float32)
-        latents = noise.to(device).unsqueeze(0).expand(shape)
+        generator = seeded_generator(seed, self.options.noise_device)
+        latents = draw_noise(conditioning.latent_shape, generator, self.components.device)
         denoiser, release = self._denoiser(conditioning, request)
         try:
             return sample(

@@ -11,7 +11,8 @@ import click
 from wan_core.cli.group import DEBUG_KEY
 from wan_core.errors import RequestError
 from wan_core.media import parse_size
-from wan_core.tasks import SOLVERS, Experts, GenerationRequest
+from wan_core.sampling import SOLVERS
+from wan_core.tasks import Experts, GenerationRequest
 
 
 class SizeType(click.ParamType):
@@ -73,7 +74,7 @@ def request_options() -> list[click.Option]:
         click.Option(["--sample-steps", "--sample_steps", "num_inference_steps"], type=int, help="Sampling steps."),
         click.Option(["--sample-shift", "--sample_shift", "flow_shift"], type=float, help="Shift of the schedule."),
         click.Option(
-            ["--sample-solver", "--sample_solver", "solver"], type=click.Choice(SOLVERS), help="How to integrate."
+            ["--sample-solver", "--sample_solver", "solver"], type=click.Choice(list(SOLVERS)), help="How to integrate."
         ),
         click.Option(
             ["--sample-guide-scale", "--sample_guide_scale", "guidance_scale"],

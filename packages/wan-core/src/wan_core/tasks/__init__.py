@@ -1,7 +1,6 @@
 """Tasks: a request in, the data of a sampling run out."""
 
 from wan_core.tasks.base import (
-    SOLVERS,
     Clip,
     Components,
     Conditioning,
@@ -18,7 +17,6 @@ from wan_core.tasks.t2v import TextToVideo, exact_geometry, is_guided, text_stat
 from wan_core.tasks.ti2v import TextImageToVideo, TI2VInputs, TI2VRequest, prepare_anchor_images
 
 __all__ = [
-    "SOLVERS",
     "Clip",
     "Components",
     "Conditioning",

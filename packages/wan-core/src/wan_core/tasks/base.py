@@ -13,11 +13,10 @@ from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.models import CLIPVision, DiTInputs, TextEncoder, VideoVAE, WanDiT
 from wan_core.runtime import Placed
-from wan_core.sampling import Anchors
+from wan_core.sampling import SOLVERS, Anchors
 from wan_core.tasks.prompts import PromptCache
 
 Value = TypeVar("Value")
-SOLVERS = ("unipc", "dpm++", "euler")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -205,7 +204,7 @@ class Task(ABC):
             "width": geometry.width,
             "height": geometry.height,
             "num_frames": geometry.num_frames,
-            "latent_shape": list(geometry.latent_shape),
+            "latent_shape": list(geometry.latent_shape()),
             "tokens": geometry.num_tokens,
             "clips": self.num_clips(inputs),
         }

@@ -41,10 +41,13 @@ def prepare_anchor_images(
     """
     pictures = [load_image(path) for path in paths]
     exact = exact_geometry(request, latent_spec)
-    step_w = latent_spec.spatial_stride * latent_spec.patch_size[2]
-    step_h = latent_spec.spatial_stride * latent_spec.patch_size[1]
-    area = exact.width * exact.height
-    width, height = best_output_size(pictures[0].width, pictures[0].height, step_w, step_h, area)
+    width, height = best_output_size(
+        pictures[0].width,
+        pictures[0].height,
+        latent_spec.width_multiple,
+        latent_spec.height_multiple,
+        exact.width * exact.height,
+    )
     geometry = VideoGeometry.for_video(latent_spec, num_frames=exact.num_frames, height=height, width=width)
     if len(pictures) > geometry.latent_frames:
         raise RequestError(
@@ -79,7 +82,7 @@ class TextImageToVideo(Task):
         return Conditioning(
             positive=DiTInputs(context=context),
             negative=None if negative is None else DiTInputs(context=negative),
-            latent_shape=(1, *inputs.geometry.latent_shape),
+            latent_shape=inputs.geometry.latent_shape(),
             anchors=self.anchors(inputs, components),
         )
 
