@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Self
+from typing import Any, Self
 
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from wan_core.errors import ConfigError, RequestError
 from wan_core.sampling import (
@@ -226,3 +227,38 @@ def test_progress_sees_every_timestep() -> None:
     solver = make_solver("euler", 3, flow_shift=1.0)
     sample(lambda latents, timestep: latents, solver, torch.zeros(SHAPE), progress=progress)
     assert seen == pytest.approx([1000, 2000 / 3, 1000 / 3])
+
+
+# ---- what a step costs
+
+
+@pytest.mark.parametrize("name", ["unipc", "dpm++", "euler", "renoise"])
+def test_a_run_never_reads_values_back_from_the_device(name: str) -> None:
+    anchors = Anchors.leading(torch.zeros(1, 2, 1, 3, 3, device="meta"), 4)
+    inputs = Bias(torch.zeros(1, device="meta"))
+    branch = Denoiser(Network(), inputs, inputs, 5.0, anchors=anchors)
+    denoiser = ExpertDenoiser(branch, Denoiser(Network(), inputs, inputs, 3.0, batched=True))
+    start = torch.zeros(SHAPE, device="meta")  # has no values: reading one would raise
+    result = sample(denoiser, make_solver(name, 5, flow_shift=5.0), start, anchors=anchors)
+    assert result.shape == SHAPE
+    assert result.is_meta
+
+
+class OperationCount(TorchDispatchMode):
+    """Counts tensor operations."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize(("name", "limit"), [("unipc", 6.0), ("dpm++", 5.0), ("euler", 2.5)])
+def test_a_step_is_a_handful_of_operations(name: str, limit: float) -> None:
+    velocity, start = seeded_noise(SHAPE, 1), seeded_noise(SHAPE, 0)
+    with OperationCount() as operations:
+        sample(lambda latents, timestep: velocity, make_solver(name, 20, flow_shift=5.0), start)
+    assert operations.count / 20 <= limit
