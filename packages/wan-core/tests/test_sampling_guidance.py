@@ -193,7 +193,7 @@ def test_the_real_defaults_switch_once_after_the_known_number_of_steps(
 ) -> None:
     calls: list[str] = []
 
-    def expert(name: str) -> Denoiser[Bias]:
+    def expert(name: str) -> Denoiser:
         def model(latents: Tensor, timesteps: Tensor, inputs: Bias) -> Tensor:
             calls.append(name)
             return latents
