@@ -1,0 +1,1 @@
+"""Training parts: objective, optimizers, state, loop; each usable on its own."""
