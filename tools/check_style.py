@@ -20,7 +20,11 @@ MAX_SHARED_SHARE = 0.03
 SHARED_RUN = 6
 
 # (rule, file that it excuses, relative to the root): the reason.
-ALLOWED: dict[tuple[str, str], str] = {}
+ALLOWED: dict[tuple[str, str], str] = {
+    ("except-exception", "packages/wan-core/src/wan_core/models/text/tokenizer.py"): (
+        "the tokenizers library raises a bare Exception for a damaged tokenizer.json"
+    ),
+}
 
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
 SKIPPED_FOLDERS = {".venv", "build", "dist", "outputs", "__pycache__"}
