@@ -44,6 +44,11 @@ class GoldenCase:
         return self.named("in.")
 
     @property
+    def records(self) -> dict[str, Any]:
+        """Golden values that are no tensors: JSON in the metadata, by name."""
+        return dict(json.loads(self.metadata.get("outputs", "{}")))
+
+    @property
     def expected(self) -> dict[str, Tensor]:
         return {k: v for k, v in self.tensors.items() if k.startswith(("out.", "mid."))}
 
@@ -54,12 +59,14 @@ class Computed:
 
     ``tolerances`` replaces the default bound for a name, ``mismatches`` allows a fraction of unequal elements in an
     exact comparison, ``skipped`` leaves a name out. Each entry is ``name: (value, reason)`` or ``name: reason``.
+    ``records`` holds what is compared with the JSON outputs of the metadata.
     """
 
     tensors: Mapping[str, Tensor]
     tolerances: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     mismatches: Mapping[str, tuple[float, str]] = field(default_factory=dict)
     skipped: Mapping[str, str] = field(default_factory=dict)
+    records: Mapping[str, Any] = field(default_factory=dict)
 
 
 Handler = Callable[[GoldenCase], Computed | Mapping[str, Tensor]]
@@ -170,6 +177,17 @@ def compare(name: str, actual: Tensor, golden: Tensor, tolerance: float, mismatc
     return Comparison(name, error <= tolerance * scale, error, error / scale, detail)
 
 
+def compare_record(name: str, actual: Any, golden: Any) -> Comparison:
+    """Compare one JSON value: equal or not; for lists the share of differing items."""
+    if isinstance(actual, list) and isinstance(golden, list) and len(actual) == len(golden):
+        unequal = [index for index, pair in enumerate(zip(actual, golden, strict=True)) if pair[0] != pair[1]]
+        share = len(unequal) / max(1, len(golden))
+        detail = f"item {unequal[0]} is {actual[unequal[0]]!r}, golden {golden[unequal[0]]!r}" if unequal else ""
+        return Comparison(name, not unequal, share, share, detail)
+    same = actual == golden
+    return Comparison(name, same, float(not same), float(not same), "" if same else f"{actual!r}, golden {golden!r}")
+
+
 def check_case(case: GoldenCase) -> Outcome:
     """Run the case's handler and compare everything it must and can give."""
     handler = load_handlers().get(case.family)
@@ -189,7 +207,9 @@ def check_case(case: GoldenCase) -> Outcome:
         tolerance = computed.tolerances.get(name, (DEFAULT_TOLERANCE, ""))[0]
         mismatch = computed.mismatches.get(name, (0.0, ""))[0]
         comparisons.append(compare(name, computed.tensors[name], golden, tolerance, mismatch))
-    unknown = sorted(set(computed.tensors) - set(case.expected))
+    for name, record in case.records.items():
+        comparisons.append(compare_record(name, computed.records.get(name), record))
+    unknown = sorted({*computed.tensors, *computed.records} - {*case.expected, *case.records})
     detail = f"handler returned names that the golden lacks: {unknown[:5]}" if unknown else ""
     passed = bool(comparisons) and not unknown and all(c.passed for c in comparisons)
     return Outcome(case.name, "PASS" if passed else "FAIL", tuple(comparisons), detail)

@@ -1,0 +1,45 @@
+"""Names of the CLIP image tower: the original file's ``visual.*`` and older transformers' onto ours.
+
+Ours are transformers 5's. The original file also holds a text half, a projection head and a logit scale that no Wan
+model uses: they are dropped by name.
+"""
+
+import re
+
+from torch import Tensor
+
+CLIP_ORIGINAL_RENAMES: tuple[tuple[str, str | None], ...] = (
+    ("visual.patch_embedding", "embeddings.patch_embedding"),
+    ("visual.pre_norm", "pre_layrnorm"),
+    ("visual.post_norm", "post_layernorm"),
+    ("visual.transformer.{}.norm1", "encoder.layers.{}.layer_norm1"),
+    ("visual.transformer.{}.norm2", "encoder.layers.{}.layer_norm2"),
+    ("visual.transformer.{}.attn.proj", "encoder.layers.{}.self_attn.out_proj"),
+    ("visual.transformer.{}.mlp.0", "encoder.layers.{}.mlp.fc1"),
+    ("visual.transformer.{}.mlp.2", "encoder.layers.{}.mlp.fc2"),
+    ("visual.head", None),
+    ("textual", None),
+    ("log_scale", None),
+)
+"""Module-path prefixes; ``{}`` is one index, ``None`` means dropped on purpose."""
+
+
+_QKV = re.compile(r"visual\.transformer\.(\d+)\.attn\.to_qkv\.(weight|bias)")
+
+
+def split_clip_tensor(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
+    """What a prefix table cannot say: our tensors of one original tensor, as views; ``None`` if the table says it.
+
+    The fused ``to_qkv`` [3D, ...] becomes q, k and v of [D, ...]; the class embedding [1, 1, D] becomes [D], the
+    position embedding [1, L, D] becomes [L, D]. Works on meta tensors.
+    """
+    if name == "visual.cls_embedding":
+        return {"embeddings.class_embedding": tensor[0, 0]}
+    if name == "visual.pos_embedding":
+        return {"embeddings.position_embedding.weight": tensor[0]}
+    match = _QKV.fullmatch(name)
+    if match is None:
+        return None
+    layer, kind = match.groups()
+    target = f"encoder.layers.{layer}.self_attn"
+    return {f"{target}.{part}_proj.{kind}": piece for part, piece in zip("qkv", tensor.chunk(3), strict=True)}

@@ -1,0 +1,229 @@
+"""``wan generate TASK``: requests from options, all checks before any weight, then one video after the other."""
+
+import json
+import random
+import re
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wan_core.cli.group import ErrorReporting
+from wan_core.cli.options import output_options, request_options, runtime_options, task_options
+from wan_core.cli.progress import reporter, show_progress
+from wan_core.errors import MediaError, RequestError
+from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
+from wan_core.media import check_output, write_video
+from wan_core.pipeline import SamplingOptions, fps_of, plan_request, silent
+from wan_core.presets import Preset, get_preset, list_presets
+from wan_core.runtime import resolve_device, resolve_dtype
+from wan_core.tasks import TaskInputs
+
+EPILOG = (
+    "Without TASK the bundled tiny model runs: tiny-t2v, or tiny-ti2v with --image. "
+    "'wan generate TASK --help' lists the options of a task; '--task TASK' works too."
+)
+
+
+class GenerateGroup(ErrorReporting, click.Group):
+    """One command per preset, built when it is called; the task is the first word or ``--task``."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list_presets()
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command:
+        return build_command(get_preset(cmd_name))
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Tasks"):
+            formatter.write_dl([(name, get_preset(name).summary) for name in list_presets()])
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, _task_first(args))
+
+
+def _task_first(args: Sequence[str]) -> list[str]:
+    """Move ``--task NAME`` to the front; put the tiny task there when none is named."""
+    rest = list(args)
+    for index, word in enumerate(rest):
+        if word == "--task" and index + 1 < len(rest):
+            return [rest[index + 1], *rest[:index], *rest[index + 2 :]]
+        if word.startswith("--task="):
+            return [word.removeprefix("--task="), *rest[:index], *rest[index + 1 :]]
+    if rest and not rest[0].startswith("-"):
+        return rest
+    if not rest or {"-h", "--help"} & set(rest):
+        return ["--help"]
+    if any(word.split("=")[0] in {"--ckpt-dir", "--ckpt_dir"} for word in rest):
+        raise RequestError(
+            f"--ckpt-dir needs a task; name it first: wan generate TASK, one of {', '.join(list_presets())}"
+        )
+    has_image = any(word.split("=")[0] == "--image" for word in rest)
+    return ["tiny-ti2v" if has_image else "tiny-t2v", *rest]
+
+
+generate = GenerateGroup(
+    "generate",
+    help="Make a video from a prompt, and from pictures.",
+    epilog=EPILOG,
+    options_metavar="[TASK] [OPTIONS]",
+    subcommand_metavar="",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def build_command(preset: Preset) -> click.Command:
+    """The click command of one preset: the shared options and those of its request."""
+
+    def run(**values: Any) -> None:
+        run_generate(preset, values)
+
+    return click.Command(
+        preset.name,
+        params=[
+            *request_options(),
+            *task_options(preset.task.request_type),
+            *runtime_options(),
+            *output_options(),
+        ],
+        callback=run,
+        help=f"{preset.summary}.",
+    )
+
+
+@dataclass(frozen=True)
+class Job:
+    """One video to make."""
+
+    inputs: TaskInputs
+    output: Path
+
+
+def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
+    """Check every request and output, then make the videos. ``values`` are the parsed options."""
+    say = reporter(values["quiet"])
+    runtime = runtime_of(values)
+    jobs = plan_jobs(preset, values)
+    check_size(preset, values, say)
+    if values["dry_run"]:
+        show_plan(preset, jobs, runtime, values)
+        return
+    pipeline = load_pipeline(preset, values["ckpt_dir"], runtime)
+    for note in pipeline.notes:
+        say(note)
+    results = []
+    for job in jobs:
+        started = time.monotonic()
+        chunks = pipeline.stream(job.inputs, progress=silent if values["quiet"] else show_progress)
+        provenance = None if values["no_metadata"] else pipeline.provenance(job.inputs)
+        path = write_video(chunks, job.output, fps=fps_of(job.inputs), provenance=provenance)
+        seconds = time.monotonic() - started
+        seed = job.inputs.request.seed
+        say(f"{path} (seed {seed}, {seconds:.1f} s)")
+        results.append({"path": str(path), "preset": preset.name, "seed": seed, "seconds": round(seconds, 2)})
+    if values["as_json"]:
+        click.echo(json.dumps(results, indent=2, ensure_ascii=False))
+
+
+def runtime_of(values: Mapping[str, Any]) -> RuntimeOptions:
+    """The run settings among the options, checked against this machine."""
+    device = resolve_device(values["device"])
+    resolve_dtype(values["dtype"], device)
+    noise_device = resolve_device(values["noise_device"])
+    return RuntimeOptions(
+        device=str(device),
+        dtype=values["dtype"],
+        offload=values["offload"],
+        text_encoder_on_cpu=values["t5_cpu"],
+        attention=values["attention"],
+        mmap=values["mmap"],
+        sampling=SamplingOptions(batched_guidance=values["cfg"] == "batched", noise_device=str(noise_device)),
+    )
+
+
+def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
+    """Every video to make, checked: prompts, pictures, sizes, and that its file can be written."""
+    prompts = read_prompts(values["prompt"], values["prompt_file"])
+    names = {field.name for field in fields(preset.task.request_type)}
+    shared = {name: value for name, value in values.items() if name in names and name not in {"prompt", "seed"}}
+    if values["size"] is not None:
+        shared["width"], shared["height"] = values["size"]
+    first_seed = values["seed"] if values["seed"] >= 0 else random.SystemRandom().randrange(2**31)
+    jobs = []
+    total = len(prompts) * values["num_videos"]
+    for prompt in prompts:
+        for offset in range(values["num_videos"]):
+            request = preset.task.request_type(prompt=prompt, seed=first_seed + offset, **shared)
+            inputs = plan_request(preset, request, preset.latent_spec)
+            jobs.append(Job(inputs, output_path(values["output"], preset, inputs, len(jobs), total)))
+    for job in jobs:
+        check_output(job.output)
+    return jobs
+
+
+def read_prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:
+    """The prompts of ``--prompt`` or ``--prompt-file``. Raises ``RequestError``, ``MediaError``."""
+    if prompt is not None and prompt_file is not None:
+        raise RequestError("give --prompt or --prompt-file, not both")
+    if prompt is not None:
+        return [prompt]
+    if prompt_file is None:
+        raise RequestError("a prompt is needed: --prompt 'what the video shows', or --prompt-file FILE")
+    try:
+        lines = prompt_file.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise MediaError(f"{prompt_file} is not UTF-8 text; save it as UTF-8") from error
+    except OSError as error:
+        raise RequestError(f"cannot read prompt file {prompt_file}: {error.strerror}") from error
+    prompts = [line.strip() for line in lines if line.strip()]
+    if not prompts:
+        raise RequestError(f"prompt file {prompt_file} has no prompt; write one a line")
+    return prompts
+
+
+def output_path(asked: Path | None, preset: Preset, inputs: TaskInputs, index: int, total: int) -> Path:
+    """Where video ``index`` of ``total`` goes; several videos get a number in the name."""
+    if asked is None:
+        request, geometry = inputs.request, inputs.geometry
+        words = re.sub(r"[^\w-]+", "_", request.prompt)[:50].strip("_") or "video"
+        return Path(f"{preset.name}_{geometry.width}x{geometry.height}_{words}_{request.seed}.mp4")
+    if total == 1:
+        return asked
+    if "%" in asked.name:
+        return asked.parent / f"{index:04d}" / asked.name
+    return asked.with_name(f"{asked.stem}-{index:04d}{asked.suffix}")
+
+
+def check_size(preset: Preset, values: Mapping[str, Any], say: Callable[[str], None]) -> None:
+    """Say when the size is not one that the model was trained for."""
+    size = values["size"]
+    if size is not None and tuple(size) not in preset.sizes:
+        known = ", ".join(f"{width}*{height}" for width, height in preset.sizes)
+        say(f"note: {preset.name} was trained for {known}; {size[0]}*{size[1]} may look worse")
+
+
+def show_plan(preset: Preset, jobs: Sequence[Job], runtime: RuntimeOptions, values: Mapping[str, Any]) -> None:
+    """Print what would happen."""
+    folder = checkpoint_folder(preset, values["ckpt_dir"])
+    rows = [
+        {
+            "preset": preset.name,
+            "weights": str(folder),
+            "device": runtime.device,
+            "dtype": str(resolve_dtype(runtime.dtype, resolve_device(runtime.device))).removeprefix("torch."),
+            **preset.task.describe(job.inputs),
+            **job.inputs.request.settings(),
+            "output": str(job.output),
+        }
+        for job in jobs
+    ]
+    if values["as_json"]:
+        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
+        return
+    for row in rows:
+        for name, value in row.items():
+            click.echo(f"{name:<20} {value}")
+        click.echo()

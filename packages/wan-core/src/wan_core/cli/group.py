@@ -1,0 +1,118 @@
+"""The group class of all our commands: lazy subcommands, errors as one sentence with an exit code."""
+
+import signal
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import version
+from types import FrameType
+from typing import Any
+
+import click
+
+from wan_core.errors import BackendError, WanError
+
+DEBUG_KEY = "wan_core.debug"
+
+
+@dataclass(frozen=True)
+class LazyCommand:
+    """A subcommand by address (``module:attribute``) and the line that the group's help shows."""
+
+    address: str
+    help: str
+
+    def load(self) -> click.Command:
+        module, attribute = self.address.split(":")
+        command: click.Command = getattr(import_module(module), attribute)
+        return command
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived."""
+
+
+class ReportedError(click.ClickException):
+    """A :class:`WanError` as click prints it: ``Error: sentence``, with the error's exit code."""
+
+    def __init__(self, error: WanError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+
+
+class ErrorReporting(click.Command):
+    """Turns our errors into a sentence and an exit code; ``--debug`` lets the traceback through."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except WanError as error:
+            if ctx.meta.get(DEBUG_KEY):
+                raise
+            raise ReportedError(error) from error
+        except KeyboardInterrupt as interrupt:
+            click.echo("interrupted; nothing was left behind", err=True)
+            raise click.exceptions.Exit(143 if isinstance(interrupt, Terminated) else 130) from interrupt
+        except (MemoryError, RuntimeError) as error:
+            if ctx.meta.get(DEBUG_KEY) or not _is_out_of_memory(error):
+                raise
+            raise ReportedError(
+                BackendError(
+                    "out of memory; use a smaller --size or --frame-num, --offload_model True, or --dtype bfloat16"
+                )
+            ) from error
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    # By name: torch may not be imported, and its CPU allocator raises a plain RuntimeError.
+    text = str(error)
+    return (
+        isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or "can't allocate memory" in text
+    )
+
+
+class LazyGroup(ErrorReporting, click.Group):
+    """A group whose subcommands are a table of addresses, imported when they are called."""
+
+    def __init__(self, name: str, commands: Mapping[str, LazyCommand], *, help: str, package: str) -> None:
+        super().__init__(name, help=help, context_settings={"help_option_names": ["-h", "--help"]})
+        self._lazy = dict(commands)
+        self.params.append(version_option(package, name))
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self._lazy)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        lazy = self._lazy.get(cmd_name)
+        return None if lazy is None else lazy.load()
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, lazy.help) for name, lazy in self._lazy.items()])
+
+
+def version_option(package: str, program: str) -> click.Option:
+    """``--version``, read from the installed package when asked for."""
+
+    def show(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+        if value:
+            click.echo(f"{program} {version(package)}")
+            ctx.exit()
+
+    return click.Option(
+        ["--version"], is_flag=True, is_eager=True, expose_value=False, callback=show, help="Show the version and exit."
+    )
+
+
+def main_of(command: click.Command) -> Callable[[], None]:
+    """The entry point of a command: SIGTERM ends it as Ctrl-C does."""
+
+    def terminate(number: int, frame: FrameType | None) -> None:
+        raise Terminated
+
+    def main() -> None:
+        signal.signal(signal.SIGTERM, terminate)
+        sys.exit(command.main(prog_name=command.name, standalone_mode=True))
+
+    return main

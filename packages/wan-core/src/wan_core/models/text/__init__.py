@@ -1,0 +1,16 @@
+"""Text encoders and their tokenizers."""
+
+from wan_core.models.text.encoder import TextEncoder
+from wan_core.models.text.tokenizer import Tokenizer, clean_prompt, load_tokenizer
+from wan_core.models.text.umt5 import UMT5_XXL, UMT5Config, UMT5Encoder, relative_position_bucket
+
+__all__ = [
+    "UMT5_XXL",
+    "TextEncoder",
+    "Tokenizer",
+    "UMT5Config",
+    "UMT5Encoder",
+    "clean_prompt",
+    "load_tokenizer",
+    "relative_position_bucket",
+]

@@ -1,0 +1,232 @@
+"""A request through a model: condition, denoise, decode - clip by clip, frames streamed."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wan_core.media import LatentSpec, Provenance, write_video
+from wan_core.models import DiTInputs, WanDiT
+from wan_core.presets import Preset
+from wan_core.runtime import Placed
+from wan_core.sampling import Denoiser, ExpertDenoiser, draw_noise, make_solver, sample, seeded_generator
+from wan_core.tasks import Clip, Components, Conditioning, Experts, GenerationRequest, TaskInputs
+
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+"""Wraps an iterable of steps and shows them; the string names the phase."""
+
+
+def silent(steps: Iterable[Any], phase: str) -> Iterable[Any]:
+    """Progress that shows nothing."""
+    return steps
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingOptions:
+    """How a run computes, apart from what it makes.
+
+    ``batched_guidance`` runs both guidance branches as one batch of two; ``noise_device`` is where the initial noise
+    is drawn (``cpu``: a seed means the same on every machine).
+    """
+
+    batched_guidance: bool = False
+    noise_device: str = "cpu"
+
+
+@dataclass(frozen=True)
+class GeneratedVideo:
+    """A finished video: ``frames`` [T, 3, H, W] float32 in [-1, 1], and how it was made."""
+
+    frames: Tensor
+    fps: int
+    provenance: Provenance
+
+    def save(self, path: str | Path, *, metadata: bool = True) -> Path:
+        """Write ``.mp4``, ``.gif``, ``.webp`` or a ``%04d.png`` pattern. Raises ``MediaError``, ``RequestError``."""
+        provenance = self.provenance if metadata else None
+        return write_video(iter([self.frames.transpose(0, 1)]), path, fps=self.fps, provenance=provenance)
+
+
+class Pipeline:
+    """A model ready to make videos. Built by :func:`wan_core.loading.load_pipeline`.
+
+    ``notes`` are sentences that a user should see, ``record`` facts that go into every output's provenance.
+    """
+
+    def __init__(
+        self,
+        preset: Preset,
+        components: Components,
+        *,
+        latent_spec: LatentSpec,
+        options: SamplingOptions | None = None,
+        record: Mapping[str, Any] | None = None,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.preset = preset
+        self.components = components
+        self.latent_spec = latent_spec
+        self.options = options or SamplingOptions()
+        self.notes = tuple(notes)
+        self._record = dict(record or {})
+
+    def plan(self, request: GenerationRequest) -> TaskInputs:
+        """Fill in the defaults, read and check the user's files; no weight is touched.
+
+        Raises ``RequestError`` or ``MediaError``.
+        """
+        return plan_request(self.preset, request, self.latent_spec)
+
+    def generate(self, request: GenerationRequest, *, progress: Progress = silent) -> GeneratedVideo:
+        """The whole video in memory. Raises ``RequestError``, ``CheckpointError``, ``MediaError``."""
+        inputs = self.plan(request)
+        frames = torch.cat([chunk.cpu() for chunk in self.stream(inputs, progress=progress)], dim=1)
+        return GeneratedVideo(frames.transpose(0, 1), fps_of(inputs), self.provenance(inputs))
+
+    @torch.no_grad()
+    def stream(
+        self,
+        inputs: TaskInputs,
+        *,
+        progress: Progress = silent,
+        on_latents: Callable[[Tensor], None] | None = None,
+    ) -> Iterator[Tensor]:
+        """Frame chunks [3, t, H, W] in [-1, 1] of a planned request, as they are decoded.
+
+        ``on_latents`` sees each clip's denoised latents [1, C, T, h, w].
+        """
+        task = self.preset.task
+        num_clips = task.num_clips(inputs)
+        clip = Clip()
+        for index in range(num_clips):
+            clip = replace(clip, index=index)
+            conditioning = task.condition(inputs, self.components, clip)
+            latents = self.denoise(conditioning, inputs.request, task.noise_seed(inputs.request.seed, clip), progress)
+            if on_latents is not None:
+                on_latents(latents)
+            chunks = self.decode(latents, conditioning)
+            if index + 1 == num_clips:
+                yield from (chunk[0] for chunk in chunks)
+            else:
+                frames = torch.cat(list(chunks), dim=2)
+                yield frames[0]
+                clip = replace(clip, previous_frames=frames)
+
+    def denoise(
+        self, conditioning: Conditioning, request: GenerationRequest, seed: int, progress: Progress = silent
+    ) -> Tensor:
+        """Denoised latents [B, C, T, h, w] float32 of one clip."""
+        if request.num_inference_steps is None or request.flow_shift is None or request.solver is None:
+            raise ValueError("the request has open values; plan it first")
+        if conditioning.anchors is not None and bool(conditioning.anchors.mask.all()):
+            return conditioning.anchors.latents.float()  # every frame is given: there is nothing to denoise
+        solver = make_solver(request.solver, request.num_inference_steps, flow_shift=request.flow_shift)
+        generator = seeded_generator(seed, self.options.noise_device)
+        latents = draw_noise(conditioning.latent_shape, generator, self.components.device)
+        denoiser, release = self._denoiser(conditioning, request)
+        try:
+            return sample(
+                denoiser,
+                solver,
+                latents,
+                anchors=conditioning.anchors,
+                generator=generator,
+                progress=lambda steps: progress(steps, "denoise"),
+            )
+        finally:
+            release()
+
+    def decode(self, latents: Tensor, conditioning: Conditioning) -> Iterator[Tensor]:
+        """Frame chunks [B, 3, t, H, W] in [-1, 1] of denoised latents."""
+        plan = conditioning.decode
+        skip = plan.drop_frames
+        with self.components.vae.active() as vae:
+            for chunk in vae.stream_decode(plan.apply(latents)):
+                kept = chunk[:, :, skip:]
+                skip = max(0, skip - chunk.shape[2])
+                if kept.shape[2]:
+                    yield kept
+
+    def provenance(self, inputs: TaskInputs) -> Provenance:
+        """How this output was made: model, settings, versions."""
+        return Provenance.of(preset=self.preset.name, settings=inputs.request.settings(), record=self._record)
+
+    def _denoiser(
+        self, conditioning: Conditioning, request: GenerationRequest
+    ) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[], None]]:
+        dit = self.components.dit
+        scale = request.guidance_scale
+        if not isinstance(dit, Experts):
+            network = _Resident(dit)
+            return self._branch(network, conditioning, _single(scale)), network.rest
+        high, low = _Resident(dit.high), _Resident(dit.low)
+        high.other, low.other = low, high
+
+        def release() -> None:
+            high.rest()
+            low.rest()
+
+        scales = scale if isinstance(scale, Experts) else Experts(high=_single(scale), low=_single(scale))
+        denoiser = ExpertDenoiser(
+            high=self._branch(high, conditioning, scales.high),
+            low=self._branch(low, conditioning, scales.low),
+            boundary=self.preset.boundary or 0.0,
+        )
+        return denoiser, release
+
+    def _branch(self, network: "_Resident", conditioning: Conditioning, guidance_scale: float) -> Denoiser:
+        negative = conditioning.negative
+        return Denoiser(
+            network,
+            conditioning.positive.with_cache(),
+            None if negative is None else negative.with_cache(),
+            guidance_scale,
+            anchors=conditioning.anchors,
+            batched=self.options.batched_guidance,
+        )
+
+
+class _Resident:
+    """A network that comes to the device at its first step and sends the other expert away."""
+
+    def __init__(self, placed: Placed[WanDiT]) -> None:
+        self._placed = placed
+        self._module: WanDiT | None = None
+        self.other: _Resident | None = None
+
+    def __call__(self, latents: Tensor, timesteps: Tensor, inputs: DiTInputs) -> Tensor:
+        if self._module is None:
+            if self.other is not None:
+                self.other.rest()
+            self._module = self._placed.module()
+        velocity: Tensor = self._module(latents, timesteps, inputs)
+        return velocity
+
+    def rest(self) -> None:
+        if self._module is not None:
+            self._module = None
+            self._placed.rest()
+
+
+def plan_request(preset: Preset, request: GenerationRequest, latent_spec: LatentSpec) -> TaskInputs:
+    """Fill in a preset's defaults, read and check the user's files. Raises ``RequestError`` or ``MediaError``."""
+    wanted = preset.task.request_type
+    if not isinstance(request, wanted):
+        raise TypeError(f"{preset.name} needs a {wanted.__name__}, got {type(request).__name__}")
+    return preset.task.load(request.with_defaults(preset.sampling), latent_spec)
+
+
+def fps_of(inputs: TaskInputs) -> int:
+    """Frames per second of a planned request."""
+    if inputs.request.fps is None:
+        raise ValueError("the request has open values; plan it first")
+    return inputs.request.fps
+
+
+def _single(scale: float | Experts[float] | None) -> float:
+    if scale is None or isinstance(scale, Experts):
+        raise ValueError(f"one guidance_scale is needed here, got {scale}")
+    return scale

@@ -1,0 +1,56 @@
+"""Models by name. The table holds addresses, so that listing names imports no network code."""
+
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING
+
+from wan_core.errors import RequestError
+
+if TYPE_CHECKING:
+    from wan_core.presets.base import CheckpointFiles, Preset
+
+_PRESETS = {
+    "t2v-A14B": "wan_core.presets.wan22:T2V_A14B",
+    "i2v-A14B": "wan_core.presets.wan22:I2V_A14B",
+    "ti2v-5B": "wan_core.presets.wan22:TI2V_5B",
+    "t2v-1.3B": "wan_core.presets.wan21:T2V_1_3B",
+    "t2v-14B": "wan_core.presets.wan21:T2V_14B",
+    "i2v-14B-480P": "wan_core.presets.wan21:I2V_14B_480P",
+    "i2v-14B-720P": "wan_core.presets.wan21:I2V_14B_720P",
+    "tiny-t2v": "wan_core.presets.tiny:TINY_T2V",
+    "tiny-ti2v": "wan_core.presets.tiny:TINY_TI2V",
+    "tiny-i2v": "wan_core.presets.tiny:TINY_I2V",
+    "tiny-moe": "wan_core.presets.tiny:TINY_MOE",
+}
+ENTRY_POINT_GROUP = "wan_core.tasks"
+"""Project packages add presets as entry points of this group: name = "module:PRESET"."""
+
+
+def list_presets() -> list[str]:
+    """The names of all presets: the core's, then those of installed project packages."""
+    added = sorted(point.name for point in entry_points(group=ENTRY_POINT_GROUP))
+    return [*_PRESETS, *(name for name in added if name not in _PRESETS)]
+
+
+def get_preset(name: str) -> "Preset":
+    """The preset called ``name``. Raises ``RequestError`` naming all when there is none."""
+    address = _PRESETS.get(name)
+    if address is None:
+        for point in entry_points(group=ENTRY_POINT_GROUP):
+            if point.name == name:
+                address = point.value
+    if address is None:
+        raise RequestError(f"there is no model {name!r}; known: {', '.join(list_presets())}")
+    module, attribute = address.split(":")
+    preset: Preset = getattr(import_module(module), attribute)
+    return preset
+
+
+def __getattr__(name: str) -> object:
+    """``Preset`` and ``CheckpointFiles`` on demand: they need the network configs, the table of names does not."""
+    if name in {"Preset", "CheckpointFiles"}:
+        return getattr(import_module("wan_core.presets.base"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = ["ENTRY_POINT_GROUP", "CheckpointFiles", "Preset", "get_preset", "list_presets"]

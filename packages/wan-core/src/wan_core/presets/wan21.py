@@ -1,0 +1,59 @@
+"""Wan2.1: one network each; image to video has a CLIP branch."""
+
+from dataclasses import replace
+
+from wan_core.models import CLIP_VIT_H14, WanDiTConfig
+from wan_core.presets.base import CheckpointFiles
+from wan_core.presets.wan22 import SIZES_A14B, T2V_A14B
+from wan_core.tasks import ImageToVideo
+
+CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+
+T2V_14B = replace(
+    T2V_A14B,
+    name="t2v-14B",
+    summary="Wan2.1 text to video, 14B",
+    sampling=replace(T2V_A14B.sampling, num_inference_steps=50, flow_shift=5.0, guidance_scale=5.0),
+    files=CheckpointFiles(dit="", vae="Wan2.1_VAE.pth"),
+    boundary=None,
+    repository="Wan-AI/Wan2.1-T2V-14B",
+    disk_gb=69,
+    memory_gb=48,
+)
+
+T2V_1_3B = replace(
+    T2V_14B,
+    name="t2v-1.3B",
+    summary="Wan2.1 text to video, 1.3B, 480p",
+    dit=WanDiTConfig(in_dim=16, out_dim=16, dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
+    sampling=replace(T2V_14B.sampling, width=832, height=480),
+    sizes=((832, 480), (480, 832)),
+    repository="Wan-AI/Wan2.1-T2V-1.3B",
+    disk_gb=17.5,
+    memory_gb=12,
+)
+
+I2V_14B_720P = replace(
+    T2V_14B,
+    name="i2v-14B-720P",
+    summary="Wan2.1 image to video, 14B, 720p",
+    task=ImageToVideo(),
+    dit=replace(T2V_14B.dit, in_dim=36, image_dim=1280),
+    image_encoder=CLIP_VIT_H14,
+    sampling=replace(T2V_14B.sampling, num_inference_steps=40),
+    files=CheckpointFiles(dit="", vae="Wan2.1_VAE.pth", image_encoder=CLIP_FILE),
+    sizes=SIZES_A14B[:2],
+    repository="Wan-AI/Wan2.1-I2V-14B-720P",
+    disk_gb=82,
+    memory_gb=56,
+)
+
+I2V_14B_480P = replace(
+    I2V_14B_720P,
+    name="i2v-14B-480P",
+    summary="Wan2.1 image to video, 14B, 480p",
+    sampling=replace(I2V_14B_720P.sampling, width=832, height=480, flow_shift=3.0),
+    sizes=SIZES_A14B[2:],
+    repository="Wan-AI/Wan2.1-I2V-14B-480P",
+    memory_gb=48,
+)

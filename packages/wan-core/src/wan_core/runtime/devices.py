@@ -1,0 +1,56 @@
+"""What the machine has: compute device, number format, and where noise is drawn."""
+
+import torch
+
+from wan_core.errors import BackendError, RequestError
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_DTYPE_ALIASES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+
+
+def resolve_device(name: str | None = None) -> torch.device:
+    """The device called ``name`` (``cpu``, ``cuda``, ``cuda:1``, ``mps``), or the best one there is.
+
+    Raises ``RequestError`` for a name that is none, ``BackendError`` for a device that this machine lacks.
+    """
+    if name is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RequestError(f"device must be cpu, cuda, cuda:INDEX or mps, got {name!r}") from error
+    if device.type == "cuda":
+        _require_cuda(device)
+    elif device.type == "mps":
+        if not torch.backends.mps.is_available():
+            raise BackendError("device mps is not available here; use --device cpu")
+    elif device.type != "cpu":
+        raise RequestError(f"device must be cpu, cuda, cuda:INDEX or mps, got {name!r}")
+    return device
+
+
+def _require_cuda(device: torch.device) -> None:
+    if not torch.cuda.is_available():
+        raise BackendError(f"device {device} is not available: no CUDA GPU or a CPU-only torch; use --device cpu")
+    count = torch.cuda.device_count()
+    if device.index is not None and device.index >= count:
+        raise BackendError(
+            f"device {device} does not exist: this machine has {count} GPU(s), cuda:0 to cuda:{count - 1}"
+        )
+
+
+def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
+    """The computing dtype: ``name``, or float32 on the CPU and bfloat16 (float16 on older GPUs) elsewhere.
+
+    Raises ``RequestError`` for an unknown name.
+    """
+    if name is not None:
+        dtype = DTYPES.get(_DTYPE_ALIASES.get(name, name))
+        if dtype is None:
+            raise RequestError(f"dtype must be one of {', '.join(DTYPES)}, got {name!r}")
+        return dtype
+    if device.type == "cpu":
+        return torch.float32
+    if device.type == "cuda" and not torch.cuda.is_bf16_supported():
+        return torch.float16
+    return torch.bfloat16

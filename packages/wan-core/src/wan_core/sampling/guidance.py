@@ -1,0 +1,71 @@
+"""Classifier-free guidance: from a model and its conditions to a callable (latents, timestep) -> velocity."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Generic, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor
+
+from wan_core.errors import ConfigError
+from wan_core.sampling.anchors import Anchors
+
+
+class Conditions(Protocol):
+    """What a model's inputs must offer for batched guidance; their content stays opaque here."""
+
+    @classmethod
+    def batch(cls, parts: Sequence[Self]) -> Self:
+        """Join several inputs on the batch axis."""
+
+
+ConditionsT = TypeVar("ConditionsT", bound=Conditions)
+
+
+class Denoiser(Generic[ConditionsT]):
+    """Velocity of one model under guidance: ``negative + guidance_scale * (positive - negative)``.
+
+    ``model(latents [B, C, T, H, W], timesteps [B] or [B, T], inputs) -> velocity``. Without ``negative``, or with a
+    scale of 1, there is one forward per step. ``batched`` joins both branches into one forward of batch 2B (more
+    memory, the same result up to rounding). With ``anchors`` the timesteps are [B, T], 0 on fixed frames.
+    Raises ``ConfigError`` for a scale that is not finite.
+    """
+
+    def __init__(
+        self,
+        model: Callable[[Tensor, Tensor, ConditionsT], Tensor],
+        positive: ConditionsT,
+        negative: ConditionsT | None = None,
+        guidance_scale: float = 1.0,
+        *,
+        anchors: Anchors | None = None,
+        batched: bool = False,
+    ) -> None:
+        if not math.isfinite(guidance_scale):
+            raise ConfigError(f"guidance_scale must be a finite number, got {guidance_scale}")
+        guided = negative is not None and guidance_scale != 1.0
+        self._model = model
+        self._positive = positive
+        self._negative = negative if guided else None
+        self._joint = type(positive).batch([positive, negative]) if guided and batched and negative else None
+        self._guidance_scale = float(guidance_scale)
+        self._anchors = anchors
+
+    def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        """Velocity [B, C, T, H, W], float32, at a scalar ``timestep`` that lives on the CPU (0..1000)."""
+        timesteps = self._timesteps(latents, timestep)
+        if self._negative is None:
+            return self._model(latents, timesteps, self._positive).float()
+        if self._joint is None:
+            positive = self._model(latents, timesteps, self._positive)
+            negative = self._model(latents, timesteps, self._negative)
+        else:
+            both = self._model(torch.cat([latents, latents]), torch.cat([timesteps, timesteps]), self._joint)
+            positive, negative = both.chunk(2)
+        return torch.lerp(negative.float(), positive.float(), self._guidance_scale)
+
+    def _timesteps(self, latents: Tensor, timestep: Tensor) -> Tensor:
+        batch = latents.shape[0]
+        if self._anchors is not None:
+            return self._anchors.timesteps(timestep).expand(batch, -1)
+        return torch.full((batch,), timestep.item(), dtype=timestep.dtype, device=latents.device)

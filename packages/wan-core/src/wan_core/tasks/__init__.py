@@ -1,0 +1,43 @@
+"""Tasks: a request in, the data of a sampling run out."""
+
+from wan_core.tasks.base import (
+    Clip,
+    Components,
+    Conditioning,
+    DecodePlan,
+    Experts,
+    GenerationRequest,
+    SamplingDefaults,
+    Task,
+    TaskInputs,
+)
+from wan_core.tasks.i2v import I2VRequest, ImageToVideo, first_frame_condition, first_frame_video
+from wan_core.tasks.prompts import PromptCache, encode_prompts
+from wan_core.tasks.t2v import TextToVideo, exact_geometry, is_guided, text_states
+from wan_core.tasks.ti2v import TextImageToVideo, TI2VInputs, TI2VRequest, prepare_anchor_images
+
+__all__ = [
+    "Clip",
+    "Components",
+    "Conditioning",
+    "DecodePlan",
+    "Experts",
+    "GenerationRequest",
+    "I2VRequest",
+    "ImageToVideo",
+    "PromptCache",
+    "SamplingDefaults",
+    "TI2VInputs",
+    "TI2VRequest",
+    "Task",
+    "TaskInputs",
+    "TextImageToVideo",
+    "TextToVideo",
+    "encode_prompts",
+    "exact_geometry",
+    "first_frame_condition",
+    "first_frame_video",
+    "is_guided",
+    "prepare_anchor_images",
+    "text_states",
+]

@@ -1,0 +1,210 @@
+"""What a task is: it turns a request into data (a :class:`Conditioning`); the one sampling loop does the rest."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from wan_core.errors import RequestError
+from wan_core.media import LatentSpec, VideoGeometry
+from wan_core.models import CLIPVision, DiTInputs, TextEncoder, VideoVAE, WanDiT
+from wan_core.runtime import Placed
+from wan_core.sampling import SOLVERS, Anchors
+from wan_core.tasks.prompts import PromptCache
+
+Value = TypeVar("Value")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experts(Generic[Value]):
+    """A value for the high-noise and one for the low-noise expert of a two-expert model."""
+
+    high: Value
+    low: Value
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingDefaults:
+    """A model's own settings; a request that leaves one open gets it from here. Sizes in pixels."""
+
+    num_frames: int
+    fps: int
+    width: int
+    height: int
+    num_inference_steps: int
+    flow_shift: float
+    guidance_scale: float | Experts[float]
+    negative_prompt: str
+    solver: str = "unipc"
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationRequest:
+    """What a user asks for. ``None`` means the model's default; ``negative_prompt=""`` means an empty one.
+
+    ``width`` and ``height`` are pixels (image tasks: the area they span); ``guidance_scale`` is one number or one
+    per expert; ``seed`` is a non-negative integer. Fields that a subclass adds become command-line options when
+    their metadata has ``option`` (the option names) and ``help``.
+    """
+
+    prompt: str
+    negative_prompt: str | None = None
+    width: int | None = None
+    height: int | None = None
+    num_frames: int | None = None
+    fps: int | None = None
+    num_inference_steps: int | None = None
+    flow_shift: float | None = None
+    guidance_scale: float | Experts[float] | None = None
+    solver: str | None = None
+    seed: int = 0
+
+    def with_defaults(self, defaults: SamplingDefaults) -> "GenerationRequest":
+        """The same request with every open value filled in and checked. Raises ``RequestError``."""
+        if (self.width is None) != (self.height is None):
+            raise RequestError("width and height belong together: give both or neither")
+        missing = {f.name: getattr(defaults, f.name) for f in fields(defaults) if getattr(self, f.name) is None}
+        request = replace(self, **missing)
+        request.validate()
+        return request
+
+    def validate(self) -> None:
+        """Check the values that need no model. Raises ``RequestError``."""
+        if not self.prompt.strip():
+            raise RequestError("prompt is empty; describe the video, e.g. --prompt 'a cat surfs a wave'")
+        if self.seed < 0 or self.seed >= 2**63:
+            raise RequestError(f"seed must be between 0 and 2**63 - 1, got {self.seed}")
+        if self.num_inference_steps is not None and not 1 <= self.num_inference_steps <= 1000:
+            raise RequestError(f"num_inference_steps must be 1 to 1000, got {self.num_inference_steps}")
+        if self.flow_shift is not None and not 0 < self.flow_shift <= 1000:
+            raise RequestError(f"flow_shift must be above 0 and at most 1000, got {self.flow_shift}")
+        if self.fps is not None and not 1 <= self.fps <= 240:
+            raise RequestError(f"fps must be 1 to 240, got {self.fps}")
+        if self.solver is not None and self.solver not in SOLVERS:
+            raise RequestError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
+        scales = self.guidance_scale
+        for scale in (scales.high, scales.low) if isinstance(scales, Experts) else (scales,):
+            if scale is not None and not 0 <= scale <= 100:
+                raise RequestError(f"guidance_scale must be 0 to 100, got {scale}")
+
+    def settings(self) -> dict[str, Any]:
+        """Every value as plain JSON data, for the record kept with an output; files by name only."""
+        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None}
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Experts):
+        return {"high": value.high, "low": value.low}
+    if isinstance(value, Path):
+        return value.name
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodePlan:
+    """How denoised latents become frames.
+
+    ``prefix`` [B, C, t, h, w] is put before the latents, ``drop_latent_frames`` leading latent frames are removed
+    first, ``drop_frames`` leading pixel frames last.
+    """
+
+    prefix: Tensor | None = None
+    drop_latent_frames: int = 0
+    drop_frames: int = 0
+
+    def apply(self, latents: Tensor) -> Tensor:
+        """The latents to decode. [B, C, T, h, w] in and out."""
+        latents = latents[:, :, self.drop_latent_frames :]
+        return latents if self.prefix is None else torch.cat([self.prefix.to(latents), latents], dim=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """Everything a task may say; nothing else reaches the sampling loop.
+
+    ``negative`` is ``None`` for no guidance; ``latent_shape`` is (B, C, T, h, w).
+    """
+
+    positive: DiTInputs
+    negative: DiTInputs | None
+    latent_shape: tuple[int, ...]
+    anchors: Anchors | None = None
+    decode: DecodePlan = field(default_factory=DecodePlan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Components:
+    """The parts of a model, each loading itself at first use. ``dit`` is one network or two experts.
+
+    Tensors of a :class:`Conditioning` are built on ``device``.
+    """
+
+    device: torch.device
+    text_encoder: Placed[TextEncoder]
+    vae: Placed[VideoVAE]
+    dit: Placed[WanDiT] | Experts[Placed[WanDiT]]
+    image_encoder: Placed[CLIPVision] | None = None
+    prompt_cache: PromptCache = field(default_factory=PromptCache)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Clip:
+    """One clip of a video: its index, and the frames decoded before it ([B, 3, T, H, W] in [-1, 1]) if any."""
+
+    index: int = 0
+    previous_frames: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskInputs:
+    """What :meth:`Task.load` read: the filled-in request, the geometry, and in subclasses the user's media."""
+
+    request: GenerationRequest
+    geometry: VideoGeometry
+
+
+class Task(ABC):
+    """A way of conditioning. Stateless; one instance serves any number of models."""
+
+    request_type: ClassVar[type[GenerationRequest]] = GenerationRequest
+
+    @abstractmethod
+    def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> TaskInputs:
+        """Read and check the user's files; ``request`` has its defaults filled in. No model is touched.
+
+        Raises ``RequestError`` for impossible values and ``MediaError`` for unreadable files.
+        """
+
+    @abstractmethod
+    def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
+        """Encode text and media into the data of one clip."""
+
+    def num_clips(self, inputs: TaskInputs) -> int:
+        """How many clips make the video."""
+        return 1
+
+    def noise_seed(self, seed: int, clip: Clip) -> int:
+        """The seed of a clip's initial noise."""
+        return seed + clip.index
+
+    def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
+        """(in_dim, out_dim) that a DiT must have for this task, to refuse another model's weights."""
+        return latent_spec.channels, latent_spec.channels
+
+    def describe(self, inputs: TaskInputs) -> Mapping[str, object]:
+        """Shapes and counts for ``--dry-run``."""
+        geometry = inputs.geometry
+        return {
+            "width": geometry.width,
+            "height": geometry.height,
+            "num_frames": geometry.num_frames,
+            "latent_shape": list(geometry.latent_shape()),
+            "tokens": geometry.num_tokens,
+            "clips": self.num_clips(inputs),
+        }

@@ -1,0 +1,117 @@
+"""Image to video by channels: a mask and the encoded first frame are joined to the noisy latents."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from wan_core.errors import RequestError
+from wan_core.media import (
+    LatentSpec,
+    VideoGeometry,
+    image_to_tensor,
+    latent_grid_for_area,
+    load_image,
+    stretch_bicubic,
+)
+from wan_core.models import DiTInputs
+from wan_core.tasks.base import Clip, Components, Conditioning, GenerationRequest, Task, TaskInputs
+from wan_core.tasks.t2v import exact_geometry, text_states
+
+
+@dataclass(frozen=True, kw_only=True)
+class I2VRequest(GenerationRequest):
+    """A prompt and the first frame. ``width`` x ``height`` is the area; the image gives the aspect ratio."""
+
+    image: Path | None = field(
+        default=None, metadata={"option": ("--image",), "help": "The picture that the video starts with."}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class I2VInputs(TaskInputs):
+    """``image`` [3, H, W] in [-1, 1], as the user gave it; ``temporal_stride`` frames make a latent frame."""
+
+    image: Tensor
+    temporal_stride: int
+
+
+def first_frame_video(image: Tensor, geometry: VideoGeometry) -> Tensor:
+    """The video that is encoded as condition: the stretched image, then mid-grey. [3, H, W] to [1, 3, F, H', W']."""
+    video = image.new_zeros(1, 3, geometry.num_frames, geometry.height, geometry.width)
+    video[:, :, 0] = stretch_bicubic(image, geometry.height, geometry.width)
+    return video
+
+
+def first_frame_mask(geometry: VideoGeometry, temporal_stride: int) -> Tensor:
+    """[1, temporal_stride, T, h, w]: 1 on the first latent frame, one channel per pixel frame of a latent frame."""
+    mask = torch.zeros(1, temporal_stride, geometry.latent_frames, geometry.latent_height, geometry.latent_width)
+    mask[:, :, 0] = 1
+    return mask
+
+
+def first_frame_condition(latents: Tensor, geometry: VideoGeometry, temporal_stride: int) -> Tensor:
+    """Mask channels, then the encoded :func:`first_frame_video`: [1, stride + C, T, h, w]."""
+    return torch.cat([first_frame_mask(geometry, temporal_stride).to(latents), latents], dim=1)
+
+
+class ImageToVideo(Task):
+    """Wan2.2 I2V-A14B, and Wan2.1 I2V-14B when the model has an image encoder (arXiv 2503.20314, section 5.1)."""
+
+    request_type: ClassVar[type[GenerationRequest]] = I2VRequest
+
+    def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> I2VInputs:
+        path = getattr(request, "image", None)
+        if path is None:
+            raise RequestError("this task starts from a picture; give it with --image PATH")
+        picture = load_image(path)
+        asked = exact_geometry(request, latent_spec)
+        latent_height, latent_width = latent_grid_for_area(
+            picture.width, picture.height, asked.width * asked.height, latent_spec
+        )
+        geometry = VideoGeometry.for_video(
+            latent_spec,
+            num_frames=asked.num_frames,
+            height=latent_height * latent_spec.spatial_stride,
+            width=latent_width * latent_spec.spatial_stride,
+        )
+        return I2VInputs(
+            request=request,
+            geometry=geometry,
+            image=image_to_tensor(picture),
+            temporal_stride=latent_spec.temporal_stride,
+        )
+
+    def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
+        if not isinstance(inputs, I2VInputs):
+            raise TypeError(f"inputs must be I2VInputs, got {type(inputs).__name__}")
+        context, negative = text_states(inputs.request, components)
+        image_context = self._image_context(inputs.image, components)
+        channel_concat = self._channel_concat(inputs, components)
+
+        def branch(states: Tensor) -> DiTInputs:
+            return DiTInputs(context=states, image_context=image_context, channel_concat=channel_concat)
+
+        return Conditioning(
+            positive=branch(context),
+            negative=None if negative is None else branch(negative),
+            latent_shape=inputs.geometry.latent_shape(),
+        )
+
+    def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
+        return 2 * latent_spec.channels + latent_spec.temporal_stride, latent_spec.channels
+
+    def _image_context(self, image: Tensor, components: Components) -> Tensor | None:
+        if components.image_encoder is None:
+            return None
+        with components.image_encoder.active() as encode:
+            states: Tensor = encode(image.to(components.device).unsqueeze(0))
+        return states
+
+    def _channel_concat(self, inputs: I2VInputs, components: Components) -> Tensor:
+        video = first_frame_video(inputs.image, inputs.geometry).to(components.device)
+        with components.vae.active() as vae:
+            latents = vae.encode(video)
+        return first_frame_condition(latents, inputs.geometry, inputs.temporal_stride)

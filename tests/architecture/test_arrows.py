@@ -1,0 +1,86 @@
+"""The import arrows hold here, and a wrong import is caught."""
+
+from pathlib import Path
+
+import pytest
+
+from tools.check_arrows import check
+
+ROOT = Path(__file__).resolve().parents[2]
+CORE = "packages/wan-core/src/wan_core/"
+POZE = "packages/poze/src/poze/"
+PI3 = "packages/pi3/src/pi3/"
+TREE = {
+    CORE + "__init__.py": "",
+    CORE + "errors.py": "class WanError(Exception): ...\n",
+    CORE + "cli/__init__.py": "import click\n",
+    CORE + "models/__init__.py": "from wan_core.models.dit.model import WanDiT\n__all__ = ['WanDiT']\n",
+    CORE + "models/dit/__init__.py": "",
+    CORE + "models/dit/model.py": "import torch\nfrom wan_core.errors import WanError\nclass WanDiT: ...\n",
+    CORE + "pipeline.py": "class Pipeline: ...\n",
+    PI3 + "__init__.py": "",
+    POZE + "__init__.py": "from wan_core import WanError\nfrom wan_core.models import WanDiT\nimport pi3\n",
+}
+WRONG = [
+    ("models/dit/model.py", "from wan_core.sampling import sample\n", "models may import only errors"),
+    ("models/dit/model.py", "import numpy\n", "models here import only einops, torch"),
+    ("models/vae/a.py", "import transformers\n", "models here import only einops, torch"),
+    ("sampling/a.py", "def f():\n    from wan_core.models import WanDiT\n", "sampling may import only errors, media"),
+    ("sampling/a.py", "from ..models.dit import model\n", "sampling may import only errors, media"),
+    ("media/a.py", "import importlib\nimportlib.import_module('wan_core.runtime')\n", "media may not import runtime"),
+    ("media/a.py", "from wan_core import cli\n", "media may not import cli"),
+    ("checkpoints/a.py", "import wan_core.runtime.apply\n", "checkpoints may not import runtime"),
+    ("checkpoints/a.py", "from wan_core.sampling import sample\n", "checkpoints may not import sampling"),
+    ("tasks/a.py", "from wan_core.checkpoints import read_weights\n", "tasks may import only"),
+    ("pipeline.py", "from wan_core.loading import load_pipeline\n", "pipeline may not import loading"),
+    ("odd/a.py", "from wan_core.errors import WanError\n", "wan_core.odd has no layer"),
+    ("media/a.py", "import diffusers\n", "diffusers is for tests only"),
+    ("tasks/a.py", "import poze\n", "wan_core may not import poze"),
+    ("__init__.py", "import torch\n", "importing wan_core imports torch"),
+    ("__init__.py", "from wan_core.models import WanDiT\n", "importing wan_core imports torch"),
+    ("errors.py", "import numpy as np\n", "importing wan_core.errors imports numpy"),
+    ("cli/__init__.py", "from wan_core import models\n", "importing wan_core.cli imports torch"),
+]
+WRONG_PROJECTS = [
+    (POZE + "a.py", "from wan_core.models.dit.model import WanDiT\n", "deeper than two"),
+    (POZE + "a.py", "def f():\n    import wan_core.models.dit\n", "deeper than two"),
+    (POZE + "a.py", "from wan_core.models import Block\n", "does not export Block"),
+    (POZE + "a.py", "from wan_core.errors import WanError\n", "wan_core.errors is not one of the subpackages open"),
+    (POZE + "a.py", "from wan_core import errors\n", "wan_core.errors is not one of the subpackages open"),
+    (POZE + "a.py", "from wan_core.pipeline import _hidden\n", "does not export _hidden"),
+    (PI3 + "model.py", "from wan_core.media import read_image\n", "only pi3.cli may import wan_core"),
+    (PI3 + "cli.py", "from wan_core.models import WanDiT\n", "wan_core.models is not one of the subpackages open"),
+    (PI3 + "cli.py", "import poze\n", "pi3 may not import poze"),
+]
+FINE = [
+    (CORE + "__init__.py", "def __getattr__(name):\n    from wan_core.models import WanDiT\n"),
+    (CORE + "errors.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n"),
+    (CORE + "models/image/clip.py", "import transformers\n"),
+    (CORE + "loading.py", "from wan_core.pipeline import Pipeline\n"),
+    (CORE + "__main__.py", "from wan_core.cli import main\n"),
+    (PI3 + "cli.py", "from wan_core.media import read_image\nfrom wan_core import WanError\n"),
+    (POZE + "a.py", "from wan_core.pipeline import Pipeline\n"),
+]
+
+
+def write(root: Path, name: str, text: str) -> Path:
+    for path, content in {**TREE, name: text}.items():
+        (root / path).parent.mkdir(parents=True, exist_ok=True)
+        (root / path).write_text(content)
+    return root
+
+
+def test_this_tree_has_no_wrong_import() -> None:
+    assert check(ROOT) == []
+
+
+@pytest.mark.parametrize(("name", "text", "fault"), [(CORE + n, t, f) for n, t, f in WRONG] + WRONG_PROJECTS)
+def test_a_wrong_import_is_caught(tmp_path: Path, name: str, text: str, fault: str) -> None:
+    faults = check(write(tmp_path, name, text))
+    assert faults
+    assert all(fault in line for line in faults), faults
+
+
+@pytest.mark.parametrize(("name", "text"), FINE)
+def test_a_right_import_is_left_alone(tmp_path: Path, name: str, text: str) -> None:
+    assert check(write(tmp_path, name, text)) == []

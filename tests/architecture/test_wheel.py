@@ -1,0 +1,109 @@
+"""The built wheel of wan-core installs and runs in an empty environment, and imports nothing heavy to say hello."""
+
+import os
+import re
+import subprocess
+import sys
+import tarfile
+import time
+import tomllib
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+HEAVY = {"torch", "transformers", "numpy", "av", "PIL"}
+
+
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    inherited = {k: v for k, v in os.environ.items() if k not in ("VIRTUAL_ENV", "PYTHONPATH")}
+    result = subprocess.run(command, cwd=ROOT, env=inherited | environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, f"{command}: {result.stdout}\n{result.stderr}"
+    return result
+
+
+def imported_packages(import_log: str) -> set[str]:
+    """Top-level names in what ``-X importtime`` wrote."""
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in import_log.splitlines() if "|" in line}
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("dist")
+    run("uv", "build", "--package", "wan-core", "--out-dir", folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def environment(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The bin folder of a new environment that has the wheel and the locked versions of what it needs."""
+    folder = tmp_path_factory.mktemp("empty")
+    pins, python = folder / "pins.txt", folder / "venv/bin/python"
+    run("uv", "export", "--quiet", "--no-hashes", "--no-emit-workspace", "--package", "wan-core", "--output-file", pins)
+    run("uv", "venv", "--quiet", "--python", sys.executable, folder / "venv")
+    # Links instead of copies: torch alone is gigabytes, and the environment is gone after the test.
+    install = ["uv", "pip", "install", "--link-mode", "symlink", "--python", python, "--constraints", pins]
+    run(*install, "--find-links", dist, "wan-core")
+    return python.parent
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_changelog_starts_with_the_version_of_the_package(package: Path) -> None:
+    version = tomllib.loads((package / "pyproject.toml").read_text())["project"]["version"]
+    newest = re.search(r"^## (\S+)", (package / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert newest
+    assert newest[1] == version
+
+
+@pytest.mark.parametrize("package", PACKAGES, ids=lambda path: path.name)
+def test_package_cannot_be_uploaded(package: Path) -> None:
+    assert (
+        "Private :: Do Not Upload" in tomllib.loads((package / "pyproject.toml").read_text())["project"]["classifiers"]
+    )
+
+
+@pytest.mark.slow
+def test_wheel_holds_the_code_its_licence_and_no_tests(dist: Path) -> None:
+    (wheel,) = dist.glob("wan_core-*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert "wan_core/py.typed" in names
+    assert any(re.fullmatch(r"wan_core-[^/]+\.dist-info/licenses/LICENSE", name) for name in names)
+    assert not [name for name in names if not name.startswith(("wan_core/", "wan_core-"))]
+    sources = {
+        path.relative_to(ROOT / "packages/wan-core/src").as_posix() for path in _tracked("packages/wan-core/src")
+    }
+    assert sources <= set(names), sorted(sources - set(names))[:5]
+
+
+@pytest.mark.slow
+def test_source_archive_holds_what_a_rebuild_needs(dist: Path) -> None:
+    (archive,) = dist.glob("wan_core-*.tar.gz")
+    with tarfile.open(archive) as file:
+        names = {name.partition("/")[2] for name in file.getnames()}
+    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "src/wan_core/__init__.py"} <= names
+
+
+def _tracked(folder: str) -> list[Path]:
+    return [ROOT / name for name in run("git", "ls-files", folder).stdout.splitlines()]
+
+
+@pytest.mark.slow
+def test_installed_wheel_imports_and_helps_without_torch(
+    environment: Path, record_property: Callable[[str, object], None]
+) -> None:
+    commands = {
+        "import wan_core": [environment / "python", "-c", "import wan_core"],
+        "wan --help": [environment / "wan", "--help"],
+    }
+    for name, command in commands.items():
+        log = run(*command, PYTHONPROFILEIMPORTTIME="1").stderr
+        assert not imported_packages(log) & HEAVY, name
+        start = time.perf_counter()
+        run(*command)
+        seconds = time.perf_counter() - start
+        record_property(name, round(seconds, 3))
+        assert seconds < 5, f"{name} took {seconds:.2f} s"

@@ -1,0 +1,43 @@
+"""Size rules and the mask of a fixed first frame."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from tests.goldens.harness import GoldenCase, handles
+from wan_core.errors import RequestError
+from wan_core.media import LatentSpec, best_output_size, latent_grid_for_area
+from wan_core.sampling import Anchors
+
+
+def output_sizes(rows: Tensor) -> Tensor:
+    """[N, 5] rows (w, h, dw, dh, area) -> [N, 2]; -1, -1 where we refuse, as the tables mark it."""
+    sizes = []
+    for width, height, width_multiple, height_multiple, area in rows.tolist():
+        try:
+            sizes.append(tuple(best_output_size(width, height, width_multiple, height_multiple, area)))
+        except RequestError:
+            sizes.append((-1, -1))
+    return torch.tensor(sizes, dtype=torch.int64)
+
+
+@handles("wan_best_output_size")
+def best_output_size_table(case: GoldenCase) -> Mapping[str, Tensor]:
+    return {"out.ow_oh": output_sizes(case.inputs["w_h_dw_dh_area"])}
+
+
+@handles("geometry")
+def geometry(case: GoldenCase) -> Mapping[str, Tensor]:
+    spec = LatentSpec(channels=16)
+    grids = [latent_grid_for_area(*row, spec=spec) for row in case.inputs["i2v_latent_grid"].tolist()]
+    computed = {
+        "out.best_output_size": output_sizes(case.inputs["best_output_size"]),
+        "out.i2v_latent_grid": torch.tensor(grids, dtype=torch.int64),
+    }
+    for name, mask in case.named("out.masks_like_zero.").items():
+        channels, frames, height, width = mask.shape
+        anchors = Anchors.leading(torch.zeros(1, channels, 1, height, width), frames)
+        noise_share = anchors.apply(torch.ones(1, channels, frames, height, width))
+        computed[f"out.masks_like_zero.{name}"] = noise_share[0]
+    return computed

@@ -1,0 +1,68 @@
+"""Solver families: schedules and trajectories on an analytic velocity field, through the one sampler."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tests.goldens.harness import GoldenCase, handles
+from wan_core.errors import ConfigError
+from wan_core.sampling import MultistepSolver, Solver, make_solver, sample
+
+SOLVER_OF_FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
+    "solver_unipc": ("unipc", {}),
+    "solver_dpmpp": ("dpm++", {}),
+    "solver_euler": ("euler", {"grid": "diffusers"}),
+    "solver_flowmatch": ("euler", {}),
+}
+SOLVER_OF_OPTION = {"unipc": "unipc", "dpmpp": "dpm++", "euler": "euler"}
+
+
+def trajectory(case: GoldenCase, solver: Solver) -> Tensor:
+    """Latents after every step on the golden's field v = a*x + b*(t/1000)*c; [N, ...] of the golden's shape."""
+    a, b, c, x = (case.inputs[name][None] for name in "abcx")
+    visited: list[Tensor] = []
+
+    def field(latents: Tensor, timestep: Tensor) -> Tensor:
+        visited.append(latents)
+        return a * latents + b * (timestep / 1000) * c
+
+    final = sample(field, solver, x)
+    return torch.cat([*visited[1:], final])
+
+
+@handles("solver_unipc", "solver_dpmpp", "solver_euler", "solver_flowmatch")
+def solver_trajectories(case: GoldenCase) -> Mapping[str, Tensor]:
+    name, options = SOLVER_OF_FAMILY[case.family]
+    computed: dict[str, Tensor] = {}
+    for steps in case.call["steps"]:
+        for shift in case.call["shifts"]:
+            key = f"s{steps}_shift{shift}"
+            if f"out.traj.{key}" not in case.tensors:
+                continue
+            solver = make_solver(name, steps, flow_shift=shift, **options)
+            assert isinstance(solver, MultistepSolver)
+            # some references do not store the final 0
+            stored = case.tensors[f"out.sigmas.{key}"].shape[0]
+            computed[f"out.sigmas.{key}"] = torch.tensor(solver.sigmas[:stored])
+            computed[f"out.timesteps.{key}"] = solver.timesteps
+            computed[f"out.traj.{key}"] = trajectory(case, solver)
+    return computed
+
+
+@handles("solver_options")
+def solver_options(case: GoldenCase) -> Mapping[str, Tensor]:
+    computed: dict[str, Tensor] = {}
+    for key, (name, options, status) in case.call["options"].items():
+        steps = int(key.rpartition("_s")[2])
+        if status == "ok":
+            solver = make_solver(SOLVER_OF_OPTION[name], steps, flow_shift=case.call["shift"], **options)
+            computed[f"out.traj.opt{key}"] = trajectory(case, solver)
+            continue
+        try:
+            make_solver(SOLVER_OF_OPTION[name], steps, flow_shift=case.call["shift"], **options)
+        except ConfigError:
+            continue
+        raise AssertionError(f"{name} with {options} is {status}; it must be refused")
+    return computed

@@ -1,0 +1,251 @@
+"""The import arrows of the house, from the AST: ``check_arrows.py [ROOT]``; exit status 1 on any wrong one.
+
+Imports inside functions count like the others, and so does ``importlib.import_module("literal")``. Inside wan-core
+each layer imports only layers below it in LAYERS (written bottom first); projects see the core's public subpackages.
+"""
+
+import argparse
+import ast
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+LAYERS = (
+    {"errors"},
+    {"models", "media", "llm"},
+    {"sampling", "checkpoints"},
+    {"runtime"},
+    {"tasks"},
+    {"presets"},
+    {"pipeline"},
+    {"loading"},  # above pipeline: load_pipeline returns a Pipeline
+    {"training", "prompt_extend", "animate_prep"},
+    {"cli"},
+    {"__main__"},
+)
+RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
+# Narrower than the order: these layers may import only the parts listed.
+ONLY = {
+    "models": {"errors"},
+    "sampling": {"errors", "media"},
+    "tasks": {"errors", "models", "sampling", "media", "runtime"},
+}
+# Other people's packages that the models may use, by the longest prefix that fits; elsewhere any declared one may do.
+MODEL_PACKAGES = {
+    "models": {"torch", "einops"},
+    "models.text": {"torch", "einops", "transformers", "tokenizers", "ftfy", "regex", "sentencepiece"},
+    "models.image": {"torch", "einops", "transformers"},
+    "models.audio": {"torch", "einops", "transformers"},
+}
+NEVER_IN_SRC = {"diffusers", "accelerate", "peft"}
+# Importing these modules of the core must not bring any of the heavy packages in.
+LIGHT = ("wan_core", "wan_core.errors", "wan_core.cli", "wan_core.__main__")
+HEAVY = {"torch", "transformers", "diffusers", "av", "numpy", "PIL", "safetensors", "einops"}
+
+PUBLIC = {
+    "models", "sampling", "tasks", "checkpoints", "runtime", "media", "presets", "pipeline", "loading", "training",
+    "llm", "cli",
+}  # fmt: skip
+# Arrows between packages of ours besides "project -> wan_core": importer, imported, by which modules.
+PROJECT_ARROWS = {("poze", "pi3"): None, ("pi3", "wan_core"): {"cli"}}
+PI3_MAY_SEE = {"media", "checkpoints", "cli"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One import statement: ``module`` absolute, ``names`` taken from it, and whether it runs at import time."""
+
+    module: str
+    names: tuple[str, ...]
+    line: int
+    eager: bool
+
+
+@dataclass(frozen=True)
+class Module:
+    """One file of ``packages/*/src``. ``name`` is dotted, without ``__init__``."""
+
+    name: str
+    path: str
+    imports: tuple[Import, ...]
+    exports: frozenset[str] | None  # the literal __all__, or None
+
+    @property
+    def package(self) -> str:
+        return self.name.partition(".")[0]
+
+    @property
+    def inside(self) -> str:
+        """The dotted name below the package, "" for the package itself."""
+        return self.name.partition(".")[2]
+
+
+def is_type_checking(node: ast.AST) -> bool:
+    """Whether this is ``if TYPE_CHECKING:``."""
+    return isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
+
+
+def walk_imports(node: ast.AST, package: str, eager: bool = True) -> Iterator[Import]:
+    """Every import below the node. ``package`` resolves relative ones; functions make theirs lazy."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            yield from (Import(alias.name, (), child.lineno, eager) for alias in child.names)
+        elif isinstance(child, ast.ImportFrom):
+            base = package.split(".")[: len(package.split(".")) - child.level + 1] if child.level else []
+            module = ".".join([*base, *([child.module] if child.module else [])])
+            yield Import(module, tuple(alias.name for alias in child.names), child.lineno, eager)
+        elif isinstance(child, ast.Call) and ast.unparse(child.func).endswith("import_module") and child.args:
+            argument = child.args[0]
+            if isinstance(argument, ast.Constant) and isinstance(argument.value, str):
+                yield Import(argument.value, (), child.lineno, False)
+        lazy = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) or is_type_checking(child)
+        yield from walk_imports(child, package, eager and not lazy)
+
+
+def literal_all(tree: ast.Module) -> frozenset[str] | None:
+    """The names of ``__all__ = [...]``, or None where the module has none."""
+    for node in tree.body:
+        if isinstance(node, ast.Assign) and [ast.unparse(t) for t in node.targets] == ["__all__"]:
+            return frozenset(ast.literal_eval(node.value))
+    return None
+
+
+def read_modules(root: Path) -> dict[str, Module]:
+    """Every module of every package's src, by dotted name."""
+    modules = {}
+    for path in sorted(root.glob("packages/*/src/**/*.py")):
+        relative = path.relative_to(root)
+        parts = list(relative.parts[3:-1]) + ([] if path.stem == "__init__" else [path.stem])
+        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+        package = ".".join(relative.parts[3:-1])
+        name = ".".join(parts)
+        modules[name] = Module(name, relative.as_posix(), tuple(walk_imports(tree, package)), literal_all(tree))
+    return modules
+
+
+def core_targets(item: Import) -> set[str]:
+    """The subpackages of wan_core that an import reaches, by module path or by name."""
+    inside = item.module.partition(".")[2]
+    return {inside.partition(".")[0]} if inside else {name for name in item.names if name in RANK}
+
+
+def core_fault(module: Module, item: Import) -> str:
+    """Why a module of wan-core may not import this part of wan-core, or ""."""
+    own = module.inside.partition(".")[0]
+    if not own:
+        return ""
+    if own not in RANK:
+        return f"wan_core.{own} has no layer; give it one in tools/check_arrows.py"
+    for target in core_targets(item) - {own}:
+        if target not in RANK:
+            return f"wan_core.{target} has no layer; give it one in tools/check_arrows.py"
+        if own in ONLY and target not in ONLY[own]:
+            return f"{own} may import only {', '.join(sorted(ONLY[own]))}, not {target}"
+        if RANK[target] >= RANK[own]:
+            return f"{own} may not import {target}: only layers below its own"
+    return ""
+
+
+def model_fault(module: Module, item: Import) -> str:
+    """Why a model may not import this package of somebody else, or ""."""
+    prefixes = [p for p in MODEL_PACKAGES if f"{module.inside}.".startswith(f"{p}.")]
+    top = item.module.partition(".")[0]
+    if not prefixes or top in sys.stdlib_module_names:
+        return ""
+    allowed = MODEL_PACKAGES[max(prefixes, key=len)]
+    return "" if top in allowed else f"models here import only {', '.join(sorted(allowed))}, not {top}"
+
+
+def project_fault(module: Module, item: Import, modules: dict[str, Module]) -> str:
+    """Why a project may not import this from another package of ours, or ""."""
+    own, other = module.package, item.module.partition(".")[0]
+    arrow = (own, other)
+    if other != "wan_core" and arrow not in PROJECT_ARROWS:
+        return f"{own} may not import {other}"
+    allowed_modules = PROJECT_ARROWS.get(arrow)
+    if allowed_modules is not None and module.inside.partition(".")[0] not in allowed_modules:
+        return f"only {own}.{', '.join(sorted(allowed_modules))} may import {other}"
+    parts = item.module.split(".")
+    if len(parts) > 2:
+        return f"{item.module} is deeper than two; import from {'.'.join(parts[:2])}"
+    if other == "wan_core" and (fault := subpackage_fault(own, parts[1:], item)):
+        return fault
+    exports = modules[item.module].exports if item.module in modules else None
+    hidden = [
+        n
+        for n in item.names
+        if f"{item.module}.{n}" not in modules and (n.startswith("_") or n not in (exports or {n}))
+    ]
+    return f"{item.module} does not export {hidden[0]} in __all__" if hidden else ""
+
+
+def subpackage_fault(project: str, inside: list[str], item: Import) -> str:
+    """Why this subpackage of the core is not for this project, or ""."""
+    visible = PI3_MAY_SEE if project == "pi3" else PUBLIC
+    asked = set(inside) or {name for name in item.names if name in RANK}
+    hidden = sorted(asked - visible)
+    return f"wan_core.{hidden[0]} is not one of the subpackages open to {project}" if hidden else ""
+
+
+def heavy_reach(start: str, modules: dict[str, Module]) -> tuple[str, str] | None:
+    """A heavy package that importing ``start`` brings in, and the module that does it; None when there is none."""
+    seen, queue = set(), [start]
+    while queue:
+        name = queue.pop()
+        if name in seen or name not in modules:
+            continue
+        seen.add(name)
+        for item in modules[name].imports:
+            top = item.module.partition(".")[0]
+            if item.eager and top in HEAVY:
+                return top, modules[name].path
+            if item.eager and top == modules[name].package:
+                parts = item.module.split(".")
+                queue += [".".join(parts[: i + 1]) for i in range(len(parts))]
+                queue += [f"{item.module}.{n}" for n in item.names]
+    return None
+
+
+def import_fault(module: Module, item: Import, modules: dict[str, Module]) -> str:
+    """The first rule that this import breaks, or ""."""
+    top = item.module.partition(".")[0]
+    ours = {name for name in modules if "." not in name}
+    if top in NEVER_IN_SRC:
+        return f"{top} is for tests only"
+    if top == module.package:
+        return core_fault(module, item) if top == "wan_core" else ""
+    if top in ours:
+        return (
+            f"wan_core may not import {top}" if module.package == "wan_core" else project_fault(module, item, modules)
+        )
+    return model_fault(module, item) if module.package == "wan_core" else ""
+
+
+def check(root: Path) -> list[str]:
+    """All wrong arrows under root, one line each."""
+    modules = read_modules(root)
+    faults = [
+        f"{module.path}:{item.line}: {fault}"
+        for module in modules.values()
+        for item in module.imports
+        if (fault := import_fault(module, item, modules))
+    ]
+    for name in LIGHT:
+        if reached := heavy_reach(name, modules):
+            faults.append(f"importing {name} imports {reached[0]} (in {reached[1]}); import it where it is used")
+    return faults
+
+
+def main() -> int:
+    """Print the wrong arrows and a count; 1 when there is one."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("root", type=Path, nargs="?", default=Path(__file__).resolve().parents[1])
+    root = parser.parse_args().root
+    faults = check(root)
+    print("\n".join([*faults, f"{len(read_modules(root))} modules, {len(faults)} wrong imports"]))
+    return 1 if faults else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
