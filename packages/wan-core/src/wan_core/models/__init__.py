@@ -11,16 +11,24 @@ from wan_core.models.text import (
     load_tokenizer,
     relative_position_bucket,
 )
+from wan_core.models.vae import WAN21_VAE, WAN22_VAE, DecoderCache, EncoderCache, Tiling, VAEConfig, VideoVAE
 
 __all__ = [
     "CLIP_VIT_H14",
     "UMT5_XXL",
+    "WAN21_VAE",
+    "WAN22_VAE",
     "CLIPConfig",
     "CLIPVision",
+    "DecoderCache",
+    "EncoderCache",
     "TextEncoder",
+    "Tiling",
     "Tokenizer",
     "UMT5Config",
     "UMT5Encoder",
+    "VAEConfig",
+    "VideoVAE",
     "clean_prompt",
     "clip_pixels",
     "load_tokenizer",

@@ -1,0 +1,46 @@
+"""Tiny checkpoints in the exact layout of the real ones, made once per test session, and pictures to start from."""
+
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+from PIL import Image
+
+from tools.make_checkpoint import make_checkpoint
+from wan_core.cli import wan
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The folder of a tiny checkpoint of a preset, in the real layout."""
+
+    @cache
+    def folder(preset: str) -> Path:
+        path = tmp_path_factory.mktemp("checkpoints") / preset
+        make_checkpoint(preset, path)
+        return path
+
+    return folder
+
+
+@pytest.fixture(scope="session")
+def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small landscape picture."""
+    path = tmp_path_factory.mktemp("pictures") / "red.png"
+    image = Image.new("RGB", (96, 64), (40, 75, 215))
+    image.paste((225, 35, 40), (10, 20, 40, 50))
+    image.save(path)
+    return path
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    """Run ``wan`` in an empty folder, which is where its default outputs go."""
+    monkeypatch.chdir(tmp_path)
+
+    def invoke(*arguments: object) -> Result:
+        return CliRunner().invoke(wan, [str(argument) for argument in arguments], catch_exceptions=False)
+
+    return invoke

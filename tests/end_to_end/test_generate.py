@@ -1,0 +1,145 @@
+"""The seed's command lines on tiny checkpoints in the real layout, and the bundled models."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+from wan_core.media import read_video
+
+Run = Callable[..., Result]
+FAST = ["--frame_num", 5, "--sample_steps", 2, "--base_seed", 3]
+
+
+def read_frames(path: Path) -> tuple[int, int, int]:
+    """(frames, height, width) of a video file."""
+    video = read_video(path)
+    return video.frames.shape[0], video.frames.shape[2], video.frames.shape[3]
+
+
+SEED_LINES = {
+    "t2v-A14B": ["--size", "64*48", "--offload_model", "True", "--convert_model_dtype"],
+    "i2v-A14B": ["--size", "64*48", "--offload_model", "True", "--convert_model_dtype", "--image", "PICTURE"],
+    "ti2v-5B": ["--size", "64*96", "--offload_model", "True", "--convert_model_dtype", "--t5_cpu"],
+    "t2v-1.3B": ["--size", "64*48", "--offload_model", "False"],
+    "t2v-14B": ["--size", "64*48"],
+    "i2v-14B-480P": ["--size", "64*48", "--image", "PICTURE"],
+    "i2v-14B-720P": ["--size", "64*48", "--image", "PICTURE"],
+}
+
+
+@pytest.mark.parametrize("task", SEED_LINES)
+def test_the_original_command_line_makes_a_video(
+    task: str, run: Run, checkpoint: Callable[[str], Path], picture: Path, tmp_path: Path
+) -> None:
+    options = [picture if word == "PICTURE" else word for word in SEED_LINES[task]]
+    out = tmp_path / "out" / "video.mp4"
+    result = run(
+        "generate", "--task", task, "--ckpt_dir", checkpoint(task), *options, *FAST,
+        "--prompt", "Your prompt here", "--save_file", out,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    frames, height, width = read_frames(out)
+    assert frames == 5
+    assert (height, width) == ((96, 64) if task == "ti2v-5B" else (48, 64)) or "--image" in options
+
+
+def test_ti2v_keeps_its_picture_as_first_frame(
+    run: Run, checkpoint: Callable[[str], Path], picture: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "video.mp4"
+    result = run(
+        "generate", "ti2v-5B", "--ckpt-dir", checkpoint("ti2v-5B"), "--size", "96x64", "--image", picture, *FAST,
+        "--prompt", "p", "--output", out,
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert read_frames(out) == (5, 64, 96)
+
+
+@pytest.mark.parametrize("task", ["tiny-t2v", "tiny-ti2v", "tiny-i2v", "tiny-moe"])
+def test_bundled_models_need_no_folder(task: str, run: Run, picture: Path, tmp_path: Path) -> None:
+    image = ["--image", picture] if task in {"tiny-ti2v", "tiny-i2v"} else []
+    result = run("generate", task, *image, "--prompt", "a red circle grows", *FAST, "--output", tmp_path / "v.mp4")
+    assert result.exit_code == 0, result.output
+    assert read_frames(tmp_path / "v.mp4")[0] == 5
+
+
+def test_without_a_task_the_tiny_model_runs(run: Run, tmp_path: Path) -> None:
+    result = run("generate", "--prompt", "a red circle grows", *FAST, "--json", "--output", "v.mp4")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["preset"] == "tiny-t2v"
+
+
+def test_without_a_task_but_with_a_picture_tiny_ti2v_runs(run: Run, picture: Path) -> None:
+    result = run("generate", "--image", picture, "--prompt", "it grows", *FAST, "--json", "--output", "v.mp4")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["preset"] == "tiny-ti2v"
+
+
+def test_the_same_seed_makes_the_same_frames(run: Run, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        result = run("generate", "--prompt", "a red circle", *FAST, "--output", tmp_path / name / "%04d.png")
+        assert result.exit_code == 0, result.output
+    first = [path.read_bytes() for path in sorted((tmp_path / "a").glob("*.png"))]
+    assert first == [path.read_bytes() for path in sorted((tmp_path / "b").glob("*.png"))]
+    assert len(first) == 5
+
+
+def test_batched_guidance_equals_sequential(run: Run, tmp_path: Path) -> None:
+    for name in ("sequential", "batched"):
+        result = run("generate", "--prompt", "a ring", *FAST, "--cfg", name, "--output", tmp_path / name / "%04d.png")
+        assert result.exit_code == 0, result.output
+    for path in sorted((tmp_path / "sequential").glob("*.png")):
+        from PIL import Image, ImageChops
+
+        difference = ImageChops.difference(Image.open(path), Image.open(tmp_path / "batched" / path.name))
+        assert max(high for _, high in difference.getextrema()) <= 1
+
+
+def test_a_prompt_file_makes_a_video_a_line_and_seed(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\n\na blue square\n")
+    result = run("generate", "--prompt-file", "prompts.txt", "--num-videos", 2, *FAST, "--json", "--output", "v.mp4")
+    assert result.exit_code == 0, result.output
+    rows = json.loads(result.stdout)
+    assert [row["seed"] for row in rows] == [3, 4, 3, 4]
+    assert len({row["path"] for row in rows}) == 4
+    assert all(Path(row["path"]).is_file() for row in rows)
+
+
+def test_dry_run_reads_no_weights(run: Run, tmp_path: Path) -> None:
+    result = run(
+        "generate", "t2v-A14B", "--ckpt-dir", tmp_path / "not-there-yet", "--prompt", "p", "--dry-run", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    plan = json.loads(result.stdout)[0]
+    assert plan["tokens"] == 75_600
+    assert plan["latent_shape"] == [1, 16, 21, 90, 160]
+    assert plan["num_inference_steps"] == 40
+    assert plan["guidance_scale"] == {"high": 4.0, "low": 3.0}
+    assert not list(tmp_path.glob("*.mp4"))
+
+
+def test_show_prints_the_command_that_makes_it_again(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "v.mp4"
+    assert run("generate", "--prompt", "a 'red' circle; rm -rf", *FAST, "--output", out).exit_code == 0
+    shown = run("show", out)
+    assert shown.exit_code == 0, shown.output
+    assert "wan generate" in shown.output
+    assert str(tmp_path) not in shown.output
+    command = run("show", out, "--json")
+    assert json.loads(command.stdout)["settings"]["seed"] == 3
+
+
+def test_no_metadata_leaves_no_record(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "v.mp4"
+    assert run("generate", "--prompt", "secret words", *FAST, "--no-metadata", "--output", out).exit_code == 0
+    assert b"secret words" not in out.read_bytes()
+
+
+@pytest.mark.parametrize("name", ["v.gif", "v.webp", "frames/%04d.png"])
+def test_other_outputs(name: str, run: Run, tmp_path: Path) -> None:
+    result = run("generate", "--prompt", "a red circle", *FAST, "--output", tmp_path / name)
+    assert result.exit_code == 0, result.output
+    assert list(tmp_path.rglob("*.gif")) + list(tmp_path.rglob("*.webp")) + list(tmp_path.rglob("*.png"))
