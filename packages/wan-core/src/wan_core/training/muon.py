@@ -17,7 +17,7 @@ _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 def orthogonalize(matrix: Tensor, rounds: int = 5) -> Tensor:
     """Replace the singular values of ``matrix`` ``[rows, columns]`` (float32) by about one, keeping its directions."""
     tall = matrix.shape[0] > matrix.shape[1]
-    work = matrix.T if tall else matrix
+    work: Tensor = matrix.T if tall else matrix
     work = work / work.norm().clamp_min(1e-7)
     a, b, c = _COEFFICIENTS
     for _ in range(rounds):
@@ -30,8 +30,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum with orthogonalised steps, for weights of two or more dimensions (the rest belongs to AdamW).
 
     A convolution kernel counts as ``[out, in * taps]``. A step changes a matrix by ``lr`` in spectral norm, times
-    ``sqrt(rows / columns)`` for tall ones. State is one momentum buffer in the parameter's dtype. Raises ConfigError for
-    a weight of fewer than two dimensions, a learning rate that is not positive or a momentum outside 0..1.
+    ``sqrt(rows / columns)`` for tall ones. State is one momentum buffer in the parameter's dtype. Raises ConfigError
+    for a weight of fewer than two dimensions, a learning rate that is not positive or a momentum outside 0..1.
     """
 
     def __init__(
@@ -47,7 +47,9 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.ndim < 2:
-                    raise ConfigError(f"Muon trains matrices, got a weight of shape {tuple(parameter.shape)}; use AdamW")
+                    raise ConfigError(
+                        f"Muon trains matrices, got a weight of shape {tuple(parameter.shape)}; use AdamW"
+                    )
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
