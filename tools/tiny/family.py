@@ -5,9 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from wan_core.models import TextEncoder, UMT5Encoder, VAEConfig, load_tokenizer
-
 from tools.tiny.world import vocabulary
+from wan_core.models import TextEncoder, UMT5Config, UMT5Encoder, VAEConfig, load_tokenizer
 
 Z_DIM = 24
 TEXT_LEN = 24
@@ -21,6 +20,7 @@ VAE = VAEConfig(
     patch_size=2,
     residual=True,
 )
+TEXT = UMT5Config(vocab_size=128, dim=96, dim_attn=96, dim_ffn=192, num_heads=4, num_layers=2)
 LATENT_FRAMES, LATENT_SIZE = 5, 8
 
 WEIGHTS = Path(__file__).parents[2] / "packages/wan-core/src/wan_core/weights/tiny"
