@@ -115,6 +115,14 @@ def read_family(path: Path) -> str:
         return str((file.metadata() or {})["family"])
 
 
+def available_cases() -> list[Path]:
+    """The committed golden files, and the shared ones of other names when the shared folder is beside the checkout."""
+    root = Path(__file__).resolve().parents[2]
+    committed = (root / "tests/goldens/cases").glob("*.safetensors")
+    shared = (root.parent / "shared/goldens").glob("*.safetensors")
+    return list({path.stem: path for path in [*sorted(shared), *sorted(committed)]}.values())
+
+
 @dataclass(frozen=True)
 class Comparison:
     """One tensor against its golden: the largest difference, and that over max(1, max|golden|)."""

@@ -4,13 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.goldens.harness import check_file, load_handlers, read_family
+from tests.goldens.harness import available_cases, check_file, load_handlers, read_family
 
-ROOT = Path(__file__).resolve().parents[2]
-COMMITTED = sorted((ROOT / "tests/goldens/cases").glob("*.safetensors"))
-SHARED = sorted((ROOT.parent / "shared/goldens").glob("*.safetensors"))
-CASES = {path.stem: path for path in [*COMMITTED, *SHARED]}
-SUPPORTED = [path for path in CASES.values() if read_family(path) in load_handlers()]
+COMMITTED = sorted((Path(__file__).parent / "cases").glob("*.safetensors"))
+SUPPORTED = [path for path in available_cases() if read_family(path) in load_handlers()]
 
 
 @pytest.mark.parametrize("path", SUPPORTED, ids=lambda path: path.stem)

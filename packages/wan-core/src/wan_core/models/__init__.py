@@ -1,5 +1,6 @@
 """The networks. Each has a frozen config with ``.build()``; a network runs in the dtype of its parameters."""
 
+from wan_core.models.dit import ContextCache, DiTInputs, InnerAttention, WanDiT, WanDiTConfig, rotary_table, rotate
 from wan_core.models.image import CLIP_VIT_H14, CLIPConfig, CLIPVision, clip_pixels
 from wan_core.models.text import (
     UMT5_XXL,
@@ -20,8 +21,11 @@ __all__ = [
     "WAN22_VAE",
     "CLIPConfig",
     "CLIPVision",
+    "ContextCache",
     "DecoderCache",
+    "DiTInputs",
     "EncoderCache",
+    "InnerAttention",
     "TextEncoder",
     "Tiling",
     "Tokenizer",
@@ -29,8 +33,12 @@ __all__ = [
     "UMT5Encoder",
     "VAEConfig",
     "VideoVAE",
+    "WanDiT",
+    "WanDiTConfig",
     "clean_prompt",
     "clip_pixels",
     "load_tokenizer",
     "relative_position_bucket",
+    "rotary_table",
+    "rotate",
 ]

@@ -214,7 +214,7 @@ class UMT5Encoder(nn.Module):
 
 def _embedding(count: int, dim: int) -> nn.Embedding:
     """An embedding without torch's own random start: on the meta device that one costs seconds of imports."""
-    return nn.Embedding.from_pretrained(torch.empty(count, dim), freeze=False)
+    return nn.Embedding(count, dim, _weight=torch.empty(count, dim))
 
 
 def _masked(bias: Tensor, key_mask: Tensor | None) -> Tensor:

@@ -1,0 +1,39 @@
+"""Video and audio containers, opened for reading with nothing but local, ordinary demuxers."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+from wan_core.errors import MediaError
+from wan_core.media.files import plain_text, read_error
+
+if TYPE_CHECKING:
+    from av.container import InputContainer
+
+# No playlists: they make FFmpeg open other files, or addresses, that the user did not name.
+_DEMUXERS = (
+    "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi", "gif", "apng", "mpegts", "mpeg", "mpegvideo", "flv", "asf",
+    "ogg", "wav", "flac", "mp3", "aac", "aiff", "h264", "hevc", "ivf", "mxf", "nut", "caf", "amr", "w64",
+)  # fmt: skip
+
+
+@contextlib.contextmanager
+def open_container(path: str | os.PathLike[str], what: str) -> Iterator["InputContainer"]:
+    """An existing file as a PyAV container; ``what`` names its role in messages.
+
+    Raises ``MediaError`` when it is no audio or video file.
+    """
+    import av
+
+    options = {"protocol_whitelist": "file", "format_whitelist": ",".join(_DEMUXERS)}
+    try:
+        container = av.open(os.path.abspath(path), "r", options=options, metadata_errors="replace")
+    except PermissionError as error:
+        raise read_error(path, what, error) from error
+    except (OSError, ValueError, LookupError) as error:
+        raise MediaError(
+            f"{what} {plain_text(path)} is no video or sound that can be read here, or is cut off; save it as mp4"
+        ) from error
+    with container:
+        yield container

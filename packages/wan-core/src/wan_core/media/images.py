@@ -1,0 +1,159 @@
+"""Pictures: read any usual file as plain RGB, fit it to a size, and turn it into a tensor and back.
+
+Resizing follows what the released Wan models were trained and run with, so that results match number by number.
+"""
+
+import os
+import struct
+import warnings
+import zlib
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.nn import functional
+
+from wan_core.errors import MediaError, RequestError
+from wan_core.media.files import existing_file, plain_text, read_error
+
+MAX_PIXELS = 100_000_000
+"""Largest picture that is decoded, in pixels: 300 MB of RGB."""
+
+# Raster formats only: a decoder that runs another program, as that of EPS does, has no place here.
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
+_DECODE_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, struct.error,
+    zlib.error,
+)  # fmt: skip
+_ORIENTATION_TAG = 0x0112
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_MAX_ASPECT_CHANGE = 64
+
+
+def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """The picture of a file as upright RGB: EXIF orientation applied, alpha over white, first frame of animations.
+
+    The number of pixels is read from the header and checked before anything is decoded. Raises ``RequestError`` when
+    the file does not exist or is none, ``MediaError`` when it is no picture, damaged, cut off or too large.
+    """
+    file = existing_file(path, "image")
+    shown = plain_text(file)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            with Image.open(file, formats=_available_formats()) as image:
+                if image.width * image.height > max_pixels:
+                    raise _too_large(shown, f"{image.width}x{image.height}", max_pixels)
+                image.load()
+                return to_rgb(_upright(image))
+    except UnidentifiedImageError as error:
+        raise MediaError(f"{shown} is no picture that can be read here; save it as PNG, JPEG or WebP") from error
+    except Image.DecompressionBombError as error:
+        raise _too_large(shown, "far more than 100 million", max_pixels) from error
+    except _DECODE_ERRORS as error:
+        raise read_error(file, "image", error) from error
+
+
+def _available_formats() -> list[str]:
+    Image.init()
+    return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _too_large(shown: str, size: str, max_pixels: int) -> MediaError:
+    return MediaError(
+        f"{shown} has {size} pixels; at most {max_pixels / 1e6:g} million are read, so scale it down first"
+    )
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
+    except _DECODE_ERRORS:
+        return image  # the pixels are fine; a broken EXIF block only loses the orientation
+    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
+    return image if method is None else image.transpose(method)
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """A picture of any mode as RGB; transparent parts lie over white, deep greyscale is scaled to 8 bits.
+
+    ``I;16`` and ``I`` count as 0..65535 and ``F`` as 0..1; values outside are stretched from their own minimum to
+    their own maximum. Raises ``ValueError`` for a mode that Pillow cannot convert.
+    """
+    if image.mode in {"I", "F"} or image.mode.startswith("I;"):
+        return _deep_grey_to_rgb(image)
+    if image.mode == "La":
+        image = image.convert("LA")
+    if image.has_transparency_data:
+        picture = image.convert("RGBA")
+        white = Image.new("RGBA", picture.size, "white")
+        return Image.alpha_composite(white, picture).convert("RGB")
+    rgb = image.convert("RGB")
+    return rgb.copy() if rgb is image else rgb
+
+
+def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+    values = np.asarray(image if image.mode == "F" else image.convert("I"), dtype=np.float64)
+    values = np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0)
+    low, high = 0.0, 1.0 if image.mode == "F" else 65535.0
+    if values.min() < low or values.max() > high:
+        low, high = float(values.min()), float(values.max())
+    grey = np.round((values - low) * (255 / max(high - low, 1e-30))).astype(np.uint8)
+    return Image.fromarray(grey).convert("RGB")
+
+
+def image_to_tensor(image: Image.Image) -> Tensor:
+    """A picture as [3, H, W] float32 in [-1, 1]."""
+    rgb = image if image.mode == "RGB" else to_rgb(image)
+    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
+    return pixels.float().div(255).sub(0.5).div(0.5)
+
+
+def to_uint8(pixels: Tensor) -> Tensor:
+    """Values in [-1, 1] of any shape as bytes: rounded to the nearest of 256 levels, clamped."""
+    return pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
+
+
+def tensor_to_image(frame: Tensor) -> Image.Image:
+    """A frame [3, H, W] (float in [-1, 1], or uint8) as an RGB picture. Raises ``ValueError`` for another shape."""
+    if frame.ndim != 3 or frame.shape[0] != 3:
+        raise ValueError(f"a frame is [3, H, W], got {list(frame.shape)}")
+    pixels = frame if frame.dtype == torch.uint8 else to_uint8(frame)
+    return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
+
+
+def fit_cover(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Scale a picture until it covers ``width`` x ``height``, then cut out the centre.
+
+    Lanczos filter, sides rounded, crop offsets floored, as the reference of ti2v-5B does. Raises ``RequestError`` for a
+    picture so long and narrow that hardly any of it would be seen.
+    """
+    rgb = image if image.mode == "RGB" else to_rgb(image)
+    scales = width / rgb.width, height / rgb.height
+    scale = max(scales)
+    if scale > _MAX_ASPECT_CHANGE * min(scales):
+        raise RequestError(
+            f"a picture of {rgb.width}x{rgb.height} is too long and narrow for {width}x{height}; crop it first"
+        )
+    resized = rgb.resize((round(rgb.width * scale), round(rgb.height * scale)), Image.Resampling.LANCZOS)
+    left, top = (resized.width - width) // 2, (resized.height - height) // 2
+    return resized.crop((left, top, left + width, top + height))
+
+
+def stretch_bicubic(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Resize [3, H, W] or [B, 3, H, W] to exactly ``height`` x ``width``, whatever that does to the aspect ratio.
+
+    Bicubic without antialiasing, as the reference of i2v does; values can overshoot [-1, 1] slightly.
+    """
+    batch = pixels if pixels.ndim == 4 else pixels.unsqueeze(0)
+    resized = functional.interpolate(batch, size=(height, width), mode="bicubic", align_corners=False)
+    return resized if pixels.ndim == 4 else resized[0]
