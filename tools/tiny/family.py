@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from tools.tiny.world import vocabulary
-from wan_core.models import TextEncoder, UMT5Config, UMT5Encoder, VAEConfig, load_tokenizer
+from wan_core.models import TextEncoder, UMT5Config, UMT5Encoder, VAEConfig, WanDiTConfig, load_tokenizer
 
 Z_DIM = 24
 TEXT_LEN = 24
@@ -21,6 +21,16 @@ VAE = VAEConfig(
     residual=True,
 )
 TEXT = UMT5Config(vocab_size=128, dim=96, dim_attn=96, dim_ffn=192, num_heads=4, num_layers=2)
+DIT = WanDiTConfig(
+    in_dim=Z_DIM,
+    out_dim=Z_DIM,
+    dim=128,
+    ffn_dim=512,
+    num_heads=4,
+    num_layers=6,
+    text_dim=TEXT.dim,
+    text_len=TEXT_LEN,
+)
 LATENT_FRAMES, LATENT_SIZE = 5, 8
 
 WEIGHTS = Path(__file__).parents[2] / "packages/wan-core/src/wan_core/weights/tiny"
