@@ -31,6 +31,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], *, recipe: str, sco
     save_file(
         {name: value.detach().to(torch.float16).contiguous() for name, value in tensors.items()}, temporary, metadata
     )
+    temporary.chmod(0o644)
     os.replace(temporary, path)
 
 
