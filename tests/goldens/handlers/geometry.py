@@ -30,7 +30,7 @@ def best_output_size_table(case: GoldenCase) -> Mapping[str, Tensor]:
 @handles("geometry")
 def geometry(case: GoldenCase) -> Mapping[str, Tensor]:
     spec = LatentSpec(channels=16)
-    grids = [latent_grid_for_area(*row, spec=spec) for row in case.inputs["i2v_latent_grid"].tolist()]
+    grids = [latent_grid_for_area(h, w, area, spec) for w, h, area in case.inputs["i2v_latent_grid"].tolist()]
     computed = {
         "out.best_output_size": output_sizes(case.inputs["best_output_size"]),
         "out.i2v_latent_grid": torch.tensor(grids, dtype=torch.int64),

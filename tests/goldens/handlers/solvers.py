@@ -36,18 +36,15 @@ def trajectory(case: GoldenCase, solver: Solver) -> Tensor:
 def solver_trajectories(case: GoldenCase) -> Mapping[str, Tensor]:
     name, options = SOLVER_OF_FAMILY[case.family]
     computed: dict[str, Tensor] = {}
-    for steps in case.call["steps"]:
-        for shift in case.call["shifts"]:
-            key = f"s{steps}_shift{shift}"
-            if f"out.traj.{key}" not in case.tensors:
-                continue
-            solver = make_solver(name, steps, flow_shift=shift, **options)
-            assert isinstance(solver, MultistepSolver)
-            # some references do not store the final 0
-            stored = case.tensors[f"out.sigmas.{key}"].shape[0]
-            computed[f"out.sigmas.{key}"] = torch.tensor(solver.sigmas[:stored])
-            computed[f"out.timesteps.{key}"] = solver.timesteps
-            computed[f"out.traj.{key}"] = trajectory(case, solver)
+    for key in case.named("out.traj."):
+        steps, shift = key.removeprefix("s").split("_shift")
+        solver = make_solver(name, int(steps), flow_shift=float(shift), **options)
+        assert isinstance(solver, MultistepSolver)
+        # some references do not store the final 0
+        stored = case.tensors[f"out.sigmas.{key}"].shape[0]
+        computed[f"out.sigmas.{key}"] = torch.tensor(solver.sigmas[:stored])
+        computed[f"out.timesteps.{key}"] = solver.timesteps
+        computed[f"out.traj.{key}"] = trajectory(case, solver)
     return computed
 
 

@@ -152,7 +152,7 @@ def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
     if values["size"] is not None:
         shared["width"], shared["height"] = values["size"]
     first_seed = values["seed"] if values["seed"] >= 0 else random.SystemRandom().randrange(2**31)
-    jobs = []
+    jobs: list[Job] = []
     total = len(prompts) * values["num_videos"]
     for prompt in prompts:
         for offset in range(values["num_videos"]):

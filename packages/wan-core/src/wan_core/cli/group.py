@@ -38,7 +38,7 @@ class ReportedError(click.ClickException):
 
     def __init__(self, error: WanError) -> None:
         super().__init__(str(error))
-        self.exit_code = error.exit_code
+        self.exit_code = error.exit_code  # type: ignore[misc]  # click declares a class variable, and reads it so
 
 
 class ErrorReporting(click.Command):

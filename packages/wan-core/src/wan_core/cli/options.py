@@ -15,19 +15,20 @@ from wan_core.sampling import SOLVERS
 from wan_core.tasks import Experts, GenerationRequest
 
 
-class SizeType(click.ParamType):
+class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
     """``1280*720`` or ``1280x720``: width and height in pixels."""
 
     name = "W*H"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
         try:
-            return value if isinstance(value, tuple) else parse_size(value)
+            size: tuple[int, int] = value if isinstance(value, tuple) else parse_size(value)
         except RequestError as error:
             self.fail(str(error), param, ctx)
+        return size
 
 
-class GuidanceType(click.ParamType):
+class GuidanceType(click.ParamType):  # type: ignore[type-arg]
     """One number, or ``LOW,HIGH`` for the low-noise and the high-noise expert (the original's order)."""
 
     name = "X|LOW,HIGH"
@@ -158,7 +159,7 @@ def task_options(request_type: type[GenerationRequest]) -> list[click.Option]:
     ]
 
 
-def _click_type(hint: Any) -> click.ParamType:
+def _click_type(hint: Any) -> Any:
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
     kind = kinds[0] if isinstance(hint, UnionType) and len(kinds) == 1 else hint
     if kind is Path:

@@ -87,9 +87,10 @@ class VideoGeometry:
         """Length of the token sequence."""
         return math.prod(self.token_grid)
 
-    def latent_shape(self, batch_size: int = 1) -> tuple[int, int, int, int, int]:
-        """Shape [B, C, T, H, W] of the latents."""
-        return batch_size, self.spec.channels, self.latent_frames, self.latent_height, self.latent_width
+    @property
+    def latent_shape(self) -> tuple[int, int, int, int]:
+        """Shape [C, T, H, W] of one video's latents."""
+        return self.spec.channels, self.latent_frames, self.latent_height, self.latent_width
 
 
 def parse_size(text: str) -> FrameSize:
@@ -117,13 +118,10 @@ def best_output_size(width: int, height: int, width_multiple: int, height_multip
         second = FrameSize(math.floor(area / by_height / width_multiple) * width_multiple, by_height)
         if min(*first, *second) > 0:
             return first if _distortion(first, ratio) < _distortion(second, ratio) else second
-    raise RequestError(
-        f"a {width}x{height} picture is too elongated for {area} pixels in multiples of "
-        f"{width_multiple}x{height_multiple}; crop it or use a larger size"
-    )
+    raise _no_size(width, height, width_multiple, height_multiple, area)
 
 
-def latent_grid_for_area(width: int, height: int, area: int, spec: LatentSpec) -> tuple[int, int]:
+def latent_grid_for_area(height: int, width: int, area: int, spec: LatentSpec) -> tuple[int, int]:
     """Latent (height, width) of about ``area`` pixels with the aspect of a picture, in whole patches (i2v-A14B).
 
     Raises ``RequestError`` when a side would vanish.
@@ -133,11 +131,15 @@ def latent_grid_for_area(width: int, height: int, area: int, spec: LatentSpec) -
     rows = _whole_patches(math.sqrt(area * ratio), spec.spatial_stride, spec.patch_size[1])
     columns = _whole_patches(math.sqrt(area / ratio), spec.spatial_stride, spec.patch_size[2])
     if min(rows, columns) < 1:
-        raise RequestError(
-            f"a {width}x{height} picture is too elongated for {area} pixels in multiples of "
-            f"{spec.width_multiple}x{spec.height_multiple}; crop it or use a larger size"
-        )
+        raise _no_size(width, height, spec.width_multiple, spec.height_multiple, area)
     return rows, columns
+
+
+def _no_size(width: int, height: int, width_multiple: int, height_multiple: int, area: int) -> RequestError:
+    return RequestError(
+        f"a {width}x{height} picture has no size within {area} pixels in multiples of "
+        f"{width_multiple}x{height_multiple}; crop it to a less extreme shape or ask for a larger size"
+    )
 
 
 def _whole_patches(pixels: float, stride: int, patch: int) -> int:

@@ -1,6 +1,6 @@
 """The networks. Each has a frozen config with ``.build()``; a network runs in the dtype of its parameters."""
 
-from wan_core.models.dit import ContextCache, DiTInputs, WanDiT, WanDiTConfig, rotary_table, rotate
+from wan_core.models.dit import ContextCache, DiTInputs, InnerAttention, WanDiT, WanDiTConfig, rotary_table, rotate
 from wan_core.models.image import CLIP_VIT_H14, CLIPConfig, CLIPVision, clip_pixels
 from wan_core.models.text import (
     UMT5_XXL,
@@ -25,6 +25,7 @@ __all__ = [
     "DecoderCache",
     "DiTInputs",
     "EncoderCache",
+    "InnerAttention",
     "TextEncoder",
     "Tiling",
     "Tokenizer",

@@ -1,6 +1,21 @@
 """Everything applied to models from outside: devices, placement, attention backends."""
 
+from wan_core.runtime.attention_backends import (
+    ATTENTION_BACKENDS,
+    apply_attention_backend,
+    choose_attention_backend,
+)
 from wan_core.runtime.devices import DTYPES, resolve_device, resolve_dtype
 from wan_core.runtime.placement import Between, Placed, release_cached_memory
 
-__all__ = ["DTYPES", "Between", "Placed", "release_cached_memory", "resolve_device", "resolve_dtype"]
+__all__ = [
+    "ATTENTION_BACKENDS",
+    "DTYPES",
+    "Between",
+    "Placed",
+    "apply_attention_backend",
+    "choose_attention_backend",
+    "release_cached_memory",
+    "resolve_device",
+    "resolve_dtype",
+]

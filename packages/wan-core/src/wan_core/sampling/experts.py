@@ -1,7 +1,6 @@
 """Two experts: one model for high noise, one for low noise, chosen by the timestep (Wan2.2 A14B)."""
 
 from collections.abc import Callable
-from typing import Literal
 
 from torch import Tensor
 
@@ -9,7 +8,6 @@ from wan_core.errors import ConfigError
 from wan_core.sampling.schedule import NUM_TRAIN_TIMESTEPS
 
 Velocity = Callable[[Tensor, Tensor], Tensor]
-Expert = Literal["high", "low"]
 
 
 def is_high_noise(timestep: Tensor, boundary: float, num_train_timesteps: int = NUM_TRAIN_TIMESTEPS) -> bool:
@@ -25,9 +23,8 @@ def count_high_noise_steps(timesteps: Tensor, boundary: float, num_train_timeste
 class ExpertDenoiser:
     """Routes each step to one of two denoisers, each with its own model, conditions and guidance scale.
 
-    Timesteps decrease, so there is at most one change per run. ``on_switch`` is called with the name of the expert
-    before its first step, so that whoever places models can move each of them once. Raises ``ConfigError`` for a
-    boundary outside 0..1.
+    Timesteps decrease within a run, so the active expert changes at most once and a placed model moves at most once.
+    Raises ``ConfigError`` for a boundary outside 0..1.
     """
 
     def __init__(
@@ -36,21 +33,15 @@ class ExpertDenoiser:
         low: Velocity,
         boundary: float = 0.875,
         num_train_timesteps: int = NUM_TRAIN_TIMESTEPS,
-        *,
-        on_switch: Callable[[Expert], None] | None = None,
     ) -> None:
         if not 0 <= boundary <= 1:
             raise ConfigError(f"boundary must be within 0..1 (a share of the timesteps), got {boundary}")
-        self._experts: dict[Expert, Velocity] = {"high": high, "low": low}
+        self._high = high
+        self._low = low
         self._boundary = boundary
         self._num_train_timesteps = num_train_timesteps
-        self._on_switch = on_switch
-        self._active: Expert | None = None
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """Velocity [B, C, T, H, W] of the expert that the scalar ``timestep`` belongs to."""
-        expert: Expert = "high" if is_high_noise(timestep, self._boundary, self._num_train_timesteps) else "low"
-        if expert != self._active and self._on_switch is not None:
-            self._on_switch(expert)
-        self._active = expert
-        return self._experts[expert](latents, timestep)
+        is_high = is_high_noise(timestep, self._boundary, self._num_train_timesteps)
+        return (self._high if is_high else self._low)(latents, timestep)

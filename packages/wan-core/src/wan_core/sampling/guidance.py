@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Generic, Protocol, Self, TypeVar
+from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor
@@ -19,10 +19,7 @@ class Conditions(Protocol):
         """Join several inputs on the batch axis."""
 
 
-ConditionsT = TypeVar("ConditionsT", bound=Conditions)
-
-
-class Denoiser(Generic[ConditionsT]):
+class Denoiser:
     """Velocity of one model under guidance: ``negative + guidance_scale * (positive - negative)``.
 
     ``model(latents [B, C, T, H, W], timesteps [B] or [B, T], inputs) -> velocity``. Without ``negative``, or with a
@@ -33,9 +30,9 @@ class Denoiser(Generic[ConditionsT]):
 
     def __init__(
         self,
-        model: Callable[[Tensor, Tensor, ConditionsT], Tensor],
-        positive: ConditionsT,
-        negative: ConditionsT | None = None,
+        model: Callable[[Tensor, Tensor, Any], Tensor],
+        positive: Conditions,
+        negative: Conditions | None = None,
         guidance_scale: float = 1.0,
         *,
         anchors: Anchors | None = None,
@@ -43,11 +40,12 @@ class Denoiser(Generic[ConditionsT]):
     ) -> None:
         if not math.isfinite(guidance_scale):
             raise ConfigError(f"guidance_scale must be a finite number, got {guidance_scale}")
-        guided = negative is not None and guidance_scale != 1.0
         self._model = model
         self._positive = positive
-        self._negative = negative if guided else None
-        self._joint = type(positive).batch([positive, negative]) if guided and batched and negative else None
+        self._negative = None if guidance_scale == 1.0 else negative
+        self._joint = None
+        if batched and self._negative is not None:
+            self._joint = type(positive).batch([positive, self._negative])
         self._guidance_scale = float(guidance_scale)
         self._anchors = anchors
 

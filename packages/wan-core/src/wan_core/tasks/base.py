@@ -18,6 +18,13 @@ from wan_core.tasks.prompts import PromptCache
 
 Value = TypeVar("Value")
 
+_RANGES: Mapping[str, tuple[float, float]] = {
+    "seed": (0, 2**63 - 1),
+    "num_inference_steps": (1, 1000),
+    "flow_shift": (0.001, 1000),
+    "fps": (1, 240),
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Experts(Generic[Value]):
@@ -76,14 +83,10 @@ class GenerationRequest:
         """Check the values that need no model. Raises ``RequestError``."""
         if not self.prompt.strip():
             raise RequestError("prompt is empty; describe the video, e.g. --prompt 'a cat surfs a wave'")
-        if self.seed < 0 or self.seed >= 2**63:
-            raise RequestError(f"seed must be between 0 and 2**63 - 1, got {self.seed}")
-        if self.num_inference_steps is not None and not 1 <= self.num_inference_steps <= 1000:
-            raise RequestError(f"num_inference_steps must be 1 to 1000, got {self.num_inference_steps}")
-        if self.flow_shift is not None and not 0 < self.flow_shift <= 1000:
-            raise RequestError(f"flow_shift must be above 0 and at most 1000, got {self.flow_shift}")
-        if self.fps is not None and not 1 <= self.fps <= 240:
-            raise RequestError(f"fps must be 1 to 240, got {self.fps}")
+        for name, (low, high) in _RANGES.items():
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise RequestError(f"{name} must be {low} to {high}, got {value}")
         if self.solver is not None and self.solver not in SOLVERS:
             raise RequestError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
         scales = self.guidance_scale

@@ -18,8 +18,8 @@ class InnerAttention(nn.Module):
         if key_lengths is not None:
             positions = torch.arange(key.shape[1], device=key.device)
             mask = (positions < key_lengths[:, None])[:, None, None]
-        heads = (tensor.transpose(1, 2) for tensor in (query, key, value))
-        return functional.scaled_dot_product_attention(*heads, attn_mask=mask).transpose(1, 2)
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        return functional.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2)
 
 
 class RMSNorm(nn.Module):
@@ -54,7 +54,7 @@ class Attention(nn.Module):
 
     def heads(self, hidden: Tensor) -> Tensor:
         """[B, L, C] as [B, L, n, d]."""
-        return hidden.unflatten(-1, (self.num_heads, -1))
+        return hidden.view(*hidden.shape[:-1], self.num_heads, -1)
 
 
 class SelfAttention(Attention):

@@ -49,7 +49,7 @@ class WanBlock(nn.Module):
 
         ``modulation``: [B, S, 6, C] float32. ``context`` may be None when ``context_states`` is given.
         """
-        dtype = self.ffn[0].weight.dtype
+        dtype = self.self_attn.q.weight.dtype
         rows = (self.modulation.float() + modulation).unbind(2)
         # 1. self-attention
         hidden = modulated_norm(tokens, rows[0], rows[1], self.eps).to(dtype)

@@ -81,15 +81,15 @@ class WanDiT(nn.Module):
 
     def embed_context(self, inputs: DiTInputs) -> Context:
         """Text tokens [B, text_len (+ K), C], and image tokens with an image branch."""
-        weight = self.text_embedding[0].weight
+        dtype = self.patch_embedding.weight.dtype
         missing = self.config.text_len - inputs.context.shape[1]
         # The zero rows become constant tokens that are attended to: the model was trained so.
-        context = self.text_embedding(functional.pad(inputs.context.to(weight.dtype), (0, 0, 0, missing)))
+        context = self.text_embedding(functional.pad(inputs.context.to(dtype), (0, 0, 0, missing)))
         if inputs.extra_context is not None:
             context = torch.cat([context, inputs.extra_context.to(context)], dim=1)
         if inputs.image_context is None:
             return context, None
-        return context, self.img_emb(inputs.image_context.to(weight.dtype))
+        return context, self.img_emb(inputs.image_context.to(dtype))
 
     def run_blocks(self, tokens: Tensor, modulation: Tensor, grid: Grid, inputs: DiTInputs) -> Tensor:
         """Tokens [B, L, C] float32 after all blocks; fills or uses the context cache of ``inputs``."""

@@ -14,9 +14,9 @@ def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def per_segment(values: Tensor, length: int) -> Tensor:
-    """View tokens [B, L, C] as [B, S, L / S, C], or rows [B, S, C] as [B, S, 1, C] when ``length`` is 1."""
-    return values.unflatten(1, (-1, length))
+def per_segment(tokens: Tensor, length: int) -> Tensor:
+    """View tokens [B, L, C] as segments [B, L / length, length, C]."""
+    return tokens.view(tokens.shape[0], -1, length, tokens.shape[2])
 
 
 def modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:

@@ -49,6 +49,7 @@ def rotate(heads: Tensor, table: Tensor) -> Tensor:
     Tokens beyond the table's length stay as they are.
     """
     length = table.shape[0]
-    pairs = torch.view_as_complex(heads[:, :length].float().unflatten(-1, (-1, 2)))
+    real = heads[:, :length].float()
+    pairs = torch.view_as_complex(real.reshape(*real.shape[:-1], -1, 2))
     turned = torch.view_as_real(pairs * table[:, None]).flatten(-2).to(heads.dtype)
     return turned if length == heads.shape[1] else torch.cat([turned, heads[:, length:]], dim=1)

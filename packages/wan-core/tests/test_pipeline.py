@@ -1,0 +1,224 @@
+"""Requests through a tiny network: what reaches the sampler, what is decoded, and in which order things load."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+from wan_core.errors import RequestError
+from wan_core.models import DiTInputs, VideoVAE
+from wan_core.pipeline import Pipeline, SamplingOptions
+from wan_core.presets import Preset, get_preset
+from wan_core.runtime import Between, Placed
+from wan_core.sampling import Anchors
+from wan_core.tasks import (
+    Components,
+    Conditioning,
+    DecodePlan,
+    Experts,
+    GenerationRequest,
+    I2VRequest,
+    PromptCache,
+    TI2VRequest,
+    encode_prompts,
+)
+
+CPU = torch.device("cpu")
+
+
+class FakeText(nn.Module):
+    """States that only depend on the prompt; remembers what it was asked."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.dim = dim
+        self.asked: list[str] = []
+
+    def forward(self, prompts: list[str]) -> list[Tensor]:
+        self.asked += prompts
+        return [torch.full((len(prompt) % 5 + 1, self.dim), len(prompt) / 100) for prompt in prompts]
+
+
+class Model:
+    """A preset with random weights, and a log of what was loaded when."""
+
+    def __init__(self, name: str, between: Between = Between.KEEP) -> None:
+        torch.manual_seed(0)
+        self.preset: Preset = get_preset(name)
+        self.log: list[str] = []
+        self.text = FakeText(self.preset.dit.text_dim)
+        vae = self.preset.vae.build().eval()
+        vae.reset_parameters(0)
+        self.vae: VideoVAE = vae
+        dit: Placed[nn.Module] | Experts[Placed[nn.Module]]
+        if self.preset.has_experts:
+            dit = Experts(high=self._placed("high", between), low=self._placed("low", between))
+        else:
+            dit = self._placed("dit", between)
+        components = Components(
+            device=CPU,
+            text_encoder=Placed(lambda _: self.text, CPU),
+            vae=Placed(lambda _: self.vae, CPU),
+            dit=dit,
+        )
+        self.pipeline = Pipeline(self.preset, components, latent_spec=self.preset.latent_spec)
+
+    def _placed(self, name: str, between: Between) -> Placed[nn.Module]:
+        def load(_: torch.device) -> nn.Module:
+            self.log.append(name)
+            return self.preset.dit.build().eval()
+
+        return Placed(load, CPU, between=between)
+
+
+def small(**values: object) -> dict[str, object]:
+    """A request of a few tokens."""
+    return {"prompt": "p", "num_frames": 5, "width": 32, "height": 32, "num_inference_steps": 2, "seed": 1, **values}
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    path = tmp_path / "red.png"
+    Image.new("RGB", (64, 48), (225, 35, 40)).save(path)
+    return path
+
+
+def test_text_to_video_has_the_requested_size() -> None:
+    video = Model("tiny-t2v").pipeline.generate(GenerationRequest(**small()))
+    assert video.frames.shape == (5, 3, 32, 32)
+    assert video.frames.abs().max() <= 1
+
+
+def test_a_seed_decides_the_video() -> None:
+    pipeline = Model("tiny-t2v").pipeline
+    first, again, other = (pipeline.generate(GenerationRequest(**small(seed=seed))).frames for seed in (1, 1, 2))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_the_context_cache_changes_nothing() -> None:
+    model = Model("tiny-t2v")
+    network = model.pipeline.components.dit.module()
+    nn.init.normal_(network.head.head.weight, std=0.2)
+    inputs = DiTInputs(context=torch.randn(1, 3, model.preset.dit.text_dim))
+    latents = torch.randn(1, model.preset.dit.in_dim, 2, 4, 4)
+    cached = inputs.with_cache()
+    with torch.no_grad():
+        for timestep in (900.0, 500.0, 10.0):
+            plain = network(latents, torch.tensor([timestep]), inputs)
+            assert torch.equal(plain, network(latents, torch.tensor([timestep]), cached))
+
+
+def test_experts_load_once_each_and_never_together() -> None:
+    model = Model("tiny-moe", Between.DROP)
+    loaded: list[tuple[bool, bool]] = []
+    dit = model.pipeline.components.dit
+
+    def watch(steps: object, phase: str) -> object:
+        for step in steps:  # type: ignore[attr-defined]
+            yield step
+            loaded.append((dit.high.is_loaded, dit.low.is_loaded))
+
+    model.pipeline.generate(GenerationRequest(**small(num_inference_steps=6)), progress=watch)
+    assert model.log == ["high", "low"]
+    assert (True, True) not in loaded
+    assert not dit.high.is_loaded
+    assert not dit.low.is_loaded
+
+
+def test_prompts_are_encoded_once() -> None:
+    model = Model("tiny-t2v")
+    for seed in (1, 2):
+        model.pipeline.generate(GenerationRequest(**small(seed=seed, negative_prompt="n")))
+    assert model.text.asked == ["p", "n"]
+
+
+def test_guidance_of_one_needs_no_negative_prompt() -> None:
+    model = Model("tiny-t2v")
+    model.pipeline.generate(GenerationRequest(**small(guidance_scale=1.0, negative_prompt="n")))
+    assert model.text.asked == ["p"]
+
+
+def test_batched_guidance_gives_the_same_latents() -> None:
+    found = []
+    for batched in (False, True):
+        model = Model("tiny-t2v")
+        model.pipeline.options = SamplingOptions(batched_guidance=batched)
+        inputs = model.pipeline.plan(GenerationRequest(**small(prompt="longer prompt", negative_prompt="n")))
+        list(model.pipeline.stream(inputs, on_latents=found.append))
+    assert torch.allclose(*found, atol=1e-5)
+
+
+def test_ti2v_returns_its_picture_as_first_latent(picture: Path) -> None:
+    model = Model("tiny-ti2v")
+    inputs = model.pipeline.plan(TI2VRequest(**small(image=picture)))
+    conditioning = model.preset.task.condition(inputs, model.pipeline.components, clip=None)  # type: ignore[arg-type]
+    found: list[Tensor] = []
+    list(model.pipeline.stream(inputs, on_latents=found.append))
+    assert conditioning.anchors is not None
+    assert torch.equal(found[0][:, :, :1], conditioning.anchors.latents[:, :, :1])
+
+
+def test_nothing_is_denoised_when_every_frame_is_anchored() -> None:
+    model = Model("tiny-ti2v")
+    latents = torch.randn(1, model.preset.vae.z_dim, 2, 4, 4)
+    request = GenerationRequest(**small()).with_defaults(model.preset.sampling)
+    inputs = DiTInputs(context=torch.zeros(1, 1, model.preset.dit.text_dim))
+    conditioning = Conditioning(
+        positive=inputs, negative=None, latent_shape=latents.shape, anchors=Anchors.leading(latents, 2)
+    )
+    assert torch.equal(model.pipeline.denoise(conditioning, request, seed=0), latents)
+    assert model.log == []
+
+
+def test_i2v_joins_mask_and_first_frame(picture: Path) -> None:
+    model = Model("tiny-i2v")
+    inputs = model.pipeline.plan(I2VRequest(**small(image=picture)))
+    conditioning = model.preset.task.condition(inputs, model.pipeline.components, clip=None)  # type: ignore[arg-type]
+    joined = conditioning.positive.channel_concat
+    assert joined is not None
+    assert joined.shape[1] == 4 + model.preset.vae.z_dim
+    assert joined[:, :4, 0].eq(1).all()
+    assert joined[:, :4, 1:].eq(0).all()
+    assert conditioning.negative is not None
+    assert conditioning.negative.channel_concat is joined
+
+
+def test_a_decode_plan_puts_a_prefix_and_drops_frames() -> None:
+    model = Model("tiny-t2v")
+    latents = torch.randn(1, model.preset.vae.z_dim, 3, 4, 4)
+    plain = Conditioning(positive=DiTInputs(context=torch.zeros(1, 1, 96)), negative=None, latent_shape=latents.shape)
+    plan = DecodePlan(prefix=latents[:, :, :1], drop_latent_frames=1, drop_frames=3)
+    with torch.no_grad():
+        whole = torch.cat(list(model.pipeline.decode(latents, plain)), dim=2)
+        cut = torch.cat(list(model.pipeline.decode(latents, replace(plain, decode=plan))), dim=2)
+    assert torch.allclose(cut, whole[:, :, 3:], atol=1e-5)
+
+
+def test_the_prompt_cache_forgets_the_oldest() -> None:
+    cache, text = PromptCache(size=2), FakeText(4)
+    placed = Placed(lambda _: text, CPU)
+    for prompt in ("a", "bb", "ccc", "bb", "a"):
+        encode_prompts(placed, [prompt], cache, CPU)  # type: ignore[arg-type]
+    assert text.asked == ["a", "bb", "ccc", "a"]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"prompt": " "}, "prompt is empty"),
+        ({"seed": -1}, "seed must be"),
+        ({"width": 64, "height": None}, "width and height belong together"),
+        ({"num_frames": 80}, "nearest are 77 and 81"),
+        ({"guidance_scale": Experts(high=1.0, low=-1.0)}, "guidance_scale"),
+        ({"solver": "heun"}, "unipc"),
+    ],
+)
+def test_impossible_requests_are_refused_before_anything_loads(values: dict[str, object], words: str) -> None:
+    model = Model("tiny-t2v")
+    with pytest.raises(RequestError, match=words):
+        model.pipeline.plan(GenerationRequest(**small(**values)))
+    assert model.log == []
