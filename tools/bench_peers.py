@@ -181,7 +181,7 @@ def sampling_loop(settings: Settings) -> Sides:
 
     def our_loop() -> Tensor:
         branches = [DiTInputs(context=context, context_cache=ContextCache()) for context in (positive, negative)]
-        solver = make_solver("unipc", STEPS, flow_shift=FLOW_SHIFT)
+        solver = make_solver("unipc", STEPS, flow_shift=FLOW_SHIFT, grid="diffusers")
         return sample(Denoiser(ours, *branches, GUIDANCE), solver, noise)
 
     def their_loop() -> Tensor:
