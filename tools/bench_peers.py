@@ -181,7 +181,7 @@ def sampling_loop(settings: Settings) -> Sides:
 
     def our_loop() -> Tensor:
         branches = [DiTInputs(context=context, context_cache=ContextCache()) for context in (positive, negative)]
-        solver = make_solver("unipc", STEPS, flow_shift=FLOW_SHIFT)
+        solver = make_solver("unipc", STEPS, flow_shift=FLOW_SHIFT, grid="diffusers")
         return sample(Denoiser(ours, *branches, GUIDANCE), solver, noise)
 
     def their_loop() -> Tensor:
@@ -219,7 +219,7 @@ def peak_memory(settings: Settings) -> Sides:
     def probe(side: str) -> float:
         command = [sys.executable, str(Path(__file__).with_name("bench.py")), "--probe", side, str(folder)]
         command += ["--device", settings.device, *(["--quick"] if settings.quick else [])]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
     return Sides(lambda: probe("ours"), lambda: probe("theirs"), lambda: None)
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-
 from tools.make_checkpoint import make_checkpoint
+
 from wan_core.cli import wan
 
 

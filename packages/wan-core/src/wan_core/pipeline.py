@@ -177,7 +177,7 @@ class Pipeline:
         )
         return denoiser, release
 
-    def _branch(self, network: "_Resident", conditioning: Conditioning, guidance_scale: float) -> Denoiser[DiTInputs]:
+    def _branch(self, network: "_Resident", conditioning: Conditioning, guidance_scale: float) -> Denoiser:
         negative = conditioning.negative
         return Denoiser(
             network,

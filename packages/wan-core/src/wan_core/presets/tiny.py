@@ -12,7 +12,7 @@ from wan_core.tasks import Experts, ImageToVideo, SamplingDefaults, TextImageToV
 TINY_VAE = VAEConfig(
     dim=24,
     dec_dim=24,
-    z_dim=32,
+    z_dim=24,
     dim_mult=(1, 2, 2),
     num_res_blocks=1,
     temporal_downsample=(True, True),
@@ -33,7 +33,7 @@ TINY_T2V = Preset(
         num_heads=4,
         num_layers=6,
         text_dim=96,
-        text_len=32,
+        text_len=24,
     ),
     vae=TINY_VAE,
     text_encoder=TINY_TEXT_ENCODER,

@@ -97,7 +97,7 @@ class ImageToVideo(Task):
         return Conditioning(
             positive=branch(context),
             negative=None if negative is None else branch(negative),
-            latent_shape=inputs.geometry.latent_shape(),
+            latent_shape=(1, *inputs.geometry.latent_shape),
         )
 
     def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:

@@ -1,0 +1,245 @@
+"""Training state on disk: atomic checkpoint folders from which a run goes on bit for bit, and averaged weights.
+
+A folder ``step-00000120`` holds ``model.safetensors`` (the trained weights), ``training.safetensors`` (optimizer and
+averaged weights) and ``state.json`` (step, settings, structure, sizes). Random numbers need no state: the loop seeds
+them from (seed, step, rank) at every step.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from wan_core.errors import CheckpointError, ConfigError, MediaError
+
+_STATE = "state.json"
+_MODEL = "model.safetensors"
+_TRAINING = "training.safetensors"
+
+
+def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The weights that training changes, by name; buffers are not among them."""
+    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+class AveragedWeights:
+    """Exponential moving average of a model's trained weights, in float32.
+
+    ``decay`` in 0..1; early averages follow ``(1 + n) / (10 + n)`` after n updates, so that the random start is soon
+    forgotten (as TensorFlow's moving averages do). Raises ConfigError for a decay outside 0..1.
+    """
+
+    def __init__(self, model: nn.Module, decay: float) -> None:
+        if not 0 <= decay < 1:
+            raise ConfigError(f"the averaging decay must be in 0..1 (1 excluded), got {decay}")
+        self.decay = decay
+        self.updates = 0
+        self.tensors = {name: value.detach().float().clone() for name, value in trained_tensors(model).items()}
+
+    @torch.no_grad()
+    def update(self, model: nn.Module) -> None:
+        """Take in the model's present weights."""
+        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
+        self.updates += 1
+        for name, value in trained_tensors(model).items():
+            self.tensors[name].lerp_(value.float(), 1 - decay)
+
+    @torch.no_grad()
+    def exchange(self, model: nn.Module) -> None:
+        """Swap averaged and present weights; a second call swaps back."""
+        for name, value in trained_tensors(model).items():
+            held = value.detach().float().clone()
+            value.copy_(self.tensors[name])
+            self.tensors[name].copy_(held)
+
+
+@dataclass(frozen=True)
+class TrainingState:
+    """What a run consists of: the model, its optimizers, perhaps averaged weights, and its settings (plain values)."""
+
+    model: nn.Module
+    optimizers: Sequence[torch.optim.Optimizer]
+    average: AveragedWeights | None
+    settings: Mapping[str, Any]
+
+
+def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Split an optimizer's state into tensors ``index.name`` and a structure of plain values for JSON."""
+    state = optimizer.state_dict()
+    tensors: dict[str, Tensor] = {}
+    values: dict[str, dict[str, Any]] = {}
+    for index, entries in state["state"].items():
+        for name, entry in entries.items():
+            if isinstance(entry, Tensor):
+                tensors[f"{index}.{name}"] = entry
+            else:
+                values.setdefault(str(index), {})[name] = entry
+    return tensors, {"values": values, "groups": state["param_groups"]}
+
+
+def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: dict[str, Any]) -> None:
+    """Put back what `pack_optimizer` took out. Raises CheckpointError when it belongs to other parameters."""
+    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in plain["values"].items()}
+    for name, tensor in tensors.items():
+        index, _, entry = name.partition(".")
+        state.setdefault(int(index), {})[entry] = tensor
+    try:
+        optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
+    except ValueError as error:
+        raise CheckpointError(f"the optimizer state belongs to other parameters: {error}") from error
+
+
+class CheckpointFolder:
+    """The checkpoints of one run in ``root``; the last ``keep`` complete ones stay.
+
+    A checkpoint appears under its name only when it is whole, so a killed process leaves none that is half written.
+    """
+
+    def __init__(self, root: str | Path, *, keep: int = 2) -> None:
+        if keep < 1:
+            raise ConfigError(f"at least one checkpoint must be kept, got {keep}")
+        self.root = Path(root)
+        self.keep = keep
+
+    def steps(self) -> list[int]:
+        """The steps of the checkpoints that are there, in order."""
+        found = (path.name.removeprefix("step-") for path in self.root.glob("step-*"))
+        return sorted(int(name) for name in found if name.isdigit())
+
+    def path(self, step: int) -> Path:
+        """The folder of a step."""
+        return self.root / f"step-{step:08d}"
+
+    def save(self, state: TrainingState, step: int) -> Path:
+        """Write a checkpoint and remove old ones.
+
+        Raises MediaError when the disk is full or not writable; checkpoints that were there are untouched then.
+        """
+        temporary = self.root / f".unfinished-{step:08d}"
+        try:
+            self._remove_unfinished()
+            temporary.mkdir(parents=True)
+            _write(temporary, state, step)
+            if self.path(step).exists():
+                shutil.rmtree(self.path(step))
+            os.replace(temporary, self.path(step))
+            _sync(self.root)
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(temporary, ignore_errors=True)
+            last = f"the last good one is {self.path(self.steps()[-1])}" if self.steps() else "there is no earlier one"
+            raise MediaError(f"cannot save a checkpoint in {self.root}: {error}; {last}") from error
+        for old in self.steps()[: -self.keep]:
+            shutil.rmtree(self.path(old))
+        return self.path(step)
+
+    def restore(self, state: TrainingState, *, may_change: Iterable[str] = ()) -> int:
+        """Load the newest checkpoint into ``state`` and return its step, or 0 when there is none.
+
+        Raises CheckpointError when it is damaged or of another model, ConfigError naming the settings that differ;
+        those in ``may_change`` may.
+        """
+        steps = self.steps()
+        if not steps:
+            return 0
+        folder = self.path(steps[-1])
+        saved = _read_state(folder)
+        _compare_settings(saved["settings"], state.settings, set(may_change), folder)
+        try:
+            weights, training = load_file(folder / _MODEL), load_file(folder / _TRAINING)
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{folder} is damaged: {error}; remove it to go on from an earlier one") from error
+        _restore_model(state.model, weights, folder)
+        for number, optimizer in enumerate(state.optimizers):
+            unpack_optimizer(optimizer, _below(training, f"optimizer.{number}."), saved["optimizers"][number])
+        if state.average is not None:
+            state.average.updates = saved["average_updates"]
+            for name, tensor in _below(training, "average.").items():
+                state.average.tensors[name].copy_(tensor)
+        return int(saved["step"])
+
+    def _remove_unfinished(self) -> None:
+        for path in self.root.glob(".unfinished-*"):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def _write(folder: Path, state: TrainingState, step: int) -> None:
+    training: dict[str, Tensor] = {}
+    structures = []
+    for number, optimizer in enumerate(state.optimizers):
+        tensors, plain = pack_optimizer(optimizer)
+        training.update({f"optimizer.{number}.{name}": tensor for name, tensor in tensors.items()})
+        structures.append(plain)
+    if state.average is not None:
+        training.update({f"average.{name}": tensor for name, tensor in state.average.tensors.items()})
+    weights = {name: value.detach() for name, value in trained_tensors(state.model).items()}
+    for name, tensors in ((_MODEL, weights), (_TRAINING, training)):
+        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
+    summary = {
+        "step": step,
+        "settings": dict(state.settings),
+        "optimizers": structures,
+        "average_updates": 0 if state.average is None else state.average.updates,
+        "sizes": {name: (folder / name).stat().st_size for name in (_MODEL, _TRAINING)},
+    }
+    (folder / _STATE).write_text(json.dumps(summary, indent=1))
+    for path in folder.iterdir():
+        _sync(path)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _read_state(folder: Path) -> dict[str, Any]:
+    try:
+        saved: dict[str, Any] = json.loads((folder / _STATE).read_text())
+        wrong = [name for name, size in saved["sizes"].items() if (folder / name).stat().st_size != size]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder} is damaged: {error}; remove it to go on from an earlier one") from error
+    if wrong:
+        raise CheckpointError(
+            f"{folder} is damaged: {wrong[0]} has another size; remove it to go on from an earlier one"
+        )
+    return saved
+
+
+def _compare_settings(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: set[str], folder: Path) -> None:
+    now = json.loads(json.dumps(dict(now)))  # tuples become lists, as in the file
+    names = sorted((set(saved) | set(now)) - may_change)
+    changed = [
+        f"{name} was {saved.get(name)!r}, is {now.get(name)!r}" for name in names if saved.get(name) != now.get(name)
+    ]
+    if changed:
+        raise ConfigError(f"cannot go on from {folder} with other settings: {'; '.join(changed[:5])}")
+
+
+def _restore_model(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
+    present = trained_tensors(model)
+    differing = sorted(set(present) ^ set(weights)) or sorted(
+        n for n in present if present[n].shape != weights[n].shape
+    )
+    if differing:
+        raise CheckpointError(
+            f"{folder} belongs to another model: {len(differing)} weights differ, first {differing[0]}"
+        )
+    with torch.no_grad():
+        for name, parameter in present.items():
+            parameter.copy_(weights[name])

@@ -1,0 +1,193 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import pytest
+import torch
+from torch import nn
+
+from wan_core.errors import CheckpointError, ConfigError, MediaError, RequestError
+from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, Muon, TrainingState, orthogonalize, train
+
+
+def parts():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 8), nn.SiLU(), nn.Linear(8, 2))
+    matrices = [p for p in model.parameters() if p.ndim == 2]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    optimizers = [Muon(matrices, lr=0.02), torch.optim.AdamW(vectors, lr=1e-2)]
+
+    def loss_of(step, index):
+        x = torch.randn(16, 4)
+        return (model(x) - x[:, :2] * x[:, 2:]).square().mean()
+
+    return model, optimizers, loss_of, AveragedWeights(model, 0.9)
+
+
+def run(folder, steps, save_seconds=0.0, **options):
+    model, optimizers, loss_of, average = parts()
+    settings = LoopSettings(
+        steps=steps, warmup_steps=3, save_seconds=save_seconds, log_steps=5, decay_share=0.0, **options
+    )
+    result = train(model, optimizers, loss_of, settings, checkpoints=CheckpointFolder(folder), average=average)
+    return result, [*model.parameters(), *average.tensors.values()]
+
+
+def test_training_lowers_the_loss(tmp_path) -> None:
+    first, _ = run(tmp_path / "a", 5)
+    last, _ = run(tmp_path / "b", 200, save_seconds=1e9)
+    assert last.loss < first.loss / 2
+    assert last.step == 200
+
+
+def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path) -> None:
+    _, whole = run(tmp_path / "whole", 40, save_seconds=1e9, accumulation=2)
+    for stop in (1, 7, 23, 40):
+        _, resumed = run(tmp_path / "parts", stop, accumulation=2)
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+
+
+def test_only_the_last_checkpoints_stay(tmp_path) -> None:
+    run(tmp_path, 9)
+    assert CheckpointFolder(tmp_path).steps() == [8, 9]
+    assert not list(tmp_path.glob(".unfinished-*"))
+
+
+def test_going_on_with_other_settings_names_them(tmp_path) -> None:
+    run(tmp_path, 3)
+    with pytest.raises(ConfigError, match="accumulation"):
+        run(tmp_path, 6, accumulation=2)
+
+
+def test_a_damaged_checkpoint_is_refused_and_the_one_before_works(tmp_path) -> None:
+    run(tmp_path, 5)
+    newest = CheckpointFolder(tmp_path).path(5) / "training.safetensors"
+    newest.write_bytes(newest.read_bytes()[:-7])
+    with pytest.raises(CheckpointError, match="damaged"):
+        run(tmp_path, 6)
+    for file in newest.parent.iterdir():
+        file.unlink()
+    newest.parent.rmdir()
+    assert run(tmp_path, 6)[0].step == 6
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path) -> None:
+    run(tmp_path, 2)
+    other = nn.Linear(4, 4)
+    saved = json.loads((CheckpointFolder(tmp_path).path(2) / "state.json").read_text())
+    state = TrainingState(other, [], None, saved["settings"])
+    with pytest.raises(CheckpointError, match="another model"):
+        CheckpointFolder(tmp_path).restore(state)
+
+
+def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path) -> None:
+    model, optimizers, loss_of, _ = parts()
+
+    def failing(step, index):
+        return loss_of(step, index) * (float("nan") if step == 4 else 1.0)
+
+    settings = LoopSettings(steps=9, save_seconds=0.0)
+    with pytest.raises(RequestError, match="nan at step 4"):
+        train(model, optimizers, failing, settings, checkpoints=CheckpointFolder(tmp_path))
+    assert CheckpointFolder(tmp_path).steps()[-1] == 4
+
+
+def test_a_full_disk_stops_and_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch) -> None:
+    run(tmp_path, 2)
+
+    def full(*_: object, **__: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("wan_core.training.state.save_file", full)
+    with pytest.raises(MediaError, match=r"No space left.*step-00000002"):
+        run(tmp_path, 4)
+    assert CheckpointFolder(tmp_path).steps() == [1, 2]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
+
+
+def test_sigterm_saves_and_returns(tmp_path) -> None:
+    model, optimizers, loss_of, _ = parts()
+
+    def interrupted(step, index):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return loss_of(step, index)
+
+    settings = LoopSettings(steps=50)
+    result = train(model, optimizers, interrupted, settings, checkpoints=CheckpointFolder(tmp_path))
+    assert result.was_interrupted
+    assert CheckpointFolder(tmp_path).steps() == [4]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_logs_have_one_line_per_interval(tmp_path) -> None:
+    model, optimizers, loss_of, _ = parts()
+    seen = []
+    settings = LoopSettings(steps=12, log_steps=5)
+    folder = CheckpointFolder(tmp_path / "run")
+    train(model, optimizers, loss_of, settings, checkpoints=folder, log_path=tmp_path / "log.jsonl", report=seen.append)
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == [5, 10, 12]
+    assert seen == lines
+
+
+def test_the_rate_rises_stays_and_falls() -> None:
+    settings = LoopSettings(steps=100, warmup_steps=10, decay_share=0.5, final_rate=0.1)
+    factors = [settings.rate_factor(step) for step in range(100)]
+    assert factors[0] == pytest.approx(0.1)
+    assert factors[10:50] == [1.0] * 40
+    assert factors[99] == pytest.approx(0.1 + 0.9 * 0.02)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"steps": 0}, {"steps": 1, "accumulation": 0}, {"steps": 1, "decay_share": 2.0}, {"steps": 1, "warmup_steps": -1}],
+)
+def test_impossible_settings_are_refused(wrong) -> None:
+    with pytest.raises(ConfigError):
+        LoopSettings(**wrong)
+
+
+@pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])
+def test_orthogonalized_matrices_have_singular_values_near_one(shape) -> None:
+    torch.manual_seed(3)
+    values = torch.linalg.svdvals(orthogonalize(torch.randn(shape)))
+    assert values.min() > 0.3
+    assert values.max() < 1.3
+
+
+def test_muon_refuses_vectors_and_bad_rates() -> None:
+    with pytest.raises(ConfigError, match="matrices"):
+        Muon([nn.Parameter(torch.zeros(3))])
+    with pytest.raises(ConfigError, match="lr"):
+        Muon([nn.Parameter(torch.zeros(3, 3))], lr=0.0)
+
+
+KILLED = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from test_training_loop import run
+run(Path(sys.argv[2]), 400)
+"""
+
+
+@pytest.mark.slow
+def test_ten_kills_at_random_times_change_nothing(tmp_path) -> None:
+    _, whole = run(tmp_path / "whole", 400, save_seconds=1e9)
+    command = [sys.executable, "-c", textwrap.dedent(KILLED), os.path.dirname(__file__), str(tmp_path / "killed")]
+    generator = torch.Generator().manual_seed(4)
+    for _ in range(10):
+        process = subprocess.Popen(command)
+        started = time.monotonic()
+        while not CheckpointFolder(tmp_path / "killed").steps() and time.monotonic() - started < 60:
+            time.sleep(0.05)
+        time.sleep(2.5 + torch.rand(1, generator=generator).item())
+        process.kill()
+        process.wait()
+    _, resumed = run(tmp_path / "killed", 400)
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))

@@ -1,0 +1,1 @@
+"""The bundled tiny models: their procedural world, its detectors, training and evaluation."""

@@ -1,0 +1,213 @@
+"""Stages "t2v", "ti2v", "i2v", "moe": train the tiny family's diffusion transformers.
+
+A DiT sees cached latents of training clips, noised as `wan_core.training` says, and frozen states of freshly worded
+captions (one in ten empty, for guidance). A share of the samples keeps leading frames clean, so one network makes
+videos from text and goes on from pictures.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from tools.tiny.evaluate import Video
+from tools.tiny.family import LATENT_FRAMES, LATENT_SIZE, TEXT_LEN, Z_DIM
+from tools.tiny.text_stage import draw_caption
+from tools.tiny.vae_stage import to_pixels, to_video
+from tools.tiny.world import Clip, Combination, training_clip
+from wan_core.models import DiTInputs, TextEncoder, VideoVAE, WanDiT
+from wan_core.sampling import Anchors, Denoiser, make_solver, sample, seeded_noise
+from wan_core.training import Muon, NoiseLevels, draw_clean_frames, make_flow_batch
+
+CLIPS = 9000
+FIRST_CLIPS = 1500
+_SHARD = 100
+_EMPTY_CAPTIONS = 0.1
+
+
+class PlainAttention(nn.Module):
+    """Softmax attention spelled out: for 80 tokens on a CPU its backward is several times as fast as the fused one."""
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_lengths: Tensor | None = None) -> Tensor:
+        """[B, Lq, n, d] from [B, Lq, n, d] and [B, Lk, n, d]; all keys are seen."""
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        logits = torch.matmul(query * query.shape[-1] ** -0.5, key.transpose(-1, -2))
+        weights = logits.softmax(-1, dtype=torch.float32).to(value.dtype)
+        return torch.matmul(weights, value).transpose(1, 2)
+
+
+def use_plain_attention(dit: WanDiT) -> None:
+    """Replace the attention kernels of a DiT, in place."""
+    for module in dit.modules():
+        if hasattr(module, "inner_attention"):
+            module.inner_attention = PlainAttention()
+
+
+def start_weights(dit: WanDiT) -> None:
+    """Random weights to train from: Xavier matrices, zero biases, small text and time embeddings, a silent head."""
+    generator = torch.Generator().manual_seed(0)
+    for name, parameter in dit.named_parameters():
+        if parameter.ndim == 1:
+            nn.init.constant_(
+                parameter, 1.0 if name.endswith(("norm_q.weight", "norm_k.weight", "norm3.weight")) else 0.0
+            )
+        elif name.startswith(("text_embedding", "time_embedding")):
+            nn.init.normal_(parameter, std=0.02, generator=generator)
+        elif name.endswith("modulation"):
+            nn.init.normal_(parameter, std=parameter.shape[-1] ** -0.5, generator=generator)
+        elif name == "head.head.weight":
+            nn.init.zeros_(parameter)
+        else:
+            nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)
+
+
+def dit_optimizers(dit: WanDiT, rate: float = 1.0) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices inside blocks, AdamW for the rest; ``rate`` scales both learning rates."""
+    matrices = [p for p in dit.blocks.parameters() if p.ndim == 2]
+    taken = {id(p) for p in matrices}
+    rest = [p for p in dit.parameters() if id(p) not in taken]
+    return [
+        Muon(matrices, lr=0.02 * rate),
+        torch.optim.AdamW(rest, lr=2e-3 * rate, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+
+class LatentCache:
+    """Latents of training clips in shards of 100 on disk, made when first asked for.
+
+    A row holds the latents of the clip ``[24, 5, 8, 8]`` and, with ``pictures``, those of its frames 4, 8, 12 and 16
+    encoded as single pictures ``[24, 4, 8, 8]``.
+    """
+
+    def __init__(self, folder: Path, vae: VideoVAE, *, pictures: bool = False) -> None:
+        self.folder = folder
+        self.vae = vae
+        self.pictures = pictures
+        self._shards: dict[int, dict[str, Tensor]] = {}
+        self._combinations: dict[int, list[Combination]] = {}
+
+    def rows(self, indices: list[int], name: str = "clips") -> Tensor:
+        """Stack the latents of clips by their numbers."""
+        return torch.stack([self._shard(i // _SHARD)[name][i % _SHARD] for i in indices]).float()
+
+    def combination(self, index: int) -> Combination:
+        """What clip ``index`` shows."""
+        shard = index // _SHARD
+        if shard not in self._combinations:
+            numbers = range(shard * _SHARD, (shard + 1) * _SHARD)
+            self._combinations[shard] = [training_clip(n, frames=1).combination for n in numbers]
+        return self._combinations[shard][index % _SHARD]
+
+    def _shard(self, number: int) -> dict[str, Tensor]:
+        if number not in self._shards:
+            path = self.folder / f"{'pictures' if self.pictures else 'clips'}-{number:04d}.safetensors"
+            if not path.exists():
+                path.parent.mkdir(parents=True, exist_ok=True)
+                save_file(self._encode(number), path.with_suffix(".unfinished"))
+                path.with_suffix(".unfinished").rename(path)
+            self._shards[number] = load_file(path)
+        return self._shards[number]
+
+    @torch.inference_mode()
+    def _encode(self, number: int) -> dict[str, Tensor]:
+        latents, pictures = [], []
+        for index in range(number * _SHARD, (number + 1) * _SHARD, 4):
+            pixels = to_pixels([training_clip(index + k).video for k in range(4)])
+            latents.append(self.vae.encode(pixels, latents_per_chunk=None))
+            if self.pictures:
+                frames = pixels[:, :, 4::4].transpose(1, 2).flatten(0, 1).unsqueeze(2)
+                encoded = self.vae.encode(frames, latents_per_chunk=None)
+                pictures.append(encoded.squeeze(2).unflatten(0, (4, 4)).transpose(1, 2))
+        rows = {"clips": torch.cat(latents).half()}
+        return rows | ({"pictures": torch.cat(pictures).half()} if pictures else {})
+
+
+def text_states(encoder: TextEncoder, captions: list[str]) -> Tensor:
+    """States of captions, padded with zero rows: ``[B, 24, 96]``."""
+    rows = nn.utils.rnn.pad_sequence(encoder(captions), batch_first=True)
+    return functional.pad(rows, (0, 0, 0, TEXT_LEN - rows.shape[1]))
+
+
+@dataclass(frozen=True)
+class DiTStage:
+    """One DiT with what its loss needs, for `wan_core.training.train`.
+
+    ``clean_share`` of the samples has clean leading frames; ``levels`` are the noise levels trained.
+    """
+
+    dit: WanDiT
+    encoder: TextEncoder
+    cache: LatentCache
+    levels: NoiseLevels
+    clean_share: float = 0.0
+    batch: int = 32
+    clips: int = CLIPS
+    first_clips: int = FIRST_CLIPS
+
+    def loss(self, step: int, _: int) -> Tensor:
+        """Flow-matching loss of one step; the set of clips grows by two a step until it is whole."""
+        rng = np.random.default_rng([5, step])
+        known = min(self.clips, self.first_clips + 2 * step) // _SHARD * _SHARD
+        indices = [int(i) for i in rng.integers(0, known, self.batch)]
+        latents = self.cache.rows(indices)
+        captions = [self._caption(index, rng) for index in indices]
+        clean = draw_clean_frames(self.batch, LATENT_FRAMES, self.clean_share) if self.clean_share else None
+        if clean is not None and self.cache.pictures:
+            latents = self._with_pictures(latents, indices, clean)
+        batch = make_flow_batch(latents, self.levels.sample(self.batch), torch.randn_like(latents), clean)
+        with torch.autocast("cpu", torch.bfloat16):
+            context = text_states(self.encoder, captions)
+            velocity = self.dit(batch.latents, batch.timesteps, DiTInputs(context=context))
+        return batch.loss(velocity)
+
+    def _caption(self, index: int, rng: np.random.Generator) -> str:
+        caption = draw_caption(self.cache.combination(index), rng)
+        return "" if rng.random() < _EMPTY_CAPTIONS else caption
+
+    def _with_pictures(self, latents: Tensor, indices: list[int], clean: Tensor) -> Tensor:
+        """Give half of the samples with several clean frames those of single pictures, as users' pictures are."""
+        pictures = self.cache.rows(indices, "pictures")
+        frames = torch.arange(1, LATENT_FRAMES)
+        chosen = (frames[None] < clean[:, None]) & (torch.rand(len(indices)) < 0.5)[:, None]
+        rest = torch.where(chosen[:, None, :, None, None], pictures, latents[:, :, 1:])
+        return torch.cat([latents[:, :, :1], rest], dim=2)
+
+
+@torch.inference_mode()
+def generate(
+    dit: WanDiT,
+    vae: VideoVAE,
+    encoder: TextEncoder,
+    clips: list[Clip],
+    *,
+    steps: int = 20,
+    guidance_scale: float = 4.0,
+    flow_shift: float = 3.0,
+    solver: str = "euler",
+    from_first_frame: bool = False,
+    batch: int = 20,
+) -> list[Video]:
+    """Make a video for each clip's caption, with its first frame given or not; noise by position in the list."""
+    videos: list[Video] = []
+    empty = text_states(encoder, [""])
+    for start in range(0, len(clips), batch):
+        part = clips[start : start + batch]
+        noise = seeded_noise((len(part), Z_DIM, LATENT_FRAMES, LATENT_SIZE, LATENT_SIZE), start)
+        anchors = None
+        if from_first_frame:
+            first = vae.encode(to_pixels([clip.video[:1] for clip in part]))
+            anchors = Anchors.leading(first, LATENT_FRAMES)
+        positive = DiTInputs(context=text_states(encoder, [clip.caption for clip in part]))
+        negative = DiTInputs(context=empty.expand(len(part), -1, -1))
+        denoiser = Denoiser(dit, positive, negative, guidance_scale, anchors=anchors)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = sample(denoiser, make_solver(solver, steps, flow_shift=flow_shift), noise, anchors=anchors)
+        for one in latents.split(4):
+            videos.extend(to_video(video) for video in vae.decode(one.float(), latents_per_chunk=None))
+    return videos

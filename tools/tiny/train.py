@@ -1,0 +1,197 @@
+"""Train the tiny family, stage by stage: ``python -m tools.tiny.train --stage vae|text|t2v|... --work FOLDER``.
+
+Each stage goes on from its newest checkpoint in ``--work`` and writes its weights when it ends. It runs
+on one core: the script starts itself again with the allocator settings that training on a CPU needs (without them most
+of the time goes into page faults) and pins itself to ``--core``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import json
+import os
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+ALLOCATOR = {
+    "MALLOC_MMAP_MAX_": "0",
+    "MALLOC_TRIM_THRESHOLD_": "100000000000",
+    "MALLOC_TOP_PAD_": "268435456",
+    "OMP_NUM_THREADS": "1",
+}
+STAGES = ("vae", "text", "t2v", "ti2v")
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stage", choices=STAGES, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, caches, logs and sheets")
+    parser.add_argument("--steps", type=int, help="number of steps; may be changed when a run goes on")
+    parser.add_argument("--core", type=int, help="CPU core to stay on")
+    parser.add_argument("--evaluate-minutes", type=float, default=5.0, help="time between evaluations")
+    return parser.parse_args()
+
+
+def prepare_process(core: int | None) -> None:
+    """Start again with the allocator settings if they are not there, then keep to one core."""
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
+        arguments = [sys.executable, "-m", "tools.tiny.train", *sys.argv[1:]]
+        os.execve(sys.executable, arguments, {**os.environ, **ALLOCATOR})
+    if core is not None and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {core})
+
+
+class Reporter:
+    """Writes log lines to standard output and evaluates now and then; ``evaluate`` returns scores."""
+
+    def __init__(self, minutes: float, evaluate: Callable[[], dict[str, Any]]) -> None:
+        self._interval = minutes * 60
+        self._evaluate = evaluate
+        self._started = self._last = time.monotonic()
+
+    def __call__(self, line: dict[str, Any]) -> None:
+        line = line | {"minutes": round((time.monotonic() - self._started) / 60, 1)}
+        if time.monotonic() - self._last > self._interval:
+            line = line | self._evaluate()
+            self._last = time.monotonic()
+        sys.stdout.write(json.dumps(line) + "\n")
+        sys.stdout.flush()
+
+
+def run_vae(arguments: argparse.Namespace) -> None:
+    """Stage "vae"."""
+    from tools.tiny import evaluate, family, vae_stage
+    from wan_core.training import CheckpointFolder, LoopSettings, train
+
+    steps = arguments.steps or vae_stage.VAE_STEPS
+    stage = vae_stage.VAEStage(family.VAE.build(), steps)
+    reconstruct = vae_stage.reconstructor(stage.vae)
+    clips = evaluate.held_back_clips()
+    settings = LoopSettings(steps=steps, warmup_steps=60, decay_share=0.6, final_rate=0.03, clip_norm=None)
+    report = Reporter(arguments.evaluate_minutes, lambda: evaluate.score_vae(reconstruct, clips[:36]))
+    folder = CheckpointFolder(arguments.work / "vae")
+    if train(stage.vae, stage.optimizers, stage.loss, settings, checkpoints=folder, report=report).was_interrupted:
+        return
+    vae_stage.fold_statistics(stage.vae)
+    write_vae(stage.vae, f"tools/tiny/vae_stage.py, {steps} steps, one CPU core")
+
+
+def write_vae(vae: Any, recipe: str) -> None:
+    """Round the autoencoder to float16, score that on 200 held-back clips and write it into the package."""
+    from tools.tiny import evaluate, family, vae_stage, weights
+
+    vae = vae.half().float()
+    scores = evaluate.score_vae(vae_stage.reconstructor(vae), evaluate.held_back_clips())
+    weights.write_weights(family.WEIGHTS / "vae.safetensors", vae.state_dict(), recipe=recipe, scores=scores)
+    sys.stdout.write(json.dumps(scores) + "\n")
+
+
+def run_text(arguments: argparse.Namespace) -> None:
+    """Stage "text"."""
+    from tools.tiny import family, text_stage, weights
+    from wan_core.training import CheckpointFolder, LoopSettings, train
+
+    family.write_tokenizer(family.WEIGHTS / "tokenizer")
+    stage = text_stage.TextStage(family.TEXT.build())
+    steps = arguments.steps or text_stage.TEXT_STEPS
+    settings = LoopSettings(steps=steps, warmup_steps=50, decay_share=0.4, final_rate=0.02)
+    report = Reporter(arguments.evaluate_minutes, stage.accuracy)
+    folder = CheckpointFolder(arguments.work / "text")
+    if train(stage, stage.optimizers, stage.loss, settings, checkpoints=folder, report=report).was_interrupted:
+        return
+    stage.half().float()
+    weights.write_weights(
+        family.WEIGHTS / "text_encoder.safetensors",
+        stage.encoder.state_dict(),
+        recipe=f"tools/tiny/text_stage.py, {steps} steps, one CPU core",
+        scores=stage.accuracy(2000),
+    )
+
+
+def run_dit(arguments: argparse.Namespace) -> None:
+    """Stages "t2v" and "ti2v": the second goes on from the first's weights, with pictures among the clean frames."""
+    from tools.tiny import dit_stage, evaluate, family, weights
+    from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, NoiseLevels, train
+
+    vae, encoder = load_frozen()
+    second = arguments.stage == "ti2v"
+    dit = family.DIT.build()
+    dit_stage.use_plain_attention(dit)
+    if second:
+        dit.load_state_dict(weights.read_tensors(family.WEIGHTS / "t2v" / "model.safetensors"))
+    else:
+        dit_stage.start_weights(dit)
+    stage = dit_stage.DiTStage(
+        dit,
+        encoder,
+        dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16(), pictures=second),
+        NoiseLevels(shift=2.0, std=1.2),
+        clean_share=0.6 if second else 0.3,
+        clips=2000 if second else dit_stage.CLIPS,
+    )
+    steps = arguments.steps or (2000 if second else 8000)
+    settings = LoopSettings(steps=steps, warmup_steps=100, decay_share=0.3, final_rate=0.04)
+    average = AveragedWeights(dit, 0.998)
+    clips = evaluate.held_back_clips(evaluate.PROMPTS)
+    recipe = f"tools/tiny/dit_stage.py, stage {arguments.stage}, {{}} steps of 32, one CPU core"
+
+    def score(count: int) -> dict[str, Any]:
+        chosen = clips[:count]
+        average.exchange(dit)
+        made = dit_stage.generate(dit, vae, encoder, chosen)
+        continued = dit_stage.generate(dit, vae, encoder, chosen, from_first_frame=True)
+        evaluate.contact_sheet(made[:24], arguments.work / f"{arguments.stage}.png")
+        evaluate.contact_sheet(continued[:24], arguments.work / f"{arguments.stage}-first-frame.png")
+        scores = evaluate.score_videos(made, chosen)
+        scores |= {f"ti2v_{name}": value for name, value in evaluate.score_continuations(continued, chosen).items()}
+        scores |= {
+            "motions": evaluate.score_by(made, chosen, "motion"),
+            "shapes": evaluate.score_by(made, chosen, "shape"),
+        }
+        path = arguments.work / f"{arguments.stage}-latest.safetensors"
+        weights.write_weights(path, dit.state_dict(), recipe=recipe.format(average.updates), scores=scores)
+        average.exchange(dit)
+        return scores
+
+    report = Reporter(arguments.evaluate_minutes, lambda: score(40))
+    result = train(
+        dit,
+        dit_stage.dit_optimizers(dit, 0.3 if second else 1.0),
+        stage.loss,
+        settings,
+        checkpoints=CheckpointFolder(arguments.work / arguments.stage),
+        average=average,
+        report=report,
+    )
+    if not result.was_interrupted:
+        sys.stdout.write(json.dumps(score(evaluate.PROMPTS)) + "\n")
+
+
+def load_frozen() -> tuple[Any, Any]:
+    """The bundled autoencoder and text encoder, as a DiT stage uses them."""
+    from tools.tiny import family, weights
+
+    vae, text = family.VAE.build().eval(), family.TEXT.build().eval()
+    vae.load_state_dict(weights.read_tensors(family.WEIGHTS / "vae.safetensors"))
+    text.load_state_dict(weights.read_tensors(family.WEIGHTS / "text_encoder.safetensors"))
+    return vae, family.text_encoder(text)
+
+
+def main() -> None:
+    """Run one stage."""
+    arguments = parse_arguments()
+    prepare_process(arguments.core)
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    import torch
+
+    torch.set_num_threads(1)
+    {"vae": run_vae, "text": run_text, "t2v": run_dit, "ti2v": run_dit}[arguments.stage](arguments)
+
+
+if __name__ == "__main__":
+    main()

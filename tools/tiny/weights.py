@@ -1,0 +1,41 @@
+"""Reading and writing the bundled weights: float16 safetensors with recipe, data version and scores as metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from tools.tiny.world import WORLD_VERSION
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], *, recipe: str, scores: Mapping[str, Any]) -> None:
+    """Write ``tensors`` as float16 in one step; the file is whole or the old one stays."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    metadata = {
+        "format": "pt",
+        "family": "wan tiny",
+        "recipe": recipe,
+        "world_version": WORLD_VERSION,
+        "scores": json.dumps(dict(scores), sort_keys=True),
+        "license": "Apache-2.0",
+    }
+    temporary = path.with_suffix(".unfinished")
+    save_file(
+        {name: value.detach().to(torch.float16).contiguous() for name, value in tensors.items()}, temporary, metadata
+    )
+    temporary.chmod(0o644)
+    os.replace(temporary, path)
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Read every tensor of a file as float32."""
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
