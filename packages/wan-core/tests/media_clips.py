@@ -1,5 +1,7 @@
 """Smooth test clips and comparisons that the media tests share."""
 
+from pathlib import Path
+
 import torch
 from torch import Tensor
 
@@ -28,3 +30,8 @@ def levels_of(frames: Tensor) -> list[int]:
 def psnr(found: Tensor, expected: Tensor) -> float:
     """Peak signal-to-noise ratio in dB of values in [-1, 1]."""
     return float(-10 * torch.log10((found - expected).square().mean() / 4))
+
+
+def files_below(folder: Path) -> list[str]:
+    """Every name below a folder, folders too."""
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))

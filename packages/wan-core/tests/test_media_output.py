@@ -41,28 +41,40 @@ def test_usual_names_pass_and_nothing_is_created(tmp_path: Path, name: str, kind
         ("a", r"ends in no known ending; use \.mp4"),
         ("a.avi", r"ends in \.avi; use \.mp4, \.gif, \.webp, or frames/%04d\.png"),
         ("a.mp4.part", r"ends in \.part"),
-        ("folder", "is a folder; name a file in it"),
-        ("folder.mp4", "is a folder; name a file in it"),
-        ("new/", "is a folder"),
         ("%04d_%04d.png", "exactly one %d"),
         ("100%.png", "exactly one %d"),
         ("%s.png", "exactly one %d"),
         ("%%04d.png", "exactly one %d"),
         ("%020d.png", "exactly one %d"),
-        ("file/a.mp4", "no folder"),
-        ("file/deeper/a.mp4", "no folder"),
-        ("pipe.mp4", "no regular file"),
         ("x" * 300 + ".mp4", "no valid file name"),
         ("nul\0.mp4", "no valid file name"),
     ],
 )
-def test_impossible_names_are_request_errors(tmp_path: Path, name: str, message: str) -> None:
+def test_names_that_never_work_are_request_errors(tmp_path: Path, name: str, message: str) -> None:
+    with pytest.raises(RequestError, match=message) as caught:
+        check_output(f"{tmp_path}/{name}")
+    assert "\n" not in str(caught.value)
+    assert everything(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("folder", "is a folder; name a file in it"),
+        ("folder.mp4", "is a folder; name a file in it"),
+        ("new/", "is a folder"),
+        ("file/a.mp4", "no folder"),
+        ("file/deeper/a.mp4", "no folder"),
+        ("pipe.mp4", "no regular file"),
+    ],
+)
+def test_names_that_are_taken_are_media_errors(tmp_path: Path, name: str, message: str) -> None:
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder.mp4").mkdir()
     (tmp_path / "file").write_text("x")
     os.mkfifo(tmp_path / "pipe.mp4")
     before = everything(tmp_path)
-    with pytest.raises(RequestError, match=message) as caught:
+    with pytest.raises(MediaError, match=message) as caught:
         check_output(f"{tmp_path}/{name}")
     assert "\n" not in str(caught.value)
     assert everything(tmp_path) == before
