@@ -29,6 +29,7 @@ import torch
 from tools.bench_peers import (
     Settings,
     Sides,
+    dit_bytes,
     dit_forward,
     dit_load,
     peak_memory,
@@ -114,6 +115,9 @@ def counted(bar: float, build: Callable[[Settings], tuple[float, float]]) -> Row
 ROWS: dict[str, Row] = {
     "dit-forward-float32": paired("s", 0.98, partial(dit_forward, dtype=torch.float32)),
     "dit-forward-bfloat16": paired("s", 0.98, partial(dit_forward, dtype=torch.bfloat16)),
+    "dit-bytes-float32": counted(0.30, partial(dit_bytes, dtype=torch.float32)),
+    "dit-bytes-bfloat16": counted(0.30, partial(dit_bytes, dtype=torch.bfloat16)),
+    "dit-bytes-per-frame": counted(0.30, partial(dit_bytes, dtype=torch.float32, per_frame=True)),
     "loop-20-steps": paired("s", 0.93, sampling_loop),
     "vae21-decode": paired("s", 0.70, partial(vae, version="2.1", direction="decode")),
     "vae21-encode": paired("s", None, partial(vae, version="2.1", direction="encode")),
