@@ -1,0 +1,143 @@
+"""Low-rank adapters (Hu et al. 2021): attach for training, save under the names other programs read, merge.
+
+Saved names are ``diffusion_model.<layer>.lora_A.weight``, ``.lora_B.weight`` and ``.alpha`` with the layer names of the
+Wan release, which ComfyUI, diffusers and `wan_core.checkpoints` read.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wan_core.errors import ConfigError, MediaError
+
+DEFAULT_TARGETS = ("blocks.*.self_attn.[qkvo]", "blocks.*.cross_attn.[qkvo]", "blocks.*.ffn.[02]")
+_PREFIX = "diffusion_model."
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRASettings:
+    """Size and place of adapters: updates are ``alpha / rank * B @ A`` on the linear layers that ``targets`` match.
+
+    Targets are shell patterns over layer names. ``alpha`` None means ``rank``. Raises ConfigError for a rank below 1,
+    an alpha that is not positive, or no targets.
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    targets: Sequence[str] = DEFAULT_TARGETS
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or (self.alpha is not None and self.alpha <= 0):
+            raise ConfigError(f"a LoRA needs rank >= 1 and alpha > 0, got rank {self.rank} and alpha {self.alpha}")
+        if not self.targets:
+            raise ConfigError("a LoRA needs at least one pattern of layer names")
+
+    @property
+    def scale(self) -> float:
+        """Factor of the low-rank product."""
+        return (self.rank if self.alpha is None else self.alpha) / self.rank
+
+
+class LoRALinear(nn.Module):
+    """A frozen linear layer plus a trained low-rank update, which starts at zero."""
+
+    def __init__(self, base: nn.Linear, settings: LoRASettings) -> None:
+        super().__init__()
+        self.base = base
+        self.scale = settings.scale
+        self.lora_A = nn.Parameter(torch.empty(settings.rank, base.in_features, device=base.weight.device))
+        self.lora_B = nn.Parameter(torch.zeros(base.out_features, settings.rank, device=base.weight.device))
+        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
+
+    @property
+    def weight(self) -> Tensor:
+        """The frozen weight: models look up their dtype there."""
+        return self.base.weight
+
+    def update(self) -> Tensor:
+        """The change of the weight, ``[out, in]`` float32."""
+        return self.scale * self.lora_B @ self.lora_A
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """The layer's output with the update."""
+        base: Tensor = self.base(hidden)
+        down = functional.linear(hidden, self.lora_A.to(hidden.dtype))
+        return base + self.scale * functional.linear(down, self.lora_B.to(hidden.dtype))
+
+
+def attach_lora(model: nn.Module, settings: LoRASettings) -> list[str]:
+    """Freeze ``model`` and put an adapter on every matching linear layer, in place; returns the layers' names.
+
+    Raises ConfigError naming each pattern that matches nothing, with a few names it could have matched.
+    """
+    linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    idle = [target for target in settings.targets if not any(fnmatchcase(name, target) for name in linears)]
+    if idle:
+        raise ConfigError(f"no linear layer matches {', '.join(idle)}; there are {', '.join(list(linears)[:4])} ...")
+    model.requires_grad_(False)
+    chosen = [name for name in linears if any(fnmatchcase(name, target) for target in settings.targets)]
+    for name in chosen:
+        _replace(model, name, LoRALinear(linears[name], settings))
+    return chosen
+
+
+def merge_lora(model: nn.Module) -> None:
+    """Add every adapter to its layer's weight, in float32, and put the plain layer back, in place."""
+    for name, adapter in adapters(model).items():
+        with torch.no_grad():
+            weight = adapter.base.weight
+            weight.copy_(weight.float() + adapter.update())
+        _replace(model, name, adapter.base)
+
+
+def adapters(model: nn.Module) -> dict[str, LoRALinear]:
+    """The adapters of a model by the names of their layers."""
+    return {name: module for name, module in model.named_modules() if isinstance(module, LoRALinear)}
+
+
+def lora_tensors(model: nn.Module) -> dict[str, Tensor]:
+    """The adapters' tensors under the names other programs read; ``alpha`` is ``scale * rank``."""
+    tensors: dict[str, Tensor] = {}
+    for name, adapter in adapters(model).items():
+        tensors[f"{_PREFIX}{name}.lora_A.weight"] = adapter.lora_A.detach()
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = adapter.lora_B.detach()
+        tensors[f"{_PREFIX}{name}.alpha"] = torch.tensor(adapter.scale * adapter.lora_A.shape[0])
+    return tensors
+
+
+def save_lora(
+    model: nn.Module, path: str | Path, *, dtype: torch.dtype = torch.float32, metadata: Mapping[str, str] | None = None
+) -> Path:
+    """Write the adapters of ``model`` to a safetensors file, whole or not at all; returns its path.
+
+    ``metadata`` says how they were made. Raises ConfigError when the model has none, MediaError when the file cannot be
+    written.
+    """
+    path = Path(path)
+    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in lora_tensors(model).items()}
+    if not tensors:
+        raise ConfigError("this model has no LoRA adapters to save")
+    temporary = path.with_name(f".unfinished-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_file(tensors, temporary, {"format": "pt", **(metadata or {})})
+        os.replace(temporary, path)
+    except OSError as error:
+        if temporary.parent.is_dir():
+            temporary.unlink(missing_ok=True)
+        raise MediaError(f"cannot write {path}: {error}") from error
+    return path
+
+
+def _replace(model: nn.Module, name: str, module: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(model.get_submodule(parent), child, module)
