@@ -7,6 +7,8 @@ from pathlib import Path
 import torch
 
 from wan_core.checkpoints import (
+    CheckpointLayout,
+    Part,
     TensorSource,
     infer_clip_config,
     infer_umt5_config,
@@ -77,14 +79,23 @@ def checkpoint_folder(preset: Preset, checkpoint_dir: str | Path | None) -> Path
     return Path(str(files("wan_core") / "weights" / preset.bundled))
 
 
+def parts_of(preset: Preset) -> list[tuple[Part, str]]:
+    """The parts of a model and their official paths inside its checkpoint folder."""
+    names = preset.files
+    dits = (names.dit.high, names.dit.low) if isinstance(names.dit, Experts) else (names.dit,)
+    parts: list[tuple[Part, str]] = [("dit", name) for name in dits]
+    parts += [("vae", names.vae), ("text_encoder", names.text_encoder), ("tokenizer", names.tokenizer)]
+    return parts if names.image_encoder is None else [*parts, ("image_encoder", names.image_encoder)]
+
+
 class _Loader:
     """Turns the files of one checkpoint into components that load themselves."""
 
     def __init__(self, preset: Preset, folder: Path, options: RuntimeOptions) -> None:
-        if not folder.is_dir():
-            raise CheckpointError(f"there is no folder {folder}; fetch the weights with 'wan download {preset.name}'")
         self.preset = preset
         self.folder = folder
+        self.layout = CheckpointLayout(folder, preset.name)
+        self.layout.require(parts_of(preset))
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
         self.attention = choose_attention_backend(options.attention, self.device)
@@ -131,19 +142,14 @@ class _Loader:
             notes=() if trained else (note,),
         )
 
-    def _source(self, name: str, family: str) -> TensorSource:
-        path = self.folder / name
-        if not path.exists():
-            raise CheckpointError(
-                f"{self.folder} is no checkpoint of {self.preset.name}: it has no {name}; "
-                f"fetch it with 'wan download {self.preset.name} --local-dir {self.folder}'"
-            )
+    def _source(self, path: Path, family: str) -> TensorSource:
         return native_weights(read_weights(path, mmap=self.options.mmap), family)
 
     def _network(self, name: str) -> "_Network":
-        source = self._source(name, "dit")
-        config = read_dit_config(self.folder / name, source)
-        self._check_channels(config, name)
+        path = self.layout.dit(name)
+        source = self._source(path, "dit")
+        config = read_dit_config(path, source)
+        self._check_channels(config, path)
 
         def load(device: torch.device) -> WanDiT:
             model: WanDiT = load_model(config, source, family="dit", dtype=self.dtype, device=device)
@@ -152,7 +158,7 @@ class _Loader:
 
         return _Network(config, source, Placed(load, self.device, between=self.between))
 
-    def _check_channels(self, config: WanDiTConfig, name: str) -> None:
+    def _check_channels(self, config: WanDiTConfig, path: Path) -> None:
         wanted = self.preset.task.channels(self.preset.latent_spec)
         found = (config.in_dim, config.out_dim)
         has_image_branch = config.image_dim is not None
@@ -160,12 +166,12 @@ class _Loader:
             return
         branch = "with" if has_image_branch else "without"
         raise CheckpointError(
-            f"{self.folder / name} is another model than {self.preset.name}: it has {found[0]} input and {found[1]} "
+            f"{path} is another model than {self.preset.name}: it has {found[0]} input and {found[1]} "
             f"output channels {branch} image branch; {self.preset.name} has {wanted[0]} and {wanted[1]}"
         )
 
     def _vae(self) -> Placed[VideoVAE]:
-        source = self._source(self.preset.files.vae, "vae")
+        source = self._source(self.layout.vae(self.preset.files.vae), "vae")
         expected = self.preset.vae
         config = expected if self.preset.bundled else infer_vae_config(source)
         if (config.z_dim, config.spatial_stride) != (expected.z_dim, expected.spatial_stride):
@@ -183,14 +189,14 @@ class _Loader:
         return Placed(load, self.device, between=Between.KEEP if self.device.type == "cpu" else self.between)
 
     def _text_encoder(self, network: WanDiTConfig) -> Placed[TextEncoder]:
-        source = self._source(self.preset.files.text_encoder, "umt5")
+        source = self._source(self.layout.text_encoder(self.preset.files.text_encoder), "umt5")
         config = self.preset.text_encoder if self.preset.bundled else infer_umt5_config(source)
         if config.dim != network.text_dim:
             raise CheckpointError(
                 f"{source.path} makes text states of width {config.dim}, the network in {self.folder} takes "
                 f"{network.text_dim}; these files belong to different models"
             )
-        tokenizer = load_tokenizer(self.folder / self.preset.files.tokenizer)
+        tokenizer = load_tokenizer(self.layout.tokenizer(self.preset.files.tokenizer))
         device = torch.device("cpu") if self.options.text_encoder_on_cpu else self.device
         dtype = torch.float32 if self.dtype is torch.float32 else torch.bfloat16
 
@@ -203,7 +209,7 @@ class _Loader:
     def _image_encoder(self, network: WanDiTConfig) -> Placed[CLIPVision] | None:
         if self.preset.files.image_encoder is None:
             return None
-        source = self._source(self.preset.files.image_encoder, "clip")
+        source = self._source(self.layout.image_encoder(self.preset.files.image_encoder), "clip")
         config = infer_clip_config(source)
         if config.dim != network.image_dim:
             raise CheckpointError(

@@ -9,7 +9,7 @@ from wan_core.checkpoints.configs import (
 )
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
-from wan_core.checkpoints.layout import CheckpointLayout
+from wan_core.checkpoints.layout import CheckpointLayout, Part
 from wan_core.checkpoints.load import load_model
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
@@ -23,6 +23,7 @@ __all__ = [
     "DerivedSource",
     "MemorySource",
     "NativeWeights",
+    "Part",
     "Recipe",
     "TensorInfo",
     "TensorSource",
