@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
 from tools.small_tokenizer import VOCAB_SIZE, write_tokenizer
 from wan_core.checkpoints import MemorySource, in_format, write_shards
 from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
