@@ -44,6 +44,14 @@ def _config(values: dict[str, Any], *, is_22: bool, statistics: tuple[Any, Any] 
     )
 
 
+def _statistics(inputs: dict[str, Tensor]) -> tuple[Any, Any] | None:
+    """Latent statistics that the case brings itself, else None: those of the release with as many channels."""
+    if "mean" not in inputs:
+        return None
+    std = inputs["std"] if "std" in inputs else 1.0 / inputs["inv_std"]
+    return inputs["mean"].tolist(), std.tolist()
+
+
 def _load(config: VAEConfig, weights: dict[str, Tensor], *, missing: str = "(?!)") -> VideoVAE:
     """Build and load strictly; keys that match ``missing`` may be absent from the file."""
     model = config.build().eval().requires_grad_(False)
@@ -75,8 +83,9 @@ def _recorded(network: nn.Module, prefix: str, into: dict[str, Tensor]) -> Itera
 @handles("wan_vae21", "wan_vae22")
 def autoencoder(case: GoldenCase) -> dict[str, Tensor]:
     """Encode and decode whole clips and streams; every argument is in the name of an expected tensor."""
-    model = _load(_config(case.config, is_22=case.family.endswith("22")), case.weights)
     inputs, results = case.inputs, {}
+    config = _config(case.config, is_22=case.family.endswith("22"), statistics=_statistics(inputs))
+    model = _load(config, case.weights)
     for name in case.expected:
         if match := re.fullmatch(r"out\.latents_f(\d+)", name):
             results[name] = model.encode(inputs["video"][:, :, : int(match[1])], drop_tail=True)
@@ -188,9 +197,7 @@ def stream_state(case: GoldenCase) -> dict[str, Tensor]:
 def streaming_decode(case: GoldenCase) -> dict[str, Tensor]:
     """One-shot decode, and the same in chunks of several latents on one cache."""
     inputs = case.inputs
-    std = 1.0 / inputs["inv_std"]
-    statistics = (inputs["mean"].tolist(), std.tolist())
-    config = _config(case.config, is_22=False, statistics=statistics)
+    config = _config(case.config, is_22=False, statistics=_statistics(inputs))
     model = _load(config, case.weights, missing=r"encoder\.|conv1\.")
     results = {"out.frames": model.decode(inputs["z"], clamp=False)}
     cache = DecoderCache()
