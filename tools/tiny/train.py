@@ -131,6 +131,7 @@ def run_dit(arguments: argparse.Namespace) -> None:
         encoder,
         dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16(), pictures=second),
         NoiseLevels(shift=2.0, std=1.2),
+        dit_stage.channel_weights(vae),
         clean_share=0.6 if second else 0.3,
         clips=2000 if second else dit_stage.CLIPS,
     )
