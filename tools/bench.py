@@ -80,7 +80,7 @@ def measure(row: str, unit: str, bar: float | None, sides: Sides, pairs: int) ->
 def process_seconds(command: list[str], reported: bool) -> float:
     """Wall time of a process, or the seconds that it prints."""
     start = time.perf_counter()
-    output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     return float(output) if reported else time.perf_counter() - start
 
 
@@ -115,7 +115,9 @@ def counted(bar: float, build: Callable[[Settings], tuple[float, float]]) -> Row
 ROWS: dict[str, Row] = {
     "dit-forward-float32": paired("s", 0.98, partial(dit_forward, dtype=torch.float32)),
     "dit-forward-bfloat16": paired("s", 0.98, partial(dit_forward, dtype=torch.bfloat16)),
-    "dit-bytes": counted(0.30, dit_bytes),
+    "dit-bytes-float32": counted(0.30, partial(dit_bytes, dtype=torch.float32)),
+    "dit-bytes-bfloat16": counted(0.30, partial(dit_bytes, dtype=torch.bfloat16)),
+    "dit-bytes-per-frame": counted(0.30, partial(dit_bytes, dtype=torch.float32, per_frame=True)),
     "loop-20-steps": paired("s", 0.93, sampling_loop),
     "vae21-decode": paired("s", 0.70, partial(vae, version="2.1", direction="decode")),
     "vae21-encode": paired("s", None, partial(vae, version="2.1", direction="encode")),

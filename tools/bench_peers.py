@@ -18,6 +18,7 @@ import torch
 from diffusers import AutoencoderKLWan, UniPCMultistepScheduler, WanTransformer3DModel
 from torch import Tensor, nn
 
+from tools.bench_bytes import moved_bytes
 from wan_core.checkpoints import load_model, read_weights
 from wan_core.models import ContextCache, DiTInputs, VAEConfig, WanDiTConfig
 from wan_core.sampling import Denoiser, make_solver, sample
@@ -154,22 +155,33 @@ def text_states(seed: int, settings: Settings, dtype: torch.dtype) -> Tensor:
 
 
 def dit_calls(
-    size: DiTSize, settings: Settings, dtype: torch.dtype
+    size: DiTSize, settings: Settings, dtype: torch.dtype, *, per_frame: bool = False
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """One forward of either side: no text cache, one timestep."""
+    """One forward of either side, without a text cache; ``per_frame`` timesteps as in ti2v (per token there)."""
     ours, theirs = load_dits(size, settings, dtype)
     latents = normal(1, *size.latents, seed=1, settings=settings, dtype=dtype)
     context = text_states(2, settings, dtype)
-    timesteps = torch.tensor([500.0], device=settings.device)
+    timesteps = their_timesteps = torch.tensor([500.0], device=settings.device)
+    if per_frame:
+        _, frames, height, width = size.latents
+        timesteps = torch.tensor([[0.0, *[500.0] * (frames - 1)]], device=settings.device)
+        their_timesteps = timesteps.repeat_interleave(height * width // 4, dim=1)
     return (
         lambda: ours(latents, timesteps, DiTInputs(context=context)),
-        lambda: theirs(latents, timesteps, context, return_dict=False)[0],
+        lambda: theirs(latents, their_timesteps, context, return_dict=False)[0],
     )
 
 
 def dit_forward(settings: Settings, dtype: torch.dtype) -> Sides:
     """One forward at 1,950 tokens."""
     return outputs(*dit_calls(TINY if settings.quick else FORWARD, settings, dtype), settings, dtype)
+
+
+def dit_bytes(settings: Settings, dtype: torch.dtype, per_frame: bool = False) -> tuple[float, float]:
+    """Bytes that either side moves outside of matrix products in the same forward."""
+    calls = dit_calls(TINY if settings.quick else FORWARD, settings, dtype, per_frame=per_frame)
+    ours, theirs = (moved_bytes(call).total() for call in calls)
+    return ours, theirs
 
 
 def sampling_loop(settings: Settings) -> Sides:
@@ -181,7 +193,7 @@ def sampling_loop(settings: Settings) -> Sides:
 
     def our_loop() -> Tensor:
         branches = [DiTInputs(context=context, context_cache=ContextCache()) for context in (positive, negative)]
-        solver = make_solver("unipc", STEPS, flow_shift=FLOW_SHIFT)
+        solver = make_solver("unipc", STEPS, flow_shift=FLOW_SHIFT, grid="diffusers")
         return sample(Denoiser(ours, *branches, GUIDANCE), solver, noise)
 
     def their_loop() -> Tensor:
@@ -219,7 +231,7 @@ def peak_memory(settings: Settings) -> Sides:
     def probe(side: str) -> float:
         command = [sys.executable, str(Path(__file__).with_name("bench.py")), "--probe", side, str(folder)]
         command += ["--device", settings.device, *(["--quick"] if settings.quick else [])]
-        return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
+        return float(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.split()[-1])
 
     return Sides(lambda: probe("ours"), lambda: probe("theirs"), lambda: None)
 

@@ -112,7 +112,7 @@ def _layer_outputs(model: VideoVAE, inputs: dict[str, Tensor]) -> dict[str, Tens
 def tiled(case: GoldenCase) -> dict[str, Tensor]:
     """diffusers' names and options, plain and tiled; that model leaves latents unnormalised."""
     config = _config(case.config, is_22=False, statistics=((), ()))
-    model = _load(config, {_native_name(name, config): tensor for name, tensor in case.weights.items()})
+    model = _load(config, {native_name(name, config): tensor for name, tensor in case.weights.items()})
     options = case.call.get("enable_tiling", {})
     options = {name.removeprefix("tile_sample_"): value for name, value in options.items() if value is not None}
     tiling = Tiling(**{name.replace("min_", "tile_"): value for name, value in options.items()})
@@ -144,7 +144,7 @@ _RESIDUAL = {
 }
 
 
-def _native_name(name: str, config: VAEConfig) -> str:
+def native_name(name: str, config: VAEConfig) -> str:
     """The official state-dict name of a diffusers one."""
     part, _, rest = name.partition(".")
     if part in _TOP_LEVEL:

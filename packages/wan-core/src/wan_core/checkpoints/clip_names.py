@@ -5,7 +5,9 @@ model uses: they are dropped by name.
 """
 
 import re
+from collections.abc import Callable, Collection
 
+import torch
 from torch import Tensor
 
 CLIP_ORIGINAL_RENAMES: tuple[tuple[str, str | None], ...] = (
@@ -25,6 +27,7 @@ CLIP_ORIGINAL_RENAMES: tuple[tuple[str, str | None], ...] = (
 
 
 _QKV = re.compile(r"visual\.transformer\.(\d+)\.attn\.to_qkv\.(weight|bias)")
+_QUERY = re.compile(r"encoder\.layers\.(\d+)\.self_attn\.q_proj\.(weight|bias)")
 
 
 def split_clip_tensor(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
@@ -43,3 +46,22 @@ def split_clip_tensor(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
     layer, kind = match.groups()
     target = f"encoder.layers.{layer}.self_attn"
     return {f"{target}.{part}_proj.{kind}": piece for part, piece in zip("qkv", tensor.chunk(3), strict=True)}
+
+
+def join_clip_tensors(names: Collection[str]) -> dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]]:
+    """The reverse of :func:`split_clip_tensor`: original tensors by name, as (our names, function of those tensors)."""
+    joined: dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]] = {}
+    for name in names:
+        if name == "embeddings.class_embedding":
+            joined["visual.cls_embedding"] = ((name,), lambda states: states[None, None])
+        elif name == "embeddings.position_embedding.weight":
+            joined["visual.pos_embedding"] = ((name,), lambda states: states[None])
+        elif match := _QUERY.fullmatch(name):
+            layer, kind = match.groups()
+            parts = tuple(f"encoder.layers.{layer}.self_attn.{part}_proj.{kind}" for part in "qkv")
+            joined[f"visual.transformer.{layer}.attn.to_qkv.{kind}"] = (parts, _concatenated)
+    return joined
+
+
+def _concatenated(*parts: Tensor) -> Tensor:
+    return torch.cat(parts)

@@ -44,7 +44,7 @@ class GuidanceType(click.ParamType):  # type: ignore[type-arg]
             return numbers[0]
         if len(numbers) == 2:
             return Experts(low=numbers[0], high=numbers[1])
-        self.fail(f"{value!r} is neither one number nor LOW,HIGH", param, ctx)
+        raise click.BadParameter(f"{value!r} is neither one number nor LOW,HIGH", ctx, param)
 
 
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:

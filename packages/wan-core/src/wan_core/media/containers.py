@@ -3,6 +3,7 @@
 import contextlib
 import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_core.errors import MediaError
@@ -26,6 +27,7 @@ def open_container(path: str | os.PathLike[str], what: str) -> Iterator["InputCo
     """
     import av
 
+    _check_whole(Path(path), what)
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(_DEMUXERS)}
     try:
         container = av.open(os.path.abspath(path), "r", options=options, metadata_errors="replace")
@@ -37,3 +39,25 @@ def open_container(path: str | os.PathLike[str], what: str) -> Iterator["InputCo
         ) from error
     with container:
         yield container
+
+
+def _check_whole(path: Path, what: str) -> None:
+    """Refuse an mp4 whose boxes reach beyond the end of the file: FFmpeg would give fewer frames and no error."""
+    try:
+        with path.open("rb") as file:
+            end = os.fstat(file.fileno()).st_size
+            position = 0
+            while position < end:
+                file.seek(position)
+                header = file.read(16).ljust(16, b"\0")
+                if position == 0 and header[4:8] != b"ftyp":
+                    return
+                size = int.from_bytes(header[:4], "big")
+                size = int.from_bytes(header[8:], "big") if size == 1 else size or end - position
+                position += max(size, 8)
+    except OSError as error:
+        raise read_error(path, what, error) from error
+    if position > end:
+        raise MediaError(
+            f"{what} {plain_text(path)} is cut off: {end} of at least {position} bytes are there; copy it again"
+        )

@@ -65,7 +65,8 @@ def read_error(path: str | os.PathLike[str], what: str, error: BaseException) ->
     shown = plain_text(path)
     if isinstance(error, PermissionError):
         return MediaError(f"{what} {shown} cannot be read: permission denied")
-    return MediaError(f"{what} {shown} is damaged or cut off ({plain_text(error)[:120]}); save or download it again")
+    reason = getattr(error, "strerror", None) or error
+    return MediaError(f"{what} {shown} is damaged or cut off ({plain_text(reason)[:120]}); save or download it again")
 
 
 def write_error(path: str | os.PathLike[str], error: OSError) -> WanError:

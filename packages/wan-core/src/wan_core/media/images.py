@@ -4,6 +4,7 @@ Resizing follows what the released Wan models were trained and run with, so that
 """
 
 import os
+import re
 import struct
 import warnings
 import zlib
@@ -58,7 +59,8 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     except UnidentifiedImageError as error:
         raise MediaError(f"{shown} is no picture that can be read here; save it as PNG, JPEG or WebP") from error
     except Image.DecompressionBombError as error:
-        raise _too_large(shown, "far more than 100 million", max_pixels) from error
+        count = re.search(r"\d+", str(error))
+        raise _too_large(shown, count[0] if count else "too many", max_pixels) from error
     except _DECODE_ERRORS as error:
         raise read_error(file, "image", error) from error
 

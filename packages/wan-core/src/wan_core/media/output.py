@@ -45,8 +45,8 @@ def check_output(
     """Check that a video can be written to ``path``; nothing is created and nothing overwritten.
 
     With ``num_frames`` a single ``.png`` is possible for one frame, and a ``%04d.png`` pattern is refused where frames
-    of a longer clip lie. Raises ``RequestError`` for a name that cannot work, ``MediaError`` for a folder that cannot
-    be written or a full disk, ``BackendError`` when the encoder is missing.
+    of a longer clip lie. Raises ``RequestError`` for a name that can never work, ``MediaError`` for what the disk says
+    (a folder of that name, no permission, no space), ``BackendError`` when the encoder is missing.
     """
     target = _parse(path)
     shown = plain_text(path)
@@ -74,7 +74,7 @@ def _parse(path: str | os.PathLike[str]) -> OutputTarget:
     except (OSError, ValueError) as error:
         raise RequestError(f"output {shown[:80]} is no valid file name; choose a shorter, plain one") from error
     if is_folder or name.endswith(os.sep):
-        raise RequestError(f"output {shown} is a folder; name a file in it, e.g. {plain_text(Path(name, 'video.mp4'))}")
+        raise MediaError(f"output {shown} is a folder; name a file in it, e.g. {plain_text(Path(name, 'video.mp4'))}")
     suffix = Path(name).suffix.lower()
     kind = _KINDS.get(suffix)
     if kind is None:
@@ -106,7 +106,7 @@ def _check_folder(folder: Path, shown: str) -> None:
     while not os.path.lexists(folder):
         folder = folder.parent
     if not os.path.isdir(folder):
-        raise RequestError(f"{plain_text(folder)} is no folder, so {shown} cannot lie in it; choose another place")
+        raise MediaError(f"{plain_text(folder)} is no folder, so {shown} cannot lie in it; choose another place")
     try:
         with tempfile.TemporaryFile(dir=folder) as probe:
             probe.write(bytes(_PROBE_BYTES))
@@ -123,7 +123,7 @@ def _check_existing(target: OutputTarget, shown: str, num_frames: int | None) ->
     if not os.path.lexists(target.path):
         return
     if not stat.S_ISREG(os.stat(target.path).st_mode):
-        raise RequestError(f"output {shown} exists and is no regular file; choose another name")
+        raise MediaError(f"output {shown} exists and is no regular file; choose another name")
     if not os.access(target.path, os.W_OK):
         raise MediaError(f"cannot write {shown}: it is write-protected; choose another name")
 
@@ -159,14 +159,12 @@ class StagedOutput:
         self.path = folder / f".wan-{secrets.token_hex(4)}.part"
 
     def __enter__(self) -> Self:
-        try:
-            with self.errors():
-                self._make_folders(self._folder)
-                if self.target.kind == "frames":
-                    os.mkdir(self.path)
-        except BaseException:
-            self.discard()
-            raise
+        with contextlib.ExitStack() as on_failure, self.errors():
+            on_failure.callback(self.discard)
+            self._make_folders(self._folder)
+            if self.target.kind == "frames":
+                os.mkdir(self.path)
+            on_failure.pop_all()
         return self
 
     def __exit__(

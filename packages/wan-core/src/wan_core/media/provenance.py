@@ -198,18 +198,20 @@ def _option(name: str, value: Any) -> list[str]:
     if value is True:
         return [option]
     if isinstance(value, Mapping):
-        if set(value) != {"low", "high"}:
-            return []
-        value = [value["low"], value["high"]]
+        value = [value["low"], value["high"]] if set(value) == {"low", "high"} else []
     if isinstance(value, list):
-        if any(isinstance(item, list | Mapping) for item in value):
-            return []
-        if all(isinstance(item, int | float) for item in value):
-            value = ",".join(str(item) for item in value)
-        else:
-            return [option, *(_not_an_option(plain_text(item)) for item in value)]
+        return _list_option(option, value)
     text = plain_text(value)
     return [f"{option}={text}"] if text.startswith("-") else [option, text]
+
+
+def _list_option(option: str, values: list[Any]) -> list[str]:
+    """Numbers joined by commas, words one by one; nothing for an empty or a nested list."""
+    if not values or any(isinstance(value, list | Mapping) for value in values):
+        return []
+    if all(isinstance(value, int | float) for value in values):
+        return [option, ",".join(str(value) for value in values)]
+    return [option, *(_not_an_option(plain_text(value)) for value in values)]
 
 
 def _not_an_option(text: str) -> str:

@@ -20,7 +20,7 @@ MAX_TEXT = 4_000_000
 _RIFF_HEADER = 12
 _VP8X = b"VP8X"
 _EXIF_FLAG = 0x08
-_SIGNATURES = {b"\x89PNG\r\n\x1a\n": "png", b"GIF87a": "gif", b"GIF89a": "gif", b"RIFF": "webp"}
+_PICTURES = (b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"RIFF", b"\xff\xd8\xff")
 
 
 def gif_comment(text: str | None) -> bytes:
@@ -71,12 +71,11 @@ def read_text(path: Path) -> str | None:
     """The text of a file that :mod:`wan_core.media` wrote, or ``None``. Raises ``MediaError``, ``OSError``."""
     with path.open("rb") as file:
         start = file.read(16)
-    kind = next((kind for signature, kind in _SIGNATURES.items() if start.startswith(signature)), "video")
-    if kind == "video":
-        with open_container(path, "file") as container:
-            text: object = container.metadata.get("comment")
-    else:
+    if start.startswith(_PICTURES):
         text = _picture_text(path)
+    else:
+        with open_container(path, "file") as container:
+            text = container.metadata.get("comment")
     return text if isinstance(text, str) and len(text) <= MAX_TEXT else None
 
 

@@ -1,7 +1,7 @@
 """Videos in: frame by frame, upright, any part, at any frame rate."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
@@ -95,19 +95,18 @@ def stream_video(
     if max_frames is not None and max_frames < 1:
         raise RequestError(f"max_frames must be at least 1, got {max_frames}")
     file = existing_file(path, "video")
+    timed = _timed_frames(file, start)
     count = 0
-    with open_container(file, "video") as container:
-        timed = _timed_frames(container, file, start)
-        for frame in _within(timed, start, end) if fps is None else _resampled(timed, start, end, fps):
-            yield _pixels(frame)
-            count += 1
-            if count == max_frames:
-                return
-        if not count:
-            length = _length(container, container.streams.video[0])
-            until = "its end" if end is None else f"{end:g} s"
-            lasts = "" if length is None else f"; it lasts {length:.2f} s"
-            raise RequestError(f"video {plain_text(file)} has no frame from {start:g} s to {until}{lasts}")
+    for frame in _within(timed, start, end) if fps is None else _resampled(timed, start, end, fps):
+        yield _pixels(frame)
+        count += 1
+        if count == max_frames:
+            return
+    if not count:
+        length = probe_video(file).seconds
+        until = "its end" if end is None else f"{end:g} s"
+        lasts = "" if length is None else f"; it lasts {length:.2f} s"
+        raise RequestError(f"video {plain_text(file)} has no frame from {start:g} s to {until}{lasts}")
 
 
 def read_video(
@@ -150,20 +149,33 @@ def _length(container: "InputContainer", stream: Any) -> float | None:
     return None if container.duration is None else container.duration / _MICROSECONDS
 
 
-def _timed_frames(container: "InputContainer", file: Path, start: float) -> Iterator[tuple[float, "av.VideoFrame"]]:
+def _timed_frames(file: Path, start: float) -> Iterator[tuple[float, "av.VideoFrame"]]:
     """Decoded frames and their seconds from the beginning of the stream, from a key frame before ``start`` on."""
-    stream = _video_stream(container, file)
-    step = 1 / _rate(stream)
-    begin = float((stream.start_time or 0) * (stream.time_base or 0))
-    time = -step
-    try:
-        if start > step:
-            container.seek(int((start + begin) * _MICROSECONDS), backward=True)
-        for frame in container.decode(stream):
-            time = time + step if frame.time is None else frame.time - begin
-            yield time, frame
-    except _DECODE_ERRORS as error:
-        raise read_error(file, "video", error) from error
+    if start > 0:
+        frames = _decoded(file, start)
+        first = next(frames, None)
+        if first is not None and first[0] <= start + _TOLERANCE:
+            yield first
+            yield from frames
+            return
+        frames.close()  # some containers seek to a place behind the key frame: begin again without
+    yield from _decoded(file, 0.0)
+
+
+def _decoded(file: Path, seek_to: float) -> Generator[tuple[float, "av.VideoFrame"], None, None]:
+    with open_container(file, "video") as container:
+        stream = _video_stream(container, file)
+        step = 1 / _rate(stream)
+        begin = float((stream.start_time or 0) * (stream.time_base or 0))
+        time = -step
+        try:
+            if seek_to > step:
+                container.seek(int((seek_to + begin) * _MICROSECONDS), backward=True)
+            for frame in container.decode(stream):
+                time = time + step if frame.time is None else frame.time - begin
+                yield time, frame
+        except _DECODE_ERRORS as error:
+            raise read_error(file, "video", error) from error
 
 
 def _within(
@@ -186,7 +198,9 @@ def _resampled(
     for time, frame in timed:
         if before is not None:
             step = time - before[0]
-            while _target(index, start, fps) <= (before[0] + time) / 2 and _is_inside(index, start, end, fps):
+            while _target(index, start, fps) <= (before[0] + time) / 2 + _TOLERANCE and _is_inside(
+                index, start, end, fps
+            ):
                 yield before[1]
                 index += 1
         if not _is_inside(index, start, end, fps):
@@ -214,6 +228,7 @@ def _quarter_turns(frame: "av.VideoFrame") -> int:
 
 def _pixels(frame: "av.VideoFrame") -> Tensor:
     """[3, H, W] uint8, turned as the file asks (counterclockwise quarter turns)."""
-    picture = frame.reformat(format="rgb24", interpolation=_SWSCALE).to_ndarray()
+    # A named target makes every release of PyAV look at the colour matrix of the frame itself.
+    picture = frame.reformat(format="rgb24", dst_colorspace="DEFAULT", interpolation=_SWSCALE).to_ndarray()
     turned = np.rot90(picture, _quarter_turns(frame))
     return torch.from_numpy(np.ascontiguousarray(turned)).permute(2, 0, 1).contiguous()

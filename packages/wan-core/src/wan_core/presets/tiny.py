@@ -12,7 +12,7 @@ from wan_core.tasks import Experts, ImageToVideo, SamplingDefaults, TextImageToV
 TINY_VAE = VAEConfig(
     dim=24,
     dec_dim=24,
-    z_dim=32,
+    z_dim=24,
     dim_mult=(1, 2, 2),
     num_res_blocks=1,
     temporal_downsample=(True, True),
@@ -33,7 +33,7 @@ TINY_T2V = Preset(
         num_heads=4,
         num_layers=6,
         text_dim=96,
-        text_len=32,
+        text_len=24,
     ),
     vae=TINY_VAE,
     text_encoder=TINY_TEXT_ENCODER,
@@ -59,7 +59,6 @@ TINY_TI2V = replace(
     name="tiny-ti2v",
     summary="text and image to video in seconds on a CPU",
     task=TextImageToVideo(),
-    files=replace(TINY_T2V.files, dit="ti2v"),
 )
 
 TINY_I2V = replace(
@@ -67,7 +66,7 @@ TINY_I2V = replace(
     name="tiny-i2v",
     summary="image to video by channels in seconds on a CPU",
     task=ImageToVideo(),
-    dit=replace(TINY_T2V.dit, in_dim=2 * TINY_VAE.z_dim + 4),
+    dit=replace(TINY_T2V.dit, in_dim=2 * TINY_VAE.z_dim + 4, num_layers=2),
     files=replace(TINY_T2V.files, dit="i2v"),
 )
 
@@ -76,6 +75,6 @@ TINY_MOE = replace(
     name="tiny-moe",
     summary="text to video with two experts in seconds on a CPU",
     sampling=replace(TINY_T2V.sampling, guidance_scale=Experts(high=4.0, low=4.0)),
-    files=replace(TINY_T2V.files, dit=Experts(high="moe/high", low="moe/low")),
+    files=replace(TINY_T2V.files, dit=Experts(high="t2v", low="t2v")),
     boundary=0.875,
 )

@@ -207,7 +207,7 @@ class Task(ABC):
             "width": geometry.width,
             "height": geometry.height,
             "num_frames": geometry.num_frames,
-            "latent_shape": list(geometry.latent_shape()),
+            "latent_shape": [1, *geometry.latent_shape],
             "tokens": geometry.num_tokens,
             "clips": self.num_clips(inputs),
         }

@@ -69,7 +69,7 @@ class ImageToVideo(Task):
         picture = load_image(path)
         asked = exact_geometry(request, latent_spec)
         latent_height, latent_width = latent_grid_for_area(
-            picture.width, picture.height, asked.width * asked.height, latent_spec
+            picture.height, picture.width, asked.width * asked.height, latent_spec
         )
         geometry = VideoGeometry.for_video(
             latent_spec,
@@ -97,7 +97,7 @@ class ImageToVideo(Task):
         return Conditioning(
             positive=branch(context),
             negative=None if negative is None else branch(negative),
-            latent_shape=inputs.geometry.latent_shape(),
+            latent_shape=(1, *inputs.geometry.latent_shape),
         )
 
     def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:

@@ -42,5 +42,5 @@ class TextToVideo(Task):
         return Conditioning(
             positive=DiTInputs(context=context),
             negative=None if negative is None else DiTInputs(context=negative),
-            latent_shape=inputs.geometry.latent_shape(),
+            latent_shape=(1, *inputs.geometry.latent_shape),
         )

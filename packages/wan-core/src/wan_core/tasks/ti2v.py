@@ -82,7 +82,7 @@ class TextImageToVideo(Task):
         return Conditioning(
             positive=DiTInputs(context=context),
             negative=None if negative is None else DiTInputs(context=negative),
-            latent_shape=inputs.geometry.latent_shape(),
+            latent_shape=(1, *inputs.geometry.latent_shape),
             anchors=self.anchors(inputs, components),
         )
 

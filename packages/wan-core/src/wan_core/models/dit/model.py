@@ -139,7 +139,8 @@ class WanDiT(nn.Module):
             raise RequestError(f"this network takes {config.in_dim} channels [B, C, T, H, W], got {channels}")
         if any(side % patch for side, patch in zip(latents.shape[2:], config.patch_size, strict=True)):
             raise RequestError(
-                f"latent frames, height and width must be multiples of {config.patch_size}, got {tuple(latents.shape[2:])}"
+                f"latent frames, height and width must be multiples of {config.patch_size}, "
+                f"got {tuple(latents.shape[2:])}"
             )
         batch, frames = latents.shape[0], latents.shape[2]
         if timesteps.shape not in ((batch,), (batch, 1), (batch, frames)):

@@ -1,0 +1,72 @@
+"""Pi3 and Pi3X: point maps, depth, camera poses and confidence from unordered pictures.
+
+Names are imported when they are first used, so that ``pi3 --help`` and the errors need no torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from pi3.errors import BackendError, CheckpointError, ConfigError, MediaError, Pi3Error, RequestError
+
+if TYPE_CHECKING:
+    from pi3.checkpoints import load_pi3
+    from pi3.conditions import Conditions
+    from pi3.config import DinoConfig, Pi3Config, Pi3XConfig
+    from pi3.edges import keep_mask
+    from pi3.geometry import intrinsics_of_rays
+    from pi3.images import input_size, pictures_to_tensor
+    from pi3.model import Pi3, Pi3Latents, Pi3Output
+    from pi3.pi3x import Pi3X, Pi3XLatents, Pi3XOutput
+    from pi3.ply import read_ply, write_ply
+
+_HOMES = {
+    "Conditions": "conditions",
+    "DinoConfig": "config",
+    "Pi3": "model",
+    "Pi3Config": "config",
+    "Pi3Latents": "model",
+    "Pi3Output": "model",
+    "Pi3X": "pi3x",
+    "Pi3XConfig": "config",
+    "Pi3XLatents": "pi3x",
+    "Pi3XOutput": "pi3x",
+    "input_size": "images",
+    "intrinsics_of_rays": "geometry",
+    "keep_mask": "edges",
+    "load_pi3": "checkpoints",
+    "pictures_to_tensor": "images",
+    "read_ply": "ply",
+    "write_ply": "ply",
+}
+
+__all__ = [
+    "BackendError",
+    "CheckpointError",
+    "Conditions",
+    "ConfigError",
+    "DinoConfig",
+    "MediaError",
+    "Pi3",
+    "Pi3Config",
+    "Pi3Error",
+    "Pi3Latents",
+    "Pi3Output",
+    "Pi3X",
+    "Pi3XConfig",
+    "Pi3XLatents",
+    "Pi3XOutput",
+    "RequestError",
+    "input_size",
+    "intrinsics_of_rays",
+    "keep_mask",
+    "load_pi3",
+    "pictures_to_tensor",
+    "read_ply",
+    "write_ply",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'pi3' has no attribute {name!r}")
+    return getattr(import_module(f"pi3.{_HOMES[name]}"), name)

@@ -1,0 +1,43 @@
+"""Weights on disk: read lazily, recognised by content, checked before they are used, written whole or not at all."""
+
+from wan_core.checkpoints.configs import (
+    infer_clip_config,
+    infer_dit_config,
+    infer_umt5_config,
+    infer_vae_config,
+    read_dit_config,
+)
+from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
+from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
+from wan_core.checkpoints.layout import CheckpointLayout, Part
+from wan_core.checkpoints.load import load_model
+from wan_core.checkpoints.reader import read_weights
+from wan_core.checkpoints.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
+from wan_core.checkpoints.writer import write_file, write_shards
+
+__all__ = [
+    "FORMATS",
+    "CheckpointFormat",
+    "CheckpointLayout",
+    "ConversionReport",
+    "DerivedSource",
+    "MemorySource",
+    "NativeWeights",
+    "Part",
+    "Recipe",
+    "TensorInfo",
+    "TensorSource",
+    "detect_family",
+    "detect_format",
+    "in_format",
+    "infer_clip_config",
+    "infer_dit_config",
+    "infer_umt5_config",
+    "infer_vae_config",
+    "load_model",
+    "native_weights",
+    "read_dit_config",
+    "read_weights",
+    "write_file",
+    "write_shards",
+]

@@ -1,0 +1,172 @@
+"""The one converter: tensors of a file under native names, and native tensors under the names of a format."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from torch import Tensor
+
+from wan_core.checkpoints.formats import (
+    FORMATS,
+    WRAPPERS,
+    CheckpointFormat,
+    detect_format,
+    get_format,
+    rename,
+)
+from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorInfo, TensorSource
+from wan_core.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class ConversionReport:
+    """What converting did: the format that a file was in, its names that changed, and those left out on purpose."""
+
+    format: str
+    renamed: Mapping[str, tuple[str, ...]]
+    dropped: tuple[str, ...]
+
+
+class NativeWeights(DerivedSource):
+    """The tensors of one network under native names, with the report of how they got them."""
+
+    def __init__(self, base: TensorSource, recipes: Mapping[str, Recipe], report: ConversionReport) -> None:
+        super().__init__(base, recipes)
+        self.report = report
+
+
+def native_weights(source: TensorSource, family: str, *, group: str | None = None) -> NativeWeights:
+    """A view of ``source`` under the native names of ``family`` (``dit``, ``vae``, ``umt5``, ``clip``).
+
+    ``group`` names the nested dict to take where a file holds several models, for instance ``generator``; by default
+    averaged weights (``generator_ema``) win. Raises CheckpointError when names collide or a fused tensor cannot be cut.
+    """
+    plain = _plain_names(source, FORMATS[family], group)
+    if group is not None and not plain:
+        raise CheckpointError(f"{source.path} holds no group {group!r}")
+    chosen = detect_format(plain.keys(), family)
+    rules = dict(chosen.table(plain.keys()))
+    recipes: dict[str, Recipe] = {}
+    renamed: dict[str, tuple[str, ...]] = {}
+    left_out = set(source.keys()) - set(plain.values())
+    for name in sorted(plain, key=partial(_rank, chosen)) if chosen.duplicates else plain:
+        original = plain[name]
+        made = _native(source, name, original, chosen, rules)
+        taken = [target for target in made if target in recipes]
+        if taken and taken[0] not in chosen.duplicates:
+            raise _same_name(source, original, recipes[taken[0]].inputs[0], taken[0])
+        if taken or not made:
+            left_out.add(original)
+            continue
+        recipes.update(made)
+        if tuple(made) != (original,):
+            renamed[original] = tuple(made)
+    return NativeWeights(source, recipes, ConversionReport(chosen.name, renamed, tuple(sorted(left_out))))
+
+
+def in_format(native: TensorSource, family: str, name: str) -> DerivedSource:
+    """The reverse: a view of native tensors under the names of format ``name``.
+
+    Raises CheckpointError for an unknown format or when two tensors would get one name.
+    """
+    chosen = get_format(family, name)
+    rules = {ours: theirs for theirs, ours in reversed(chosen.table(native.keys())) if ours is not None}
+    recipes: dict[str, Recipe] = {}
+    used: set[str] = set()
+    if chosen.join is not None:
+        for target, (inputs, make) in chosen.join(native.keys()).items():
+            recipes[target] = _joined(native, inputs, make)
+            used.update(inputs)
+    for source in native:
+        if source in used:
+            continue
+        target = rename(source, rules) or source
+        if target in recipes:
+            raise CheckpointError(f"{native.path}: two tensors would be {target} in format {name}")
+        recipes[target] = Recipe((source,), native.info(source))
+    return DerivedSource(native, recipes)
+
+
+def _plain_names(source: TensorSource, formats: Sequence[CheckpointFormat], group: str | None) -> dict[str, str]:
+    """Names without nesting, prefixes and wrappers, to the file's own."""
+    plain = _renamed(source, {name: name for name in source}, _unwrapped)
+    nests = [nest for candidate in formats for nest in candidate.unwrap] if group is None else [f"{group}."]
+    nest = next((nest for nest in nests if any(name.startswith(nest) for name in plain)), None)
+    if nest is not None or group is not None:
+        cut = nest or ""
+        plain = {name.removeprefix(cut): own for name, own in plain.items() if cut and name.startswith(cut)}
+    for prefix in dict.fromkeys(prefix for candidate in formats for prefix in candidate.strip_prefixes):
+        plain = _renamed(source, plain, partial(_without_prefix, prefix))
+    return plain
+
+
+def _renamed(source: TensorSource, names: Mapping[str, str], change: Callable[[str], str]) -> dict[str, str]:
+    changed: dict[str, str] = {}
+    for name, own in names.items():
+        target = change(name)
+        if target in changed:
+            raise _same_name(source, own, changed[target], target)
+        changed[target] = own
+    return changed
+
+
+def _without_prefix(prefix: str, name: str) -> str:
+    return name.removeprefix(prefix)
+
+
+def _same_name(source: TensorSource, one: str, other: str, target: str) -> CheckpointError:
+    return CheckpointError(f"{source.path}: {one} and {other} are both {target}; the file mixes two layouts")
+
+
+def _unwrapped(name: str) -> str:
+    for wrapper in WRAPPERS:
+        name = name.replace(wrapper, "")
+    return name
+
+
+def _native(
+    source: TensorSource, name: str, original: str, chosen: CheckpointFormat, rules: Mapping[str, str | None]
+) -> dict[str, Recipe]:
+    """The native tensors that one tensor of the file becomes."""
+    info = source.info(original)
+    if chosen.split is not None:
+        try:
+            parts = chosen.split(name, info.like())
+        except (ValueError, IndexError, RuntimeError) as error:
+            raise CheckpointError(
+                f"{source.path}: {original} has shape {list(info.shape)} and cannot be cut up"
+            ) from error
+        if parts is not None:
+            return {
+                target: Recipe(
+                    (original,), TensorInfo(tuple(part.shape), part.dtype), partial(_part, chosen.split, name, target)
+                )
+                for target, part in parts.items()
+            }
+    target = rename(name, rules)
+    return {} if target is None else {target: Recipe((original,), info)}
+
+
+def _part(
+    split: Callable[[str, Tensor], dict[str, Tensor] | None], name: str, target: str, tensors: Sequence[Tensor]
+) -> Tensor:
+    parts = split(name, tensors[0])
+    if parts is None:
+        raise ValueError(f"{name} has no parts")
+    return parts[target]
+
+
+def _joined(native: TensorSource, inputs: tuple[str, ...], make: Callable[..., Tensor]) -> Recipe:
+    missing = [name for name in inputs if name not in native]
+    if missing:
+        raise CheckpointError(f"{native.path} lacks {', '.join(missing)}")
+    result = make(*(native.info(name).like() for name in inputs))
+    return Recipe(inputs, TensorInfo(tuple(result.shape), result.dtype), lambda tensors: make(*tensors))
+
+
+def _rank(chosen: CheckpointFormat, name: str) -> int:
+    """The position of a tensor's rule in the table: of duplicates the first is taken."""
+    for position, (pattern, _) in enumerate(chosen.renames):
+        if name.startswith(pattern):
+            return position
+    return len(chosen.renames)

@@ -1,0 +1,125 @@
+"""Where the parts of a model lie in its checkpoint folder: the official layout, or that of diffusers."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from wan_core.errors import CheckpointError
+
+Part = Literal["dit", "vae", "text_encoder", "tokenizer", "image_encoder"]
+
+PART_NAMES: Mapping[Part, str] = {
+    "dit": "the diffusion transformer",
+    "vae": "the VAE",
+    "text_encoder": "the text encoder",
+    "tokenizer": "the tokenizer",
+    "image_encoder": "the CLIP image encoder",
+}
+DIFFUSERS_FOLDERS: Mapping[Part, str] = {
+    "vae": "vae",
+    "text_encoder": "text_encoder",
+    "tokenizer": "tokenizer",
+    "image_encoder": "image_encoder",
+}
+DIFFUSERS_DITS = {"": "transformer", "high_noise_model": "transformer", "low_noise_model": "transformer_2"}
+"""The diffusers folder of each official one; the second transformer is the low-noise expert."""
+
+_WEIGHTS = ("*.safetensors", "*.pth", "*.pt", "*.bin", "*.gguf")
+_DIT_WEIGHTS = ("diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.bin", "model*.safetensors")
+
+
+@dataclass(frozen=True)
+class CheckpointLayout:
+    """A checkpoint folder; ``model`` is the preset's name, for messages."""
+
+    folder: Path
+    model: str = ""
+
+    def find(self, part: Part, name: str) -> Path:
+        """The folder or file of a part; ``name`` is its official path inside the folder, ``""`` for the folder itself.
+
+        Also found: the same file as ``.safetensors``, and diffusers' folder of that part. Raises CheckpointError that
+        says what was looked for.
+        """
+        found = self._search(part, name)
+        if found is None:
+            self.require([(part, name)])
+            raise CheckpointError(f"{PART_NAMES[part]} has vanished from {self.folder}")
+        return found
+
+    def dit(self, name: str = "") -> Path:
+        """The folder of a DiT: ``""``, ``high_noise_model`` or ``low_noise_model``. Raises CheckpointError."""
+        return self.find("dit", name)
+
+    def vae(self, name: str) -> Path:
+        """The file or folder of the VAE. Raises CheckpointError."""
+        return self.find("vae", name)
+
+    def text_encoder(self, name: str) -> Path:
+        """The file or folder of the text encoder. Raises CheckpointError."""
+        return self.find("text_encoder", name)
+
+    def tokenizer(self, name: str) -> Path:
+        """The folder of the tokenizer. Raises CheckpointError."""
+        return self.find("tokenizer", name)
+
+    def image_encoder(self, name: str) -> Path:
+        """The file or folder of the CLIP tower. Raises CheckpointError."""
+        return self.find("image_encoder", name)
+
+    def require(self, parts: Iterable[tuple[Part, str]]) -> None:
+        """Check that all these parts are there. Raises one CheckpointError for all that are not."""
+        if not self.folder.is_dir():
+            what = "is a file, not a folder" if self.folder.exists() else "does not exist"
+            raise CheckpointError(f"the checkpoint folder {self.folder} {what}{self._remedy()}")
+        missing = [(part, name) for part, name in parts if self._search(part, name) is None]
+        if not missing:
+            return
+        looked_for = "; ".join(
+            f"{PART_NAMES[part]} ({' or '.join(_shown(part, candidate) for candidate in _candidates(part, name))})"
+            for part, name in missing
+        )
+        raise CheckpointError(f"{self.folder} lacks {looked_for}{self._nearby(missing)}{self._remedy()}")
+
+    def _search(self, part: Part, name: str) -> Path | None:
+        paths = (self.folder / candidate for candidate in _candidates(part, name))
+        return next((path for path in paths if _holds(part, path)), None)
+
+    def _nearby(self, missing: list[tuple[Part, str]]) -> str:
+        """Whether the folder above or one below is the one that was meant."""
+        try:
+            around = [self.folder.parent, *sorted(child for child in self.folder.iterdir() if child.is_dir())[:100]]
+        except OSError:
+            return ""
+        for folder in around:
+            layout = CheckpointLayout(folder, self.model)
+            if all(layout._search(part, name) is not None for part, name in missing):
+                return f"; {folder} has them: is that the one?"
+        return ""
+
+    def _remedy(self) -> str:
+        return f"; fetch the model with 'wan download {self.model}'" if self.model else ""
+
+
+def _candidates(part: Part, name: str) -> list[str]:
+    """Paths inside a checkpoint folder where a part may be, best first."""
+    if part == "dit":
+        return [name, *([DIFFUSERS_DITS[name]] if name in DIFFUSERS_DITS else [])]
+    found = [name]
+    if Path(name).suffix in (".pth", ".pt"):
+        found.append(str(Path(name).with_suffix(".safetensors")))
+    return [*found, DIFFUSERS_FOLDERS[part]]
+
+
+def _shown(part: Part, candidate: str) -> str:
+    if part == "dit":
+        return f"{candidate}/{_DIT_WEIGHTS[0]}" if candidate else _DIT_WEIGHTS[0]
+    return candidate
+
+
+def _holds(part: Part, path: Path) -> bool:
+    if part == "tokenizer":
+        return path.is_file() or any((path / name).is_file() for name in ("tokenizer.json", "spiece.model"))
+    patterns = _DIT_WEIGHTS if part == "dit" else _WEIGHTS
+    return path.is_file() or (path.is_dir() and any(next(path.glob(pattern), None) for pattern in patterns))

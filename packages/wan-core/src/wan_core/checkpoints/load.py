@@ -1,0 +1,144 @@
+"""Weights into a network: names and shapes are compared first, then each tensor is placed; no weight exists twice."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Protocol, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from wan_core.checkpoints.convert import native_weights
+from wan_core.checkpoints.formats import detect_family
+from wan_core.checkpoints.sources import TensorSource
+from wan_core.errors import CheckpointError
+
+ModuleT_co = TypeVar("ModuleT_co", bound=nn.Module, covariant=True)
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+_SHOWN = 5
+
+
+class Buildable(Protocol[ModuleT_co]):
+    """A config: it builds its network."""
+
+    def build(self) -> ModuleT_co: ...
+
+
+def load_model(
+    config: Buildable[ModuleT] | Callable[[], ModuleT],
+    source: TensorSource,
+    *,
+    family: str,
+    dtype: torch.dtype | None = None,
+    device: torch.device | str = "cpu",
+) -> ModuleT:
+    """The network of ``config`` (or of a function that builds it) with the weights of ``source``, in eval mode.
+
+    Weights become ``dtype`` (None: the one that most of the file has), except those that the network lists in
+    ``float32_modules``. On the CPU a mapped weight that needs no change stays mapped. Raises CheckpointError, before
+    anything is read, when names or shapes differ: all differences in one message.
+    """
+    build = config if callable(config) else config.build
+    native = native_weights(source, family)
+    with torch.device("meta"):
+        model = build()
+    check_fit(model, native)
+    dtype = dtype or main_dtype(native)
+    wanted = {name: _wanted_dtype(model, name, dtype) for name in native}
+    for name, tensor in _placed(native, wanted, torch.device(device)):
+        _assign(model, name, tensor)
+    _restore_buffers(model, build, torch.device(device))
+    return model.eval()
+
+
+def main_dtype(source: TensorSource) -> torch.dtype:
+    """The floating-point dtype of most bytes; bfloat16 for 8-bit floats, which nothing computes in; else float32."""
+    sizes: Counter[torch.dtype] = Counter()
+    for name in source:
+        info = source.info(name)
+        if info.dtype.is_floating_point:
+            sizes[info.dtype] += info.numel
+    if not sizes:
+        return torch.float32
+    dtype = sizes.most_common(1)[0][0]
+    return torch.bfloat16 if dtype.itemsize == 1 else dtype
+
+
+def check_fit(model: nn.Module, native: TensorSource) -> None:
+    """Compare names and shapes. Raises one CheckpointError with the counts and the first of each kind of difference."""
+    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    missing = [name for name in wanted if name not in native]
+    unexpected = [name for name in native if name not in wanted]
+    misshaped = [
+        f"{name} {list(native.info(name).shape)} instead of {list(shape)}"
+        for name, shape in wanted.items()
+        if name in native and native.info(name).shape != shape
+    ]
+    if not (missing or unexpected or misshaped):
+        return
+    problems = [
+        f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped))
+        if names
+    ]
+    hint = ""
+    if len(missing) == len(wanted):
+        family = detect_family(native.keys())
+        hint = f" (it looks like the weights of a {family})" if family else " (it holds no weights of such a network)"
+    raise CheckpointError(f"{native.path} does not fit {type(model).__name__}{hint}: {'; '.join(problems)}")
+
+
+def _wanted_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
+    kept: Iterable[str] = getattr(model, "float32_modules", ())
+    return torch.float32 if any(f".{entry}." in f".{name}." for entry in kept) else dtype
+
+
+def _placed(
+    native: TensorSource, dtypes: Mapping[str, torch.dtype], device: torch.device
+) -> Iterable[tuple[str, Tensor]]:
+    for name in native:
+        read = native.read(name)
+        # To the device first: it casts faster, and the transfer is that of the stored size.
+        placed = read.to(device)
+        if read.is_floating_point():
+            placed = placed.to(dtypes[name])
+        if placed is not read:
+            del read
+            native.release(name)
+        yield name, placed
+
+
+def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    module = model.get_submodule(path)
+    old = module._parameters.get(leaf)
+    if old is not None:
+        module._parameters[leaf] = nn.Parameter(tensor, requires_grad=old.requires_grad and tensor.is_floating_point())
+    else:
+        module._buffers[leaf] = tensor
+
+
+class _EmptyOnMeta(TorchFunctionMode):
+    """Parameters cost nothing, while what a constructor computes is real."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        arguments = dict(kwargs or {})
+        if func is torch.empty:
+            arguments["device"] = "meta"
+        return func(*args, **arguments)
+
+
+def _restore_buffers(model: nn.Module, build: Callable[[], nn.Module], device: torch.device) -> None:
+    """Buffers that no file holds: a second build computes them, again without memory for the weights."""
+    lost = [name for name, buffer in model.named_buffers() if buffer.is_meta]
+    if not lost:
+        return
+    with _EmptyOnMeta():
+        computed = dict(build().named_buffers())
+    for name in lost:
+        if computed[name].is_meta:
+            raise TypeError(f"{type(model).__name__}: buffer {name} is neither stored nor computed; make it persistent")
+        _assign(model, name, computed[name].to(device))

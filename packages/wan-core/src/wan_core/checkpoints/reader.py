@@ -1,0 +1,169 @@
+"""Files of weights as a :class:`TensorSource`: what kind a file is, is decided by its content, never by its name.
+
+This is the only place that unpickles, and only through torch's ``weights_only`` loader, which builds tensors and plain
+values and nothing else.
+"""
+
+import pickle
+import re
+import warnings
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from wan_core.checkpoints.archives import Record, storage_records
+from wan_core.checkpoints.file_source import FileSource, StoredTensor, file_size, unreadable
+from wan_core.checkpoints.file_systems import is_on_network
+from wan_core.checkpoints.safetensors_header import read_header
+from wan_core.checkpoints.shards import read_folder
+from wan_core.checkpoints.sources import TensorInfo, TensorSource
+from wan_core.errors import CheckpointError
+
+_GLOBAL = re.compile(r"(?:GLOBAL|global) (\S+)")
+_MAX_DEPTH = 8
+
+
+def read_weights(path: str | Path, *, mmap: bool | None = None) -> TensorSource:
+    """The tensors of a file, or of a folder with one model's shards; nothing but names and shapes is read yet.
+
+    Files: safetensors, or what ``torch.save`` wrote (nested dicts get dotted names). Folders: an index with its shards,
+    numbered shards, or a single file. ``mmap`` maps files into memory; None does so except on network file systems.
+    Raises CheckpointError for files that are missing, damaged, unsafe to read or not weights.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return read_folder(path, partial(_read_file, mmap=mmap))
+    return _read_file(path, mmap=mmap)
+
+
+def _read_file(path: Path, *, mmap: bool | None) -> TensorSource:
+    use_mmap = not is_on_network(path) if mmap is None else mmap
+    kind = _kind(path)
+    if kind == "torch":
+        return _read_torch(path, use_mmap)
+    stored, metadata = read_header(path)
+    return FileSource(path, stored, metadata=metadata, use_mmap=use_mmap)
+
+
+def _kind(path: Path) -> str:
+    size = file_size(path)
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise unreadable(path, error) from error
+    if size == 0:
+        raise CheckpointError(f"{path} is empty (0 bytes); its copy or download has failed")
+    if start.startswith(b"PK\3\4"):
+        return "torch"
+    if start.startswith(b"version https://git-lfs"):
+        raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run 'git lfs pull' where it came from")
+    if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
+        raise CheckpointError(f"{path} is a web page, not weights; its download has failed")
+    if start[:1] == b"\x80" or b"ustar" in start:
+        raise CheckpointError(f"{path} is a pickle of an old format that cannot be read safely; save it as safetensors")
+    if start[8:9] != b"{":
+        raise CheckpointError(f"{path} holds no weights that we know: neither safetensors nor a file of torch.save")
+    return "safetensors"
+
+
+def _read_torch(path: Path, use_mmap: bool) -> TensorSource:
+    records = storage_records(path)
+    loaded = _load(path)
+    if isinstance(loaded, Tensor):
+        loaded = {"tensor": loaded}
+    if not isinstance(loaded, dict):
+        raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not tensors by name")
+    tensors: dict[str, Tensor] = {}
+    metadata: dict[str, str] = {}
+    for name, value in _flattened(path, loaded):
+        if isinstance(value, Tensor):
+            tensors[name] = value
+        elif isinstance(value, str | int | float | bool):
+            metadata[name] = str(value)
+    if not tensors:
+        raise CheckpointError(f"{path} holds no tensors")
+    return FileSource(path, _places(path, tensors, records), metadata=metadata, use_mmap=use_mmap)
+
+
+def _load(path: Path) -> Any:
+    """The pickled objects, with tensors that only map the file."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        match = _GLOBAL.search(str(error))
+        what = f" ({match.group(1)[:80]})" if match else ""
+        raise CheckpointError(
+            f"{path} holds Python objects{what} besides tensors, which could run code; it was not loaded. "
+            "Get the weights as safetensors"
+        ) from error
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except MemoryError:
+        raise
+    except (
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        IndexError,
+        AttributeError,
+        EOFError,
+        ArithmeticError,
+    ) as error:
+        # A damaged pickle makes the unpickler fail in any of these ways; none of its objects is used.
+        reason = str(error).partition("\n")[0][:80]
+        raise CheckpointError(f"{path} is cut off or damaged ({reason}); fetch it again") from error
+
+
+def _flattened(path: Path, value: Any, prefix: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
+    """The leaves of nested dicts and lists under dotted names."""
+    if depth > _MAX_DEPTH:
+        raise CheckpointError(f"{path} is no file of weights: it is nested more than {_MAX_DEPTH} deep")
+    if isinstance(value, dict):
+        for key, item in value.items():
+            yield from _flattened(path, item, f"{prefix}.{key}" if prefix else str(key), depth + 1)
+    else:
+        yield prefix, value
+
+
+def _places(path: Path, tensors: dict[str, Tensor], records: list[Record]) -> dict[str, StoredTensor]:
+    """Where in the file each mapped tensor lies.
+
+    torch does not say, but all storages are cuts of one mapping: the address of one and its offset give the rest.
+    """
+    for name, tensor in tensors.items():
+        if tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+            raise CheckpointError(f"{path}: tensor {name!r} is sparse or quantised; save it as a plain tensor")
+    filled = [tensor for tensor in tensors.values() if tensor.untyped_storage().nbytes()]
+    sizes = {tensor.untyped_storage().data_ptr(): tensor.untyped_storage().nbytes() for tensor in filled}
+    base = _mapping_address(sizes, records)
+    if base is None:
+        raise CheckpointError(f"{path} is damaged: its tensors are not where its directory says; fetch it again")
+    return {name: _place(tensor, base) for name, tensor in tensors.items()}
+
+
+def _mapping_address(sizes: dict[int, int], records: list[Record]) -> int | None:
+    if not sizes:
+        return 0
+    known = {record.start: record.length for record in records}
+    first = min(sizes)
+    for record in records:
+        base = first - record.start
+        if all(known.get(address - base, -1) >= size for address, size in sizes.items()):
+            return base
+    return None
+
+
+def _place(tensor: Tensor, base: int) -> StoredTensor:
+    info = TensorInfo(tuple(tensor.shape), tensor.dtype)
+    if tensor.numel() == 0:
+        return StoredTensor(info, 0)
+    start = tensor.untyped_storage().data_ptr() - base + int(tensor.storage_offset()) * tensor.element_size()
+    return StoredTensor(info, start, None if tensor.is_contiguous() else tuple(tensor.stride()))

@@ -1,0 +1,135 @@
+"""Folders of weights: an index with its shards, numbered shards without one, or a single file."""
+
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wan_core.checkpoints.file_source import file_size, unreadable
+from wan_core.checkpoints.sources import JoinedSource, TensorSource
+from wan_core.errors import CheckpointError
+
+INDEX_SUFFIX = ".index.json"
+USUAL_NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")
+"""Stems that a folder's weights have in the official and the diffusers layout, preferred over others."""
+
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
+_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?:safetensors|bin)")
+_MAX_JSON_BYTES = 16_000_000
+_MAX_SHARDS = 1_000
+
+
+def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> TensorSource:
+    """The one model of a folder, its files read by ``read_file``.
+
+    Raises CheckpointError when there is none, several, or parts are missing.
+    """
+    try:
+        names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise unreadable(folder, error) from error
+    index = _choose(folder, [name for name in names if name.endswith(INDEX_SUFFIX)], "indexes of shards")
+    if index is not None:
+        return _read_index(folder / index, read_file)
+    files = [name for name in names if name.endswith(_SUFFIXES)]
+    shards = [match for name in files if (match := _SHARD.fullmatch(name))]
+    if shards:
+        return _join(folder, _complete(folder, shards), read_file)
+    single = _choose(folder, files, "files of weights")
+    if single is None:
+        raise CheckpointError(
+            f"no weights in {folder}: looked for *{INDEX_SUFFIX} and {', '.join('*' + s for s in _SUFFIXES)}"
+        )
+    return read_file(folder / single)
+
+
+def _choose(folder: Path, names: list[str], what: str) -> str | None:
+    """The only one, or the one with the usual name."""
+    if len(names) <= 1:
+        return names[0] if names else None
+    for stem in USUAL_NAMES:
+        usual = [name for name in names if name.split(".")[0] == stem]
+        if len(usual) == 1:
+            return usual[0]
+    raise CheckpointError(f"{folder} holds several {what} ({', '.join(names[:5])}); name the one to read")
+
+
+def _complete(folder: Path, shards: list[re.Match[str]]) -> list[str]:
+    kinds = {(match["stem"], match["count"]) for match in shards}
+    if len(kinds) > 1:
+        raise CheckpointError(
+            f"{folder} mixes the shards of several models ({shards[0][0]}, {shards[-1][0]}) without an index"
+        )
+    count = int(shards[0]["count"])
+    present = {int(match["number"]) for match in shards}
+    if count > _MAX_SHARDS or present != set(range(1, count + 1)):
+        missing = sorted(set(range(1, min(count, _MAX_SHARDS) + 1)) - present)
+        raise CheckpointError(f"{folder} lacks shards {', '.join(map(str, missing[:5]))} of {count}; fetch them again")
+    return [match[0] for match in shards]
+
+
+def _read_index(index: Path, read_file: Callable[[Path], TensorSource]) -> TensorSource:
+    weight_map = read_json(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
+        raise CheckpointError(f"{index} is damaged: it has no weight_map from tensors to files; fetch it again")
+    names = sorted(set(weight_map.values()))
+    if len(names) > _MAX_SHARDS:
+        raise CheckpointError(f"{index} names {len(names)} shards, at most {_MAX_SHARDS} make sense")
+    for name in names:
+        _check_inside(index.parent, name, index)
+    missing = [name for name in names if not (index.parent / name).exists()]
+    if missing:
+        raise CheckpointError(
+            f"{index} names {len(names)} shards and {len(missing)} are missing: {', '.join(missing[:5])}; fetch them"
+        )
+    source = _join(index.parent, names, read_file)
+    absent = [name for name in weight_map if name not in source]
+    if absent:
+        raise CheckpointError(
+            f"the shards in {index.parent} lack {len(absent)} tensors of their index ({', '.join(absent[:5])}); "
+            "they belong to different models or are damaged"
+        )
+    return source
+
+
+def _check_inside(folder: Path, name: str, index: Path) -> None:
+    """An index may only name files beside it; links must stay inside, or in the blob store of a hub cache."""
+    if Path(name).name != name or name in {"", ".", ".."} or "\\" in name or "\0" in name:
+        raise CheckpointError(f"{index} names {name[:120]!r}, which is not a file beside it; such an index is refused")
+    allowed = [folder.resolve()]
+    # hub caches: <repository>/snapshots/<revision>/... links to <repository>/blobs/...
+    allowed += [parent.parent / "blobs" for parent in allowed[0].parents if parent.name == "snapshots"]
+    real = (folder / name).resolve()
+    if not any(real.is_relative_to(root) for root in allowed):
+        raise CheckpointError(f"{index} names {name!r}, a link out of its folder; such an index is refused")
+
+
+def _join(folder: Path, names: list[str], read_file: Callable[[Path], TensorSource]) -> TensorSource:
+    parts: dict[str, TensorSource] = {}
+    metadata: dict[str, str] = {}
+    for name in names:
+        shard = read_file(folder / name)
+        twice = [key for key in shard if key in parts]
+        if twice:
+            raise CheckpointError(
+                f"{folder} has {twice[0]!r} in two shards, one of them {name}; they are of different models"
+            )
+        parts.update(dict.fromkeys(shard.keys(), shard))
+        metadata.update(shard.metadata)
+    return JoinedSource(folder, parts, metadata)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object of at most 16 MB. Raises CheckpointError."""
+    if file_size(path) > _MAX_JSON_BYTES:
+        raise CheckpointError(f"{path} has {file_size(path)} bytes, at most {_MAX_JSON_BYTES} make sense")
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise unreadable(path, error) from error
+    except (ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path} is no JSON ({str(error)[:80]}); fetch it again") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no JSON object; fetch it again")
+    return content

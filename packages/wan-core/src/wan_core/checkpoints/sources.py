@@ -1,0 +1,175 @@
+"""Tensors by name, read one at a time: the one thing that readers, renamers, mergers and writers pass on."""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """What is known of a tensor before it is read."""
+
+    shape: tuple[int, ...]
+    dtype: torch.dtype
+
+    @property
+    def numel(self) -> int:
+        """Count of elements."""
+        return math.prod(self.shape)
+
+    @property
+    def nbytes(self) -> int:
+        """Size in bytes."""
+        return self.numel * self.dtype.itemsize
+
+    def like(self) -> Tensor:
+        """A meta tensor of this shape and dtype."""
+        return torch.empty(self.shape, dtype=self.dtype, device="meta")
+
+
+class TensorSource(ABC):
+    """Named tensors in host memory or in files, in the order in which reading them is fastest.
+
+    ``path`` is where they come from, for messages; ``metadata`` are the strings stored beside them.
+    """
+
+    path: Path
+    metadata: Mapping[str, str]
+
+    @abstractmethod
+    def keys(self) -> tuple[str, ...]:
+        """The names."""
+
+    @abstractmethod
+    def info(self, name: str) -> TensorInfo:
+        """Shape and dtype of a tensor. Raises KeyError for an unknown name."""
+
+    @abstractmethod
+    def read(self, name: str) -> Tensor:
+        """The tensor, on the CPU. It may be mapped from a file: memory is used as it is touched."""
+
+    def release(self, name: str) -> None:
+        """Let go of the memory behind a tensor that was read and copied; it can be read again."""
+        return
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
+
+    def __len__(self) -> int:
+        return len(self.keys())
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.keys()
+
+    @property
+    def nbytes(self) -> int:
+        """Size of all tensors in bytes."""
+        return sum(self.info(name).nbytes for name in self)
+
+    @property
+    def num_parameters(self) -> int:
+        """Count of all elements."""
+        return sum(self.info(name).numel for name in self)
+
+
+class MemorySource(TensorSource):
+    """Tensors that are in memory already, for instance a model's ``state_dict()``."""
+
+    def __init__(
+        self, tensors: Mapping[str, Tensor], *, path: Path | None = None, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        self.path = path or Path("memory")
+        self.metadata = dict(metadata or {})
+        self._tensors = dict(tensors)
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self._tensors)
+
+    def info(self, name: str) -> TensorInfo:
+        tensor = self._tensors[name]
+        return TensorInfo(tuple(tensor.shape), tensor.dtype)
+
+    def read(self, name: str) -> Tensor:
+        return self._tensors[name].detach()
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._tensors
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How one tensor is made from those of another source; ``make`` None passes the single input on."""
+
+    inputs: tuple[str, ...]
+    info: TensorInfo
+    make: Callable[[Sequence[Tensor]], Tensor] | None = None
+
+
+class DerivedSource(TensorSource):
+    """Tensors made from those of ``base`` by recipes, each when it is read. Used to rename, split, join and merge."""
+
+    def __init__(
+        self, base: TensorSource, recipes: Mapping[str, Recipe], *, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        self.base = base
+        self.path = base.path
+        self.metadata = base.metadata if metadata is None else dict(metadata)
+        self._recipes = dict(recipes)
+        self._users: dict[str, set[str]] = {}
+        for name, recipe in self._recipes.items():
+            for source in recipe.inputs:
+                self._users.setdefault(source, set()).add(name)
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self._recipes)
+
+    def info(self, name: str) -> TensorInfo:
+        return self._recipes[name].info
+
+    def recipe(self, name: str) -> Recipe:
+        """How a tensor is made, for messages that name the file's own tensors."""
+        return self._recipes[name]
+
+    def read(self, name: str) -> Tensor:
+        recipe = self._recipes[name]
+        tensors = [self.base.read(source) for source in recipe.inputs]
+        return tensors[0] if recipe.make is None else recipe.make(tensors)
+
+    def release(self, name: str) -> None:
+        # A fused tensor goes when its last part has been copied.
+        for source in self._recipes[name].inputs:
+            self._users[source].discard(name)
+            if not self._users[source]:
+                self.base.release(source)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._recipes
+
+
+class JoinedSource(TensorSource):
+    """Several sources with different names as one: the shards of a model."""
+
+    def __init__(self, path: Path, parts: Mapping[str, TensorSource], metadata: Mapping[str, str]) -> None:
+        self.path = path
+        self.metadata = dict(metadata)
+        self._parts = dict(parts)
+
+    def keys(self) -> tuple[str, ...]:
+        return tuple(self._parts)
+
+    def info(self, name: str) -> TensorInfo:
+        return self._parts[name].info(name)
+
+    def read(self, name: str) -> Tensor:
+        return self._parts[name].read(name)
+
+    def release(self, name: str) -> None:
+        self._parts[name].release(name)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._parts

@@ -1,0 +1,180 @@
+"""Safetensors files, written tensor by tensor: whole or not at all, with one tensor in memory at a time."""
+
+import ctypes
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import BinaryIO
+
+import torch
+from torch import Tensor
+
+from wan_core.checkpoints.safetensors_header import DTYPES
+from wan_core.checkpoints.sources import TensorInfo, TensorSource
+from wan_core.errors import CheckpointError, RequestError
+from wan_core.media.files import write_error
+
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+DEFAULT_SHARD_BYTES = 10_000_000_000
+
+
+def write_file(
+    source: TensorSource,
+    path: str | Path,
+    *,
+    dtypes: Mapping[str, torch.dtype] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write all tensors to one safetensors file, replacing it in one step.
+
+    ``dtypes`` overrides the stored dtype by name; ``metadata`` replaces that of the source. Raises MediaError when the
+    disk refuses, CheckpointError for a dtype that the format does not have; nothing half-written stays.
+    """
+    path = Path(path)
+    with _replacing(path) as draft:
+        _write(source, source.keys(), draft, dtypes or {}, source.metadata if metadata is None else metadata)
+
+
+def write_shards(
+    source: TensorSource,
+    folder: str | Path,
+    *,
+    stem: str = "diffusion_pytorch_model",
+    max_shard_bytes: int = DEFAULT_SHARD_BYTES,
+    dtypes: Mapping[str, torch.dtype] | None = None,
+    metadata: Mapping[str, str] | None = None,
+) -> list[str]:
+    """Write all tensors into a folder: one file, or numbered shards of at most ``max_shard_bytes`` with an index.
+
+    Returns the file names. A tensor larger than a shard gets one for itself. The index comes last, so that a folder
+    cut off in the middle is never taken for a model. Errors as in :func:`write_file`; RequestError for a shard size
+    below 1.
+    """
+    if max_shard_bytes < 1:
+        raise RequestError(f"the shard size must be at least 1 byte, got {max_shard_bytes}")
+    folder, dtypes = Path(folder), dtypes or {}
+    metadata = source.metadata if metadata is None else metadata
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+    groups = _grouped(source, dtypes, max_shard_bytes)
+    if len(groups) == 1:
+        write_file(source, folder / f"{stem}.safetensors", dtypes=dtypes, metadata=metadata)
+        return [f"{stem}.safetensors"]
+    names = [f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
+    for name, group in zip(names, groups, strict=True):
+        with _replacing(folder / name) as draft:
+            _write(source, group, draft, dtypes, metadata)
+    total = sum(_info(source, name, dtypes).nbytes for name in source)
+    index = {
+        "metadata": {"total_size": total},
+        "weight_map": {key: name for name, group in zip(names, groups, strict=True) for key in group},
+    }
+    write_text(folder / f"{stem}.safetensors.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
+    return names
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a small text file in one step. Raises MediaError when the disk refuses."""
+    with _replacing(path) as draft:
+        draft.write(text.encode("utf-8"))
+
+
+@contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``path`` when everything is there and vanishes when anything fails.
+
+    Raises RequestError when ``path`` exists and is not an empty folder, MediaError when the disk refuses.
+    """
+    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise RequestError(f"{path} exists already; name a new or an empty folder")
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft.mkdir()
+        yield draft
+        os.replace(draft, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def _grouped(source: TensorSource, dtypes: Mapping[str, torch.dtype], limit: int) -> list[list[str]]:
+    groups: list[list[str]] = [[]]
+    filled = 0
+    for name in source:
+        size = _info(source, name, dtypes).nbytes
+        if groups[-1] and filled + size > limit:
+            groups.append([])
+            filled = 0
+        groups[-1].append(name)
+        filled += size
+    return groups
+
+
+def _info(source: TensorSource, name: str, dtypes: Mapping[str, torch.dtype]) -> TensorInfo:
+    info = source.info(name)
+    return TensorInfo(info.shape, dtypes.get(name, info.dtype))
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[BinaryIO]:
+    """A draft beside ``path`` that takes its place when it is whole."""
+    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with draft.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except OSError as error:
+        raise write_error(path, error) from error
+    finally:
+        draft.unlink(missing_ok=True)
+
+
+def _write(
+    source: TensorSource,
+    names: Sequence[str],
+    file: BinaryIO,
+    dtypes: Mapping[str, torch.dtype],
+    metadata: Mapping[str, str],
+) -> None:
+    infos = {name: _info(source, name, dtypes) for name in names}
+    # Wide dtypes first keep every tensor aligned; the format's own library orders so, too.
+    order = sorted(names, key=lambda name: -infos[name].dtype.itemsize)
+    file.write(_header({name: infos[name] for name in order}, metadata))
+    for name in order:
+        tensor = source.read(name).to(infos[name].dtype).contiguous()
+        _write_bytes(file, tensor)
+        del tensor
+        source.release(name)
+
+
+def _header(infos: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> bytes:
+    entries: dict[str, object] = {"__metadata__": {"format": "pt", **metadata}}
+    start = 0
+    for name, info in infos.items():
+        if info.dtype not in _NAMES:
+            raise CheckpointError(f"tensor {name} has dtype {info.dtype}, which safetensors files cannot hold")
+        entries[name] = {
+            "dtype": _NAMES[info.dtype],
+            "shape": list(info.shape),
+            "data_offsets": [start, start + info.nbytes],
+        }
+        start += info.nbytes
+    text = json.dumps(entries, separators=(",", ":")).encode("utf-8")
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _write_bytes(file: BinaryIO, tensor: Tensor) -> None:
+    size = tensor.numel() * tensor.element_size()
+    if size:
+        file.write(memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B"))

@@ -1,0 +1,38 @@
+"""``wan show FILE``: how a file was made, and the command that makes it again. Nothing in the file is ever run."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wan_core.media import Provenance, command_line, plain_text, read_provenance
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option("--json", "as_json", is_flag=True, help="Print the record and the command as JSON.")
+def show(file: Path, as_json: bool) -> None:
+    """Print how FILE was made, and the command that makes it again.
+
+    FILE is an .mp4, .gif, .webp or .png that wan wrote; frames/%04d.png stands for its first picture.
+    """
+    provenance = read_provenance(file)
+    command = command_line(provenance)
+    if as_json:
+        click.echo(json.dumps({**json.loads(provenance.to_json()), "command": command}, indent=2))
+        return
+    for name, value in rows(provenance):
+        click.echo(f"{plain_text(name):<20} {plain_text(value)}")
+    click.echo("\nThe command that makes it again (input files and weights are named without their folders):")
+    click.echo(command)
+    if any(plain_text(text) != text for text in provenance.settings.values() if isinstance(text, str)):
+        click.echo("\nnote: a text of the record holds line breaks or control characters; the command leaves them out")
+
+
+def rows(provenance: Provenance) -> list[tuple[str, str]]:
+    """The record as lines of name and value, the prompt first."""
+    settings = dict(provenance.settings)
+    lines: list[tuple[str, Any]] = [("preset", provenance.preset), ("prompt", settings.pop("prompt", ""))]
+    lines += [*settings.items(), *provenance.record.items(), ("wan-core", provenance.tool_version)]
+    return [(name, value if isinstance(value, str) else json.dumps(value)) for name, value in lines]

@@ -1,0 +1,57 @@
+"""``wan show``: readable, machine-readable, and safe for a terminal whatever the file holds."""
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from wan_core.cli.show import show
+from wan_core.errors import MediaError, RequestError
+from wan_core.media import Provenance, command_line, write_video
+
+from .media_clips import smooth_clip
+
+
+def written(path: Path, prompt: str) -> Provenance:
+    provenance = Provenance.of(
+        preset="tiny-t2v",
+        settings={"prompt": prompt, "seed": 7, "width": 64, "height": 64, "guidance_scale": {"high": 4.0, "low": 3.0}},
+        record={"device": "cpu"},
+    )
+    write_video([smooth_clip(2)], path, fps=8, provenance=provenance)
+    return provenance
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "%04d.png"])
+def test_show_prints_the_record_and_the_command(tmp_path: Path, name: str) -> None:
+    provenance = written(tmp_path / name, "a cat's day")
+    result = CliRunner().invoke(show, [str(tmp_path / name)])
+    assert result.exit_code == 0, result.output
+    lines = result.output.splitlines()
+    assert lines[0].split() == ["preset", "tiny-t2v"]
+    assert lines[1].split(maxsplit=1) == ["prompt", "a cat's day"]
+    assert lines[-1] == command_line(provenance)
+    assert "device               cpu" in lines
+
+
+def test_show_json_is_the_record_and_the_command(tmp_path: Path) -> None:
+    provenance = written(tmp_path / "a.mp4", "two\nlines \x1b[31m")
+    result = CliRunner().invoke(show, [str(tmp_path / "a.mp4"), "--json"])
+    found = json.loads(result.output)
+    assert found.pop("command") == command_line(provenance)
+    assert Provenance.from_json(json.dumps(found)) == provenance
+    assert "\x1b" not in result.output
+
+
+def test_show_prints_no_control_characters_and_says_so(tmp_path: Path) -> None:
+    written(tmp_path / "a.mp4", "red \x1b[31m\u202e and\nnew line")
+    result = CliRunner().invoke(show, [str(tmp_path / "a.mp4")])
+    assert not {"\x1b", "\u202e"} & set(result.output)
+    assert "the command leaves them out" in result.output
+
+
+def test_show_without_a_record_or_a_file_is_one_of_our_errors(tmp_path: Path) -> None:
+    write_video([smooth_clip(2)], tmp_path / "a.mp4", fps=8)
+    assert isinstance(CliRunner().invoke(show, [str(tmp_path / "a.mp4")]).exception, MediaError)
+    assert isinstance(CliRunner().invoke(show, [str(tmp_path / "b.mp4")]).exception, RequestError)

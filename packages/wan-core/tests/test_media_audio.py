@@ -1,0 +1,98 @@
+"""Sound read, resampled and cut."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from wan_core.errors import MediaError, RequestError
+from wan_core.media import AudioTrack, load_audio, resample
+
+
+def tone(rate: int, seconds: float = 0.5, hertz: float = 440.0, channels: int = 1) -> np.ndarray:
+    time = np.arange(int(rate * seconds)) / rate
+    return np.stack([0.5 * np.sin(2 * np.pi * hertz * (1 + c) * time) for c in range(channels)], axis=1)
+
+
+@pytest.mark.parametrize(("name", "bound"), [("a.wav", 1e-4), ("a.flac", 1e-4), ("a.ogg", 0.1), ("a.mp3", 0.1)])
+def test_usual_formats_are_read(tmp_path: Path, name: str, bound: float) -> None:
+    samples = tone(16_000, channels=2)
+    soundfile.write(tmp_path / name, samples, 16_000)
+    track = load_audio(tmp_path / name)
+    assert track.sample_rate == 16_000
+    assert track.samples.shape[0] == 2
+    assert track.samples.dtype == torch.float32
+    assert np.abs(track.samples[:, 500:7000].numpy().T - samples[500:7000]).max() < bound
+
+
+def test_channels_are_averaged_with_mono_and_beyond_two(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.tile([[0.5, -0.25]], (100, 1)), 8000, subtype="FLOAT")
+    soundfile.write(tmp_path / "b.wav", np.tile([[0.3, 0.6, 0.0]], (100, 1)), 8000, subtype="FLOAT")
+    assert torch.allclose(load_audio(tmp_path / "a.wav", mono=True).samples, torch.full((1, 100), 0.125))
+    assert torch.allclose(load_audio(tmp_path / "b.wav").samples, torch.full((1, 100), 0.3))
+
+
+@pytest.mark.parametrize(("source", "target"), [(48_000, 16_000), (44_100, 16_000), (8000, 24_000)])
+def test_resampling_keeps_the_tone(tmp_path: Path, source: int, target: int) -> None:
+    soundfile.write(tmp_path / "a.wav", tone(source), source)
+    track = load_audio(tmp_path / "a.wav", sample_rate=target)
+    assert track.sample_rate == target
+    assert track.seconds == pytest.approx(0.5, abs=0.001)
+    expected = torch.from_numpy(tone(target)[:, 0]).float()
+    middle = slice(target // 10, target * 4 // 10)
+    assert (track.samples[0, middle] - expected[middle]).abs().max() < 2e-3
+
+
+def test_the_same_rate_changes_nothing() -> None:
+    track = AudioTrack(torch.rand(1, 99), 16_000)
+    assert resample(track, 16_000) is track
+
+
+def test_sections_are_cut_at_the_ends() -> None:
+    track = AudioTrack(torch.arange(10.0).unsqueeze(0), 10)
+    assert track.section(0.2, 0.5).samples.tolist() == [[2, 3, 4]]
+    assert track.section(0.8, 9).samples.tolist() == [[8, 9]]
+    assert track.section(-1, 0.1).samples.tolist() == [[0]]
+    assert track.section(5, 9).samples.shape == (1, 0)
+
+
+def test_broken_samples_become_silence(tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.wav", np.array([0.5, np.nan, np.inf]), 8000, subtype="FLOAT")
+    assert load_audio(tmp_path / "a.wav").samples.tolist() == [[0.5, 0.0, 1.0]]
+
+
+@pytest.mark.parametrize("shape", [(8,), (3, 8), (0, 8)])
+def test_a_track_has_one_or_two_channels(shape: tuple[int, ...]) -> None:
+    with pytest.raises(ValueError, match="1 or 2"):
+        AudioTrack(torch.zeros(shape), 8000)
+
+
+def test_missing_sound_is_a_request_error(tmp_path: Path) -> None:
+    with pytest.raises(RequestError, match="does not exist"):
+        load_audio(tmp_path / "none.wav")
+
+
+def test_other_files_are_media_errors(tmp_path: Path) -> None:
+    (tmp_path / "a.wav").write_bytes(b"not a sound")
+    with pytest.raises(MediaError, match="no video or sound"):
+        load_audio(tmp_path / "a.wav")
+    soundfile.write(tmp_path / "b.wav", np.zeros((0, 1)), 8000)
+    with pytest.raises(MediaError, match="no samples"):
+        load_audio(tmp_path / "b.wav")
+
+
+def test_a_silent_video_has_no_sound(tmp_path: Path) -> None:
+    from wan_core.media import write_video
+
+    write_video([torch.zeros(3, 2, 16, 16)], tmp_path / "a.mp4", fps=8)
+    with pytest.raises(MediaError, match="has no sound"):
+        load_audio(tmp_path / "a.mp4")
+
+
+def test_impossible_rates_are_request_errors() -> None:
+    with pytest.raises(RequestError, match="sample rate"):
+        resample(AudioTrack(torch.zeros(1, 9), 8000), 0)
+    with pytest.raises(ValueError, match="sample_rate"):
+        AudioTrack(torch.zeros(1, 9), 0)

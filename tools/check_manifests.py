@@ -1,0 +1,118 @@
+"""Hold every real-size network against the published lists of tensors: ``check_manifests.py DIR``; exit 1 on differences.
+
+A manifest is a JSON file with ``tensors``: names to shapes. Each is compared with the network that the table below
+names, built on the meta device, after its names went through the format tables. No weights are needed.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from wan_core.checkpoints import MemorySource, native_weights
+from wan_core.errors import CheckpointError
+from wan_core.models import CLIP_VIT_H14, UMT5_XXL, WAN21_VAE, WAN22_VAE
+from wan_core.presets import get_preset
+
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What a manifest lists: a family of formats, and how to build the network."""
+
+    family: str
+    build: Callable[[], nn.Module]
+
+
+DITS = {
+    "wan2.1_i2v_14b": "i2v-14B-720P",
+    "wan2.1_t2v_1.3b": "t2v-1.3B",
+    "wan2.1_t2v_14b": "t2v-14B",
+    "wan2.2_i2v_a14b": "i2v-A14B",
+    "wan2.2_t2v_a14b": "t2v-A14B",
+    "wan2.2_ti2v_5b": "ti2v-5B",
+}
+"""Presets of the transformers, by the name of their manifest."""
+
+
+def dit(name: str) -> Expected:
+    """The transformer of a preset."""
+    return Expected("dit", get_preset(name).dit.build)
+
+
+MANIFESTS: Mapping[str, Expected] = {
+    **{f"dit_{name}": dit(preset) for name, preset in DITS.items()},
+    **{f"diffusers_dit_{name}": dit(preset) for name, preset in DITS.items()},
+    "wan21_i2v_14b": dit("i2v-14B-720P"),
+    "wan2.1_vae": Expected("vae", WAN21_VAE.build),
+    "wan2.1_vae_diffusers": Expected("vae", WAN21_VAE.build),
+    "wan2.2_vae": Expected("vae", WAN22_VAE.build),
+    "wan2.2_vae_diffusers": Expected("vae", WAN22_VAE.build),
+    "umt5_xxl_encoder_original": Expected("umt5", UMT5_XXL.build),
+    "umt5_xxl_encoder_transformers": Expected("umt5", UMT5_XXL.build),
+    "clip_vit_h14_visual_original": Expected("clip", CLIP_VIT_H14.build),
+    "clip_vit_h14_visual_transformers": Expected("clip", CLIP_VIT_H14.build),
+    "clip_xlm_roberta_vit_h14_full_original": Expected("clip", CLIP_VIT_H14.build),
+}
+"""The manifests that some code answers for, by file name."""
+
+
+def differences(manifest: Mapping[str, list[int]], expected: Expected) -> list[str]:
+    """One line for each tensor that is missing, unexpected or of another shape."""
+    tensors = {name: torch.empty(shape, device="meta") for name, shape in manifest.items()}
+    listed = native_weights(MemorySource(tensors), expected.family)
+    with torch.device("meta"):
+        built = {name: tuple(tensor.shape) for name, tensor in expected.build().state_dict().items()}
+    return [
+        *(f"the network lacks {name}" for name in listed if name not in built),
+        *(f"the manifest lacks {name}" for name in built if name not in listed),
+        *(
+            f"{name} is {list(built[name])}, the manifest says {list(listed.info(name).shape)}"
+            for name in listed
+            if name in built and built[name] != listed.info(name).shape
+        ),
+    ]
+
+
+def check(path: Path) -> bool:
+    """Check one manifest and say what came out; whether it passed."""
+    content = json.loads(path.read_text(encoding="utf-8"))
+    expected = MANIFESTS.get(path.stem)
+    if expected is None:
+        print(f"UNKNOWN {path.stem}: no code answers for it yet")
+        return True
+    try:
+        found = differences(content["tensors"], expected)
+    except CheckpointError as error:
+        found = [str(error)]
+    print(f"{'FAIL' if found else 'PASS'}    {path.stem}: {len(content['tensors'])} tensors")
+    for line in found[:SHOWN]:
+        print(f"        {line}")
+    if len(found) > SHOWN:
+        print(f"        and {len(found) - SHOWN} more")
+    return not found
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Check every manifest of a folder. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("folder", type=Path, help="folder of manifests (*.json)")
+    folder = parser.parse_args(arguments).folder
+    paths = sorted(folder.glob("*.json"))
+    if not paths:
+        print(f"no manifests in {folder}")
+        return 1
+    passed = [check(path) for path in paths]
+    unknown = sum(path.stem not in MANIFESTS for path in paths)
+    print(f"{sum(passed) - unknown} passed, {passed.count(False)} failed, {unknown} unknown")
+    return 0 if all(passed) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
