@@ -43,6 +43,7 @@ CONFIG = Pi3Config(
     head_heads=3,
     head_layers=1,
     camera_dim=64,
+    pixel_limit=HEIGHT * WIDTH,
     mlp_ratio=3.0,
 )
 
@@ -209,7 +210,6 @@ def export(model: Pi3, path: Path, rounds: int) -> None:
     scores = evaluate(model)
     metadata = {
         "config": json.dumps(CONFIG.to_dict()),
-        "pixel_limit": str(HEIGHT * WIDTH),
         "scores": json.dumps(scores),
         "recipe": f"tools/tiny/pi3_train.py, rooms {ROOMS_VERSION}, {rounds} rounds",
     }
