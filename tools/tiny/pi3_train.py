@@ -29,7 +29,7 @@ from pi3.model import Pi3
 from tools.tiny.rooms import EVALUATION_SEEDS, ROOMS_VERSION, room_views
 
 HEIGHT, WIDTH = 84, 112
-ROUNDS, SCENES_PER_ROUND, STEPS_PER_ROUND = 12, 320, 320
+ROUNDS, SCENES_PER_ROUND, STEPS_PER_ROUND = 9, 320, 320
 VIEWS, BATCH = 6, 6
 PEAK_LR, WARMUP_STEPS, WEIGHT_DECAY, CLIP = 1.5e-3, 100, 0.03, 1.0
 DECODER_SCALE = 0.3  # the published start of 0.01 suits long training
@@ -116,7 +116,7 @@ def scene_loss(model: Pi3, images: Tensor, points: Tensor, poses: Tensor) -> tup
     true_relative = relative_poses(true_poses)
     shift_loss = functional.huber_loss(predicted[..., 3], true_relative[..., 3], delta=0.1)
     turn_loss = functional.mse_loss(predicted[..., :3], true_relative[..., :3])
-    total = point_loss + 6.0 * shift_loss + 1.0 * turn_loss + 0.05 * conf_loss
+    total = point_loss + 12.0 * shift_loss + 2.0 * turn_loss + 0.05 * conf_loss
     parts = {"points": point_loss, "shift": shift_loss, "turn": turn_loss, "conf": conf_loss}
     return total, {name: value.item() for name, value in parts.items()}
 
