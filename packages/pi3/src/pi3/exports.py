@@ -81,7 +81,7 @@ def write_glb(
     size = _FRUSTUM_SHARE * float(np.linalg.norm(np.ptp(points, axis=0))) if len(points) else 1.0
     for index, (vertices, shade) in enumerate(zip(camera_pyramids(scene, size), camera_colours(scene), strict=True)):
         colour = np.append(shade, 255).astype(np.uint8)
-        mesh = trimesh.Trimesh(vertices, _PYRAMID_FACES, face_colors=np.tile(colour, (len(_PYRAMID_FACES), 1)))
+        mesh = trimesh.Trimesh(vertices, _PYRAMID_FACES, vertex_colors=np.tile(colour, (len(vertices), 1)))
         parts.add_geometry(mesh, node_name=f"camera {scene.names[index]}")
     parts.apply_transform(OPENCV_TO_GLTF)
     with replaced_file(path) as temporary:

@@ -92,7 +92,8 @@ def reconstruct(
             f"out of memory with {len(images)} views of {images.shape[-1]}x{images.shape[-2]}; "
             "use fewer views (--interval), smaller ones (--pixel-limit) or the CPU"
         ) from error
-    intrinsics[:, :2, 2] += 0.5  # from pixel numbers to pixel centres
+    intrinsics_array = _array(intrinsics)
+    intrinsics_array[:, :2, 2] += 0.5  # from pixel numbers to pixel centres
     return Scene(
         images=(images * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).cpu().numpy(),
         points=_array(output.points[0]),
@@ -100,7 +101,7 @@ def reconstruct(
         confidence=_array(logits[..., 0].sigmoid()),
         keep=(keep & local.isfinite().all(-1)).cpu().numpy(),
         poses=_array(output.camera_poses[0]),
-        intrinsics=_array(intrinsics),
+        intrinsics=intrinsics_array,
         names=tuple(names) if names is not None else tuple(f"{index:04d}" for index in range(len(images))),
     )
 
