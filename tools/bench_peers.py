@@ -157,7 +157,7 @@ def text_states(seed: int, settings: Settings, dtype: torch.dtype) -> Tensor:
 def dit_calls(
     size: DiTSize, settings: Settings, dtype: torch.dtype, *, per_frame: bool = False
 ) -> tuple[Callable[[], Tensor], Callable[[], Tensor]]:
-    """One forward of either side, no text cache: one timestep, or one per latent frame as in ti2v (theirs: per token)."""
+    """One forward of either side, without a text cache; ``per_frame`` timesteps as in ti2v (per token there)."""
     ours, theirs = load_dits(size, settings, dtype)
     latents = normal(1, *size.latents, seed=1, settings=settings, dtype=dtype)
     context = text_states(2, settings, dtype)

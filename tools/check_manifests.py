@@ -8,7 +8,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -16,7 +16,8 @@ from torch import nn
 
 from wan_core.checkpoints import MemorySource, native_weights
 from wan_core.errors import CheckpointError
-from wan_core.models import CLIP_VIT_H14, UMT5_XXL, WAN21_VAE, WAN22_VAE, WanDiTConfig
+from wan_core.models import CLIP_VIT_H14, UMT5_XXL, WAN21_VAE, WAN22_VAE
+from wan_core.presets import get_preset
 
 SHOWN = 5
 
@@ -29,24 +30,26 @@ class Expected:
     build: Callable[[], nn.Module]
 
 
-T2V_14B = WanDiTConfig(in_dim=16, out_dim=16, dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)
-T2V_1_3B = replace(T2V_14B, dim=1536, ffn_dim=8960, num_heads=12, num_layers=30)
-TI2V_5B = replace(T2V_14B, in_dim=48, out_dim=48, dim=3072, ffn_dim=14336, num_heads=24, num_layers=30)
-I2V_A14B = replace(T2V_14B, in_dim=36)
-I2V_14B = replace(I2V_A14B, image_dim=1280)
-
 DITS = {
-    "wan2.1_i2v_14b": I2V_14B,
-    "wan2.1_t2v_1.3b": T2V_1_3B,
-    "wan2.1_t2v_14b": T2V_14B,
-    "wan2.2_i2v_a14b": I2V_A14B,
-    "wan2.2_t2v_a14b": T2V_14B,
-    "wan2.2_ti2v_5b": TI2V_5B,
+    "wan2.1_i2v_14b": "i2v-14B-720P",
+    "wan2.1_t2v_1.3b": "t2v-1.3B",
+    "wan2.1_t2v_14b": "t2v-14B",
+    "wan2.2_i2v_a14b": "i2v-A14B",
+    "wan2.2_t2v_a14b": "t2v-A14B",
+    "wan2.2_ti2v_5b": "ti2v-5B",
 }
+"""Presets of the transformers, by the name of their manifest."""
+
+
+def dit(name: str) -> Expected:
+    """The transformer of a preset."""
+    return Expected("dit", get_preset(name).dit.build)
+
+
 MANIFESTS: Mapping[str, Expected] = {
-    **{f"dit_{name}": Expected("dit", config.build) for name, config in DITS.items()},
-    **{f"diffusers_dit_{name}": Expected("dit", config.build) for name, config in DITS.items()},
-    "wan21_i2v_14b": Expected("dit", I2V_14B.build),
+    **{f"dit_{name}": dit(preset) for name, preset in DITS.items()},
+    **{f"diffusers_dit_{name}": dit(preset) for name, preset in DITS.items()},
+    "wan21_i2v_14b": dit("i2v-14B-720P"),
     "wan2.1_vae": Expected("vae", WAN21_VAE.build),
     "wan2.1_vae_diffusers": Expected("vae", WAN21_VAE.build),
     "wan2.2_vae": Expected("vae", WAN22_VAE.build),

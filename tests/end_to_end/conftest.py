@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
-from tools.make_checkpoint import make_checkpoint
 
 from wan_core.cli import wan
 
@@ -19,6 +18,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path
     @cache
     def folder(preset: str) -> Path:
         path = tmp_path_factory.mktemp("checkpoints") / preset
+        from tools.make_checkpoint import make_checkpoint
+
         make_checkpoint(preset, path)
         return path
 

@@ -6,9 +6,13 @@ No learned judge: `tools.tiny.detect` looks at the pixels, and PSNR compares wit
 
 from __future__ import annotations
 
+import argparse
+import json
+import sys
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,3 +88,67 @@ def contact_sheet(videos: Sequence[Video], path: Path, *, columns: int = 2, fram
 def held_back_clips(count: int = PROMPTS) -> list[Clip]:
     """The clips that every evaluation uses: the first ``count`` of the held-back sequence."""
     return list(evaluation_clips(count))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("what", choices=("world", "vae", "t2v", "ti2v", "table"))
+    parser.add_argument("--count", type=int, default=PROMPTS, help="held-back clips")
+    parser.add_argument("--weights", type=Path, help="DiT weights other than the bundled ones")
+    parser.add_argument("--solver", default="unipc")
+    parser.add_argument("--steps", type=int, default=20)
+    parser.add_argument("--guidance", type=float, default=4.0)
+    parser.add_argument("--shift", type=float, default=3.0)
+    parser.add_argument("--sheet", type=Path, help="write a contact sheet of the first 24 clips here")
+    return parser.parse_args()
+
+
+def evaluate_models(arguments: argparse.Namespace, clips: list[Clip]) -> Iterable[dict[str, Any]]:
+    """Yield the scores of the bundled models, one dict for each setting."""
+    import torch
+
+    from tools.tiny import dit_stage, family, train, vae_stage, weights
+
+    torch.set_num_threads(1)
+    vae, encoder = train.load_frozen()
+    if arguments.what == "vae":
+        yield score_vae(vae_stage.reconstructor(vae), clips)
+        return
+    dit = family.DIT.build().eval()
+    folder = "ti2v" if arguments.what == "ti2v" else "t2v"
+    dit.load_state_dict(weights.read_tensors(arguments.weights or family.WEIGHTS / folder / "model.safetensors"))
+    settings = [(arguments.solver, arguments.steps, arguments.guidance)]
+    if arguments.what == "table":
+        settings = [(solver, steps, 4.0) for solver in ("euler", "unipc", "dpm++") for steps in (4, 8, 20, 50)]
+        settings += [("unipc", 20, guidance) for guidance in (1.0, 2.0, 6.0)]
+    for solver, steps, guidance in settings:
+        videos = dit_stage.generate(
+            *(dit, vae, encoder, clips),
+            solver=solver,
+            steps=steps,
+            guidance_scale=guidance,
+            flow_shift=arguments.shift,
+            from_first_frame=arguments.what == "ti2v",
+        )
+        score = score_continuations if arguments.what == "ti2v" else score_videos
+        yield {"solver": solver, "steps": steps, "guidance": guidance} | score(videos, clips)
+        if arguments.sheet is not None:
+            contact_sheet(videos[:24], arguments.sheet)
+
+
+def main() -> None:
+    """Print scores as JSON lines."""
+    arguments = parse_arguments()
+    clips = held_back_clips(arguments.count)
+    if arguments.what == "world":
+        reports: Iterable[dict[str, Any]] = [score_videos([clip.video for clip in clips], clips)]
+    else:
+        reports = evaluate_models(arguments, clips)
+    for report in reports:
+        sys.stdout.write(json.dumps(report) + "\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, Provenance, write_video
 from wan_core.models import DiTInputs, WanDiT
 from wan_core.presets import Preset
@@ -226,6 +227,8 @@ def plan_request(preset: Preset, request: GenerationRequest, latent_spec: Latent
     wanted = preset.task.request_type
     if not isinstance(request, wanted):
         raise TypeError(f"{preset.name} needs a {wanted.__name__}, got {type(request).__name__}")
+    if isinstance(request.guidance_scale, Experts) and not preset.has_experts:
+        raise RequestError(f"{preset.name} is one network and takes one guidance_scale, got a low and a high one")
     return preset.task.load(request.with_defaults(preset.sampling), latent_spec)
 
 

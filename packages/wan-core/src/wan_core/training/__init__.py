@@ -1,5 +1,7 @@
 """Training parts: objective, optimizers, state, loop; each usable on its own."""
 
+from wan_core.training.cache import Cache, ShuffledBatches, write_cache
+from wan_core.training.data import ClipSettings, Example, bucket, find_examples, load_clip, load_first_picture
 from wan_core.training.loop import LoopSettings, TrainingResult, noted_signals, seed_step, train
 from wan_core.training.lora import (
     DEFAULT_TARGETS,
@@ -17,18 +19,26 @@ from wan_core.training.state import AveragedWeights, CheckpointFolder, TrainingS
 __all__ = [
     "DEFAULT_TARGETS",
     "AveragedWeights",
+    "Cache",
     "CheckpointFolder",
+    "ClipSettings",
+    "Example",
     "FlowBatch",
     "LoRALinear",
     "LoRASettings",
     "LoopSettings",
     "Muon",
     "NoiseLevels",
+    "ShuffledBatches",
     "TrainingResult",
     "TrainingState",
     "attach_lora",
+    "bucket",
     "draw_clean_frames",
     "expert_levels",
+    "find_examples",
+    "load_clip",
+    "load_first_picture",
     "lora_tensors",
     "make_flow_batch",
     "merge_lora",
@@ -38,4 +48,5 @@ __all__ = [
     "seed_step",
     "train",
     "trained_tensors",
+    "write_cache",
 ]

@@ -1,0 +1,197 @@
+"""What training reads at every step, made once: latents and text states of the examples in safetensors shards.
+
+A cache folder holds ``cache.json`` (settings, finished shards with their SHA-256) and ``shard-00000.safetensors`` ...
+with tensors ``<name>.<example>``. Making one is restartable: finished shards are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from wan_core.errors import CheckpointError, ConfigError, MediaError, RequestError
+
+_INDEX = "cache.json"
+
+
+def write_cache(
+    folder: str | Path,
+    count: int,
+    encode: Callable[[int], Mapping[str, Tensor]],
+    settings: Mapping[str, Any],
+    *,
+    shard_size: int = 16,
+    report: Callable[[int], None] | None = None,
+) -> Path:
+    """Encode examples 0..``count`` - 1 into a cache folder, going on where an earlier run stopped; returns the folder.
+
+    ``encode(number)`` gives an example's tensors by name (no dots in names). ``settings`` are plain values that
+    determine the result. ``report`` gets the number of finished examples. Raises ConfigError naming the difference when
+    the folder was made with other settings, MediaError when it cannot be written, and what ``encode`` raises.
+    """
+    folder = Path(folder)
+    if count < 1 or shard_size < 1:
+        raise RequestError(f"a cache needs at least one example and shards of at least one, got {count}, {shard_size}")
+    wanted = json.loads(json.dumps({**settings, "count": count, "shard_size": shard_size}))
+    index = _read_index(folder) if (folder / _INDEX).exists() else {"settings": wanted, "shards": {}}
+    _compare(index["settings"], wanted, folder)
+    for start in range(0, count, shard_size):
+        stop = min(count, start + shard_size)
+        name = f"shard-{start // shard_size:05d}.safetensors"
+        made = _digest(folder / name)
+        if made is None or index["shards"].get(name) != made:
+            tensors = _encode_shard(encode, range(start, stop))
+            try:
+                _write_shard(folder, name, tensors, index)
+            except OSError as error:
+                raise MediaError(f"cannot write the cache {folder}: {error}; finished shards are kept") from error
+        if report is not None:
+            report(stop)
+    return folder
+
+
+class Cache:
+    """A finished cache, read shard by shard. Raises RequestError for a folder that is no cache or is not finished,
+    CheckpointError for a damaged shard, ConfigError when ``expected`` settings differ."""
+
+    def __init__(self, folder: str | Path, expected: Mapping[str, Any] | None = None) -> None:
+        self.folder = Path(folder)
+        if not (self.folder / _INDEX).is_file():
+            raise RequestError(f"{self.folder} is no cache; make one with 'wan cache'")
+        index = _read_index(self.folder)
+        self.settings: dict[str, Any] = index["settings"]
+        self.count = int(self.settings["count"])
+        self._shard_size = int(self.settings["shard_size"])
+        if expected is not None:
+            known = {name: self.settings.get(name) for name in expected}
+            _compare(known, json.loads(json.dumps(dict(expected))), self.folder)
+        needed = -(-self.count // self._shard_size)
+        if len(index["shards"]) < needed:
+            done = len(index["shards"])
+            raise RequestError(
+                f"the cache {self.folder} is not finished ({done} of {needed} shards); run 'wan cache' again"
+            )
+        self._digests: dict[str, str] = index["shards"]
+        self._open: dict[str, dict[str, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, number: int) -> dict[str, Tensor]:
+        """The tensors of one example by name."""
+        if not 0 <= number < self.count:
+            raise IndexError(number)
+        shard = self._shard(f"shard-{number // self._shard_size:05d}.safetensors")
+        ending = f".{number}"
+        return {name.removesuffix(ending): tensor for name, tensor in shard.items() if name.endswith(ending)}
+
+    def _shard(self, name: str) -> dict[str, Tensor]:
+        if name not in self._open:
+            path = self.folder / name
+            if _digest(path) != self._digests.get(name):
+                raise CheckpointError(f"{path} is damaged or missing; run 'wan cache' again to make it anew")
+            try:
+                self._open[name] = load_file(path)
+            except (OSError, SafetensorError) as error:
+                raise CheckpointError(f"{path} cannot be read: {error}; run 'wan cache' again") from error
+        return self._open[name]
+
+
+class ShuffledBatches:
+    """Seeded batches of examples of one bucket each: the same for a step in every run.
+
+    ``buckets[i]`` is anything that examples must share to be stacked, such as the shape of their latents. Every epoch
+    shows each example once, but for the remainder of a bucket, which is filled up from its start.
+    """
+
+    def __init__(self, buckets: Sequence[object], batch: int, seed: int) -> None:
+        if batch < 1 or not buckets:
+            raise ConfigError(f"batches need examples and a size of at least 1, got {len(buckets)} and {batch}")
+        groups: dict[object, list[int]] = {}
+        for number, bucket in enumerate(buckets):
+            groups.setdefault(bucket, []).append(number)
+        self._groups = list(groups.values())
+        self._batch = batch
+        self._seed = seed
+        self._epoch = -1
+        self._order: list[list[int]] = []
+        self.steps_per_epoch = sum(-(-len(group) // batch) for group in self._groups)
+
+    def __getitem__(self, step: int) -> list[int]:
+        """The example numbers of a step (from 0, without end)."""
+        epoch, position = divmod(step, self.steps_per_epoch)
+        if epoch != self._epoch:
+            self._order, self._epoch = self._shuffle(epoch), epoch
+        return self._order[position]
+
+    def _shuffle(self, epoch: int) -> list[list[int]]:
+        generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
+        batches = []
+        for group in self._groups:
+            order = [group[i] for i in torch.randperm(len(group), generator=generator).tolist()]
+            whole = -(-len(order) // self._batch) * self._batch
+            filled = (order * (whole // len(order) + 1))[:whole]
+            batches.extend(filled[start : start + self._batch] for start in range(0, whole, self._batch))
+        return [batches[i] for i in torch.randperm(len(batches), generator=generator).tolist()]
+
+
+def _encode_shard(encode: Callable[[int], Mapping[str, Tensor]], numbers: range) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    for number in numbers:
+        for name, tensor in encode(number).items():
+            tensors[f"{name}.{number}"] = tensor.contiguous()
+    return tensors
+
+
+def _write_shard(folder: Path, name: str, tensors: dict[str, Tensor], index: dict[str, Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    temporary = folder / f".unfinished-{name}"
+    try:
+        save_file(tensors, temporary)
+        os.replace(temporary, folder / name)
+    except SafetensorError as error:
+        raise OSError(str(error)) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+    index["shards"][name] = _digest(folder / name)
+    draft = folder / f".unfinished-{_INDEX}"
+    draft.write_text(json.dumps(index, indent=1))
+    os.replace(draft, folder / _INDEX)
+
+
+def _read_index(folder: Path) -> dict[str, Any]:
+    try:
+        index: dict[str, Any] = json.loads((folder / _INDEX).read_text())
+        index["settings"], index["shards"]
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{folder / _INDEX} is damaged: {error}; remove the folder and make it anew") from error
+    return index
+
+
+def _compare(made: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+    names = sorted(set(made) | set(wanted))
+    changed = [
+        f"{name} was {made.get(name)!r}, is {wanted.get(name)!r}"
+        for name in names
+        if made.get(name) != wanted.get(name)
+    ]
+    if changed:
+        raise ConfigError(
+            f"the cache {folder} was made with other settings: {'; '.join(changed[:5])}; give another folder"
+        )
+
+
+def _digest(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

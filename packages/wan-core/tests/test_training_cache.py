@@ -1,0 +1,93 @@
+import pytest
+import torch
+
+from wan_core.errors import CheckpointError, ConfigError, MediaError, RequestError
+from wan_core.training import Cache, ShuffledBatches, write_cache
+
+SETTINGS = {"fps": 8, "size": [64, 64]}
+
+
+def encode(number):
+    return {"latents": torch.full((2, 3), float(number)), "context": torch.arange(number + 1)}
+
+
+def test_a_cache_gives_back_what_was_encoded(tmp_path) -> None:
+    write_cache(tmp_path, 5, encode, SETTINGS, shard_size=2)
+    cache = Cache(tmp_path, expected={"fps": 8})
+    assert len(cache) == 5
+    for number in range(5):
+        example = cache[number]
+        assert set(example) == {"latents", "context"}
+        assert torch.equal(example["latents"], encode(number)["latents"])
+        assert torch.equal(example["context"], encode(number)["context"])
+
+
+def test_making_a_cache_goes_on_where_it_stopped(tmp_path) -> None:
+    asked = []
+
+    def failing(number):
+        asked.append(number)
+        if number == 3 and asked.count(3) == 1:
+            raise MediaError("clip 3 is unreadable")
+        return encode(number)
+
+    with pytest.raises(MediaError):
+        write_cache(tmp_path, 6, failing, SETTINGS, shard_size=2)
+    with pytest.raises(RequestError, match="1 of 3 shards"):
+        Cache(tmp_path)
+    done = []
+    write_cache(tmp_path, 6, failing, SETTINGS, shard_size=2, report=done.append)
+    assert asked == [0, 1, 2, 3, 2, 3, 4, 5]
+    assert done == [2, 4, 6]
+
+
+def test_other_settings_are_refused_with_the_difference(tmp_path) -> None:
+    write_cache(tmp_path, 2, encode, SETTINGS)
+    with pytest.raises(ConfigError, match="fps was 8, is 16"):
+        write_cache(tmp_path, 2, encode, SETTINGS | {"fps": 16})
+    with pytest.raises(ConfigError, match=r"size was \[64, 64\], is \[32, 32\]"):
+        Cache(tmp_path, expected={"size": (32, 32)})
+
+
+def test_a_damaged_shard_is_refused_and_made_anew(tmp_path) -> None:
+    write_cache(tmp_path, 4, encode, SETTINGS, shard_size=2)
+    shard = tmp_path / "shard-00001.safetensors"
+    shard.write_bytes(shard.read_bytes()[:-1] + b"x")
+    cache = Cache(tmp_path)
+    assert torch.equal(cache[0]["latents"], encode(0)["latents"])
+    with pytest.raises(CheckpointError, match="damaged"):
+        cache[3]
+    write_cache(tmp_path, 4, encode, SETTINGS, shard_size=2)
+    assert torch.equal(Cache(tmp_path)[3]["latents"], encode(3)["latents"])
+
+
+def test_no_cache_and_a_broken_index_are_refused(tmp_path) -> None:
+    with pytest.raises(RequestError, match="no cache"):
+        Cache(tmp_path)
+    (tmp_path / "cache.json").write_text("{")
+    with pytest.raises(CheckpointError, match="damaged"):
+        Cache(tmp_path)
+    with pytest.raises(RequestError, match="at least one"):
+        write_cache(tmp_path / "new", 0, encode, SETTINGS)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(MediaError, match="cannot write"):
+        write_cache(tmp_path / "file" / "cache", 1, encode, SETTINGS)
+
+
+def test_batches_share_a_bucket_show_all_and_repeat() -> None:
+    buckets = ["wide"] * 7 + ["tall"] * 3
+    batches = ShuffledBatches(buckets, 4, seed=3)
+    epoch = [batches[step] for step in range(batches.steps_per_epoch)]
+    assert batches.steps_per_epoch == 3
+    assert all(len(batch) == 4 and len({buckets[i] for i in batch}) == 1 for batch in epoch)
+    assert {i for batch in epoch for i in batch} == set(range(10))
+    again = ShuffledBatches(buckets, 4, seed=3)
+    assert [again[step] for step in (5, 0, 4)] == [batches[step] for step in (5, 0, 4)]
+    assert [batches[step] for step in range(3, 6)] != epoch
+
+
+def test_batches_need_examples() -> None:
+    with pytest.raises(ConfigError):
+        ShuffledBatches([], 2, seed=0)
+    with pytest.raises(ConfigError):
+        ShuffledBatches([1], 0, seed=0)

@@ -1,0 +1,159 @@
+"""Write a checkpoint in the exact layout of a real one, with tiny dims and seeded weights: PRESET OUT.
+
+File names, formats, shards, stored dtypes and tensor names are those of the published folders, so every loading path
+runs in tests without a download. One addition: ``config.json`` also states ``text_dim``, which real ones leave out.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from tools.small_tokenizer import VOCAB_SIZE, write_tokenizer
+from wan_core.checkpoints import MemorySource, in_format, write_shards
+from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
+
+TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
+CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
+TOKENIZER_FOLDER = "google/umt5-xxl"
+CLIP_TOKENIZER_FOLDER = "xlm-roberta-large"
+EXPERTS = ("high_noise_model", "low_noise_model")
+
+DIT = WanDiTConfig(dim=64, ffn_dim=128, num_heads=4, num_layers=2, text_dim=32)
+VAE_21 = VAEConfig(dim=8, z_dim=16)
+VAE_22 = VAEConfig(dim=8, dec_dim=8, z_dim=48, patch_size=2, residual=True)
+TEXT_ENCODER = UMT5Config(vocab_size=VOCAB_SIZE + 8, dim=32, dim_attn=32, dim_ffn=64, num_heads=2, num_layers=2)
+# 80 channels a head, as in the real tower; 257 tokens an image, which the transformer counts on.
+CLIP = CLIPConfig(dim=160, ffn_dim=320, num_heads=2, num_layers=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layout:
+    """What a published folder holds: transformer folders, shards of each (None: one file), and the other parts."""
+
+    model_type: str
+    dit: WanDiTConfig = DIT
+    folders: tuple[str, ...] = ("",)
+    num_shards: int | None = 2
+    vae: VAEConfig = VAE_21
+    vae_file: str = "Wan2.1_VAE.pth"
+    clip: CLIPConfig | None = None
+
+
+LAYOUTS: Mapping[str, Layout] = {
+    "t2v-A14B": Layout(model_type="t2v", folders=EXPERTS),
+    "i2v-A14B": Layout(model_type="i2v", folders=EXPERTS, dit=replace(DIT, in_dim=36)),
+    "ti2v-5B": Layout(
+        model_type="ti2v", dit=replace(DIT, in_dim=48, out_dim=48), vae=VAE_22, vae_file="Wan2.2_VAE.pth", num_shards=3
+    ),
+    "t2v-1.3B": Layout(model_type="t2v", num_shards=None),
+    "t2v-14B": Layout(model_type="t2v", num_shards=6),
+    "i2v-14B-480P": Layout(model_type="i2v", dit=replace(DIT, in_dim=36, image_dim=CLIP.dim), clip=CLIP, num_shards=7),
+    "i2v-14B-720P": Layout(model_type="i2v", dit=replace(DIT, in_dim=36, image_dim=CLIP.dim), clip=CLIP, num_shards=7),
+}
+"""The published folders, by preset."""
+
+
+def make_checkpoint(preset: str, out: str | Path, seed: int = 0) -> Path:
+    """Write the checkpoint of ``preset`` into the folder ``out`` and return it. Equal seeds give equal weights."""
+    layout, out = LAYOUTS[preset], Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    for number, folder in enumerate(layout.folders):
+        write_dit(layout, out / folder, seed + number)
+    save(seeded(layout.vae, seed + 10).state_dict(), out / layout.vae_file)
+    text_encoder = seeded(TEXT_ENCODER, seed + 11).to(torch.bfloat16)
+    save(text_encoder.state_dict(), out / TEXT_ENCODER_FILE)
+    write_tokenizer(out / TOKENIZER_FOLDER)
+    if layout.clip is not None:
+        save(original_clip(seeded(layout.clip, seed + 12).state_dict()), out / CLIP_FILE)
+        write_tokenizer(out / CLIP_TOKENIZER_FOLDER)
+    return out
+
+
+def seeded(config: WanDiTConfig | VAEConfig | UMT5Config | CLIPConfig, seed: int) -> nn.Module:
+    """The network of a config; the global random state is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return config.build()
+
+
+def write_dit(layout: Layout, folder: Path, seed: int) -> None:
+    """One transformer: ``config.json`` and its safetensors."""
+    weights = MemorySource(seeded(layout.dit, seed).state_dict(), metadata={"format": "pt"})
+    shard = weights.nbytes if layout.num_shards is None else shard_bytes(weights, layout.num_shards)
+    write_shards(weights, folder, max_shard_bytes=shard)
+    (folder / "config.json").write_text(json.dumps(official_config(layout), indent=2, sort_keys=True) + "\n")
+
+
+def shard_bytes(weights: MemorySource, count: int) -> int:
+    """The smallest shard size that gives ``count`` shards, or the next lower possible count."""
+    low, high = max(weights.info(name).nbytes for name in weights), weights.nbytes
+    while low < high:
+        middle, shards, filled = (low + high) // 2, 1, 0
+        for name in weights:
+            size = weights.info(name).nbytes
+            shards, filled = (shards + 1, size) if filled + size > middle else (shards, filled + size)
+        low, high = (low, middle) if shards <= count else (middle + 1, high)
+    return low
+
+
+def official_config(layout: Layout) -> dict[str, object]:
+    """The keys of a published ``config.json``, and ``text_dim``."""
+    dit = layout.dit
+    return {
+        "_class_name": "WanModel",
+        "_diffusers_version": "0.30.0",
+        "model_type": layout.model_type,
+        "in_dim": dit.in_dim,
+        "out_dim": dit.out_dim,
+        "dim": dit.dim,
+        "ffn_dim": dit.ffn_dim,
+        "freq_dim": dit.freq_dim,
+        "num_heads": dit.num_heads,
+        "num_layers": dit.num_layers,
+        "text_len": dit.text_len,
+        "text_dim": dit.text_dim,
+        "eps": dit.eps,
+    }
+
+
+def original_clip(tower: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The whole original file: the tower under its names there, and the halves that Wan does not use."""
+    original = in_format(MemorySource(tower), "clip", "official")
+    tensors = {name: original.read(name) for name in original}
+    width = tensors["visual.pre_norm.weight"].shape[0]
+    return tensors | {
+        "visual.head": torch.zeros(width, 16),
+        "log_scale": torch.tensor(2.6592),
+        "textual.model.token_embedding.weight": torch.zeros(8, 16),
+        "textual.head.0.weight": torch.zeros(16, 16),
+    }
+
+
+def save(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """A ``.pth`` as the published ones: a plain dict of tensors."""
+    torch.save({name: tensor.clone() for name, tensor in tensors.items()}, path)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Make one checkpoint. Returns the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("preset", choices=list(LAYOUTS))
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seed", type=int, default=0)
+    options = parser.parse_args(arguments)
+    folder = make_checkpoint(options.preset, options.out, options.seed)
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        print(f"{path.stat().st_size:>10}  {path.relative_to(folder)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
