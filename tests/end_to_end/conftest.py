@@ -8,7 +8,6 @@ import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
 
-
 from wan_core.cli import wan
 
 

@@ -1,0 +1,58 @@
+"""Every command of the docs that needs no real weights runs, and so does every Python example."""
+
+import re
+import shlex
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import Result
+
+ROOT = Path(__file__).resolve().parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("packages/*/README.md"))]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+NEEDS_WEIGHTS = ("--ckpt-dir", "--ckpt_dir", "wan download", "wan train", "torchrun")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    return [text for kind, text in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == language]
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The ``uv run wan`` lines of a page, as words after ``wan``."""
+    found = []
+    for block in blocks(page, "bash"):
+        for line in block.replace("\\\n", " ").splitlines():
+            line = line.split(" #")[0].rpartition("&& ")[2].strip()
+            if line.startswith("uv run wan ") and not any(word in line for word in NEEDS_WEIGHTS):
+                found.append(shlex.split(line)[3:])
+    return found
+
+
+@pytest.fixture
+def in_checkout(run: Callable[..., Result], tmp_path: Path) -> Callable[..., Result]:
+    """Run ``wan`` in a folder where the checkout's test data lie as the docs name them."""
+    (tmp_path / "tests").mkdir()
+    (tmp_path / "tests" / "data").symlink_to(ROOT / "tests" / "data")
+    return run
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
+def test_commands_of_a_page_run(page: Path, in_checkout: Callable[..., Result]) -> None:
+    for words in commands(page):
+        result = in_checkout(*words)
+        assert result.exit_code == 0, f"{' '.join(words)}: {result.output}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
+def test_python_examples_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), {})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_links_of_a_page_lead_somewhere(page: Path) -> None:
+    for target in LINK.findall(page.read_text(encoding="utf-8")):
+        assert (page.parent / target).exists(), f"{page.name} links to {target}"
