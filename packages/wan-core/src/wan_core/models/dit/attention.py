@@ -76,7 +76,7 @@ class Attention(nn.Module):
 
     def heads(self, hidden: Tensor) -> Tensor:
         """[B, L, C] as [B, L, n, d]."""
-        return hidden.unflatten(-1, (self.num_heads, -1))
+        return hidden.view(*hidden.shape[:-1], self.num_heads, -1)
 
 
 class SelfAttention(Attention):

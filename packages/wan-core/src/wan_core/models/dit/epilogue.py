@@ -17,19 +17,26 @@ _HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_
 def linear_gelu(linear: nn.Module, hidden: Tensor) -> Tensor:
     """``gelu(linear(hidden))`` in the tanh form."""
     if _has_fused_kernel(linear, hidden):
-        return torch.ops.mkldnn._linear_pointwise(hidden, linear.weight, linear.bias, "gelu", [], "tanh")
+        return _fused(hidden, linear.weight, linear.bias, "gelu", [], "tanh")
     out: Tensor = linear(hidden)
     if torch.is_grad_enabled():
         return functional.gelu(out, approximate="tanh")
-    return torch.ops.aten.gelu_(out, approximate="tanh")
+    torch.ops.aten.gelu_(out, approximate="tanh")
+    return out
 
 
 def linear_add(linear: nn.Module, hidden: Tensor, residual: Tensor) -> Tensor:
     """``residual + linear(hidden)`` in the residual's dtype. Without gradients ``residual`` may be changed in place."""
     if residual.dtype == hidden.dtype and _has_fused_kernel(linear, hidden):
-        return torch.ops.mkldnn._linear_pointwise(hidden, residual, linear.weight, linear.bias, "add")
+        return _fused(hidden, residual, linear.weight, linear.bias, "add")
     out: Tensor = linear(hidden)
     return residual + out if torch.is_grad_enabled() else residual.add_(out)
+
+
+def _fused(*arguments: object) -> Tensor:
+    """oneDNN's product with a step behind it: one kernel for a step of its own, one for a step with a second tensor."""
+    out: Tensor = torch.ops.mkldnn._linear_pointwise(*arguments)
+    return out
 
 
 def _has_fused_kernel(linear: nn.Module, hidden: Tensor) -> bool:
@@ -50,7 +57,7 @@ def _has_fused_kernel(linear: nn.Module, hidden: Tensor) -> bool:
 @cache
 def _fused_dtypes() -> frozenset[torch.dtype]:
     """The dtypes of the fused products: none where oneDNN is not torch's library or the processor is not an x86."""
-    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():
+    if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return frozenset()
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return frozenset({torch.float32})

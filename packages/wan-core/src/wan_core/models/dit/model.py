@@ -115,10 +115,9 @@ class WanDiT(nn.Module):
 
     def time_rows(self, timesteps: Tensor, lengths: Lengths) -> TimeRows:
         """Embed timesteps [B, S], one per segment of ``lengths`` tokens."""
-        waves = sinusoidal_embedding(timesteps, self.config.freq_dim)
-        weight = self.time_embedding[0].weight
-        head = self.time_embedding(waves.to(weight.device, weight.dtype))
-        blocks = self.time_projection(head.to(self.time_projection[1].weight.dtype)).unflatten(-1, (6, -1))
+        waves = sinusoidal_embedding(timesteps, self.config.freq_dim).to(self.device)
+        head = self.time_embedding(waves.to(dtype_of(self.time_embedding)))
+        blocks = self.time_projection(head.to(dtype_of(self.time_projection))).unflatten(-1, (6, -1))
         return TimeRows(head=head.float(), blocks=blocks.float(), lengths=lengths)
 
     def embed_context(self, inputs: DiTInputs) -> Context:
@@ -216,6 +215,11 @@ class WanDiT(nn.Module):
                 f"image_context must be [B, at least {config.image_tokens}, {config.image_dim}], "
                 f"got {list(image.shape)}"
             )
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The dtype of a module's first parameter."""
+    return next(module.parameters()).dtype
 
 
 def _check_concat(latents: Tensor, concat: Tensor) -> None:

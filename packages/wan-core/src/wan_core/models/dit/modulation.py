@@ -48,15 +48,15 @@ def _parts(tokens: Tensor, lengths: Lengths) -> list[Tensor]:
     if len(lengths) == 1:
         return [tokens]
     if len(set(lengths)) == 1:
-        return [tokens.unflatten(1, (len(lengths), lengths[0]))]
-    return list(tokens.split(lengths, dim=1))
+        return [tokens.view(tokens.shape[0], len(lengths), lengths[0], tokens.shape[2])]
+    return list(torch.split(tokens, list(lengths), dim=1))
 
 
 def _rows(rows: Tensor, lengths: Lengths) -> list[Tensor]:
     """The rows [B, S, C] in shapes that broadcast to the parts."""
     if len(lengths) > 1 and len(set(lengths)) == 1:
         return [rows.unsqueeze(2)]
-    return list(rows.split(1, dim=1))
+    return list(torch.split(rows, 1, dim=1))
 
 
 def _join(parts: list[Tensor], like: Tensor) -> Tensor:

@@ -109,7 +109,7 @@ def rotate(heads: Tensor, table: Tensor) -> Tensor:
 
 def turn_pairs(heads: Tensor, factors: Tensor, *, in_place: bool) -> Tensor:
     """Multiply the channel pairs of float32 [B, L, n, d] by complex ``factors`` that broadcast to [B, L, n, d / 2]."""
-    pairs = heads.unflatten(-1, (-1, 2))
+    pairs = heads.view(*heads.shape[:-1], heads.shape[-1] // 2, 2)
     if torch.compiler.is_compiling():  # its code generator knows no complex numbers
         real, imaginary = pairs.unbind(-1)
         cosine, sine = torch.view_as_real(factors).unbind(-1)
