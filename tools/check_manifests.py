@@ -1,4 +1,4 @@
-"""Hold every real-size network against the published lists of tensors: ``check_manifests.py DIR``; exit 1 on differences.
+"""Hold real-size networks against the published lists of tensors: ``check_manifests.py DIR``; exit 1 on differences.
 
 A manifest is a JSON file with ``tensors``: names to shapes. Each is compared with the network that the table below
 names, built on the meta device, after its names went through the format tables. No weights are needed.

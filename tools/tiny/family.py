@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 from tools.tiny.world import vocabulary
@@ -31,6 +32,8 @@ DIT = WanDiTConfig(
     text_dim=TEXT.dim,
     text_len=TEXT_LEN,
 )
+I2V = replace(DIT, in_dim=2 * Z_DIM + 4)
+BOUNDARY = 0.875
 LATENT_FRAMES, LATENT_SIZE = 5, 8
 
 WEIGHTS = Path(__file__).parents[2] / "packages/wan-core/src/wan_core/weights/tiny"

@@ -28,7 +28,7 @@ from wan_core.models import UMT5Encoder, load_tokenizer
 
 TEXT_STEPS = 700
 _ATTRIBUTES = {"color": tuple(COLORS), "shape": SHAPES, "motion": tuple(MOTIONS), "background": tuple(BACKGROUNDS)}
-_SIZES = [len(names) for names in _ATTRIBUTES.values()]
+ATTRIBUTE_SIZES = [len(names) for names in _ATTRIBUTES.values()]
 _MOTION_WORDS = {word for phrases in MOTIONS.values() for phrase in phrases for word in phrase.split()}
 _TELLING = {*COLORS, *SHAPES, *BACKGROUNDS, *_MOTION_WORDS}
 _UNKNOWN = SPECIAL_WORDS.index("<unk>")
@@ -46,7 +46,7 @@ class TextStage(nn.Module):
     def __init__(self, encoder: UMT5Encoder) -> None:
         super().__init__()
         self.encoder = encoder
-        self.heads = nn.Linear(encoder.config.dim, sum(_SIZES))
+        self.heads = nn.Linear(encoder.config.dim, sum(ATTRIBUTE_SIZES))
         self.tokenizer = load_tokenizer(WEIGHTS / "tokenizer")
         self.words = (*SPECIAL_WORDS, *vocabulary())
         self.optimizers = [torch.optim.AdamW(self.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)]
@@ -67,6 +67,11 @@ class TextStage(nn.Module):
         return {name: round(100 * float(share), 2) for name, share in zip(_ATTRIBUTES, right, strict=True)}
 
     def _logits(self, rng: np.random.Generator, count: int, *, held_back: bool) -> tuple[tuple[Tensor, ...], Tensor]:
+        states, labels = self.states(rng, count, held_back=held_back)
+        return self.heads(states).split(ATTRIBUTE_SIZES, dim=-1), labels
+
+    def states(self, rng: np.random.Generator, count: int, *, held_back: bool) -> tuple[Tensor, Tensor]:
+        """States ``[N, 96]`` of all tokens of ``count`` random captions, and their attributes ``[N, 4]``."""
         known = combinations(held_back=held_back)
         ids, labels = [], []
         for _ in range(count):
@@ -79,8 +84,7 @@ class TextStage(nn.Module):
         lengths = torch.tensor([len(tokens) for tokens in ids])
         batch = nn.utils.rnn.pad_sequence(ids, batch_first=True)
         mask = torch.arange(batch.shape[1]) < lengths[:, None]
-        logits = self.heads(self.encoder(batch, mask))[mask].split(_SIZES, dim=-1)
-        return logits, torch.tensor(labels).repeat_interleave(lengths, dim=0)
+        return self.encoder(batch, mask)[mask], torch.tensor(labels).repeat_interleave(lengths, dim=0)
 
     def _forget(self, token: int, rng: np.random.Generator) -> int:
         """Hide one filler word in twenty, so that unknown words of a newcomer's prompt do no harm."""

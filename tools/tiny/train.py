@@ -23,7 +23,7 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": "268435456",
     "OMP_NUM_THREADS": "1",
 }
-STAGES = ("vae", "text", "t2v", "ti2v")
+STAGES = ("vae", "text", "t2v", "ti2v", "i2v", "high", "low")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -129,9 +129,11 @@ def run_dit(arguments: argparse.Namespace) -> None:
     stage = dit_stage.DiTStage(
         dit,
         encoder,
-        dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16(), pictures=second),
+        dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16()),
         NoiseLevels(shift=2.0, std=1.2),
+        dit_stage.channel_weights(vae),
         clean_share=0.6 if second else 0.3,
+        with_pictures=second,
         clips=2000 if second else dit_stage.CLIPS,
     )
     steps = arguments.steps or (2000 if second else 8000)
@@ -172,6 +174,49 @@ def run_dit(arguments: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps(score(evaluate.PROMPTS)) + "\n")
 
 
+def run_delta(arguments: argparse.Namespace) -> None:
+    """Stages "i2v", "high" and "low": a small change of the bundled DiT, for another input or for a range of noise."""
+    from dataclasses import replace
+
+    import torch
+
+    from tools.tiny import delta_stage, dit_stage, evaluate, family, weights
+    from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, NoiseLevels, expert_levels, train
+
+    vae, encoder = load_frozen()
+    name, levels = arguments.stage, NoiseLevels(shift=2.0, std=1.2)
+    from_condition = name == "i2v"
+    dit = delta_stage.build(family.WEIGHTS / "t2v", family.I2V if from_condition else family.DIT)
+    dit_stage.use_plain_attention(dit)
+    cache = dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16())
+    stage = dit_stage.DiTStage(
+        dit, encoder, cache, levels, dit_stage.channel_weights(vae), from_condition=from_condition
+    )
+    if from_condition:
+        stage = replace(stage, clips=1500)
+    else:
+        stage = replace(stage, levels=expert_levels(levels, name, family.BOUNDARY))
+    steps = arguments.steps or 600
+    settings = LoopSettings(steps=steps, warmup_steps=30, decay_share=0.5, final_rate=0.04)
+    optimizers = [torch.optim.AdamW(delta_stage.trained(dit), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)]
+    average = AveragedWeights(dit, 0.99)
+    clips = evaluate.held_back_clips()
+
+    def score(count: int) -> dict[str, Any]:
+        if not from_condition:
+            return {}
+        return evaluate.score_continuations(dit_stage.generate(dit, vae, encoder, clips[:count]), clips[:count])
+
+    report = Reporter(arguments.evaluate_minutes, lambda: score(20))
+    folder = CheckpointFolder(arguments.work / name)
+    if train(dit, optimizers, stage.loss, settings, checkpoints=folder, average=average, report=report).was_interrupted:
+        return
+    average.exchange(dit)
+    path = family.WEIGHTS / name / "model.safetensors"
+    recipe = f"tools/tiny/delta_stage.py, stage {name}, {steps} steps of 32, one CPU core"
+    weights.write_weights(path, delta_stage.tensors(dit), recipe=recipe, scores=score(evaluate.PROMPTS), base="t2v")
+
+
 def load_frozen() -> tuple[Any, Any]:
     """The bundled autoencoder and text encoder, as a DiT stage uses them."""
     from tools.tiny import family, weights
@@ -190,7 +235,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    {"vae": run_vae, "text": run_text, "t2v": run_dit, "ti2v": run_dit}[arguments.stage](arguments)
+    {"vae": run_vae, "text": run_text, "t2v": run_dit, "ti2v": run_dit}.get(arguments.stage, run_delta)(arguments)
 
 
 if __name__ == "__main__":

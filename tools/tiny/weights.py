@@ -16,8 +16,13 @@ from torch import Tensor
 from tools.tiny.world import WORLD_VERSION
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], *, recipe: str, scores: Mapping[str, Any]) -> None:
-    """Write ``tensors`` as float16 in one step; the file is whole or the old one stays."""
+def write_weights(
+    path: Path, tensors: Mapping[str, Tensor], *, recipe: str, scores: Mapping[str, Any], base: str | None = None
+) -> None:
+    """Write ``tensors`` as float16 in one step; the file is whole or the old one stays.
+
+    ``base`` names the folder of the weights that they are a change of.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
         "format": "pt",
@@ -27,6 +32,8 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], *, recipe: str, sco
         "scores": json.dumps(dict(scores), sort_keys=True),
         "license": "Apache-2.0",
     }
+    if base is not None:
+        metadata["base"] = base
     temporary = path.with_suffix(".unfinished")
     save_file(
         {name: value.detach().to(torch.float16).contiguous() for name, value in tensors.items()}, temporary, metadata

@@ -110,14 +110,14 @@ def test_a_prefix_does_not_see_what_follows(config: VAEConfig) -> None:
 
 
 @given(
-    name=st.sampled_from(sorted(CONFIGS)), sizes=st.lists(st.integers(1, 3), min_size=1, max_size=3), side=st.booleans()
+    name=st.sampled_from(sorted(CONFIGS)), sizes=st.lists(st.integers(1, 2), min_size=1, max_size=3), side=st.booleans()
 )
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @torch.inference_mode()
 def test_chunks_of_any_size_equal_the_whole(
     models: dict[str, VideoVAE], name: str, sizes: list[int], side: bool
 ) -> None:
-    model, cache, side_latents = models[name], DecoderCache(), 8 if side else 2
+    model, cache, side_latents = models[name], DecoderCache(), 5 if side else 2
     latents = some_latents(model, sum(sizes), side_latents, side_latents)
     pieces = [model.decode_chunk(piece, cache) for piece in latents.split(sizes, dim=2)]
     whole = model.decode(latents)
@@ -320,12 +320,12 @@ def test_dims_that_cannot_work_are_config_errors() -> None:
 def test_a_tiled_stream_equals_tiled_decode(config: VAEConfig) -> None:
     model, stride = built(config), config.spatial_stride
     tiling = Tiling(tile_height=2 * stride, tile_width=3 * stride, stride_height=stride, stride_width=2 * stride)
-    latents, video = some_latents(model, 3, 5, 4), some_video(9, 5 * stride, 9 * stride)
+    latents, video = some_latents(model, 2, 3, 4), some_video(5, 5 * stride, 3 * stride)
     streamed = torch.cat(list(model.stream_decode(latents, tiling=tiling)), dim=2)
     torch.testing.assert_close(streamed, model.decode(latents, tiling=tiling), atol=1e-5, rtol=1e-5)
     assert not torch.allclose(streamed, model.decode(latents), atol=1e-3)
     cache = EncoderCache()
-    chunks = [model.encode_chunk(chunk, cache, tiling=tiling) for chunk in video.split([1, 4, 4], dim=2)]
+    chunks = [model.encode_chunk(chunk, cache, tiling=tiling) for chunk in video.split([1, 4], dim=2)]
     torch.testing.assert_close(torch.cat(chunks, dim=2), model.encode(video, tiling=tiling), atol=1e-5, rtol=1e-5)
 
 

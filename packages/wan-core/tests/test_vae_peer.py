@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from tests.goldens.handlers.vae import native_name
+from wan_core.checkpoints import MemorySource, load_model, native_weights
 from wan_core.models import WAN21_VAE, WAN22_VAE, Tiling, VAEConfig, VideoVAE
 
 TINY = {"num_res_blocks": 1, "dim_mult": [1, 2, 4, 4], "temperal_downsample": [False, True, True]}
@@ -26,7 +26,7 @@ RESIDUAL = TINY | {
 }
 KINDS = st.sampled_from(["plain", "residual"])
 SIDES = st.integers(1, 3)
-SIZES = st.integers(3, 6)
+SIZES = st.integers(2, 4)
 
 
 @cache
@@ -44,9 +44,7 @@ def pair(kind: str) -> tuple[VideoVAE, AutoencoderKLWan]:
         patch_size=2 if residual else 1,
         residual=residual,
     )
-    ours = config.build().eval()
-    ours.load_state_dict({native_name(name, config): value for name, value in peer.state_dict().items()})
-    return ours, peer
+    return load_model(config, MemorySource(peer.state_dict()), family="vae"), peer
 
 
 def noise(*shape: int) -> Tensor:
@@ -57,8 +55,8 @@ def assert_equal(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, atol=2e-5, rtol=1e-5)
 
 
-@given(kind=KINDS, batch=st.integers(1, 2), groups=st.integers(0, 2), rows=st.integers(1, 5), columns=st.integers(1, 5))
-@settings(max_examples=10, deadline=None)
+@given(kind=KINDS, batch=st.integers(1, 2), groups=st.integers(0, 2), rows=st.integers(1, 4), columns=st.integers(1, 4))
+@settings(max_examples=8, deadline=None)
 @torch.inference_mode()
 def test_equals_diffusers(kind: str, batch: int, groups: int, rows: int, columns: int) -> None:
     ours, peer = pair(kind)
@@ -70,7 +68,7 @@ def test_equals_diffusers(kind: str, batch: int, groups: int, rows: int, columns
 
 
 @given(kind=KINDS, tile=st.tuples(SIDES, SIDES), overlap=st.tuples(SIDES, SIDES), size=st.tuples(SIZES, SIZES))
-@settings(max_examples=6, deadline=None)
+@settings(max_examples=4, deadline=None)
 @torch.inference_mode()
 def test_tiles_equal_diffusers(
     kind: str, tile: tuple[int, int], overlap: tuple[int, int], size: tuple[int, int]
@@ -82,8 +80,8 @@ def test_tiles_equal_diffusers(
         tile_height=tile[0] * stride, tile_width=tile[1] * stride, stride_height=strides[0], stride_width=strides[1]
     )
     peer.enable_tiling(tile[0] * stride, tile[1] * stride, *strides)
-    video = noise(2, 3, 5, size[0] * stride, size[1] * stride).clamp(-1, 1)
-    latents = noise(2, ours.config.z_dim, 2, *size)
+    video = noise(1, 3, 5, size[0] * stride, size[1] * stride).clamp(-1, 1)
+    latents = noise(1, ours.config.z_dim, 2, *size)
     try:
         assert_equal(ours.encode_moments(video, tiling=tiling), peer.encode(video).latent_dist.parameters)
         assert_equal(ours.decode(latents, tiling=tiling), peer.decode(latents).sample)
@@ -120,5 +118,7 @@ def test_released_dims_have_the_tensors_of_diffusers(config: VAEConfig) -> None:
             patch_size=config.patch_size if config.residual else None,
         )
         ours = config.build()
-    theirs = {native_name(name, config): value.shape for name, value in peer.state_dict().items()}
-    assert theirs == {name: value.shape for name, value in ours.state_dict().items()}
+    theirs = native_weights(MemorySource(peer.state_dict()), "vae")
+    assert {name: theirs.info(name).shape for name in theirs} == {
+        name: tuple(value.shape) for name, value in ours.state_dict().items()
+    }

@@ -18,13 +18,17 @@ WAN22 = LatentSpec(channels=48, spatial_stride=16)
 
 
 class Recorder:
-    """A network that keeps its velocities."""
+    """A network that keeps what it was given and its velocities."""
 
     def __init__(self, network: WanDiT) -> None:
         self.network = network
+        self.latents: list[Tensor] = []
+        self.timesteps: list[Tensor] = []
         self.velocities: list[Tensor] = []
 
     def __call__(self, latents: Tensor, timesteps: Tensor, inputs: DiTInputs) -> Tensor:
+        self.latents.append(latents)
+        self.timesteps.append(timesteps)
         velocity: Tensor = self.network(latents, timesteps, inputs)
         self.velocities.append(velocity)
         return velocity

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.goldens.harness import GoldenCase, handles
+from wan_core.checkpoints import MemorySource, load_model
 from wan_core.models import DecoderCache, EncoderCache, Tiling, VAEConfig, VideoVAE
 from wan_core.models.vae.causal import FeatureCache
 from wan_core.models.vae.config import (
@@ -44,14 +45,24 @@ def _config(values: dict[str, Any], *, is_22: bool, statistics: tuple[Any, Any] 
     )
 
 
-def _load(config: VAEConfig, weights: dict[str, Tensor], *, missing: str = "(?!)") -> VideoVAE:
-    """Build and load strictly; keys that match ``missing`` may be absent from the file."""
-    model = config.build().eval().requires_grad_(False)
-    result = model.load_state_dict(weights, strict=False)
-    absent = [key for key in result.missing_keys if not re.match(missing, key)]
-    if absent or result.unexpected_keys:
-        raise ValueError(f"weights do not fit: missing {absent[:5]}, unexpected {result.unexpected_keys[:5]}")
+def _statistics(inputs: dict[str, Tensor]) -> tuple[Any, Any] | None:
+    """Latent statistics that the case brings itself, else None: those of the release with as many channels."""
+    if "mean" not in inputs:
+        return None
+    std = inputs["std"] if "std" in inputs else 1.0 / inputs["inv_std"]
+    return inputs["mean"].tolist(), std.tolist()
+
+
+def _decoding_half(config: VAEConfig, weights: dict[str, Tensor]) -> VideoVAE:
+    """A model from a file that holds the decoder and its input convolution only."""
+    model = config.build().eval()
+    model.decoder.load_state_dict(_part(weights, "decoder."))
+    model.conv2.load_state_dict(_part(weights, "conv2."))
     return model
+
+
+def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in weights.items() if name.startswith(prefix)}
 
 
 @contextmanager
@@ -75,8 +86,9 @@ def _recorded(network: nn.Module, prefix: str, into: dict[str, Tensor]) -> Itera
 @handles("wan_vae21", "wan_vae22")
 def autoencoder(case: GoldenCase) -> dict[str, Tensor]:
     """Encode and decode whole clips and streams; every argument is in the name of an expected tensor."""
-    model = _load(_config(case.config, is_22=case.family.endswith("22")), case.weights)
     inputs, results = case.inputs, {}
+    config = _config(case.config, is_22=case.family.endswith("22"), statistics=_statistics(inputs))
+    model = load_model(config, MemorySource(case.weights), family="vae", dtype=torch.float32)
     for name in case.expected:
         if match := re.fullmatch(r"out\.latents_f(\d+)", name):
             results[name] = model.encode(inputs["video"][:, :, : int(match[1])], drop_tail=True)
@@ -112,7 +124,7 @@ def _layer_outputs(model: VideoVAE, inputs: dict[str, Tensor]) -> dict[str, Tens
 def tiled(case: GoldenCase) -> dict[str, Tensor]:
     """diffusers' names and options, plain and tiled; that model leaves latents unnormalised."""
     config = _config(case.config, is_22=False, statistics=((), ()))
-    model = _load(config, {native_name(name, config): tensor for name, tensor in case.weights.items()})
+    model = load_model(config, MemorySource(case.weights), family="vae", dtype=torch.float32)
     options = case.call.get("enable_tiling", {})
     options = {name.removeprefix("tile_sample_"): value for name, value in options.items() if value is not None}
     tiling = Tiling(**{name.replace("min_", "tile_"): value for name, value in options.items()})
@@ -126,54 +138,11 @@ def tiled(case: GoldenCase) -> dict[str, Tensor]:
     return results
 
 
-_TOP_LEVEL = {"quant_conv": "conv1", "post_quant_conv": "conv2"}
-_PARTS = {
-    "conv_in": "conv1",
-    "norm_out": "head.0",
-    "conv_out": "head.2",
-    "mid_block.resnets.0": "middle.0",
-    "mid_block.attentions.0": "middle.1",
-    "mid_block.resnets.1": "middle.2",
-}
-_RESIDUAL = {
-    "norm1": "residual.0",
-    "conv1": "residual.2",
-    "norm2": "residual.3",
-    "conv2": "residual.6",
-    "conv_shortcut": "shortcut",
-}
-
-
-def native_name(name: str, config: VAEConfig) -> str:
-    """The official state-dict name of a diffusers one."""
-    part, _, rest = name.partition(".")
-    if part in _TOP_LEVEL:
-        return f"{_TOP_LEVEL[part]}.{rest}"
-    for theirs, ours in _PARTS.items():
-        if rest.startswith(theirs + "."):
-            rest = ours + rest.removeprefix(theirs)
-    if match := re.match(r"(?:down|up)_blocks\.(\d+)\.(?:(resnets|downsampler|upsamplers?)(?:\.(\d+))?\.)?", rest):
-        rest = _level_path(part, match, config) + rest[match.end() :]
-    if match := re.search(r"\.(norm1|conv1|norm2|conv2|conv_shortcut)\.", rest):
-        rest = rest.replace(match[0], f".{_RESIDUAL[match[1]]}.")
-    return f"{part}.{rest}"
-
-
-def _level_path(part: str, match: re.Match[str], config: VAEConfig) -> str:
-    stem = "downsamples" if part == "encoder" else "upsamples"
-    blocks = config.num_res_blocks + (part == "decoder")
-    level = int(match[1])
-    if match[2] is None:  # flat already: the 2.1 encoder
-        return f"{stem}.{level}."
-    index = int(match[3]) if match[2] == "resnets" else blocks
-    return f"{stem}.{level}.{stem}.{index}." if config.residual else f"{stem}.{level * (blocks + 1) + index}."
-
-
 @handles("wan_vae_stream_state")
 def stream_state(case: GoldenCase) -> dict[str, Tensor]:
     """Block-wise decoding on a cache that starts empty (``none``) or as an all-zero past (``zero``)."""
     is_22 = case.metadata.get("vae", "2.1") == "2.2"
-    model = _load(_config(case.config, is_22=is_22), case.weights, missing=r"encoder\.|conv1\.")
+    model = _decoding_half(_config(case.config, is_22=is_22), case.weights)
     latents = case.inputs["latents"].transpose(1, 2)  # stored as [B, T, C, h, w]
     blocks = json.loads(case.metadata["blocks"])
     results = {}
@@ -188,10 +157,8 @@ def stream_state(case: GoldenCase) -> dict[str, Tensor]:
 def streaming_decode(case: GoldenCase) -> dict[str, Tensor]:
     """One-shot decode, and the same in chunks of several latents on one cache."""
     inputs = case.inputs
-    std = 1.0 / inputs["inv_std"]
-    statistics = (inputs["mean"].tolist(), std.tolist())
-    config = _config(case.config, is_22=False, statistics=statistics)
-    model = _load(config, case.weights, missing=r"encoder\.|conv1\.")
+    config = _config(case.config, is_22=False, statistics=_statistics(inputs))
+    model = _decoding_half(config, case.weights)
     results = {"out.frames": model.decode(inputs["z"], clamp=False)}
     cache = DecoderCache()
     chunks = [model.decode_chunk(z, cache, clamp=False) for z in inputs["z"].split(case.call["chunks"], dim=2)]

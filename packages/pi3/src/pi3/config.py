@@ -70,7 +70,8 @@ class Pi3Config:
     """A Pi3 network.
 
     The decoder is as wide as the encoder. ``head_dim`` is the width of the token decoders of points, confidence and
-    camera, ``camera_dim`` that of the camera head. Raises ConfigError for dims that cannot work.
+    camera, ``camera_dim`` that of the camera head; ``pixel_limit`` is how many
+    pixels its pictures have at most. Raises ConfigError for dims that cannot work.
     """
 
     encoder: DinoConfig = field(default_factory=DinoConfig)
@@ -83,12 +84,14 @@ class Pi3Config:
     camera_dim: int = 512
     mlp_ratio: float = 4.0
     rope_base: float = 100.0
+    pixel_limit: int = 255_000
 
     def __post_init__(self) -> None:
         _check_counts(self, "decoder_heads", "head_dim", "head_heads", "camera_dim")
         _check_counts(self, "decoder_layers", most=_MAX_LAYERS, least=2)
         _check_counts(self, "head_layers", most=_MAX_LAYERS)
         _check_counts(self, "num_registers", least=0)
+        _check_counts(self, "pixel_limit", most=2**31)
         if self.decoder_layers % 2:
             raise ConfigError(f"decoder_layers come in pairs (view, all views), got {self.decoder_layers}")
         _check_heads(self.encoder.dim, self.decoder_heads, 4, "encoder.dim")

@@ -14,6 +14,18 @@ def _reason(error: OSError) -> str:
     return (error.strerror or str(error) or "the system gives no reason").lower()
 
 
+def check_place(path: str | os.PathLike[str]) -> None:
+    """Raise MediaError when nothing could be written at ``path``; nothing is created."""
+    target = Path(path)
+    folder = target.parent
+    while not folder.exists() and folder != folder.parent:
+        folder = folder.parent
+    if not folder.is_dir() or not os.access(folder, os.W_OK):
+        raise MediaError(f"cannot write {target}: {folder} is no folder that can be written; choose another place")
+    if target.suffix and target.is_dir():
+        raise MediaError(f"cannot write {target}: a folder of that name is there; choose another name")
+
+
 @contextmanager
 def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
     """A temporary name beside ``path``; on success it takes that name, otherwise it goes.

@@ -107,7 +107,7 @@ def read_ply(path: str | os.PathLike[str]) -> tuple[NDArray[np.float32], NDArray
     Raises RequestError when there is no such file, MediaError when it is no PLY file of points or is damaged.
     """
     import numpy as np
-    from plyfile import PlyData, PlyParseError  # type: ignore[import-untyped]
+    from plyfile import PlyData, PlyParseError
 
     if not os.path.isfile(path):
         raise RequestError(f"point cloud {path} does not exist; check the name and the folder")

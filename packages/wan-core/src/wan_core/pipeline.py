@@ -25,6 +25,10 @@ def silent(steps: Iterable[Any], phase: str) -> Iterable[Any]:
     return steps
 
 
+def unheard(text: str) -> None:
+    """A listener that drops what it is told."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
     """How a run computes, apart from what it makes.
@@ -87,18 +91,24 @@ class Pipeline:
         frames = torch.cat([chunk.cpu() for chunk in self.stream(inputs, progress=progress)], dim=1)
         return GeneratedVideo(frames.transpose(0, 1), fps_of(inputs), self.provenance(inputs))
 
-    @torch.no_grad()
     def stream(
         self,
         inputs: TaskInputs,
         *,
         progress: Progress = silent,
         on_latents: Callable[[Tensor], None] | None = None,
+        say: Callable[[str], None] = unheard,
     ) -> Iterator[Tensor]:
         """Frame chunks [3, t, H, W] in [-1, 1] of a planned request, as they are decoded.
 
-        ``on_latents`` sees each clip's denoised latents [1, C, T, h, w].
+        ``on_latents`` sees each clip's denoised latents [1, C, T, h, w]; ``say`` hears what the task has to report.
         """
+        return self.preset.task.watch(inputs, self._clips(inputs, progress, on_latents), say)
+
+    @torch.no_grad()
+    def _clips(
+        self, inputs: TaskInputs, progress: Progress, on_latents: Callable[[Tensor], None] | None
+    ) -> Iterator[Tensor]:
         task = self.preset.task
         num_clips = task.num_clips(inputs)
         clip = Clip()
@@ -122,7 +132,7 @@ class Pipeline:
         """Denoised latents [B, C, T, h, w] float32 of one clip."""
         if request.num_inference_steps is None or request.flow_shift is None or request.solver is None:
             raise ValueError("the request has open values; plan it first")
-        if conditioning.anchors is not None and bool(conditioning.anchors.mask.all()):
+        if conditioning.anchors is not None and conditioning.anchors.is_complete:
             return conditioning.anchors.latents.float()  # every frame is given: there is nothing to denoise
         solver = make_solver(request.solver, request.num_inference_steps, flow_shift=request.flow_shift)
         generator = seeded_generator(seed, self.options.noise_device)

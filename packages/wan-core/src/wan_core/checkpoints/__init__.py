@@ -8,6 +8,7 @@ from wan_core.checkpoints.configs import (
     read_dit_config,
 )
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
+from wan_core.checkpoints.deltas import with_delta
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
 from wan_core.checkpoints.layout import CheckpointLayout, Part
 from wan_core.checkpoints.load import load_model
@@ -38,6 +39,7 @@ __all__ = [
     "native_weights",
     "read_dit_config",
     "read_weights",
+    "with_delta",
     "write_file",
     "write_shards",
 ]

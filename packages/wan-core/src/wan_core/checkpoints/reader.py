@@ -92,6 +92,8 @@ def _read_torch(path: Path, use_mmap: bool) -> TensorSource:
 
 def _load(path: Path) -> Any:
     """The pickled objects, with tensors that only map the file."""
+    if path.suffix.lower() == ".safetensors":  # which torch would hand to another library
+        raise CheckpointError(f"{path} was written by torch.save; rename it to {path.with_suffix('.pth').name}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

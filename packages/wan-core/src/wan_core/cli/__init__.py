@@ -1,6 +1,12 @@
-"""The ``wan`` command. Subcommands are imported when called, so that ``wan --help`` needs no torch."""
+"""The ``wan`` command. Subcommands are imported when called, so that ``wan --help`` needs no torch.
 
-from wan_core.cli.group import LazyCommand, LazyGroup, main_of
+For the scripts of projects: :func:`build_command` makes a preset's command, :func:`run_generate` carries it out.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from wan_core.cli.group import ErrorReporting, LazyCommand, LazyGroup, main_of, version_option
 
 COMMANDS = {
     "generate": LazyCommand("wan_core.cli.generate:generate", "Make a video from a prompt, and from pictures."),
@@ -11,4 +17,39 @@ COMMANDS = {
 wan = LazyGroup("wan", COMMANDS, help="Wan 2.1 and 2.2 video generation.", package="wan-core")
 main = main_of(wan)
 
-__all__ = ["COMMANDS", "LazyCommand", "LazyGroup", "main", "main_of", "wan"]
+if TYPE_CHECKING:
+    from wan_core.cli.generate import build_command, run_generate
+    from wan_core.cli.options import ListCommand, ListOption
+    from wan_core.cli.progress import reporter
+
+# Imported on demand: they need torch.
+_HEAVY = {
+    "ListCommand": "wan_core.cli.options",
+    "ListOption": "wan_core.cli.options",
+    "build_command": "wan_core.cli.generate",
+    "reporter": "wan_core.cli.progress",
+    "run_generate": "wan_core.cli.generate",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name in _HEAVY:
+        return getattr(import_module(_HEAVY[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+__all__ = [
+    "COMMANDS",
+    "ErrorReporting",
+    "LazyCommand",
+    "LazyGroup",
+    "ListCommand",
+    "ListOption",
+    "build_command",
+    "main",
+    "main_of",
+    "reporter",
+    "run_generate",
+    "version_option",
+    "wan",
+]

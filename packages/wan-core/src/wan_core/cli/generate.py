@@ -12,7 +12,7 @@ from typing import Any
 import click
 
 from wan_core.cli.group import ErrorReporting
-from wan_core.cli.options import output_options, request_options, runtime_options, task_options
+from wan_core.cli.options import ListCommand, output_options, request_options, runtime_options, task_options
 from wan_core.cli.progress import reporter, show_progress
 from wan_core.errors import MediaError, RequestError
 from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
@@ -75,22 +75,28 @@ generate = GenerateGroup(
 )
 
 
-def build_command(preset: Preset) -> click.Command:
-    """The click command of one preset: the shared options and those of its request."""
+def build_command(
+    preset: Preset, name: str | None = None, run: Callable[[Preset, Mapping[str, Any]], None] | None = None
+) -> click.Command:
+    """The click command of one preset: the shared options and those of its request.
 
-    def run(**values: Any) -> None:
-        run_generate(preset, values)
+    A project's own script gives it another ``name``, and a ``run`` that calls :func:`run_generate`.
+    """
 
-    return click.Command(
-        preset.name,
+    def call(**values: Any) -> None:
+        (run or run_generate)(preset, values)
+
+    return ListCommand(
+        name or preset.name,
         params=[
             *request_options(),
             *task_options(preset.task.request_type),
             *runtime_options(),
             *output_options(),
         ],
-        callback=run,
+        callback=call,
         help=f"{preset.summary}.",
+        context_settings={"help_option_names": ["-h", "--help"]},
     )
 
 
@@ -108,6 +114,8 @@ def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
     runtime = runtime_of(values)
     jobs = plan_jobs(preset, values)
     check_size(preset, values, say)
+    for note in dict.fromkeys(note for job in jobs for note in job.inputs.notes):
+        say(f"note: {note}")
     if values["dry_run"]:
         show_plan(preset, jobs, runtime, values)
         return
@@ -117,7 +125,7 @@ def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
     results = []
     for job in jobs:
         started = time.monotonic()
-        chunks = pipeline.stream(job.inputs, progress=silent if values["quiet"] else show_progress)
+        chunks = pipeline.stream(job.inputs, progress=silent if values["quiet"] else show_progress, say=say)
         provenance = None if values["no_metadata"] else pipeline.provenance(job.inputs)
         path = write_video(chunks, job.output, fps=fps_of(job.inputs), provenance=provenance)
         seconds = time.monotonic() - started
@@ -147,8 +155,9 @@ def runtime_of(values: Mapping[str, Any]) -> RuntimeOptions:
 def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
     """Every video to make, checked: prompts, pictures, sizes, and that its file can be written."""
     prompts = read_prompts(values["prompt"], values["prompt_file"])
-    names = {field.name for field in fields(preset.task.request_type)}
-    shared = {name: value for name, value in values.items() if name in names and name not in {"prompt", "seed"}}
+    by_name = {field.name: field for field in fields(preset.task.request_type)}
+    shared = {name: value for name, value in values.items() if name in by_name and name not in {"prompt", "seed"}}
+    written = {name: shared.pop(name) for name in [*shared] if by_name[name].metadata.get("output")}
     if values["size"] is not None:
         shared["width"], shared["height"] = values["size"]
     first_seed = values["seed"] if values["seed"] >= 0 else random.SystemRandom().randrange(2**31)
@@ -156,11 +165,12 @@ def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
     total = len(prompts) * values["num_videos"]
     for prompt in prompts:
         for offset in range(values["num_videos"]):
-            request = preset.task.request_type(prompt=prompt, seed=first_seed + offset, **shared)
+            files: dict[str, Any] = {name: path and numbered(path, len(jobs), total) for name, path in written.items()}
+            request = preset.task.request_type(prompt=prompt, seed=first_seed + offset, **shared, **files)
             inputs = plan_request(preset, request, preset.latent_spec)
             jobs.append(Job(inputs, output_path(values["output"], preset, inputs, len(jobs), total)))
     for job in jobs:
-        check_output(job.output)
+        check_output(job.output, num_frames=job.inputs.geometry.num_frames, fps=fps_of(job.inputs))
     return jobs
 
 
@@ -190,11 +200,16 @@ def output_path(asked: Path | None, preset: Preset, inputs: TaskInputs, index: i
         request, geometry = inputs.request, inputs.geometry
         words = re.sub(r"[^\w-]+", "_", request.prompt)[:50].strip("_") or "video"
         return Path(f"{preset.name}_{geometry.width}x{geometry.height}_{words}_{request.seed}.mp4")
+    return numbered(asked, index, total)
+
+
+def numbered(path: Path, index: int, total: int) -> Path:
+    """``path`` for file ``index`` of ``total``: a number in the name, or a folder each for a ``%d`` pattern."""
     if total == 1:
-        return asked
-    if "%" in asked.name:
-        return asked.parent / f"{index:04d}" / asked.name
-    return asked.with_name(f"{asked.stem}-{index:04d}{asked.suffix}")
+        return path
+    if "%" in path.name:
+        return path.parent / f"{index:04d}" / path.name
+    return path.with_name(f"{path.stem}-{index:04d}{path.suffix}")
 
 
 def check_size(preset: Preset, values: Mapping[str, Any], say: Callable[[str], None]) -> None:

@@ -2,30 +2,33 @@
 
 import dataclasses
 import typing
+from collections import deque
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import UnionType
 from typing import Any
 
 import click
 
-from wan_core.cli.group import DEBUG_KEY
+from wan_core.cli.group import DEBUG_KEY, ErrorReporting
 from wan_core.errors import RequestError
 from wan_core.media import parse_size
 from wan_core.sampling import SOLVERS
 from wan_core.tasks import Experts, GenerationRequest
 
 
-class SizeType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """``1280*720`` or ``1280x720``: width and height in pixels."""
+class ParsedType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
+    """Text read by one of our own functions; its ``RequestError`` becomes click's message about the option."""
 
-    name = "W*H"
+    def __init__(self, name: str, parse: Callable[[str], Any]) -> None:
+        self.name = name
+        self.parse = parse
 
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> tuple[int, int]:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         try:
-            size: tuple[int, int] = value if isinstance(value, tuple) else parse_size(value)
+            return self.parse(value) if isinstance(value, str) else value
         except RequestError as error:
             self.fail(str(error), param, ctx)
-        return size
 
 
 class GuidanceType(click.ParamType):  # type: ignore[type-arg]
@@ -45,6 +48,64 @@ class GuidanceType(click.ParamType):  # type: ignore[type-arg]
         if len(numbers) == 2:
             return Experts(low=numbers[0], high=numbers[1])
         raise click.BadParameter(f"{value!r} is neither one number nor LOW,HIGH", ctx, param)
+
+
+class ListOption(click.Option):
+    """An option with several values: ``--images a.png b.png`` takes every word up to the next option.
+
+    A :class:`ListCommand` must hold it. Given again, it adds its values; a value that starts with a dash is written
+    ``--images=-a.png``.
+    """
+
+    def __init__(self, param_decls: Sequence[str], *, type: click.ParamType, help: str) -> None:  # type: ignore[type-arg]
+        super().__init__(param_decls, type=type, help=help, multiple=True, metavar=f"{type.name.upper()}...")
+
+
+class ListCommand(ErrorReporting):
+    """A command whose :class:`ListOption` options take several values; our errors leave it as sentences."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, one_value_each(args, self.get_params(ctx), ctx))
+
+
+def one_value_each(
+    words: Sequence[str], params: Sequence[click.Parameter], ctx: click.Context | None = None
+) -> list[str]:
+    """``--images a b`` as ``--images a --images b``, which click can parse, for each :class:`ListOption` of ``params``.
+
+    Words that are the value of another option, or that follow ``--``, stay as they are. Raises click's usage error for
+    a list without a value, and for an empty one.
+    """
+    options = {name: param for param in params if isinstance(param, click.Option) for name in param.opts}
+    rest, single = deque(words), list[str]()
+    while rest:
+        word = rest.popleft()
+        name = word.partition("=")[0]
+        if isinstance(options.get(name), ListOption):
+            values = [word.partition("=")[2]] if "=" in word else []
+            values += _take_values(rest)
+            if not values or "" in values:
+                raise click.BadOptionUsage(
+                    name, f"Option {name!r} requires one value or more, none of them empty.", ctx
+                )
+            single += [part for value in values for part in (name, value)]
+        else:
+            count = len(rest) if word == "--" else min(_num_values(options.get(word)), len(rest))
+            single += [word, *(rest.popleft() for _ in range(count))]
+    return single
+
+
+def _take_values(rest: deque[str]) -> list[str]:
+    """Remove the words up to the next option, and return them."""
+    values = []
+    while rest and (rest[0] == "-" or not rest[0].startswith("-")):
+        values.append(rest.popleft())
+    return values
+
+
+def _num_values(option: click.Option | None) -> int:
+    """How many words after its name belong to an option."""
+    return 0 if option is None or option.is_flag or option.count else option.nargs
 
 
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
@@ -69,7 +130,9 @@ def request_options() -> list[click.Option]:
             type=click.Path(path_type=Path),
             help="A text file with one prompt a line; a video each.",
         ),
-        click.Option(["--size"], type=SizeType(), help="Width*height in pixels; for pictures the area."),
+        click.Option(
+            ["--size"], type=ParsedType("W*H", parse_size), help="Width*height in pixels; for pictures the area."
+        ),
         click.Option(["--frame-num", "--frame_num", "--num-frames", "num_frames"], type=int, help="Frames, 4n+1."),
         click.Option(["--fps"], type=int, help="Frames per second of the file."),
         click.Option(["--sample-steps", "--sample_steps", "num_inference_steps"], type=int, help="Sampling steps."),
@@ -148,20 +211,25 @@ def task_options(request_type: type[GenerationRequest]) -> list[click.Option]:
     """The options of a task's own request fields: those whose metadata names an ``option``."""
     hints = typing.get_type_hints(request_type)
     return [
-        click.Option(
-            [*field.metadata["option"], field.name],
-            type=_click_type(hints[field.name]),
-            default=None,
-            help=field.metadata["help"],
-        )
+        _task_option(field, hints[field.name])
         for field in dataclasses.fields(request_type)
         if "option" in field.metadata
     ]
 
 
-def _click_type(hint: Any) -> Any:
+def _task_option(field: "dataclasses.Field[Any]", hint: Any) -> click.Option:
+    names, text = [*field.metadata["option"], field.name], field.metadata["help"]
     kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
     kind = kinds[0] if isinstance(hint, UnionType) and len(kinds) == 1 else hint
-    if kind is Path:
-        return click.Path(path_type=Path)
-    return click.types.convert_type(kind)
+    if "parse" in field.metadata:
+        parsed = ParsedType(field.metadata["metavar"], field.metadata["parse"])
+        return click.Option(names, type=parsed, default=None, help=text)
+    if kind is bool:
+        return click.Option(names, is_flag=True, help=text)
+    if typing.get_origin(kind) is tuple and typing.get_args(kind)[1:] == (...,):
+        return ListOption(names, type=_click_type(typing.get_args(kind)[0]), help=text)
+    return click.Option(names, type=_click_type(kind), default=None, help=text)
+
+
+def _click_type(kind: Any) -> Any:
+    return click.Path(path_type=Path) if kind is Path else click.types.convert_type(kind)

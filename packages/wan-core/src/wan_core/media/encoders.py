@@ -144,13 +144,12 @@ class _AudioFeed:
         self._samples = np.ascontiguousarray(track.samples.clamp(-1, 1).float().cpu().numpy())
         self._layout = "mono" if len(self._samples) == 1 else "stereo"
         self._stream: Any = container.add_stream("aac", rate=self._rate, layout=self._layout)
-        self._position = 0
+        self._position = self._end = 0
 
     def feed(self, seconds: float) -> None:
-        end = min(round(seconds * self._rate), self._samples.shape[1])
-        while self._position + _AAC_FRAME <= end:
+        self._end = min(round(seconds * self._rate), self._samples.shape[1])
+        while self._position + _AAC_FRAME <= self._end:
             self._encode(self._position + _AAC_FRAME)
-        self._end = end
 
     def flush(self) -> None:
         if self._position < self._end:

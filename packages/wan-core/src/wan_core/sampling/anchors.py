@@ -44,6 +44,11 @@ class Anchors:
         mask[:, frames] = True
         return cls(values, mask.to(latents.device))
 
+    @property
+    def is_complete(self) -> bool:
+        """Whether every frame is fixed, so that there is nothing to denoise."""
+        return bool(self.mask.all())
+
     def apply(self, latents: Tensor) -> Tensor:
         """``latents`` [B, C, T, H, W] with the fixed frames put in; whatever was there, NaN too, is gone."""
         return torch.where(self.mask[:, None, :, None, None], self.latents.to(latents.dtype), latents)

@@ -14,7 +14,7 @@ from wan_core.tasks.base import (
 from wan_core.tasks.i2v import I2VRequest, ImageToVideo, first_frame_condition, first_frame_video
 from wan_core.tasks.prompts import PromptCache, encode_prompts
 from wan_core.tasks.t2v import TextToVideo, exact_geometry, is_guided, text_states
-from wan_core.tasks.ti2v import TextImageToVideo, TI2VInputs, TI2VRequest, prepare_anchor_images
+from wan_core.tasks.ti2v import TextImageToVideo, TI2VInputs, TI2VRequest, encode_pictures, prepare_anchor_images
 
 __all__ = [
     "Clip",
@@ -33,6 +33,7 @@ __all__ = [
     "TaskInputs",
     "TextImageToVideo",
     "TextToVideo",
+    "encode_pictures",
     "encode_prompts",
     "exact_geometry",
     "first_frame_condition",

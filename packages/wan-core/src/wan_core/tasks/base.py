@@ -1,7 +1,7 @@
 """What a task is: it turns a request into data (a :class:`Conditioning`); the one sampling loop does the rest."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
@@ -55,7 +55,11 @@ class GenerationRequest:
 
     ``width`` and ``height`` are pixels (image tasks: the area they span); ``guidance_scale`` is one number or one
     per expert; ``seed`` is a non-negative integer. Fields that a subclass adds become command-line options when
-    their metadata has ``option`` (the option names) and ``help``.
+    their metadata has ``option`` (the option names) and ``help``; further metadata:
+
+    - ``parse``, ``metavar``: the function that reads the option's text (raising ``RequestError``), and its name in help
+    - ``output``: the field names a file to write, which several videos of one command number as they number theirs
+    - ``recorded``: ``False`` keeps the field out of the record of how an output was made, as ``output`` does
     """
 
     prompt: str
@@ -96,7 +100,8 @@ class GenerationRequest:
 
     def settings(self) -> dict[str, Any]:
         """Every value as plain JSON data, for the record kept with an output; files by name only."""
-        return {f.name: _plain(getattr(self, f.name)) for f in fields(self) if getattr(self, f.name) is not None}
+        kept = [f for f in fields(self) if f.metadata.get("recorded", True) and not f.metadata.get("output")]
+        return {f.name: _plain(getattr(self, f.name)) for f in kept if getattr(self, f.name) is not None}
 
 
 def _plain(value: Any) -> Any:
@@ -166,10 +171,14 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskInputs:
-    """What :meth:`Task.load` read: the filled-in request, the geometry, and in subclasses the user's media."""
+    """What :meth:`Task.load` read: the filled-in request, the geometry, and in subclasses the user's media.
+
+    ``notes`` are sentences that the user should see before the work starts.
+    """
 
     request: GenerationRequest
     geometry: VideoGeometry
+    notes: tuple[str, ...] = ()
 
 
 class Task(ABC):
@@ -191,6 +200,13 @@ class Task(ABC):
     def num_clips(self, inputs: TaskInputs) -> int:
         """How many clips make the video."""
         return 1
+
+    def watch(self, inputs: TaskInputs, frames: Iterator[Tensor], say: Callable[[str], None]) -> Iterator[Tensor]:
+        """The chunks [3, t, H, W] of a video on their way out, unchanged.
+
+        A task may look at them, write what the request asks for besides the video, and ``say`` sentences to the user.
+        """
+        return frames
 
     def noise_seed(self, seed: int, clip: Clip) -> int:
         """The seed of a clip's initial noise."""

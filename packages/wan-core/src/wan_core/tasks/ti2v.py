@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, VideoGeometry, best_output_size, fit_cover, image_to_tensor, load_image
 from wan_core.models import DiTInputs
 from wan_core.sampling import Anchors
@@ -33,29 +33,25 @@ class TI2VInputs(TaskInputs):
 
 
 def prepare_anchor_images(
-    paths: Sequence[Path], request: GenerationRequest, latent_spec: LatentSpec
+    pictures: Sequence[Image.Image], area: int, num_frames: int, latent_spec: LatentSpec
 ) -> tuple[Tensor, VideoGeometry]:
-    """Pictures cropped to the size that the first one's aspect ratio gives within the requested area.
+    """Pictures cropped to the size that the first one's aspect ratio gives within ``area`` pixels.
 
-    Returns [N, 3, H, W] in [-1, 1] and the geometry. Raises ``RequestError`` or ``MediaError``.
+    Returns [N, 3, H, W] in [-1, 1] and the geometry. Raises ``RequestError`` for a shape that has no such size.
     """
-    pictures = [load_image(path) for path in paths]
-    exact = exact_geometry(request, latent_spec)
-    width, height = best_output_size(
-        pictures[0].width,
-        pictures[0].height,
-        latent_spec.width_multiple,
-        latent_spec.height_multiple,
-        exact.width * exact.height,
-    )
-    geometry = VideoGeometry.for_video(latent_spec, num_frames=exact.num_frames, height=height, width=width)
-    if len(pictures) > geometry.latent_frames:
-        raise RequestError(
-            f"{len(pictures)} images need at least {len(pictures)} latent frames, but {exact.num_frames} frames have "
-            f"{geometry.latent_frames}; use --frame-num {4 * len(pictures) - 3} or fewer images"
-        )
+    first = pictures[0]
+    multiples = latent_spec.width_multiple, latent_spec.height_multiple
+    width, height = best_output_size(first.width, first.height, *multiples, area)
+    geometry = VideoGeometry.for_video(latent_spec, num_frames=num_frames, height=height, width=width)
     images = torch.stack([image_to_tensor(fit_cover(picture, width, height)) for picture in pictures])
     return images, geometry
+
+
+def encode_pictures(images: Tensor, components: Components) -> Tensor:
+    """Each picture encoded on its own, as a first frame, in one batched call: [N, 3, H, W] to [1, C, N, h, w]."""
+    with components.vae.active() as vae:
+        latents: Tensor = vae.encode(images.to(components.device).unsqueeze(2))  # [N, C, 1, h, w]
+    return latents.transpose(0, 2)
 
 
 class TextImageToVideo(Task):
@@ -63,33 +59,31 @@ class TextImageToVideo(Task):
 
     request_type: ClassVar[type[GenerationRequest]] = TI2VRequest
 
-    def image_paths(self, request: GenerationRequest) -> tuple[Path, ...]:
-        """The pictures of the leading latent frames, in order."""
-        image = getattr(request, "image", None)
-        return () if image is None else (image,)
-
     def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> TI2VInputs:
-        paths = self.image_paths(request)
-        if not paths:
-            return TI2VInputs(request=request, geometry=exact_geometry(request, latent_spec), images=torch.empty(0))
-        images, geometry = prepare_anchor_images(paths, request, latent_spec)
+        path, exact = getattr(request, "image", None), exact_geometry(request, latent_spec)
+        if path is None:
+            return TI2VInputs(request=request, geometry=exact, images=torch.empty(0))
+        area = exact.width * exact.height
+        images, geometry = prepare_anchor_images([load_image(path)], area, exact.num_frames, latent_spec)
         return TI2VInputs(request=request, geometry=geometry, images=images)
 
     def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
         if not isinstance(inputs, TI2VInputs):
             raise TypeError(f"inputs must be TI2VInputs, got {type(inputs).__name__}")
-        context, negative = text_states(inputs.request, components)
+        anchors = self.anchors(inputs, components)
+        if anchors is not None and anchors.is_complete:  # nothing is denoised, so no text is needed
+            context, negative = torch.empty(1, 0, 0), None
+        else:
+            context, negative = text_states(inputs.request, components)
         return Conditioning(
             positive=DiTInputs(context=context),
             negative=None if negative is None else DiTInputs(context=negative),
             latent_shape=(1, *inputs.geometry.latent_shape),
-            anchors=self.anchors(inputs, components),
+            anchors=anchors,
         )
 
     def anchors(self, inputs: TI2VInputs, components: Components) -> Anchors | None:
-        """Each image encoded on its own, in one batched call, as one leading latent frame."""
+        """The images as the leading latent frames; ``None`` without images."""
         if inputs.images.numel() == 0:
             return None
-        with components.vae.active() as vae:
-            latents = vae.encode(inputs.images.to(components.device).unsqueeze(2))  # [N, C, 1, h, w]
-        return Anchors.leading(latents.transpose(0, 2), inputs.geometry.latent_frames)
+        return Anchors.leading(encode_pictures(inputs.images, components), inputs.geometry.latent_frames)

@@ -135,7 +135,7 @@ class ShuffledBatches:
 
     def _shuffle(self, epoch: int) -> list[list[int]]:
         generator = torch.Generator().manual_seed(self._seed * 1_000_003 + epoch)
-        batches = []
+        batches: list[list[int]] = []
         for group in self._groups:
             order = [group[i] for i in torch.randperm(len(group), generator=generator).tolist()]
             whole = -(-len(order) // self._batch) * self._batch

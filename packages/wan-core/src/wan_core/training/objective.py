@@ -91,9 +91,15 @@ class FlowBatch:
     target: Tensor
     weights: Tensor
 
-    def loss(self, velocity: Tensor) -> Tensor:
-        """Weighted mean squared error of a predicted velocity ``[B, C, T, H, W]``, a scalar in float32."""
-        error = (velocity.float() - self.target).square().mean(dim=(1, 3, 4))
+    def loss(self, velocity: Tensor, channel_weights: Tensor | None = None) -> Tensor:
+        """Weighted mean squared error of a predicted velocity ``[B, C, T, H, W]``, a scalar in float32.
+
+        ``channel_weights`` ``[C]``, of mean 1, let some latent channels count more than others.
+        """
+        error = (velocity.float() - self.target).square()
+        if channel_weights is not None:
+            error = error * channel_weights.view(1, -1, 1, 1, 1)
+        error = error.mean(dim=(1, 3, 4))
         return (error * self.weights).sum() / self.weights.sum()
 
 

@@ -31,10 +31,10 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise over dimension 1."""
-        wide = x.float()
-        norm = torch.linalg.vector_norm(wide, dim=1, keepdim=True).clamp_min(NORM_FLOOR)
-        scaled = wide * (sqrt(x.shape[1]) / norm)
-        return _multiply(scaled, self.gamma.float()).to(x.dtype)
+        precision = torch.promote_types(x.dtype, torch.float32)
+        norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=precision).clamp_min(NORM_FLOOR)
+        scaled = x * (sqrt(x.shape[1]) / norm)
+        return _multiply(scaled, self.gamma.to(precision)).to(x.dtype)
 
 
 class SiLU(nn.Module):

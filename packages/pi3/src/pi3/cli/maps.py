@@ -1,0 +1,59 @@
+"""``pi3 depth`` and ``pi3 poses``: one part of a reconstruction, as files."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pi3.cli.options import check_run, command, message, run_model, split_options
+from pi3.depth_maps import write_depth
+from pi3.errors import RequestError
+from pi3.exports import check_poses_kind, poses_json, write_poses
+from pi3.files import check_place
+
+
+def run_depth(**values: Any) -> None:
+    """Check everything, reconstruct, write the depth maps."""
+    options = split_options(values)
+    out: Path = values["out"]
+    check_run(options)
+    if out.suffix or out.is_file():
+        raise RequestError(f"depth maps go into a folder; {out} looks like a file")
+    check_place(out)
+    scene = run_model(options)
+    scale = write_depth(scene, out)
+    message(options, f"{out}: {len(scene.names)} depth maps, depth = level * {scale:.6g}")
+
+
+def run_poses(**values: Any) -> None:
+    """Check everything, reconstruct, write or print the cameras."""
+    options = split_options(values)
+    out: Path | None = values["out"]
+    check_run(options)
+    if out is not None:
+        check_poses_kind(out)
+        check_place(out)
+    scene = run_model(options)
+    if out is None:
+        click.echo(poses_json(scene), nl=False)
+    else:
+        write_poses(scene, out)
+        message(options, f"{out}: {len(scene.names)} cameras")
+
+
+depth_command = command(
+    "depth",
+    "Depth maps of PICTURES (pictures, one folder, or one video): 16-bit PNG, colours, and the scale.",
+    [click.Option(["--out", "-o"], required=True, type=click.Path(path_type=Path), help="A folder.")],
+    run_depth,
+)
+poses_command = command(
+    "poses",
+    "Camera-to-world matrices and intrinsics of PICTURES (pictures, one folder, or one video).",
+    [
+        click.Option(
+            ["--out", "-o"], type=click.Path(path_type=Path), help=".json, .txt (TUM) or .npz; default: print JSON."
+        )
+    ],
+    run_poses,
+)

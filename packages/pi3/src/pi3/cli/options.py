@@ -1,0 +1,172 @@
+"""What the commands share: options, the model on its device, and the checks that come before any work."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import torch
+
+from pi3.checkpoints import bundled_weights, load_pi3
+from pi3.cli import DEBUG_KEY
+from pi3.cli.sources import Views, read_views
+from pi3.edges import CONFIDENCE, DEPTH_RTOL
+from pi3.errors import BackendError, RequestError
+from pi3.model import Pi3
+from pi3.scene import Scene, reconstruct
+
+DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """Everything that the reconstructing commands share."""
+
+    pictures: tuple[Path, ...]
+    checkpoint: str | None
+    revision: str | None
+    interval: int | None
+    pixel_limit: int | None
+    conf: float
+    edge_rtol: float
+    device: str | None
+    dtype: str | None
+    quiet: bool
+
+
+def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
+    if value:
+        ctx.meta[DEBUG_KEY] = True
+
+
+def debug_option() -> click.Option:
+    """``--debug``: show the traceback of an error."""
+    return click.Option(
+        ["--debug"], is_flag=True, is_eager=True, expose_value=False, callback=_set_debug, help="Show tracebacks."
+    )
+
+
+def run_options() -> list[click.Parameter]:
+    """Pictures in, which model, where and how it computes."""
+    return [
+        click.Argument(["pictures"], nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURES"),
+        click.Option(
+            ["--checkpoint", "--ckpt"],
+            help="File, folder, pi3, pi3x or OWNER/NAME; default: the bundled tiny model of rendered rooms.",
+        ),
+        click.Option(["--revision"], help="Revision of a hub checkpoint."),
+        click.Option(
+            ["--interval"], type=int, help="Take every k-th picture or frame; default 10 for a video, else 1."
+        ),
+        click.Option(
+            ["--pixel-limit", "--pixel_limit"], type=int, help="Pixels of a view at most; default: the model's, 255000."
+        ),
+        click.Option(
+            ["--conf"], type=float, default=CONFIDENCE, show_default=True, help="Keep what is at least this certain."
+        ),
+        click.Option(
+            ["--edge-rtol", "--edge_rtol"],
+            type=float,
+            default=DEPTH_RTOL,
+            show_default=True,
+            help="Drop depth edges steeper than this share of the depth; 0 keeps all.",
+        ),
+        click.Option(["--device"], help="Where to compute, such as cpu; default: the accelerator, where there is one."),
+        click.Option(
+            ["--dtype"],
+            type=click.Choice(list(DTYPES)),
+            help="Of the network; heads stay float32. Default: bfloat16 where the accelerator has it, else float32.",
+        ),
+        click.Option(["--quiet"], is_flag=True, help="No messages but errors."),
+        debug_option(),
+    ]
+
+
+def pick_device(name: str | None) -> torch.device:
+    """The device of that name, or the accelerator, or the CPU. Raises RequestError, or BackendError when not there."""
+    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    if name is None:
+        return accelerator or torch.device("cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise RequestError(f"device {name} is not known; use cpu, or leave it out for the accelerator") from error
+    if device.type != "cpu" and (accelerator is None or accelerator.type != device.type):
+        raise BackendError(f"this machine has no {device.type} device; use --device cpu")
+    if device.type != "cpu" and (device.index or 0) >= torch.accelerator.device_count():
+        raise BackendError(f"device {name} is not there; this machine has {torch.accelerator.device_count()}")
+    return device
+
+
+def pick_autocast(name: str | None, device: torch.device) -> torch.dtype | None:
+    """The dtype to run the network in, None for float32."""
+    if name is not None:
+        return DTYPES[name]
+    if device.type == "cpu":
+        return None
+    has_bfloat16 = getattr(torch.get_device_module(device), "is_bf16_supported", None)
+    return torch.bfloat16 if has_bfloat16 is not None and has_bfloat16() else None
+
+
+def message(options: RunOptions, text: str) -> None:
+    """Tell the user, on standard error."""
+    if not options.quiet:
+        click.echo(text, err=True)
+
+
+def check_run(options: RunOptions) -> None:
+    """Raise RequestError for numbers that cannot work, before anything is read."""
+    if options.interval is not None and options.interval < 1:
+        raise RequestError(f"--interval must be at least 1, got {options.interval}")
+    if options.pixel_limit is not None and options.pixel_limit < 196:
+        raise RequestError(f"--pixel-limit must be at least 196, one patch, got {options.pixel_limit}")
+    if not 0 <= options.conf <= 1:
+        raise RequestError(f"--conf is a probability from 0 to 1, got {options.conf}")
+    if options.edge_rtol < 0:
+        raise RequestError(f"--edge-rtol must be at least 0, got {options.edge_rtol}")
+
+
+def run_model(options: RunOptions) -> Scene:
+    """Read the pictures, load the model and reconstruct."""
+    device = pick_device(options.device)
+    if options.checkpoint is None:
+        bundled_weights()  # fails before the pictures are read
+    model = load_pi3(options.checkpoint, device=device, revision=options.revision)
+    views = _read(options, model)
+    size = f"{views.images.shape[-1]}x{views.images.shape[-2]}"
+    message(options, f"{len(views.names)} views of {size} on {device}")
+    return reconstruct(
+        model,
+        views.images,
+        views.names,
+        confidence=options.conf,
+        edge_rtol=options.edge_rtol or None,
+        autocast=pick_autocast(options.dtype, device),
+    )
+
+
+def _read(options: RunOptions, model: Pi3) -> Views:
+    config = model.config
+    return read_views(
+        options.pictures,
+        interval=options.interval,
+        pixel_limit=options.pixel_limit or config.pixel_limit,
+        patch_size=config.patch_size,
+        warn=lambda text: message(options, f"note: {text}"),
+    )
+
+
+def split_options(values: dict[str, Any]) -> RunOptions:
+    """Take the shared options out of a command's values."""
+    names = RunOptions.__dataclass_fields__
+    return RunOptions(**{name: values.pop(name) for name in names})
+
+
+def command(name: str, help: str, options: list[click.Parameter], run: Callable[..., None]) -> click.Command:
+    """A command of the shared options and its own."""
+    settings = {"help_option_names": ["-h", "--help"]}
+    shared = run_options()
+    return click.Command(
+        name, params=[shared[0], *options, *shared[1:]], callback=run, help=help, context_settings=settings
+    )

@@ -1,0 +1,98 @@
+"""Pictures, folders and videos as views, one at a time: only the small views stay in memory."""
+
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from pi3.errors import RequestError
+from pi3.images import input_size, picture_to_tensor
+from wan_core.media import load_image, stream_video, tensor_to_image
+
+PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
+VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
+VIDEO_INTERVAL = 10
+_ASPECT_TOLERANCE = 0.02
+
+
+@dataclass(frozen=True)
+class Views:
+    """``images`` [N, 3, H, W] in [0, 1], and a file name without ending per view."""
+
+    images: Tensor
+    names: tuple[str, ...]
+
+
+def read_views(
+    sources: Sequence[Path],
+    *,
+    interval: int | None,
+    pixel_limit: int,
+    patch_size: int,
+    warn: Callable[[str], None],
+) -> Views:
+    """Views of pictures, one folder, or one video; the first picture sets the size, the others are stretched to it.
+
+    ``interval`` None is every tenth frame of a video and every picture otherwise. Raises RequestError when nothing is
+    there, and what the readers of wan-core raise.
+    """
+    pictures = _open_sources(sources, interval)
+    images, names, aspects = [], [], []
+    size = None
+    for name, picture in pictures:
+        if size is None:
+            size = input_size(*picture.size, pixel_limit=pixel_limit, patch_size=patch_size)
+        images.append(picture_to_tensor(picture, size))
+        names.append(name)
+        aspects.append(picture.width / picture.height)
+    if not images:
+        raise RequestError(f"{', '.join(map(str, sources))}: no pictures or frames in it")
+    odd = [
+        name for name, aspect in zip(names, aspects, strict=True) if abs(aspect / aspects[0] - 1) > _ASPECT_TOLERANCE
+    ]
+    if odd:
+        warn(f"{len(odd)} of {len(names)} pictures have another shape than the first and are stretched ({odd[0]}, ...)")
+    return Views(torch.stack(images), _unique(names))
+
+
+def _open_sources(sources: Sequence[Path], interval: int | None) -> Iterator[tuple[str, Image.Image]]:
+    videos = [path for path in sources if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()]
+    folders = [path for path in sources if path.is_dir()]
+    if (videos or folders) and len(sources) > 1:
+        raise RequestError(
+            f"{videos[0] if videos else folders[0]} must come alone; give pictures, or one folder or video"
+        )
+    if videos:
+        return _video_frames(videos[0], VIDEO_INTERVAL if interval is None else interval)
+    paths = folder_pictures(folders[0]) if folders else list(sources)
+    return ((path.stem, load_image(path)) for path in paths[:: interval or 1])
+
+
+def folder_pictures(folder: Path) -> list[Path]:
+    """The pictures of a folder, numbers in their names in counting order. Raises RequestError when there is none."""
+    found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
+    if not found:
+        raise RequestError(f"folder {folder} has no pictures ({', '.join(PICTURE_SUFFIXES[:4])}, ...)")
+    return sorted(found, key=lambda path: natural_key(path.name))
+
+
+def natural_key(name: str) -> list[tuple[int, str]]:
+    """A sorting key that puts frame2 before frame10."""
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+
+
+def _video_frames(path: Path, interval: int) -> Iterator[tuple[str, Image.Image]]:
+    for index, frame in enumerate(islice(stream_video(path), 0, None, interval)):
+        yield f"{path.stem}_{index * interval:06d}", tensor_to_image(frame)
+
+
+def _unique(names: Sequence[str]) -> tuple[str, ...]:
+    """The same names, numbered when two pictures of different folders share one."""
+    if len(set(names)) == len(names):
+        return tuple(names)
+    return tuple(f"{index:04d}_{name}" for index, name in enumerate(names))

@@ -1,0 +1,31 @@
+import pytest
+import torch
+
+from wan_core.checkpoints import MemorySource, with_delta
+from wan_core.errors import CheckpointError
+
+BASE = {"a.weight": torch.eye(3), "a.bias": torch.zeros(3), "b.weight": torch.ones(2, 2)}
+UPDATE = {
+    "diffusion_model.a.lora_A.weight": torch.ones(2, 3),
+    "diffusion_model.a.lora_B.weight": torch.ones(3, 2),
+    "diffusion_model.a.alpha": torch.tensor(1.0),
+}
+
+
+def test_updates_are_added_and_other_tensors_replaced() -> None:
+    new = torch.full((2, 5), 7.0)
+    source = with_delta(MemorySource(BASE), MemorySource(UPDATE | {"b.weight": new}))
+    assert set(source.keys()) == set(BASE)
+    torch.testing.assert_close(source.read("a.weight"), torch.eye(3) + 1.0)
+    torch.testing.assert_close(source.read("a.bias"), BASE["a.bias"])
+    torch.testing.assert_close(source.read("b.weight"), new)
+    assert source.info("b.weight").shape == (2, 5)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"c.weight": torch.ones(1)}, {name: t for name, t in UPDATE.items() if "alpha" not in name}],
+)
+def test_a_change_of_something_else_is_refused(change) -> None:
+    with pytest.raises(CheckpointError, match="no change of"):
+        with_delta(MemorySource(BASE), MemorySource(change))

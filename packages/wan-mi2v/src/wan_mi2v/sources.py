@@ -1,0 +1,106 @@
+"""Where the pictures come from: files, folders in the order of their names, frames of a video, or memory."""
+
+import re
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from wan_core import MediaError, RequestError
+from wan_core.media import load_image, plain_text, probe_video, stream_video, tensor_to_image
+from wan_mi2v.request import FrameRange, MI2VRequest, parse_frames
+
+ENDINGS = frozenset(
+    {".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".avif", ".jp2"}
+)
+"""What counts as a picture in a folder; files that are named one by one may have any ending."""
+
+
+class NamedPicture(NamedTuple):
+    """A picture and the name that people know it by."""
+
+    name: str
+    picture: Image.Image
+
+
+class Room(NamedTuple):
+    """How many pictures a video takes: at most ``limit``; ``remedy(count)`` is what to do with more."""
+
+    limit: int
+    unit: str
+    frames_per_picture: int
+
+    def check(self, count: int, *, is_more: bool = False) -> None:
+        """Raises ``RequestError`` when ``count`` pictures (or more, where ``is_more``) are too many."""
+        if count <= self.limit:
+            return
+        said = f"more than {count - 1}" if is_more else f"{count}"
+        enough = self.frames_per_picture * (count - 1) + 1
+        enlarge = "a larger --frame-num" if is_more else f"--frame-num {enough}"
+        raise RequestError(f"{said} pictures do not fit into {self.limit} {self.unit}; use {enlarge} or fewer pictures")
+
+
+def read_pictures(request: MI2VRequest, room: Room) -> list[NamedPicture]:
+    """All pictures of a request in order; counted before they are read.
+
+    Raises ``RequestError`` (missing files, empty folders, too many, frames that a video does not have) or
+    ``MediaError`` (unreadable files).
+    """
+    if request.clip is not None:
+        chosen = parse_frames(request.frames or ":")
+        return read_clip(request.clip, chosen, room)
+    if request.pictures:
+        room.check(len(request.pictures))
+        return [NamedPicture(f"picture {index}", picture) for index, picture in enumerate(request.pictures)]
+    paths = list_pictures(request.images)
+    room.check(len(paths))
+    return [NamedPicture(plain_text(path.name), load_image(path)) for path in paths]
+
+
+def list_pictures(paths: Sequence[Path]) -> list[Path]:
+    """The files that ``paths`` name: folders are replaced by the pictures in them, numbers in names counted as such.
+
+    Raises ``RequestError`` for a folder without pictures, ``MediaError`` for one that cannot be read.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if not path.is_dir():
+            found.append(path)
+            continue
+        try:
+            files = [file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file()]
+        except OSError as error:
+            raise MediaError(f"folder {plain_text(path)} cannot be read: {error.strerror}") from error
+        files = [file for file in files if not file.name.startswith(".")]
+        if not files:
+            raise RequestError(f"folder {plain_text(path)} has no pictures; files like .png, .jpg or .webp count")
+        found += sorted(files, key=_natural_order)
+    return found
+
+
+def _natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
+    """frame2 before frame10."""
+    parts = re.findall(r"(\D*)(\d*)", path.name.lower())
+    return [(text, int(number or -1)) for text, number in parts], path.name
+
+
+def read_clip(path: Path, chosen: FrameRange, room: Room) -> list[NamedPicture]:
+    """Frames of a video; no more of it is decoded than needed. Raises as :func:`read_pictures` does."""
+    start, stop, step = chosen
+    if stop is not None:
+        room.check(len(range(start, stop, step)))
+    frames = list(islice(stream_video(path), start, stop, step)) if stop is not None else []
+    if stop is None:
+        frames = list(islice(stream_video(path), start, start + step * (room.limit + 1), step))
+        room.check(len(frames), is_more=True)
+    if not frames or (stop is not None and len(frames) < len(range(start, stop, step))):
+        total = probe_video(path).num_frames
+        has = "fewer" if total is None else str(total)
+        asked = f"{start}:{'' if stop is None else stop}"
+        raise RequestError(f"video {plain_text(path)} has {has} frames, --frames {asked} asks for others")
+    return [
+        NamedPicture(f"{plain_text(path.name)} {start + step * index}", tensor_to_image(frame))
+        for index, frame in enumerate(frames)
+    ]

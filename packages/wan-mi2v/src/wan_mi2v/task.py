@@ -1,0 +1,149 @@
+"""Several pictures to video: the pictures are clean latent frames that the sampler never changes.
+
+The idea is the multi-image variant of Wan2.2's TI2V-5B pipeline (arXiv 2503.20314): each picture is encoded on its own
+and fixed as one of the first latent frames; the code is our own, on wan-core's text-and-image task.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Tensor
+
+from wan_core import RequestError
+from wan_core.media import LatentSpec, VideoGeometry, check_output, plain_text
+from wan_core.sampling import Anchors
+from wan_core.tasks import (
+    Components,
+    GenerationRequest,
+    TaskInputs,
+    TextImageToVideo,
+    TI2VInputs,
+    encode_pictures,
+    exact_geometry,
+    prepare_anchor_images,
+)
+from wan_mi2v.preview import watch_anchors
+from wan_mi2v.request import MI2VRequest
+from wan_mi2v.sources import NamedPicture, Room, read_pictures
+
+_LOOSE_ASPECT = 1.1  # pictures whose aspect ratio differs by more lose a visible part
+
+
+@dataclass(frozen=True, kw_only=True)
+class MI2VInputs(TI2VInputs):
+    """``images`` [N, 3, H, W] and their ``names``; ``positions`` are the latent frames that they fix.
+
+    Where ``joint``, the images are the first N = 4n+1 frames of the video and the positions its n+1 latent frames;
+    otherwise there is one position per image.
+    """
+
+    names: tuple[str, ...]
+    positions: tuple[int, ...]
+    joint: bool
+
+
+class MultiImageToVideo(TextImageToVideo):
+    """TI2V-5B with N pictures at N latent frames, 1 <= N <= latent frames."""
+
+    request_type: ClassVar[type[GenerationRequest]] = MI2VRequest
+
+    def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> MI2VInputs:
+        if not isinstance(request, MI2VRequest):
+            raise TypeError(f"request must be an MI2VRequest, got {type(request).__name__}")
+        if request.preview is not None:
+            _check_preview(request)
+        exact, stride = exact_geometry(request, latent_spec), latent_spec.temporal_stride
+        room = (
+            Room(exact.num_frames, "frames", 1) if request.joint else Room(exact.latent_frames, "latent frames", stride)
+        )
+        named = read_pictures(request, room)
+        positions = anchored_frames(request, len(named), exact)
+        pictures, area = [picture for _, picture in named], exact.width * exact.height
+        images, geometry = prepare_anchor_images(pictures, area, exact.num_frames, latent_spec)
+        return MI2VInputs(
+            request=request,
+            geometry=geometry,
+            images=images,
+            names=tuple(name for name, _ in named),
+            positions=positions,
+            joint=request.joint,
+            notes=tuple(_notes(named, positions, geometry)),
+        )
+
+    def anchors(self, inputs: TI2VInputs, components: Components) -> Anchors:
+        if not isinstance(inputs, MI2VInputs):
+            raise TypeError(f"inputs must be MI2VInputs, got {type(inputs).__name__}")
+        if inputs.joint:
+            video = inputs.images.to(components.device).transpose(0, 1).unsqueeze(0)  # [1, 3, 4n+1, H, W]
+            with components.vae.active() as vae:
+                latents = vae.encode(video)
+        else:
+            latents = encode_pictures(inputs.images, components)
+        return Anchors.at(latents, inputs.positions, inputs.geometry.latent_frames)
+
+    def watch(self, inputs: TaskInputs, frames: Iterator[Tensor], say: Callable[[str], None]) -> Iterator[Tensor]:
+        request = inputs.request
+        if not isinstance(inputs, MI2VInputs) or not isinstance(request, MI2VRequest) or request.preview is None:
+            return frames
+        return watch_anchors(inputs, frames, request.preview, say)
+
+    def describe(self, inputs: TaskInputs) -> Mapping[str, object]:
+        if not isinstance(inputs, MI2VInputs):
+            raise TypeError(f"inputs must be MI2VInputs, got {type(inputs).__name__}")
+        return {
+            **super().describe(inputs),
+            "pictures": len(inputs.names),
+            "anchored_latent_frames": list(inputs.positions),
+        }
+
+
+def anchored_frames(request: MI2VRequest, count: int, geometry: VideoGeometry) -> tuple[int, ...]:
+    """The latent frames that ``count`` pictures fix. Raises ``RequestError`` when they do not fit."""
+    stride, latent_frames = geometry.spec.temporal_stride, geometry.latent_frames
+    if request.joint:
+        rest = (count - 1) % stride
+        if rest:
+            raise RequestError(
+                f"--joint needs {stride}n+1 pictures, got {count}; "
+                f"nearest are {count - rest} and {count - rest + stride}"
+            )
+        return tuple(range((count - 1) // stride + 1))
+    if request.at is None:
+        return tuple(range(count))
+    positions = tuple(request.at)
+    if len(positions) != count:
+        raise RequestError(f"--at names one latent frame per picture: {count} pictures, but {len(positions)} numbers")
+    outside = [position for position in positions if not 0 <= position < latent_frames]
+    if outside:
+        raise RequestError(
+            f"--at {outside[0]} is outside of the video: {geometry.num_frames} frames have the latent frames 0 to "
+            f"{latent_frames - 1}; use --frame-num {stride * max(*positions, 0) + 1} or smaller numbers"
+        )
+    if len(set(positions)) != count:
+        raise RequestError(f"--at names a latent frame twice: {','.join(map(str, positions))}")
+    return positions
+
+
+def _check_preview(request: MI2VRequest) -> None:
+    target = check_output(request.preview or "", num_frames=1)
+    if target.kind != "png":
+        raise RequestError(f"--preview is a picture; use a name that ends in .png, got {plain_text(request.preview)}")
+
+
+def _notes(named: Sequence[NamedPicture], positions: Sequence[int], geometry: VideoGeometry) -> Iterator[str]:
+    first = named[0].picture.width / named[0].picture.height
+    wanted = geometry.width / geometry.height
+    losses = {}
+    for name, picture in named:
+        aspect = picture.width / picture.height
+        if max(aspect / first, first / aspect) > _LOOSE_ASPECT:
+            losses[name] = 1 - min(aspect / wanted, wanted / aspect)
+    if losses:
+        worst = max(losses, key=lambda name: losses[name])
+        yield (
+            f"{len(losses)} of {len(named)} pictures have another shape than the first; cropped to "
+            f"{geometry.width}x{geometry.height}, {worst} loses {losses[worst]:.0%}"
+        )
+    if len(positions) == geometry.latent_frames:
+        yield "every latent frame is given, so nothing is generated: the video shows the pictures as the VAE keeps them"
