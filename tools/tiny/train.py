@@ -130,15 +130,17 @@ def run_dit(arguments: argparse.Namespace) -> None:
         dit,
         encoder,
         dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16()),
-        NoiseLevels(shift=2.0, std=1.2),
+        NoiseLevels(shift=4.0) if second else NoiseLevels(shift=2.0, std=1.2),
         dit_stage.channel_weights(vae),
-        clean_share=0.6 if second else 0.3,
+        clean_share=0.3,
         with_pictures=second,
-        clips=2000 if second else dit_stage.CLIPS,
+        first_clips=dit_stage.CLIPS if second else dit_stage.FIRST_CLIPS,
     )
-    steps = arguments.steps or (2000 if second else 8000)
-    settings = LoopSettings(steps=steps, warmup_steps=100, decay_share=0.3, final_rate=0.04)
-    average = AveragedWeights(dit, 0.998)
+    steps = arguments.steps or (1600 if second else 6400)
+    settings = LoopSettings(
+        steps=steps, warmup_steps=50 if second else 100, decay_share=1.0 if second else 0.3, final_rate=0.04
+    )
+    average = AveragedWeights(dit, 0.995 if second else 0.998)
     clips = evaluate.held_back_clips(evaluate.PROMPTS)
     recipe = f"tools/tiny/dit_stage.py, stage {arguments.stage}, {{}} steps of 32, one CPU core"
 
@@ -163,7 +165,7 @@ def run_dit(arguments: argparse.Namespace) -> None:
     report = Reporter(arguments.evaluate_minutes, lambda: score(40))
     result = train(
         dit,
-        dit_stage.dit_optimizers(dit, 0.3 if second else 1.0),
+        dit_stage.dit_optimizers(dit, 0.4 if second else 1.0),
         stage.loss,
         settings,
         checkpoints=CheckpointFolder(arguments.work / arguments.stage),
