@@ -195,9 +195,9 @@ class DiTStage:
         if clean is not None and self.with_pictures:
             latents = self._with_pictures(latents, indices, clean)
         batch = make_flow_batch(latents, self.levels.sample(self.batch), torch.randn_like(latents), clean)
+        concat = first_frame_channels(self.cache.rows(indices, "conditions")) if self.from_condition else None
         with torch.autocast("cpu", torch.bfloat16):
             context = text_states(self.encoder, captions)
-            concat = first_frame_channels(self.cache.rows(indices, "conditions")) if self.from_condition else None
             velocity = self.dit(batch.latents, batch.timesteps, DiTInputs(context=context, channel_concat=concat))
         return batch.loss(velocity, self.weights)
 

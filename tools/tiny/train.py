@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stage", choices=STAGES, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, caches, logs and sheets")
     parser.add_argument("--steps", type=int, help="number of steps; may be changed when a run goes on")
+    parser.add_argument("--prompts", type=int, default=200, help="held-back prompts of the last evaluation")
     parser.add_argument("--core", type=int, help="CPU core to stay on")
     parser.add_argument("--evaluate-minutes", type=float, default=5.0, help="time between evaluations")
     return parser.parse_args()
@@ -173,7 +174,7 @@ def run_dit(arguments: argparse.Namespace) -> None:
         report=report,
     )
     if not result.was_interrupted:
-        sys.stdout.write(json.dumps(score(evaluate.PROMPTS)) + "\n")
+        sys.stdout.write(json.dumps(score(arguments.prompts)) + "\n")
 
 
 def run_delta(arguments: argparse.Namespace) -> None:
@@ -195,7 +196,7 @@ def run_delta(arguments: argparse.Namespace) -> None:
         dit, encoder, cache, levels, dit_stage.channel_weights(vae), from_condition=from_condition
     )
     if from_condition:
-        stage = replace(stage, clips=1500)
+        stage = replace(stage, clips=600, first_clips=600)
     else:
         stage = replace(stage, levels=expert_levels(levels, name, family.BOUNDARY))
     steps = arguments.steps or 600
@@ -216,7 +217,7 @@ def run_delta(arguments: argparse.Namespace) -> None:
     average.exchange(dit)
     path = family.WEIGHTS / name / "model.safetensors"
     recipe = f"tools/tiny/delta_stage.py, stage {name}, {steps} steps of 32, one CPU core"
-    weights.write_weights(path, delta_stage.tensors(dit), recipe=recipe, scores=score(evaluate.PROMPTS), base="t2v")
+    weights.write_weights(path, delta_stage.tensors(dit), recipe=recipe, scores=score(arguments.prompts), base="t2v")
 
 
 def load_frozen() -> tuple[Any, Any]:
