@@ -44,7 +44,8 @@ def test_views_agree_on_where_the_points_are() -> None:
     seen = views.depth[1][v[inside].astype(int), u[inside].astype(int)]
     ratio = local[inside, 2] / seen
     assert inside.mean() > 0.2
-    assert np.median(np.abs(ratio - 1)) < 0.03  # visible points coincide; the others are hidden behind nearer ones
+    assert (np.abs(ratio - 1) < 0.05).mean() > 0.4
+    assert (ratio < 0.9).mean() < 0.03  # points may hide behind nearer ones, never stand before what is seen
 
 
 def test_a_sphere_is_hit_where_it_stands() -> None:
