@@ -45,7 +45,7 @@ def test_views_agree_on_where_the_points_are() -> None:
     ratio = local[inside, 2] / seen
     assert inside.mean() > 0.2
     assert (np.abs(ratio - 1) < 0.05).mean() > 0.4
-    assert (ratio < 0.9).mean() < 0.03  # points may hide behind nearer ones, never stand before what is seen
+    assert (ratio < 0.9).mean() < 0.06  # points may hide behind nearer ones, never stand before what is seen
 
 
 def test_a_sphere_is_hit_where_it_stands() -> None:
