@@ -7,6 +7,7 @@ steps, fused ones and float32 islands change, on any device.
 
 from collections import Counter
 from collections.abc import Callable, Iterator
+from math import prod
 from typing import Any
 
 import torch
@@ -24,8 +25,8 @@ def tensors(tree: Any) -> Iterator[Tensor]:
 
 
 def touched_bytes(tensor: Tensor) -> int:
-    """Bytes that reading a tensor touches: an expanded one is no larger than its storage."""
-    return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+    """Bytes that reading or writing a tensor touches; expanded axes (stride 0) hold nothing of their own."""
+    return prod(n for n, step in zip(tensor.shape, tensor.stride(), strict=True) if step) * tensor.element_size()
 
 
 class ByteCounter(TorchDispatchMode):

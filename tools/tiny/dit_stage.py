@@ -25,7 +25,7 @@ from wan_core.models import DiTInputs, TextEncoder, VideoVAE, WanDiT
 from wan_core.sampling import Anchors, Denoiser, make_solver, sample, seeded_noise
 from wan_core.training import Muon, NoiseLevels, draw_clean_frames, make_flow_batch
 
-CLIPS = 4000
+CLIPS = 6000
 FIRST_CLIPS = 1500
 _SHARD = 100
 _EMPTY_CAPTIONS = 0.1

@@ -212,7 +212,7 @@ def run_delta(arguments: argparse.Namespace) -> None:
     if train(dit, optimizers, stage.loss, settings, checkpoints=folder, average=average, report=report).was_interrupted:
         return
     average.exchange(dit)
-    path = family.WEIGHTS / name / "delta.safetensors"
+    path = family.WEIGHTS / name / "model.safetensors"
     recipe = f"tools/tiny/delta_stage.py, stage {name}, {steps} steps of 32, one CPU core"
     weights.write_weights(path, delta_stage.tensors(dit), recipe=recipe, scores=score(evaluate.PROMPTS), base="t2v")
 

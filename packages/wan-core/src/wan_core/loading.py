@@ -17,6 +17,7 @@ from wan_core.checkpoints import (
     native_weights,
     read_dit_config,
     read_weights,
+    with_delta,
 )
 from wan_core.errors import CheckpointError, RequestError
 from wan_core.models import CLIPVision, TextEncoder, VideoVAE, WanDiT, WanDiTConfig, load_tokenizer
@@ -143,7 +144,11 @@ class _Loader:
         )
 
     def _source(self, path: Path, family: str) -> TensorSource:
-        return native_weights(read_weights(path, mmap=self.options.mmap), family)
+        weights = read_weights(path, mmap=self.options.mmap)
+        base = weights.metadata.get("base") if self.preset.bundled else None
+        if base is None:
+            return native_weights(weights, family)
+        return with_delta(self._source(self.layout.dit(base), family), weights)
 
     def _network(self, name: str) -> "_Network":
         path = self.layout.dit(name)

@@ -170,7 +170,7 @@ def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
             inputs = plan_request(preset, request, preset.latent_spec)
             jobs.append(Job(inputs, output_path(values["output"], preset, inputs, len(jobs), total)))
     for job in jobs:
-        check_output(job.output)
+        check_output(job.output, num_frames=job.inputs.geometry.num_frames, fps=fps_of(job.inputs))
     return jobs
 
 
