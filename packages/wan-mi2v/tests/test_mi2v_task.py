@@ -24,6 +24,17 @@ def test_each_picture_is_encoded_on_its_own_in_one_call() -> None:
     assert anchors.mask.tolist() == [[True, True, True, False]]
 
 
+def test_many_large_pictures_are_encoded_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wan_core.tasks.ti2v._PIXELS_PER_CALL", 2 * 32 * 32)
+    model = Model()
+    inputs = model.plan(pictures=colours(3))
+    grouped = model.pipeline.preset.task.anchors(inputs, model.pipeline.components)
+    assert [shape[0] for shape in model.vae.encoded] == [2, 1]
+    monkeypatch.undo()
+    whole = model.pipeline.preset.task.anchors(inputs, model.pipeline.components)
+    torch.testing.assert_close(grouped.latents, whole.latents, atol=1e-5, rtol=0)
+
+
 def test_consecutive_pictures_are_encoded_as_one_clip() -> None:
     model = Model()
     inputs = model.plan(pictures=colours(9), joint=True)

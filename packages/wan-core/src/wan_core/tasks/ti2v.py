@@ -56,7 +56,10 @@ def encode_pictures(images: Tensor, components: Components) -> Tensor:
     """
     group = max(1, _PIXELS_PER_CALL // (images.shape[2] * images.shape[3]))
     with components.vae.active() as vae:
-        parts = [vae.encode(part.to(components.device).unsqueeze(2)) for part in images.split(group)]
+        parts = [
+            vae.encode(images[start : start + group].to(components.device).unsqueeze(2))
+            for start in range(0, len(images), group)
+        ]
     return torch.cat(parts).transpose(0, 2)  # [N, C, 1, h, w] to [1, C, N, h, w]
 
 
