@@ -1,9 +1,7 @@
 """``wan verify``: the manifest names every file that is not as it was, and nothing outside the folder is touched."""
 
 import hashlib
-import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -152,7 +150,6 @@ def test_something_else_than_a_folder_of_files(tmp_path: Path, make: str) -> Non
     assert (result.exit_code, result.output.count("Error:")) == (3, 1)
 
 
-@pytest.mark.skipif(shutil.which("sha256sum") is None, reason="the system has no sha256sum")
 def test_sha256sum_reads_the_manifest(folder: Path) -> None:
     (folder / "with space.txt").write_bytes(b"x")
     write_manifest(folder)
@@ -177,4 +174,5 @@ def test_names_cannot_disturb_a_terminal(folder: Path) -> None:
     with pytest.raises(CheckpointError) as caught:
         verify_folder(folder)
     assert "\x1b" not in str(caught.value)
-    assert json.dumps(str(caught.value))
+    with pytest.raises(CheckpointError, match="rename it"):
+        write_manifest(folder)

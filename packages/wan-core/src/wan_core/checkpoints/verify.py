@@ -20,7 +20,7 @@ Progress = Callable[[int, int], AbstractContextManager[Callable[[int], object]]]
 """Called with the total and the bytes already done; inside the context, called with the bytes of each step."""
 
 _HEADER = "# SHA-256 of every file here; 'wan verify' and 'sha256sum -c' check it"
-_ENTRY = re.compile(r"(?P<escaped>\\?)(?P<sha256>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
+_ENTRY = re.compile(r"(?P<sha256>[0-9a-fA-F]{64}) [ *](?P<name>.+)")
 _SIZE = re.compile(r"# (?P<size>\d{1,18}) bytes")
 _MAX_MANIFEST_BYTES = 64_000_000
 # Of other tools, or not whole yet: neither written to a manifest nor called extra.
@@ -53,6 +53,11 @@ def write_manifest(folder: str | Path, progress: Progress = no_progress) -> dict
     sizes = {name: _size(folder, name) for name in _files(folder)}
     if not sizes:
         raise CheckpointError(f"{plain_text(folder)} holds no files; name the folder of a model")
+    odd = [name for name in sizes if not is_inside(name)]
+    if odd:
+        raise CheckpointError(
+            f"{plain_text(folder)} holds {plain_text(odd[0])!r}, a name with odd characters; rename it"
+        )
     entries = {}
     with progress(sum(sizes.values()), 0) as advance:
         for name, size in sizes.items():
@@ -70,8 +75,7 @@ def save_manifest(folder: Path, entries: Mapping[str, ManifestEntry], notes: Ite
     for name, entry in sorted(entries.items()):
         if entry.size is not None:
             lines.append(f"# {entry.size} bytes")
-        shown = name.replace("\\", "\\\\").replace("\n", "\\n").replace("\r", "\\r")
-        lines.append(f"{'' if shown == name else chr(92)}{entry.sha256}  {shown}")
+        lines.append(f"{entry.sha256}  {name}")
     write_text(folder / MANIFEST_NAME, "\n".join(lines) + "\n")
 
 
@@ -97,7 +101,7 @@ def read_manifest(folder: Path) -> dict[str, ManifestEntry] | None:
             size = int(comment["size"]) if comment else None
             continue
         match = _ENTRY.fullmatch(line)
-        name = _unescaped(match["name"]) if match and match["escaped"] else match["name"] if match else ""
+        name = match["name"] if match else ""
         if match is None or not is_inside(name) or name in entries:
             raise CheckpointError(
                 f"line {number} of {plain_text(path)} names no file of its folder, or one twice: "
@@ -208,8 +212,9 @@ def _files(folder: Path) -> Iterator[str]:
     found = []
     for root, folders, files in os.walk(folder):
         inside = Path(root).relative_to(folder)
-        for name in folders:
-            _check_link(folder, (inside / name).as_posix())
+        for name in (*folders, *files):
+            if (Path(root) / name).is_symlink():
+                _check_link(folder, (inside / name).as_posix())
         folders[:] = [name for name in folders if name not in _FOREIGN_FOLDERS]
         found += [
             (inside / name).as_posix()
@@ -241,7 +246,3 @@ def _check_link(folder: Path, name: str) -> None:
         raise CheckpointError(
             f"{plain_text(folder / name)} is a link out of its folder, to {plain_text(real)}; such a folder is refused"
         )
-
-
-def _unescaped(name: str) -> str:
-    return re.sub(r"\\([\\nr])", lambda match: {"n": "\n", "r": "\r"}.get(match[1], "\\"), name)
