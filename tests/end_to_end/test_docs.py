@@ -14,7 +14,17 @@ from wan_mi2v.cli import mi2v
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("packages/*/README.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
-NEEDS_WEIGHTS = ("--ckpt-dir", "--ckpt_dir", "wan download", "wan train", "torchrun")
+NEEDS_WEIGHTS = (
+    "--ckpt-dir",
+    "--ckpt_dir",
+    "wan download",
+    "wan verify",
+    "wan inspect",
+    "wan convert",
+    "wan merge-lora",
+    "wan train",
+    "torchrun",
+)
 SCRIPTS = {"wan": wan, "mi2v": mi2v}
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 

@@ -13,7 +13,13 @@ import pytest
 def test_a_signal_ends_a_run_and_leaves_nothing(number: signal.Signals, status: int, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wan_core", "generate", "--prompt", "a red circle", "--sample-steps", "1000"]
     process = subprocess.Popen(
-        [*command, "--output", "v.mp4"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, bufsize=1
+        [*command, "--output", "v.mp4"],
+        cwd=tmp_path,
+        stderr=subprocess.PIPE,
+        text=True,
+        bufsize=1,
+        # A shell's background job ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     assert process.stderr is not None
     seen = ""
