@@ -19,7 +19,7 @@ def test_a_signal_ends_a_run_and_leaves_nothing(number: signal.Signals, status: 
         text=True,
         bufsize=1,
         # A shell's background job ignores Ctrl-C, and so would its children.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
     )
     assert process.stderr is not None
     seen = ""
