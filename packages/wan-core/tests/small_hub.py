@@ -32,6 +32,7 @@ class SmallHub:
     cut_seed: int | None = None
     bytes_per_second: float = 0.0
     statuses: list[int] = field(default_factory=list)  # given once each, instead of an answer
+    cut_lists: int = 0  # so many lists break off
     served: dict[str, bytes] = field(default_factory=dict)  # other contents than the listed ones
     linked_etag: str | None = None
     redirect_to: str | None = None
@@ -154,7 +155,9 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(200)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
-        self.wfile.write(text)
+        cut = self.hub.cut_lists > 0
+        self.hub.cut_lists -= cut
+        self.wfile.write(text[:-5] if cut else text)
 
     def _send(self, name: str) -> None:
         hub = self.hub

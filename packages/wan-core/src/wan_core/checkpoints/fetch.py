@@ -43,6 +43,7 @@ class FetchedFile:
 
 
 def size_of(path: Path) -> int | None:
+    """Bytes of a file, None when there is none."""
     try:
         return path.stat().st_size if path.is_file() else None
     except OSError:
@@ -56,11 +57,13 @@ def part_of(folder: Path, file: RemoteFile) -> Path:
 
 
 def wait(attempt: int, trouble: ConnectionTroubleError) -> None:
+    """Sleep before the next try, if there is one."""
     if attempt + 1 < ATTEMPTS:
         time.sleep(min(max(BACKOFF_SECONDS * 2**attempt, trouble.wait), _MAX_WAIT_SECONDS))
 
 
 def gave_up(hub: Hub, trouble: ConnectionTroubleError) -> CheckpointError:
+    """The error when all tries are used up."""
     return CheckpointError(
         f"{hub.client.host} cannot be reached after {ATTEMPTS} tries: {plain_text(trouble)[:120]}; what is there "
         "stays: check the network and run the same command again"
@@ -127,7 +130,7 @@ class Fetch:
             digests, state = self._filled(part, had)
             os.fsync(part.fileno())
         os.replace(self.part, self.path)
-        for stale in self.path.parent.glob(f".{escape(self.path.name[:200])}.*.part"):
+        for stale in self.path.parent.glob(f".{escape(self.path.name[:200])}.{'[0-9a-f]' * 16}.part"):
             stale.unlink(missing_ok=True)
         return self._done(digests, state)
 

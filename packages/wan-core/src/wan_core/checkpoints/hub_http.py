@@ -48,10 +48,12 @@ class StatusError(Exception):
 class Answer:
     """An open answer: ``read(n)`` gives what has arrived, at most n bytes, and nothing at its end.
 
-    ``etag`` is the server's tag; ``linked_etag`` the tag of the stored file, from the hub that sent us to its storage.
+    ``length`` are the bytes it announces; ``etag`` is the server's tag; ``linked_etag`` the tag of the stored file,
+    from the hub that sent us to its storage.
     """
 
     status: int
+    length: int | None
     etag: str
     linked_etag: str
     content_range: str
@@ -88,8 +90,8 @@ class HubClient:
     """
 
     def __init__(self, endpoint: str, token: str | None, cookie: str | None = None) -> None:
-        parts = urlsplit(endpoint)
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
+        host = _host(endpoint)
+        if not host:
             raise RequestError("the address of the hub must begin with https:// and name a server; check its variable")
         # The libraries below print a header that they refuse.
         if token is not None and not (token.isascii() and token.isprintable() and " " not in token and token):
@@ -97,7 +99,7 @@ class HubClient:
                 "the token is empty or holds spaces, line breaks or other odd characters; paste it again"
             )
         self.endpoint = endpoint.rstrip("/")
-        self.host = parts.hostname
+        self.host = host
         self.has_token = token is not None
         self._identity = ("Cookie", f"{cookie}={token}") if cookie else ("Authorization", f"Bearer {token}")
         self._redirects = _Redirects()
@@ -135,6 +137,8 @@ class HubClient:
                 text += piece
                 if len(text) > _MAX_JSON_BYTES:
                     raise CheckpointError(f"{self.host} answers with more than {_MAX_JSON_BYTES} bytes of JSON")
+        if answer.length is not None and len(text) < answer.length:
+            raise ConnectionTroubleError("the connection was cut")
         try:
             content = json.loads(text.decode("utf-8"))
         except (ValueError, RecursionError) as error:
@@ -146,6 +150,7 @@ class HubClient:
 
 def _answer(response: HTTPResponse, linked: str) -> Answer:
     headers = response.headers
+    length = headers.get("Content-Length") or ""
 
     def read(count: int) -> bytes:
         try:
@@ -155,11 +160,21 @@ def _answer(response: HTTPResponse, linked: str) -> Answer:
 
     return Answer(
         status=response.status,
+        length=int(length) if length.isdigit() else None,
         etag=_tag(headers.get("ETag")),
         linked_etag=_tag(headers.get(_LINKED_ETAG) or linked),
         content_range=headers.get("Content-Range") or "",
         read=read,
     )
+
+
+def _host(endpoint: str) -> str:
+    """The server of an http address, "" when it is none. Shown in messages: an address may hold a password."""
+    try:
+        parts = urlsplit(endpoint)
+        return (parts.hostname or "") if parts.scheme in {"http", "https"} and parts.port != 0 else ""
+    except ValueError:
+        return ""
 
 
 def _tag(value: str | None) -> str:
