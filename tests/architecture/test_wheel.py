@@ -1,4 +1,4 @@
-"""The built wheel of wan-core installs and runs in an empty environment, and imports nothing heavy to say hello."""
+"""The built wheels install and run in an empty environment; wan-core's imports nothing heavy to say hello."""
 
 import os
 import re
@@ -15,6 +15,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
+BUILT = {"wan-core": "wan_core", "wan-mi2v": "wan_mi2v"}
 HEAVY = {"torch", "transformers", "numpy", "av", "PIL"}
 
 
@@ -33,20 +34,21 @@ def imported_packages(import_log: str) -> set[str]:
 @pytest.fixture(scope="module")
 def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
-    run("uv", "build", "--package", "wan-core", "--out-dir", folder)
+    for package in BUILT:
+        run("uv", "build", "--package", package, "--out-dir", folder)
     return folder
 
 
 @pytest.fixture(scope="module")
 def environment(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The bin folder of a new environment that has the wheel and the locked versions of what it needs."""
+    """The bin folder of a new environment that has the wheels and the locked versions of what they need."""
     folder = tmp_path_factory.mktemp("empty")
     pins, python = folder / "pins.txt", folder / "venv/bin/python"
     run("uv", "export", "--quiet", "--no-hashes", "--no-emit-workspace", "--package", "wan-core", "--output-file", pins)
     run("uv", "venv", "--quiet", "--python", sys.executable, folder / "venv")
     # Links instead of copies: torch alone is gigabytes, and the environment is gone after the test.
     install = ["uv", "pip", "install", "--link-mode", "symlink", "--python", python, "--constraints", pins]
-    run(*install, "--find-links", dist, "wan-core")
+    run(*install, "--find-links", dist, *BUILT)
     return python.parent
 
 
@@ -66,25 +68,27 @@ def test_package_cannot_be_uploaded(package: Path) -> None:
 
 
 @pytest.mark.slow
-def test_wheel_holds_the_code_its_licence_and_no_tests(dist: Path) -> None:
-    (wheel,) = dist.glob("wan_core-*.whl")
+@pytest.mark.parametrize("package", BUILT)
+def test_wheel_holds_the_code_its_licence_and_no_tests(package: str, dist: Path) -> None:
+    module = BUILT[package]
+    (wheel,) = dist.glob(f"{module}-*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
-    assert "wan_core/py.typed" in names
-    assert any(re.fullmatch(r"wan_core-[^/]+\.dist-info/licenses/LICENSE", name) for name in names)
-    assert not [name for name in names if not name.startswith(("wan_core/", "wan_core-"))]
-    sources = {
-        path.relative_to(ROOT / "packages/wan-core/src").as_posix() for path in _tracked("packages/wan-core/src")
-    }
+    assert f"{module}/py.typed" in names
+    assert any(re.fullmatch(module + r"-[^/]+\.dist-info/licenses/LICENSE", name) for name in names)
+    assert not [name for name in names if not name.startswith((f"{module}/", f"{module}-"))]
+    folder = f"packages/{package}/src"
+    sources = {path.relative_to(ROOT / folder).as_posix() for path in _tracked(folder)}
     assert sources <= set(names), sorted(sources - set(names))[:5]
 
 
 @pytest.mark.slow
-def test_source_archive_holds_what_a_rebuild_needs(dist: Path) -> None:
-    (archive,) = dist.glob("wan_core-*.tar.gz")
+@pytest.mark.parametrize("module", BUILT.values())
+def test_source_archive_holds_what_a_rebuild_needs(module: str, dist: Path) -> None:
+    (archive,) = dist.glob(f"{module}-*.tar.gz")
     with tarfile.open(archive) as file:
         names = {name.partition("/")[2] for name in file.getnames()}
-    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", "src/wan_core/__init__.py"} <= names
+    assert {"pyproject.toml", "README.md", "LICENSE", "CHANGELOG.md", f"src/{module}/__init__.py"} <= names
 
 
 def _tracked(folder: str) -> list[Path]:
@@ -107,3 +111,13 @@ def test_installed_wheel_imports_and_helps_without_torch(
         seconds = time.perf_counter() - start
         record_property(name, round(seconds, 3))
         assert seconds < 5, f"{name} took {seconds:.2f} s"
+
+
+@pytest.mark.slow
+def test_the_wheel_of_mi2v_adds_its_command_and_its_tasks(environment: Path) -> None:
+    assert re.fullmatch(r"mi2v \d+\.\d+\.\d+\n", run(environment / "mi2v", "--version").stdout)
+    picture = ROOT / "tests/data/moving_circle/00.png"
+    assert '"preset": "tiny-mi2v"' in run(
+        environment / "mi2v", "--images", picture, "--prompt", "p", "--dry-run", "--json"
+    ).stdout  # fmt: skip
+    assert "mi2v-5B" in run(environment / "wan", "presets").stdout

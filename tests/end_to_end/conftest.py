@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 from PIL import Image
@@ -38,10 +39,10 @@ def picture(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
-    """Run ``wan`` in an empty folder, which is where its default outputs go."""
+    """Run ``wan``, or another ``command``, in an empty folder, which is where its default outputs go."""
     monkeypatch.chdir(tmp_path)
 
-    def invoke(*arguments: object) -> Result:
-        return CliRunner().invoke(wan, [str(argument) for argument in arguments], catch_exceptions=False)
+    def invoke(*arguments: object, command: click.Command = wan) -> Result:
+        return CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
 
     return invoke

@@ -8,10 +8,14 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from wan_core.cli import wan
+from wan_mi2v.cli import mi2v
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("packages/*/README.md"))]
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NEEDS_WEIGHTS = ("--ckpt-dir", "--ckpt_dir", "wan download", "wan train", "torchrun")
+SCRIPTS = {"wan": wan, "mi2v": mi2v}
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
@@ -20,19 +24,19 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 def commands(page: Path) -> list[list[str]]:
-    """The ``uv run wan`` lines of a page, as words after ``wan``."""
+    """The lines of a page that run one of SCRIPTS, as words from the script's name on."""
     found = []
     for block in blocks(page, "bash"):
         for line in block.replace("\\\n", " ").splitlines():
-            line = line.split(" #")[0].rpartition("&& ")[2].strip()
-            if line.startswith("uv run wan ") and not any(word in line for word in NEEDS_WEIGHTS):
-                found.append(shlex.split(line)[3:])
+            words = shlex.split(line.split(" #")[0].rpartition("&& ")[2])
+            if words[:2] == ["uv", "run"] and words[2] in SCRIPTS and not any(word in line for word in NEEDS_WEIGHTS):
+                found.append(words[2:])
     return found
 
 
 @pytest.fixture
 def in_checkout(run: Callable[..., Result], tmp_path: Path) -> Callable[..., Result]:
-    """Run ``wan`` in a folder where the checkout's test data lie as the docs name them."""
+    """Run a command in a folder where the checkout's test data lie as the docs name them."""
     (tmp_path / "tests").mkdir()
     (tmp_path / "tests" / "data").symlink_to(ROOT / "tests" / "data")
     return run
@@ -41,13 +45,13 @@ def in_checkout(run: Callable[..., Result], tmp_path: Path) -> Callable[..., Res
 @pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
 def test_commands_of_a_page_run(page: Path, in_checkout: Callable[..., Result]) -> None:
     for words in commands(page):
-        result = in_checkout(*words)
+        result = in_checkout(*words[1:], command=SCRIPTS[words[0]])
         assert result.exit_code == 0, f"{' '.join(words)}: {result.output}"
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page, "python")], ids=lambda page: page.stem)
-def test_python_examples_of_a_page_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("in_checkout")
+def test_python_examples_of_a_page_run(page: Path) -> None:
     for block in blocks(page, "python"):
         exec(compile(block, str(page), "exec"), {})
 

@@ -1,5 +1,6 @@
 """Requests through a tiny network: what reaches the sampler, what is decoded, and in which order things load."""
 
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +23,8 @@ from wan_core.tasks import (
     GenerationRequest,
     I2VRequest,
     PromptCache,
+    TaskInputs,
+    TextToVideo,
     TI2VRequest,
     encode_prompts,
 )
@@ -172,6 +175,28 @@ def test_nothing_is_denoised_when_every_frame_is_anchored() -> None:
     )
     assert torch.equal(model.pipeline.denoise(conditioning, request, seed=0), latents)
     assert model.log == []
+
+
+def test_no_text_is_encoded_when_every_frame_is_anchored(picture: Path) -> None:
+    model = Model("tiny-ti2v")
+    video = model.pipeline.generate(TI2VRequest(**small(image=picture, num_frames=1)))
+    assert video.frames.shape[0] == 1
+    assert model.log == []
+    assert model.text.asked == []
+
+
+def test_a_task_watches_the_frames_and_reports() -> None:
+    class Watching(TextToVideo):
+        def watch(self, inputs: TaskInputs, frames: Iterator[Tensor], say: Callable[[str], None]) -> Iterator[Tensor]:
+            for chunk in frames:
+                say(f"{chunk.shape[1]} frames")
+                yield chunk
+
+    model, heard = Model("tiny-t2v"), list[str]()
+    model.pipeline.preset = replace(model.preset, task=Watching())
+    inputs = model.pipeline.plan(GenerationRequest(**small()))
+    assert sum(chunk.shape[1] for chunk in model.pipeline.stream(inputs, say=heard.append)) == 5
+    assert sum(int(text.split()[0]) for text in heard) == 5
 
 
 def test_i2v_joins_mask_and_first_frame(picture: Path) -> None:

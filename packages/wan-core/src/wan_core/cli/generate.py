@@ -229,8 +229,8 @@ def show_plan(preset: Preset, jobs: Sequence[Job], runtime: RuntimeOptions, valu
             "weights": str(folder),
             "device": runtime.device,
             "dtype": str(resolve_dtype(runtime.dtype, resolve_device(runtime.device))).removeprefix("torch."),
-            **preset.task.describe(job.inputs),
             **job.inputs.request.settings(),
+            **preset.task.describe(job.inputs),  # the size of the video, where the request's is an area
             "output": str(job.output),
         }
         for job in jobs
