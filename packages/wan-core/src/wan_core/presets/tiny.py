@@ -44,7 +44,7 @@ TINY_T2V = Preset(
         height=64,
         num_inference_steps=20,
         flow_shift=3.0,
-        guidance_scale=4.0,
+        guidance_scale=2.0,
         negative_prompt="",
     ),
     files=CheckpointFiles(
@@ -66,7 +66,7 @@ TINY_I2V = replace(
     name="tiny-i2v",
     summary="image to video by channels in seconds on a CPU",
     task=ImageToVideo(),
-    dit=replace(TINY_T2V.dit, in_dim=2 * TINY_VAE.z_dim + 4, num_layers=2),
+    dit=replace(TINY_T2V.dit, in_dim=2 * TINY_VAE.z_dim + 4),
     files=replace(TINY_T2V.files, dit="i2v"),
 )
 
@@ -74,7 +74,7 @@ TINY_MOE = replace(
     TINY_T2V,
     name="tiny-moe",
     summary="text to video with two experts in seconds on a CPU",
-    sampling=replace(TINY_T2V.sampling, guidance_scale=Experts(high=4.0, low=4.0)),
+    sampling=replace(TINY_T2V.sampling, guidance_scale=Experts(high=2.0, low=2.0)),
     files=replace(TINY_T2V.files, dit=Experts(high="t2v", low="t2v")),
     boundary=0.875,
 )
