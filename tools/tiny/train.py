@@ -138,9 +138,8 @@ def run_dit(arguments: argparse.Namespace) -> None:
         first_clips=dit_stage.CLIPS if second else dit_stage.FIRST_CLIPS,
     )
     steps = arguments.steps or (1600 if second else 6400)
-    settings = LoopSettings(
-        steps=steps, warmup_steps=50 if second else 100, decay_share=1.0 if second else 0.3, final_rate=0.04
-    )
+    warmup, decay = (50, 1.0) if second else (100, 0.3)
+    settings = LoopSettings(steps=steps, warmup_steps=warmup, decay_share=decay, final_rate=0.04)
     average = AveragedWeights(dit, 0.995 if second else 0.998)
     clips = evaluate.held_back_clips(evaluate.PROMPTS)
     recipe = f"tools/tiny/dit_stage.py, stage {arguments.stage}, {{}} steps of 32, one CPU core"
