@@ -2,8 +2,8 @@
 
 Both sides run in turns within one process, the first of each pair alternating, after their outputs were compared; a row
 shows the medians and the median of the pairs' ratios. Weights are random, written once in diffusers' layout and read by
-both. ``--device`` runs the same rows on a GPU. ``--quick`` uses tiny dims, which judge no bar. Leave the machine alone
-meanwhile: both sides suffer alike from company, but bars are for two free CPU cores.
+both. ``--device`` runs the same rows on a GPU. ``--quick`` uses tiny dims, which judge no bar; at full size some rows
+take minutes. Leave the machine alone meanwhile: both sides suffer alike, but the bars are for two free CPU cores.
 """
 
 import argparse

@@ -224,7 +224,7 @@ def dit_load(settings: Settings) -> Sides:
 
 
 def peak_memory(settings: Settings) -> Sides:
-    """Peak memory of loading and one forward, above what the imports took: MB of host, or of the GPU on one."""
+    """Peak memory of loading and one forward: MB of the process, or of the GPU on one. Both import both libraries."""
     size = TINY if settings.quick else FORWARD
     folder = dit_folder(size, settings)
 
@@ -239,7 +239,6 @@ def peak_memory(settings: Settings) -> Sides:
 def probe_memory(side: str, settings: Settings) -> float:
     """Load one side, run one forward, and return the peak in MB; for a fresh process."""
     size, dtype = TINY if settings.quick else FORWARD, torch.float32
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     latents = normal(1, *size.latents, seed=1, settings=settings)
     context, timesteps = text_states(2, settings, dtype), torch.tensor([500.0], device=settings.device)
     with torch.no_grad():
@@ -249,7 +248,8 @@ def probe_memory(side: str, settings: Settings) -> float:
             their_dit(settings.folder, dtype, settings.device)(latents, timesteps, context, return_dict=False)
     if torch.device(settings.device).type == "cuda":
         return torch.cuda.max_memory_allocated(settings.device) / 1e6
-    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 / 1e6
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
 
 
 # -- the autoencoders --------------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from pi3 import Pi3Config, Pi3XConfig
 from wan_core.checkpoints import MemorySource, native_weights
 from wan_core.errors import CheckpointError
 from wan_core.models import CLIP_VIT_H14, UMT5_XXL, WAN21_VAE, WAN22_VAE
@@ -24,9 +25,9 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Expected:
-    """What a manifest lists: a family of formats, and how to build the network."""
+    """What a manifest lists: a family of formats (None: the names are native), and how to build the network."""
 
-    family: str
+    family: str | None
     build: Callable[[], nn.Module]
 
 
@@ -59,6 +60,8 @@ MANIFESTS: Mapping[str, Expected] = {
     "clip_vit_h14_visual_original": Expected("clip", CLIP_VIT_H14.build),
     "clip_vit_h14_visual_transformers": Expected("clip", CLIP_VIT_H14.build),
     "clip_xlm_roberta_vit_h14_full_original": Expected("clip", CLIP_VIT_H14.build),
+    "pi3": Expected(None, Pi3Config().build),
+    "pi3x": Expected(None, Pi3XConfig().build),
 }
 """The manifests that some code answers for, by file name."""
 
@@ -66,7 +69,8 @@ MANIFESTS: Mapping[str, Expected] = {
 def differences(manifest: Mapping[str, list[int]], expected: Expected) -> list[str]:
     """One line for each tensor that is missing, unexpected or of another shape."""
     tensors = {name: torch.empty(shape, device="meta") for name, shape in manifest.items()}
-    listed = native_weights(MemorySource(tensors), expected.family)
+    source = MemorySource(tensors)
+    listed = source if expected.family is None else native_weights(source, expected.family)
     with torch.device("meta"):
         built = {name: tuple(tensor.shape) for name, tensor in expected.build().state_dict().items()}
     return [

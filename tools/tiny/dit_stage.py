@@ -27,6 +27,7 @@ from wan_core.training import Muon, NoiseLevels, draw_clean_frames, make_flow_ba
 
 CLIPS = 6000
 FIRST_CLIPS = 1500
+PICTURE_CLIPS = 1000
 _SHARD = 100
 _EMPTY_CAPTIONS = 0.1
 
@@ -194,9 +195,9 @@ class DiTStage:
         if clean is not None and self.with_pictures:
             latents = self._with_pictures(latents, indices, clean)
         batch = make_flow_batch(latents, self.levels.sample(self.batch), torch.randn_like(latents), clean)
+        concat = first_frame_channels(self.cache.rows(indices, "conditions")) if self.from_condition else None
         with torch.autocast("cpu", torch.bfloat16):
             context = text_states(self.encoder, captions)
-            concat = first_frame_channels(self.cache.rows(indices, "conditions")) if self.from_condition else None
             velocity = self.dit(batch.latents, batch.timesteps, DiTInputs(context=context, channel_concat=concat))
         return batch.loss(velocity, self.weights)
 
@@ -205,12 +206,15 @@ class DiTStage:
         return "" if rng.random() < _EMPTY_CAPTIONS else caption
 
     def _with_pictures(self, latents: Tensor, indices: list[int], clean: Tensor) -> Tensor:
-        """Give half of the samples with several clean frames those of single pictures, as users' pictures are."""
-        pictures = self.cache.rows(indices, "pictures")
-        frames = torch.arange(1, LATENT_FRAMES)
-        chosen = (frames[None] < clean[:, None]) & (torch.rand(len(indices)) < 0.5)[:, None]
-        rest = torch.where(chosen[:, None, :, None, None], pictures, latents[:, :, 1:])
-        return torch.cat([latents[:, :, :1], rest], dim=2)
+        """Give half of the samples with several clean frames those of single pictures, as users' pictures are.
+
+        Only the first 1,000 clips have such pictures.
+        """
+        latents = latents.clone()
+        for row, (index, count) in enumerate(zip(indices, clean.tolist(), strict=True)):
+            if count > 1 and index < PICTURE_CLIPS and torch.rand(()) < 0.5:
+                latents[row, :, 1:count] = self.cache.rows([index], "pictures")[0, :, : count - 1]
+        return latents
 
 
 @torch.inference_mode()

@@ -3,11 +3,14 @@
 A room is a closed box with a floor, a ceiling and four walls of fixed colours, in which boxes and spheres stand; the
 cameras stand around its middle and look inward. Everything follows from one integer: ``room_views(seed)`` always
 renders the same views. World axes follow OpenCV: x right, y down, z forward; units are metres, the floor is y = 0.
+``python -m tools.tiny.rooms FOLDER [--seed S]`` writes the views of one scene as pictures.
 """
 
 from __future__ import annotations
 
+import argparse
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -219,3 +222,22 @@ def room_views(seed: int, *, count: int = 6, height: int = 84, width: int = 112,
             colours = colours.reshape(height, smooth, width, smooth, 3).mean(axis=(1, 3))
         images[index] = np.clip(np.round(colours), 0, 255)
     return Views(images, depth, poses, intrinsics)
+
+
+def main() -> None:
+    """Write the views of one scene as PNG files (this alone needs Pillow)."""
+    from PIL import Image
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--seed", type=int, default=EVALUATION_SEEDS.start + 3)
+    parser.add_argument("--count", type=int, default=6)
+    arguments = parser.parse_args()
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    views = room_views(arguments.seed, count=arguments.count, height=336, width=448, smooth=1)
+    for index, picture in enumerate(views.images):
+        Image.fromarray(picture).save(arguments.folder / f"view_{index}.png")
+
+
+if __name__ == "__main__":
+    main()

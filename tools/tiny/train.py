@@ -32,6 +32,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stage", choices=STAGES, required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, caches, logs and sheets")
     parser.add_argument("--steps", type=int, help="number of steps; may be changed when a run goes on")
+    parser.add_argument("--prompts", type=int, default=200, help="held-back prompts of the last evaluation")
     parser.add_argument("--core", type=int, help="CPU core to stay on")
     parser.add_argument("--evaluate-minutes", type=float, default=5.0, help="time between evaluations")
     return parser.parse_args()
@@ -130,15 +131,17 @@ def run_dit(arguments: argparse.Namespace) -> None:
         dit,
         encoder,
         dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16()),
-        NoiseLevels(shift=2.0, std=1.2),
+        NoiseLevels(shift=4.0) if second else NoiseLevels(shift=2.0, std=1.2),
         dit_stage.channel_weights(vae),
-        clean_share=0.6 if second else 0.3,
+        clean_share=0.3,
         with_pictures=second,
-        clips=2000 if second else dit_stage.CLIPS,
+        first_clips=dit_stage.CLIPS if second else dit_stage.FIRST_CLIPS,
     )
-    steps = arguments.steps or (2000 if second else 8000)
-    settings = LoopSettings(steps=steps, warmup_steps=100, decay_share=0.3, final_rate=0.04)
-    average = AveragedWeights(dit, 0.998)
+    steps = arguments.steps or (1600 if second else 6400)
+    settings = LoopSettings(
+        steps=steps, warmup_steps=50 if second else 100, decay_share=1.0 if second else 0.3, final_rate=0.04
+    )
+    average = AveragedWeights(dit, 0.995 if second else 0.998)
     clips = evaluate.held_back_clips(evaluate.PROMPTS)
     recipe = f"tools/tiny/dit_stage.py, stage {arguments.stage}, {{}} steps of 32, one CPU core"
 
@@ -163,7 +166,7 @@ def run_dit(arguments: argparse.Namespace) -> None:
     report = Reporter(arguments.evaluate_minutes, lambda: score(40))
     result = train(
         dit,
-        dit_stage.dit_optimizers(dit, 0.3 if second else 1.0),
+        dit_stage.dit_optimizers(dit, 0.4 if second else 1.0),
         stage.loss,
         settings,
         checkpoints=CheckpointFolder(arguments.work / arguments.stage),
@@ -171,7 +174,7 @@ def run_dit(arguments: argparse.Namespace) -> None:
         report=report,
     )
     if not result.was_interrupted:
-        sys.stdout.write(json.dumps(score(evaluate.PROMPTS)) + "\n")
+        sys.stdout.write(json.dumps(score(arguments.prompts)) + "\n")
 
 
 def run_delta(arguments: argparse.Namespace) -> None:
@@ -193,7 +196,7 @@ def run_delta(arguments: argparse.Namespace) -> None:
         dit, encoder, cache, levels, dit_stage.channel_weights(vae), from_condition=from_condition
     )
     if from_condition:
-        stage = replace(stage, clips=1500)
+        stage = replace(stage, clips=600, first_clips=600)
     else:
         stage = replace(stage, levels=expert_levels(levels, name, family.BOUNDARY))
     steps = arguments.steps or 600
@@ -214,7 +217,7 @@ def run_delta(arguments: argparse.Namespace) -> None:
     average.exchange(dit)
     path = family.WEIGHTS / name / "model.safetensors"
     recipe = f"tools/tiny/delta_stage.py, stage {name}, {steps} steps of 32, one CPU core"
-    weights.write_weights(path, delta_stage.tensors(dit), recipe=recipe, scores=score(evaluate.PROMPTS), base="t2v")
+    weights.write_weights(path, delta_stage.tensors(dit), recipe=recipe, scores=score(arguments.prompts), base="t2v")
 
 
 def load_frozen() -> tuple[Any, Any]:

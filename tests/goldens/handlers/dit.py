@@ -1,80 +1,107 @@
 """Families dit, dit_bf16 and dit_primitives: the diffusion transformer."""
 
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from tests.goldens.harness import Computed, GoldenCase, handles
-from wan_core.models import DiTInputs, WanDiT, WanDiTConfig, rotary_table, rotate
-from wan_core.models.dit.modulation import sinusoidal_embedding
+from wan_core.models import DiTInputs, WanDiT, WanDiTConfig, rotary_table, rotate, sinusoidal_embedding
 
 
-def build_dit(case: GoldenCase, weights: dict[str, Tensor]) -> WanDiT:
+def build_dit(case: GoldenCase, weights: Mapping[str, Tensor]) -> WanDiT:
     """The network of a case's ``config`` with these weights."""
-    known = {field.name for field in fields(WanDiTConfig)}
     image = weights.get("img_emb.proj.0.weight")
-    config = WanDiTConfig(
-        **{name: value for name, value in case.config.items() if name in known},
-        image_dim=None if image is None else image.shape[0],
-    )
-    model = config.build()
+    model = WanDiTConfig.from_dict(case.config, image_dim=None if image is None else image.shape[0]).build()
     model.load_state_dict(weights)
     return model.eval()
 
 
-def frame_timesteps(timesteps: Tensor, sample: int, tokens_per_frame: int, frames: int) -> Tensor:
-    """One sample's timesteps, [1] or [1, T], of the reference's [B] or [B, L]."""
+def frame_timesteps(timesteps: Tensor, sample: int, tokens_per_frame: int, frames: int, patch: int = 1) -> Tensor:
+    """One sample's timesteps, [1] or [1, T], of the reference's [B], [B, 1] or [B, L]."""
     row = timesteps[sample if timesteps.shape[0] > 1 else 0]
-    if row.ndim == 0:
-        return row[None]
-    return row[: tokens_per_frame * frames : tokens_per_frame][None]
+    if row.ndim == 0 or row.shape[0] == 1:
+        return row.reshape(1)
+    return row[: tokens_per_frame * frames : tokens_per_frame].repeat_interleave(patch)[None]
+
+
+def record_outputs(model: WanDiT, names: list[str], recorded: dict[str, list[Tensor]]) -> Callable[[], None]:
+    """Store what these submodules (``block0.self_attn``) return from now on; the result ends that."""
+
+    def store(name: str) -> Callable[..., None]:
+        def hook(_module: Any, _inputs: Any, output: Any) -> None:
+            tensor = output[0] if isinstance(output, tuple) else output
+            recorded.setdefault(name, []).append(tensor.detach().clone())
+
+        return hook
+
+    handles = []
+    for name in names:
+        path = "blocks." + name.removeprefix("block") if name.startswith("block") else name
+        # The output layer gives the branch's value; the branch itself adds it to the residual.
+        path += ".o" if path.endswith("cross_attn") else ""
+        handles.append(model.get_submodule(path).register_forward_hook(store(name)))
+    return lambda: [handle.remove() for handle in handles] and None
+
+
+def join_samples(recorded: list[Tensor], golden: Tensor, lengths: list[int]) -> Tensor:
+    """Recorded rows of single samples in the golden's shape; tokens that are padding there are the golden's own."""
+    joined = golden.clone()
+    for index, (tensor, length) in enumerate(zip(recorded, lengths, strict=True)):
+        row = tensor[0]
+        if golden.ndim == row.ndim:  # one row per sample
+            joined[index] = row[0]
+        elif row.shape[0] in (golden.shape[1], length):
+            joined[index, : row.shape[0]] = row
+        else:  # one row per segment
+            joined[index, :length] = row.repeat_interleave(length // row.shape[0], dim=0)
+    return joined
 
 
 @handles("dit")
 def check_dit(case: GoldenCase) -> dict[str, Tensor]:
-    model = build_dit(case, case.weights)
-    inputs = case.inputs
-    computed = {}
+    model, inputs = build_dit(case, case.weights), case.inputs
+    middle = [name.removeprefix("mid.") for name in case.expected if name.startswith("mid.")]
+    computed: dict[str, Tensor] = {}
+    recorded: dict[str, list[Tensor]] = {}
+    lengths = []
     for index in range(sum(name.startswith("x.") for name in inputs)):
         latents = inputs[f"x.{index}"][None]
-        y = inputs.get(f"y.{index}")
-        clip = inputs.get("clip_fea")
-        _, frames, height, width = latents.shape[1:]
-        p, q, r = case.config["patch_size"]
-        timesteps = frame_timesteps(inputs["t"], index, (height // q) * (width // r), frames // p)
-        velocity = model(
-            latents,
-            timesteps,
-            DiTInputs(
-                context=inputs[f"context.{index}"][None],
-                channel_concat=None if y is None else y[None],
-                image_context=None if clip is None else clip[index : index + 1],
-            ),
+        y, clip = inputs.get(f"y.{index}"), inputs.get("clip_fea")
+        frames, rows, columns = (n // p for n, p in zip(latents.shape[2:], model.config.patch_size, strict=True))
+        lengths.append(frames * rows * columns)
+        timesteps = frame_timesteps(inputs["t"], index, rows * columns, frames, model.config.patch_size[0])
+        conditions = DiTInputs(
+            context=inputs[f"context.{index}"][None],
+            channel_concat=None if y is None else y[None],
+            image_context=None if clip is None else clip[index : index + 1],
         )
-        computed[f"out.{index}"] = velocity[0]
-    return computed
+        computed[f"out.{index}"] = model(latents, timesteps, conditions)[0]
+        stop = record_outputs(model, middle, recorded)  # a second run: hooks keep layers from being fused
+        model(latents, timesteps, conditions)
+        stop()
+    return computed | {
+        f"mid.{name}": join_samples(tensors, case.expected[f"mid.{name}"], lengths)
+        for name, tensors in recorded.items()
+    }
 
 
 @handles("dit_bf16")
 def check_dit_bf16(case: GoldenCase) -> Computed:
-    exact = build_dit(case, case.weights)
-    model = build_dit(case, case.weights).bfloat16()
+    exact, model = build_dit(case, case.weights), build_dit(case, case.weights)
     for name, parameter in model.named_parameters():
-        if any(part in name.split(".") for part in WanDiT.float32_modules):
-            parameter.data = dict(exact.named_parameters())[name].data
+        if not any(f".{entry}." in f".{name}." for entry in model.float32_modules):
+            parameter.data = parameter.data.bfloat16()
     latents = case.inputs["x.0"][None]
-    grid = [side // patch for side, patch in zip(latents.shape[2:], case.config["patch_size"], strict=True)]
-    timesteps = frame_timesteps(case.inputs["t"], 0, grid[1] * grid[2], grid[0])
+    frames, rows, columns = (n // p for n, p in zip(latents.shape[2:], model.config.patch_size, strict=True))
+    timesteps = frame_timesteps(case.inputs["t"], 0, rows * columns, frames, model.config.patch_size[0])
     inputs = DiTInputs(context=case.inputs["context.0"][None])
     computed = {"out.0": model(latents, timesteps, inputs)[0], "out.float32.0": exact(latents, timesteps, inputs)[0]}
-    golden = case.tensors["out.0"]
-    distance = ((computed["out.0"] - golden).norm() / golden.norm()).item()
-    reference = case.tensors["out.float32.0"]
-    allowed = ((reference - golden).norm() / golden.norm()).item()
-    if distance > 1.5 * allowed:
-        raise AssertionError(f"relative distance {distance:.2e}, bfloat16 explains {allowed:.2e}")
-    return Computed(computed, tolerances={"out.0": (0.05, "bfloat16 rounding; the relative distance is checked above")})
+    golden, reference = case.tensors["out.0"], case.tensors["out.float32.0"]
+    rounding = ((reference - golden).abs().max() / golden.abs().max().clamp(min=1.0)).item()
+    reason = "twice what bfloat16 does to the reference itself: another order of operations rounds elsewhere"
+    return Computed(computed, tolerances={"out.0": (2 * rounding, reason)})
 
 
 @handles("dit_primitives")

@@ -115,14 +115,13 @@ def build_pi3x(case: GoldenCase) -> Pi3X:
 @torch.no_grad()
 def check_pi3x(case: GoldenCase) -> dict[str, Tensor]:
     inputs = case.inputs
-    masks = {
-        f"{kind}_mask": inputs[f"mask_add_{kind}"].bool()
-        for kind in ("depth", "ray", "pose")
-        if f"mask_add_{kind}" in inputs
-    }
+    masks = {f"{kind}_mask": inputs.get(f"mask_add_{kind}") for kind in ("depth", "ray", "pose")}
+    if case.call.get("with_prior") is False:
+        nowhere = torch.zeros(inputs["imgs"].shape[:2], dtype=torch.bool)
+        masks = {name: nowhere if mask is None else mask for name, mask in masks.items()}
     known = {name: inputs[name] for name in ("depths", "intrinsics", "rays", "poses") if name in inputs}
-    conditions = Conditions(**known, **masks) if known or masks else None
-    output = build_pi3x(case)(inputs["imgs"], conditions)
+    given = {name: value for name, value in {**known, **masks}.items() if value is not None}
+    output = build_pi3x(case)(inputs["imgs"], Conditions(**given) if given else None)
     return {f"out.{name}": value for name, value in vars(output).items() if f"out.{name}" in case.expected}
 
 
@@ -202,13 +201,13 @@ def check_linear_head(case: GoldenCase) -> dict[str, Tensor]:
 @handles("pi3_geometry_utils")
 def check_geometry(case: GoldenCase) -> dict[str, Tensor]:
     rays = case.inputs["rays"]
-    return {
-        "out.K": intrinsics_of_rays(rays),
-        "out.K_centered": intrinsics_of_rays(rays, centred=True),
-        "out.K_ndc": intrinsics_of_rays(rays, ndc=True),
-        "out.T_inv": invert_rigid(case.inputs["T"]),
-        "out.pixels": pixel_centres(case.call["H"], case.call["W"]).flatten(0, 1).T,
+    fitted = {
+        name: intrinsics_of_rays(rays, centred="center" in name, ndc="ndc" in name)
+        for name in case.expected
+        if name.startswith("out.K")
     }
+    pixels = pixel_centres(case.call["H"], case.call["W"]).flatten(0, 1).T
+    return {**fitted, "out.T_inv": invert_rigid(case.inputs["T"]), "out.pixels": pixels}
 
 
 @handles("pi3_edges_filter")

@@ -9,27 +9,42 @@ from wan_core.checkpoints.configs import (
 )
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
 from wan_core.checkpoints.deltas import with_delta
+from wan_core.checkpoints.download import DownloadPlan, download_files, gigabytes, plan_download
+from wan_core.checkpoints.fetch import FetchedFile
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
+from wan_core.checkpoints.hubs import Hub, HubName, Listing, RemoteFile, open_hub
 from wan_core.checkpoints.layout import CheckpointLayout, Part
 from wan_core.checkpoints.load import load_model
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
+from wan_core.checkpoints.verify import MANIFEST_NAME, ManifestEntry, Progress, verify_folder, write_manifest
 from wan_core.checkpoints.writer import write_file, write_shards
 
 __all__ = [
     "FORMATS",
+    "MANIFEST_NAME",
     "CheckpointFormat",
     "CheckpointLayout",
     "ConversionReport",
     "DerivedSource",
+    "DownloadPlan",
+    "FetchedFile",
+    "Hub",
+    "HubName",
+    "Listing",
+    "ManifestEntry",
     "MemorySource",
     "NativeWeights",
     "Part",
+    "Progress",
     "Recipe",
+    "RemoteFile",
     "TensorInfo",
     "TensorSource",
     "detect_family",
     "detect_format",
+    "download_files",
+    "gigabytes",
     "in_format",
     "infer_clip_config",
     "infer_dit_config",
@@ -37,9 +52,13 @@ __all__ = [
     "infer_vae_config",
     "load_model",
     "native_weights",
+    "open_hub",
+    "plan_download",
     "read_dit_config",
     "read_weights",
+    "verify_folder",
     "with_delta",
     "write_file",
+    "write_manifest",
     "write_shards",
 ]

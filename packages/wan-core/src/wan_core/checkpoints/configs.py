@@ -46,26 +46,36 @@ _MAX_LAYERS = 512
 def read_dit_config(path: str | Path, source: TensorSource) -> WanDiTConfig:
     """The config of a DiT whose tensors, under native names, are ``source``.
 
-    ``path`` is the folder or file of the weights; a ``config.json`` beside them is used, in official or diffusers keys.
-    Whether there is an image branch is told by the tensors, as both networks call themselves ``i2v``. Raises
-    CheckpointError for values that cannot be, or that contradict the tensors, before anything is built.
+    ``path`` is the folder or file of the weights; a ``config.json`` beside them, in official or diffusers keys, adds
+    what shapes cannot tell (heads, text length). Whether there is an image branch is told by the tensors, as both
+    networks call themselves ``i2v``. Raises CheckpointError for values that cannot be or that contradict the tensors,
+    before anything is built.
     """
     path = Path(path)
     file = (path if path.is_dir() else path.parent) / CONFIG_NAME
     if not file.is_file():
         return infer_dit_config(source)
-    values = dit_config_values(read_json(file))
-    return _build(WanDiTConfig, values | {"image_dim": _image_dim(source)}, file)
+    stated, found = dit_config_values(read_json(file)), _dit_values(source)
+    if "num_heads" not in stated:
+        stated["num_heads"] = _heads(source, found["dim"], HEAD_DIM)
+    config = _build(WanDiTConfig, found | stated, file)
+    for name in found.keys() & stated.keys():
+        if getattr(config, name) != found[name]:
+            raise CheckpointError(
+                f"{file} says {name} is {getattr(config, name)}, the tensors in {source.path} say {found[name]}; "
+                "they belong to different models"
+            )
+    return config
 
 
 def dit_config_values(content: Mapping[str, Any]) -> dict[str, Any]:
     """Arguments of :class:`WanDiTConfig` in the JSON of a ``config.json``, official or diffusers."""
-    if "num_attention_heads" not in content:
+    heads, width = content.get("num_attention_heads"), content.get("attention_head_dim")
+    if heads is None:
         return {key: content[key] for key in _OFFICIAL_DIT if key in content}
     values = {ours: content[theirs] for theirs, ours in _DIFFUSERS_DIT.items() if content.get(theirs) is not None}
-    heads, width = content["num_attention_heads"], content.get("attention_head_dim", HEAD_DIM)
-    if type(heads) is int and type(width) is int:
-        values["dim"] = heads * width
+    # What is no product becomes a string, which is refused as any wrong type.
+    values["dim"] = heads * width if type(heads) is int and type(width) is int else f"{heads} x {width}"
     values["qk_norm"] = content.get("qk_norm", True) not in (None, False)
     return values
 
@@ -75,24 +85,39 @@ def infer_dit_config(source: TensorSource) -> WanDiTConfig:
 
     Raises CheckpointError when the tensors are not those of a DiT.
     """
+    values = _dit_values(source) | _stated(source, ("num_heads", "text_len", "eps"))
+    if "num_heads" not in values:
+        values["num_heads"] = _heads(source, values["dim"], HEAD_DIM)
+    return _build(WanDiTConfig, values, source.path)
+
+
+def _dit_values(source: TensorSource) -> dict[str, Any]:
+    """What the tensors tell."""
     shape = _Shapes(source, "DiT")
     dim, in_dim, *patch = shape.of("patch_embedding.weight", 5)
-    patch_volume = patch[0] * patch[1] * patch[2]
-    values = {
+    return {
         "dim": dim,
         "in_dim": in_dim,
         "patch_size": tuple(patch),
-        "out_dim": shape.of("head.head.weight", 2)[0] // max(patch_volume, 1),
+        "out_dim": shape.of("head.head.weight", 2)[0] // (patch[0] * patch[1] * patch[2]),
         "ffn_dim": shape.of("blocks.0.ffn.0.weight", 2)[0],
         "freq_dim": shape.of("time_embedding.0.weight", 2)[1],
         "text_dim": shape.of("text_embedding.0.weight", 2)[1],
         "num_layers": shape.count(r"blocks\.(\d+)\."),
-        "num_heads": max(dim // HEAD_DIM, 1),
         "qk_norm": "blocks.0.self_attn.norm_q.weight" in source,
         "cross_attn_norm": "blocks.0.norm3.weight" in source,
         "image_dim": _image_dim(source),
     }
-    return _build(WanDiTConfig, values | _stated(source, ("num_heads", "text_len", "eps")), source.path)
+
+
+def _heads(source: TensorSource, dim: int, head_dim: int) -> int:
+    """Heads of the released width. Raises CheckpointError where they do not fit: a wrong count would load, and lie."""
+    if dim % head_dim:
+        raise CheckpointError(
+            f"{source.path} does not say how many heads it has (width {dim} is no multiple of {head_dim}); "
+            f"put num_heads into a {CONFIG_NAME} beside it"
+        )
+    return dim // head_dim
 
 
 def _image_dim(source: TensorSource) -> int | None:
@@ -193,15 +218,17 @@ def infer_clip_config(source: TensorSource) -> CLIPConfig:
     side = round(max(tokens - 1, 0) ** 0.5)
     if side * side + 1 != tokens:
         raise CheckpointError(f"{source.path}: {tokens} positions are not a square of patches and a class token")
-    values = {
+    values: dict[str, Any] = {
         "dim": dim,
         "patch_size": patch,
         "image_size": side * patch,
         "ffn_dim": shape.of("encoder.layers.0.mlp.fc1.weight", 2)[0],
         "num_layers": shape.count(r"encoder\.layers\.(\d+)\."),
-        "num_heads": max(dim // CLIP_HEAD_DIM, 1),
     }
-    return _build(CLIPConfig, values | _stated(source, ("num_heads", "activation", "eps")), source.path)
+    values |= _stated(source, ("num_heads", "activation", "eps"))
+    if "num_heads" not in values:
+        values["num_heads"] = _heads(source, dim, CLIP_HEAD_DIM)
+    return _build(CLIPConfig, values, source.path)
 
 
 class _Shapes:

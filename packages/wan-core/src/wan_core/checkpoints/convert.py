@@ -91,10 +91,11 @@ def _plain_names(source: TensorSource, formats: Sequence[CheckpointFormat], grou
     """Names without nesting, prefixes and wrappers, to the file's own."""
     plain = _renamed(source, {name: name for name in source}, _unwrapped)
     nests = [nest for candidate in formats for nest in candidate.unwrap] if group is None else [f"{group}."]
-    nest = next((nest for nest in nests if any(name.startswith(nest) for name in plain)), None)
-    if nest is not None or group is not None:
-        cut = nest or ""
-        plain = {name.removeprefix(cut): own for name, own in plain.items() if cut and name.startswith(cut)}
+    for nest in nests:
+        inside = {name.removeprefix(nest): own for name, own in plain.items() if name.startswith(nest)}
+        if inside or group is not None:
+            plain = inside
+            break
     for prefix in dict.fromkeys(prefix for candidate in formats for prefix in candidate.strip_prefixes):
         plain = _renamed(source, plain, partial(_without_prefix, prefix))
     return plain

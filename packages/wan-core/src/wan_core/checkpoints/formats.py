@@ -195,7 +195,7 @@ FORMATS: Mapping[str, tuple[CheckpointFormat, ...]] = {
 """Formats by family, most particular first; the last one is assumed when no marker occurs."""
 
 _SIGNATURES = {
-    "dit": r"(?:^|\.)patch_embedding\.(?:weight|original_name\.weight)$",
+    "dit": r"(?:^|\.)blocks\.0\.(?:self_attn|attn1)\.",
     "vae": r"(?:^|\.)decoder\.(?:middle|mid_block)\.",
     "umt5": r"(?:^|\.)(?:blocks\.0\.attn\.q|SelfAttention\.q)\.weight$",
     "clip": r"(?:^|\.)(?:visual\.pre_norm|pre_layrnorm)\.weight$",

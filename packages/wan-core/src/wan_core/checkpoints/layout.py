@@ -42,9 +42,9 @@ class CheckpointLayout:
         Also found: the same file as ``.safetensors``, and diffusers' folder of that part. Raises CheckpointError that
         says what was looked for.
         """
+        self.require([(part, name)])
         found = self._search(part, name)
         if found is None:
-            self.require([(part, name)])
             raise CheckpointError(f"{PART_NAMES[part]} has vanished from {self.folder}")
         return found
 

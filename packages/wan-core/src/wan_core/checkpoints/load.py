@@ -75,18 +75,20 @@ def check_fit(model: nn.Module, native: TensorSource) -> None:
         for name, shape in wanted.items()
         if name in native and native.info(name).shape != shape
     ]
-    if not (missing or unexpected or misshaped):
-        return
-    problems = [
-        f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
-        for kind, names in (("missing", missing), ("unexpected", unexpected), ("of another shape", misshaped))
-        if names
-    ]
-    hint = ""
-    if len(missing) == len(wanted):
-        family = detect_family(native.keys())
-        hint = f" (it looks like the weights of a {family})" if family else " (it holds no weights of such a network)"
-    raise CheckpointError(f"{native.path} does not fit {type(model).__name__}{hint}: {'; '.join(problems)}")
+    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    if any(problems.values()):
+        listed = "; ".join(_listed(names, kind) for kind, names in problems.items() if names)
+        hint = _what_it_is(native) if len(missing) == len(wanted) else ""
+        raise CheckpointError(f"{native.path} does not fit {type(model).__name__}{hint}: {listed}")
+
+
+def _listed(names: list[str], kind: str) -> str:
+    return f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
+
+
+def _what_it_is(native: TensorSource) -> str:
+    family = detect_family(native.keys())
+    return f" (it looks like the weights of a {family})" if family else " (it holds no weights of such a network)"
 
 
 def _wanted_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:

@@ -64,11 +64,11 @@ def _kind(path: Path) -> str:
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run 'git lfs pull' where it came from")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
         raise CheckpointError(f"{path} is a web page, not weights; its download has failed")
+    if start[8:9] == b"{":  # before the pickle marks: they may be the first byte of the length that stands in front
+        return "safetensors"
     if start[:1] == b"\x80" or b"ustar" in start:
         raise CheckpointError(f"{path} is a pickle of an old format that cannot be read safely; save it as safetensors")
-    if start[8:9] != b"{":
-        raise CheckpointError(f"{path} holds no weights that we know: neither safetensors nor a file of torch.save")
-    return "safetensors"
+    raise CheckpointError(f"{path} holds no weights that we know: neither safetensors nor a file of torch.save")
 
 
 def _read_torch(path: Path, use_mmap: bool) -> TensorSource:

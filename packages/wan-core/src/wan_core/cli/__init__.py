@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 from wan_core.cli.group import ErrorReporting, LazyCommand, LazyGroup, main_of, version_option
 
 COMMANDS = {
+    "download": LazyCommand("wan_core.cli.download:download", "Fetch the weights of a model, resumed and checked."),
     "generate": LazyCommand("wan_core.cli.generate:generate", "Make a video from a prompt, and from pictures."),
     "presets": LazyCommand("wan_core.cli.presets:presets", "List the models and what they need."),
     "show": LazyCommand("wan_core.cli.show:show", "Print how a file was made, and the command that makes it again."),
+    "verify": LazyCommand("wan_core.cli.verify:verify", "Check a model's files against their SHA-256 manifest."),
 }
 
 wan = LazyGroup("wan", COMMANDS, help="Wan 2.1 and 2.2 video generation.", package="wan-core")

@@ -1,6 +1,7 @@
-"""Progress on standard error: steps, time per step, time left."""
+"""Progress on standard error: steps or bytes, speed, time left."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
 import click
@@ -13,6 +14,20 @@ def show_progress(steps: Iterable[Any], phase: str) -> Iterable[Any]:
         steps, desc=phase, unit="step", dynamic_ncols=True, mininterval=0.2, smoothing=0.1, leave=True, ascii=True
     )
     return bar
+
+
+def byte_progress(phase: str, *, quiet: bool) -> Callable[[int, int], AbstractContextManager[Callable[[int], object]]]:
+    """Progress by bytes for :mod:`wan_core.checkpoints`: share, bytes, speed, time left; nothing when ``quiet``."""
+
+    @contextmanager
+    def progress(total: int, done: int) -> Iterator[Callable[[int], object]]:
+        with tqdm(
+            total=total, initial=done, desc=phase, unit="B", unit_scale=True, dynamic_ncols=True, mininterval=0.2,
+            ascii=True, disable=quiet,
+        ) as bar:  # fmt: skip
+            yield bar.update
+
+    return progress
 
 
 def reporter(quiet: bool) -> Callable[[str], None]:

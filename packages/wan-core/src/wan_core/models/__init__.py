@@ -1,6 +1,21 @@
 """The networks. Each has a frozen config with ``.build()``; a network runs in the dtype of its parameters."""
 
-from wan_core.models.dit import ContextCache, DiTInputs, InnerAttention, WanDiT, WanDiTConfig, rotary_table, rotate
+from wan_core.models.dit import (
+    BlockShared,
+    ContextCache,
+    DiTInputs,
+    InnerAttention,
+    KeyValueMemory,
+    TimeRows,
+    TokenLayout,
+    TokenSequence,
+    WanDiT,
+    WanDiTConfig,
+    rotary_positions,
+    rotary_table,
+    rotate,
+    sinusoidal_embedding,
+)
 from wan_core.models.image import CLIP_VIT_H14, CLIPConfig, CLIPVision, clip_pixels
 from wan_core.models.text import (
     UMT5_XXL,
@@ -19,6 +34,7 @@ __all__ = [
     "UMT5_XXL",
     "WAN21_VAE",
     "WAN22_VAE",
+    "BlockShared",
     "CLIPConfig",
     "CLIPVision",
     "ContextCache",
@@ -26,8 +42,12 @@ __all__ = [
     "DiTInputs",
     "EncoderCache",
     "InnerAttention",
+    "KeyValueMemory",
     "TextEncoder",
     "Tiling",
+    "TimeRows",
+    "TokenLayout",
+    "TokenSequence",
     "Tokenizer",
     "UMT5Config",
     "UMT5Encoder",
@@ -39,6 +59,8 @@ __all__ = [
     "clip_pixels",
     "load_tokenizer",
     "relative_position_bucket",
+    "rotary_positions",
     "rotary_table",
     "rotate",
+    "sinusoidal_embedding",
 ]

@@ -40,16 +40,24 @@ ATTENTION_BACKENDS = ("auto", "sdpa", *FLASH_BACKENDS)
 
 
 class FlashAttention(InnerAttention):
-    """A flash-attn kernel; what it cannot do (float32, key lengths, the CPU) goes to torch's kernel."""
+    """A flash-attn kernel; what it cannot do (float32, key lengths, masks, the CPU) goes to torch's kernel."""
 
     def __init__(self, kernel: Callable[..., Any]) -> None:
         super().__init__()
         self._kernel = kernel
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_lengths: Tensor | None = None) -> Tensor:
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_lengths: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """[B, Lq, n, d] from [B, Lq, n, d] and [B, Lk, n, d]."""
-        if key_lengths is not None or query.dtype not in _HALF or query.device.type != "cuda":
-            return super().forward(query, key, value, key_lengths)
+        plain = key_lengths is None and mask is None
+        if not plain or query.dtype not in _HALF or query.device.type != "cuda":
+            return super().forward(query, key, value, key_lengths, mask)
         result = self._kernel(query, key, value)
         mixed: Tensor = result[0] if isinstance(result, tuple) else result  # some versions add the log-sum-exp
         return mixed

@@ -6,11 +6,13 @@ from torch.nn import functional
 
 from wan_core.models.dit.attention import CrossAttention, SelfAttention
 from wan_core.models.dit.config import WanDiTConfig
+from wan_core.models.dit.epilogue import linear_gelu
 from wan_core.models.dit.inputs import ContextStates
-from wan_core.models.dit.modulation import add_gated, modulated_norm
+from wan_core.models.dit.layout import BlockShared, KeyValueMemory
+from wan_core.models.dit.modulation import Lengths, add_gated, modulated_norm
 
 Context = tuple[Tensor, Tensor | None]
-"""Embedded text tokens [B, L, C] and, with an image branch, image tokens [B, 257*k, C]."""
+"""Embedded text tokens [B, L, C] and, with an image branch, the image tokens that it attends to."""
 
 
 class FeedForward(nn.Sequential):
@@ -22,6 +24,11 @@ class FeedForward(nn.Sequential):
             nn.GELU(approximate="tanh"),
             nn.Linear(config.ffn_dim, config.dim),
         )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[B, L, C] in and out."""
+        out: Tensor = self[2](linear_gelu(self[0], hidden))
+        return out
 
 
 class WanBlock(nn.Module):
@@ -40,36 +47,34 @@ class WanBlock(nn.Module):
         self,
         tokens: Tensor,
         modulation: Tensor,
-        rope: Tensor,
+        shared: BlockShared,
         context: Context | None,
-        context_states: ContextStates | None = None,
-        key_lengths: Tensor | None = None,
+        states: ContextStates | None = None,
+        memory: KeyValueMemory | None = None,
     ) -> tuple[Tensor, ContextStates]:
         """Tokens [B, L, C] float32 after the block, and the context's keys and values to hand in again.
 
-        ``modulation``: [B, S, 6, C] float32. ``context`` may be None when ``context_states`` is given.
+        ``modulation``: [B, S, 6, C] float32, one row per segment. Without ``states``, the context's keys and values of
+        an earlier call, ``context`` is needed. Without gradients ``tokens`` is changed in place.
         """
-        dtype = self.self_attn.q.weight.dtype
         rows = (self.modulation.float() + modulation).unbind(2)
-        # 1. self-attention
-        hidden = modulated_norm(tokens, rows[0], rows[1], self.eps).to(dtype)
-        tokens = add_gated(tokens, self.self_attn(hidden, rope, key_lengths), rows[2])
-        # 2. cross-attention
-        if context_states is None:
+        hidden = modulated_norm(tokens, rows[0], rows[1], shared.lengths, self.eps).to(shared.dtype)
+        tokens = add_gated(tokens, self.self_attn(hidden, shared, memory), rows[2], shared.lengths)
+        if states is None:
             if context is None:
                 raise ValueError("a block needs the context or its keys and values")
-            context_states = self.cross_attn.context_states(*context)
-        attended = self.cross_attn(self._affine_norm(tokens).to(dtype), context_states)
-        tokens = tokens + attended if torch.is_grad_enabled() else tokens.add_(attended)
-        # 3. feed-forward
-        hidden = modulated_norm(tokens, rows[3], rows[4], self.eps).to(dtype)
-        return add_gated(tokens, self.ffn(hidden), rows[5]), context_states
+            states = self.cross_attn.context_states(*context)
+        tokens = self.cross_attn.add_to(tokens, float32_norm(self.norm3, tokens).to(shared.dtype), states)
+        hidden = modulated_norm(tokens, rows[3], rows[4], shared.lengths, self.eps).to(shared.dtype)
+        return add_gated(tokens, self.ffn(hidden), rows[5], shared.lengths), states
 
-    def _affine_norm(self, tokens: Tensor) -> Tensor:
-        norm = self.norm3
-        if isinstance(norm, nn.Identity):
-            return tokens
-        return functional.layer_norm(tokens, norm.normalized_shape, norm.weight.float(), norm.bias.float(), norm.eps)
+
+def float32_norm(norm: nn.Module, hidden: Tensor) -> Tensor:
+    """The layer norm in float32, whatever the dtype of its weights; an identity stays one."""
+    if not isinstance(norm, nn.LayerNorm):
+        return hidden
+    weight, bias = norm.weight.float(), norm.bias.float()
+    return functional.layer_norm(hidden.float(), norm.normalized_shape, weight, bias, norm.eps)
 
 
 class ImageEmbedding(nn.Module):
@@ -85,10 +90,11 @@ class ImageEmbedding(nn.Module):
             nn.LayerNorm(dim),
         )
 
-    def forward(self, states: Tensor) -> Tensor:
-        """[B, L, image_dim] to [B, L, dim]."""
-        out: Tensor = self.proj(states)
-        return out
+    def forward(self, states: Tensor, dtype: torch.dtype) -> Tensor:
+        """[B, L, image_dim] to [B, L, dim] in ``dtype``; the norms in float32."""
+        first, up, gelu, down, last = self.proj
+        hidden = down(gelu(up(float32_norm(first, states).to(dtype))))
+        return float32_norm(last, hidden).to(dtype)
 
 
 class Head(nn.Module):
@@ -101,8 +107,9 @@ class Head(nn.Module):
         self.head = nn.Linear(config.dim, config.out_dim * patch[0] * patch[1] * patch[2])
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
-    def forward(self, tokens: Tensor, embedding: Tensor) -> Tensor:
-        """[B, L, C] tokens and [B, S, C] time embedding to [B, L, patch * out_dim]."""
+    def forward(self, tokens: Tensor, embedding: Tensor, lengths: Lengths) -> Tensor:
+        """[B, L, C] tokens and [B, S, C] time embedding to [B, L, patch * out_dim] float32."""
         shift, scale = (self.modulation.float() + embedding.unsqueeze(2)).unbind(2)
-        hidden = modulated_norm(tokens, shift, scale, self.eps)
-        return functional.linear(hidden, self.head.weight.float(), self.head.bias.float())
+        hidden = modulated_norm(tokens, shift, scale, lengths, self.eps)
+        out: Tensor = self.head(hidden.to(self.head.weight.dtype)).float()
+        return out

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Self
 
 from wan_core.errors import ConfigError
 
@@ -12,13 +13,19 @@ if TYPE_CHECKING:
 
 _MAX_DIM = 65536
 _MAX_LAYERS = 512
+_MAX_PATCH = 16
+_WIDTHS = ("in_dim", "out_dim", "dim", "ffn_dim", "num_heads", "freq_dim", "text_dim", "text_len", "image_tokens")
+# What a config.json says besides our fields: names without effect, and one option that no release uses.
+_IGNORED = ("model_type", "_class_name", "_diffusers_version", "_name_or_path")
+_UNLIMITED_WINDOW = [-1, -1]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WanDiTConfig:
     """Constructor arguments of a Wan DiT; the defaults are those that a published ``config.json`` leaves out.
 
-    ``image_dim`` is the width of the CLIP states of Wan2.1 image-to-video, ``None`` for a model without that branch.
+    ``image_dim`` is the width of the CLIP states of Wan2.1 image-to-video, None for a model without that branch; the
+    branch attends to the first ``image_tokens`` image tokens, further ones join the text.
     Raises ConfigError for dims that cannot work.
     """
 
@@ -36,20 +43,44 @@ class WanDiTConfig:
     cross_attn_norm: bool = True
     eps: float = 1e-6
     image_dim: int | None = None
+    image_tokens: int = 257
 
     def __post_init__(self) -> None:
+        for name in _WIDTHS:
+            _check_whole(name, getattr(self, name), _MAX_DIM)
+        _check_whole("num_layers", self.num_layers, _MAX_LAYERS)
+        if self.image_dim is not None:
+            _check_whole("image_dim", self.image_dim, _MAX_DIM)
+        if not isinstance(self.patch_size, tuple | list) or len(self.patch_size) != 3:
+            raise ConfigError(f"patch_size must be three numbers (frames, rows, columns), got {self.patch_size!r}")
         object.__setattr__(self, "patch_size", tuple(self.patch_size))  # JSON has lists
-        for name in ("in_dim", "out_dim", "dim", "ffn_dim", "num_heads", "freq_dim", "text_dim", "text_len"):
-            if not 1 <= getattr(self, name) <= _MAX_DIM:
-                raise ConfigError(f"{name} must be 1 to {_MAX_DIM}, got {getattr(self, name)}")
-        if not 1 <= self.num_layers <= _MAX_LAYERS:
-            raise ConfigError(f"num_layers must be 1 to {_MAX_LAYERS}, got {self.num_layers}")
-        if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
+        for side in self.patch_size:
+            _check_whole("patch_size", side, _MAX_PATCH)
+        if self.dim % self.num_heads or self.head_dim % 2:
             raise ConfigError(f"dim / num_heads must be a whole even number, got {self.dim} / {self.num_heads}")
         if self.freq_dim % 2:
             raise ConfigError(f"freq_dim must be even, got {self.freq_dim}")
-        if len(self.patch_size) != 3 or min(self.patch_size) < 1 or max(self.patch_size) > 16:
-            raise ConfigError(f"patch_size must be three numbers from 1 to 16, got {self.patch_size}")
+        for name in ("qk_norm", "cross_attn_norm"):
+            if not isinstance(getattr(self, name), bool):
+                raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}")
+        if not isinstance(self.eps, float) or not 0 < self.eps < 1:
+            raise ConfigError(f"eps must be between 0 and 1, got {self.eps!r}")
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any], *, image_dim: int | None = None) -> Self:
+        """The config in an official ``config.json``; what it leaves out has the defaults.
+
+        The file does not say whether there is an image branch: hand in the width of ``img_emb.proj.0`` if the weights
+        have it. Raises ConfigError for options that we do not know and for a limited ``window_size``.
+        """
+        given = {name: value for name, value in values.items() if name not in _IGNORED}
+        window = given.pop("window_size", _UNLIMITED_WINDOW)
+        if list(window) != _UNLIMITED_WINDOW:
+            raise ConfigError(f"window_size must be (-1, -1), attention to all tokens, got {window!r}")
+        unknown = sorted(given.keys() - {field.name for field in fields(cls)})
+        if unknown:
+            raise ConfigError(f"unknown options of a Wan transformer: {', '.join(unknown)}")
+        return cls(**{"image_dim": image_dim, **given})
 
     @property
     def head_dim(self) -> int:
@@ -61,3 +92,8 @@ class WanDiTConfig:
         from wan_core.models.dit.model import WanDiT
 
         return WanDiT(self)
+
+
+def _check_whole(name: str, value: object, largest: int) -> None:
+    if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= largest:
+        raise ConfigError(f"{name} must be a whole number from 1 to {largest}, got {value!r}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
+from typing import ClassVar, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from wan_core.errors import RequestError
@@ -15,21 +15,35 @@ from wan_core.errors import RequestError
 ContextStates = tuple[Tensor, ...]
 """Keys and values of one cross-attention: (k, v), with an image branch (k, v, k_img, v_img)."""
 
-_PER_FRAME = {"channel_concat": 2, "add_condition": 1}
-
 
 class ContextCache:
     """Keys and values of the conditions, per block. Empty at first; the first forward fills it, later ones reuse it.
 
-    Valid for one network and one set of conditions: a run makes its own.
+    It holds one network's states of one set of conditions: a forward of another network, or with other tensors, fills
+    it anew. Forwards that record gradients neither read nor fill it.
     """
 
     def __init__(self) -> None:
-        self.states: list[ContextStates] = []
+        self._states: list[ContextStates] = []
+        self._source: tuple[object, ...] = ()
 
     @property
     def is_filled(self) -> bool:
-        return bool(self.states)
+        return bool(self._states)
+
+    def get(self, model: nn.Module, inputs: DiTInputs) -> list[ContextStates] | None:
+        """The states that ``model`` stored for these very tensors, or None."""
+        source = _source(model, inputs)
+        same = len(source) == len(self._source) and all(a is b for a, b in zip(source, self._source, strict=True))
+        return self._states if same else None
+
+    def store(self, model: nn.Module, inputs: DiTInputs, states: list[ContextStates]) -> None:
+        """Keep the states of one forward in place of any earlier ones."""
+        self._states, self._source = states, _source(model, inputs)
+
+
+def _source(model: nn.Module, inputs: DiTInputs) -> tuple[object, ...]:
+    return (model, *(getattr(inputs, name) for name in inputs.context_fields))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +54,13 @@ class DiTInputs:
     states. ``extra_context``: [B, K, dim] tokens joined after the embedded text. ``channel_concat``: [B, C, T, H, W]
     joined to the latents on C. ``add_condition``: [B, T, h*w, dim] added after patch embedding. With a
     ``context_cache`` what follows from text and image is computed once for all forwards that share it.
+
+    A subclass adds tensors with the batch on axis 0, names the axis of frames of those that have one in
+    ``frame_axes`` and, in ``context_fields``, what its context is made of.
     """
+
+    frame_axes: ClassVar[dict[str, int]] = {"channel_concat": 2, "add_condition": 1}
+    context_fields: ClassVar[tuple[str, ...]] = ("context", "image_context", "extra_context")
 
     context: Tensor
     image_context: Tensor | None = None
@@ -54,19 +74,25 @@ class DiTInputs:
         return replace(self, context_cache=ContextCache())
 
     def frames(self, start: int, stop: int) -> Self:
-        """The conditions of latent frames ``start`` to ``stop``: every per-frame tensor is sliced."""
-        cut = {
-            name: getattr(self, name).narrow(axis, start, stop - start)
-            for name, axis in _PER_FRAME.items()
-            if getattr(self, name) is not None
-        }
-        return replace(self, **cut)
+        """The conditions of latent frames ``start`` to ``stop``: every per-frame tensor is sliced, the cache shared.
+
+        Raises RequestError for frames that a tensor does not have.
+        """
+        cut: dict[str, Tensor] = {}
+        for name, axis in self.frame_axes.items():
+            tensor = getattr(self, name)
+            if tensor is None:
+                continue
+            if not 0 <= start < stop <= tensor.shape[axis]:
+                raise RequestError(f"{name} has latent frames 0 to {tensor.shape[axis]}, asked for {start} to {stop}")
+            cut[name] = tensor.narrow(axis, start, stop - start)
+        return replace(self, **cut)  # type: ignore[arg-type]
 
     @classmethod
     def batch(cls, parts: Sequence[Self]) -> Self:
         """Several conditions joined on the batch axis; shorter contexts get zero rows, as the network gives them.
 
-        Raises RequestError when only some of them have a field.
+        Has a fresh cache if a part has one. Raises RequestError when only some of the parts have a field.
         """
         joined: dict[str, Tensor | ContextCache | None] = {}
         for item in fields(cls):
@@ -79,12 +105,15 @@ class DiTInputs:
             elif len(given) < len(values):
                 raise RequestError(f"{item.name} must be given for all parts of a batch or for none")
             else:
-                joined[item.name] = _join(given, pad=item.name == "context")
+                joined[item.name] = _join(item.name, given)
         return cls(**joined)  # type: ignore[arg-type]
 
 
-def _join(tensors: Sequence[Tensor], *, pad: bool) -> Tensor:
-    if pad:
+def _join(name: str, tensors: Sequence[Tensor]) -> Tensor:
+    if name == "context":
         longest = max(tensor.shape[1] for tensor in tensors)
         tensors = [functional.pad(tensor, (0, 0, 0, longest - tensor.shape[1])) for tensor in tensors]
+    shapes = {tuple(tensor.shape[1:]) for tensor in tensors}
+    if len(shapes) > 1:
+        raise RequestError(f"{name} must have one shape in all parts of a batch, got {sorted(shapes)}")
     return torch.cat(list(tensors))

@@ -1,19 +1,83 @@
-"""Which tokens this process holds. The identity here; sequence parallelism replaces the module."""
+"""Where the tokens of a forward come from and lie: their positions, and which of them this process holds."""
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
 from torch import Tensor, nn
+
+from wan_core.models.dit.rope import Grid
+
+
+class KeyValueMemory(Protocol):
+    """What one self-attention remembers of earlier forwards (causal generation)."""
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the rotated keys and the values [B, L, n, d] of new tokens; returns all that the queries attend to."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenSequence:
+    """What ``embed_latents`` makes: the tokens of a forward and what belongs to them.
+
+    ``tokens``: [B, L, C], owned by the forward, which may change them in place; their dtype is the one in which the
+    linear layers run. ``rope``: [L, d / 2] complex64, unit numbers. ``grid``: frames, rows and columns of the tokens
+    that the velocity is read from; they begin at token ``start``. A variant may put other tokens in front and behind.
+    ``key_lengths``: [B], keys from there on are not attended to. ``mask``: boolean, broadcast to [B, n, L, keys], True
+    where a query attends. ``memories``: one per block. A variant's subclass also carries what its ``after_block``
+    needs.
+    """
+
+    tokens: Tensor
+    rope: Tensor
+    grid: Grid
+    start: int = 0
+    key_lengths: Tensor | None = None
+    mask: Tensor | None = None
+    memories: Sequence[KeyValueMemory] | None = None
+
+    @property
+    def length(self) -> int:
+        """Tokens of one sample, extra ones included."""
+        return self.tokens.shape[1]
+
+    @property
+    def stop(self) -> int:
+        """The token after the last one that the velocity is read from."""
+        frames, rows, columns = self.grid
+        return self.start + frames * rows * columns
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockShared:
+    """What all blocks of a forward see alike, cut to the tokens of this process.
+
+    ``lengths``: tokens per segment, one modulation row each. ``dtype``: of the linear layers.
+    """
+
+    rope: Tensor
+    lengths: tuple[int, ...]
+    dtype: torch.dtype
+    key_lengths: Tensor | None = None
+    mask: Tensor | None = None
 
 
 class TokenLayout(nn.Module):
-    """All tokens in one place."""
+    """All tokens in one place: the identity. Sequence parallelism replaces this module and the inner attentions."""
 
     def shard(self, tokens: Tensor, axis: int = 1) -> Tensor:
         """The part of a full-sequence tensor that this process works on."""
         return tokens
 
-    def gather(self, tokens: Tensor, axis: int = 1) -> Tensor:
-        """The full sequence from every process's part."""
+    def gather(self, tokens: Tensor, length: int, axis: int = 1) -> Tensor:
+        """The full sequence of ``length`` tokens from every process's part."""
         return tokens
 
-    def spread(self, rows: Tensor, length: int) -> Tensor:
-        """Modulation rows [B, S, C] for the local tokens of a sequence of ``length``; here S divides ``length``."""
-        return rows
+    def segments(self, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        """How many of this process's tokens fall into each segment of the full sequence; 0 for segments elsewhere."""
+        return lengths
+
+    def key_lengths(self, lengths: Tensor | None, tokens: Tensor) -> Tensor | None:
+        """Key lengths [B] for the inner attention, of full sequences; an uneven ``shard`` adds its padding here."""
+        return lengths

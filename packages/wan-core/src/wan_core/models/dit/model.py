@@ -4,20 +4,34 @@ Paper: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models" (a
 those of the released checkpoints; the code is our own.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
 from wan_core.errors import RequestError
 from wan_core.models.dit.blocks import Context, Head, ImageEmbedding, WanBlock
 from wan_core.models.dit.config import WanDiTConfig
 from wan_core.models.dit.inputs import DiTInputs
-from wan_core.models.dit.layout import TokenLayout
-from wan_core.models.dit.modulation import sinusoidal_embedding
+from wan_core.models.dit.layout import BlockShared, TokenLayout, TokenSequence
+from wan_core.models.dit.modulation import Lengths, sinusoidal_embedding
 from wan_core.models.dit.rope import Grid, rotary_table
+
+
+@dataclass(frozen=True, kw_only=True)
+class TimeRows:
+    """Embedded timesteps, one row per segment of tokens: ``head`` [B, S, C], ``blocks`` [B, S, 6, C], float32.
+
+    ``lengths``: the tokens of each segment of the full sequence.
+    """
+
+    head: Tensor
+    blocks: Tensor
+    lengths: Lengths
 
 
 class WanDiT(nn.Module):
@@ -25,16 +39,26 @@ class WanDiT(nn.Module):
 
     Runs in the dtype of its linear layers; what ``float32_modules`` names stays float32, as does the residual stream.
     Variants override ``embed_latents``, ``embed_timesteps``, ``embed_context``, ``after_block`` and ``project_out``,
-    never ``forward``.
+    never ``forward``. With ``gradient_checkpointing`` blocks are computed again in the backward pass.
     """
 
     inputs_type: ClassVar[type[DiTInputs]] = DiTInputs
     block_class: ClassVar[type[nn.Module]] = WanBlock
-    float32_modules: ClassVar[tuple[str, ...]] = ("time_embedding", "time_projection", "modulation", "head", "norm3")
+    float32_modules: ClassVar[tuple[str, ...]] = (
+        "time_embedding",
+        "time_projection",
+        "modulation",
+        "head",
+        "norm3",
+        "img_emb.proj.0",
+        "img_emb.proj.4",
+    )
+    quantizable: ClassVar[tuple[str, ...]] = ("self_attn", "cross_attn", "ffn")
 
     def __init__(self, config: WanDiTConfig) -> None:
         super().__init__()
         self.config = config
+        self.gradient_checkpointing = False
         dim = config.dim
         self.patch_embedding = nn.Conv3d(config.in_dim, dim, config.patch_size, config.patch_size)
         self.text_embedding = nn.Sequential(
@@ -42,7 +66,7 @@ class WanDiT(nn.Module):
         )
         self.time_embedding = nn.Sequential(nn.Linear(config.freq_dim, dim), nn.SiLU(), nn.Linear(dim, dim))
         self.time_projection = nn.Sequential(nn.SiLU(), nn.Linear(dim, 6 * dim))
-        self.blocks = nn.ModuleList(WanBlock(config) for _ in range(config.num_layers))
+        self.blocks = nn.ModuleList(self.block_class(config) for _ in range(config.num_layers))
         self.head = Head(config)
         if config.image_dim is not None:
             self.img_emb = ImageEmbedding(config.image_dim, dim)
@@ -53,75 +77,103 @@ class WanDiT(nn.Module):
 
         ``timesteps`` [B] or [B, T], in 0..1000. Raises RequestError for shapes that do not fit the network.
         """
-        self._check(latents, timesteps, inputs)
-        tokens, grid = self.embed_latents(latents, inputs)
-        embedding, modulation = self.embed_timesteps(timesteps, grid)
-        tokens = self.run_blocks(tokens, modulation, grid, inputs)
-        return self.project_out(tokens, embedding, grid)
+        if not isinstance(inputs, self.inputs_type):
+            raise TypeError(f"inputs must be {self.inputs_type.__name__}, got {type(inputs).__name__}")
+        sequence = self.embed_latents(latents, inputs)
+        time = self.embed_timesteps(timesteps, sequence, inputs)
+        tokens = self.run_blocks(sequence, time, inputs)
+        return self.project_out(tokens, sequence, time)
 
-    def embed_latents(self, latents: Tensor, inputs: DiTInputs) -> tuple[Tensor, Grid]:
-        """Tokens [B, L, C] float32 in the order frames, rows, columns, and their grid."""
+    def embed_latents(self, latents: Tensor, inputs: DiTInputs, start: Grid = (0, 0, 0)) -> TokenSequence:
+        """The tokens of the latents in the order frames, rows, columns; the first stands at position ``start``."""
         if inputs.channel_concat is not None:
+            _check_concat(latents, inputs.channel_concat)
             latents = torch.cat([latents, inputs.channel_concat.to(latents)], dim=1)
-        patches = self.patch_embedding(latents.to(self.patch_embedding.weight.dtype))
+        self._check_latents(latents)
+        patches = self.patch_embedding(latents.to(self.dtype))
+        tokens = patches.flatten(2).transpose(1, 2).contiguous()
         grid = (patches.shape[2], patches.shape[3], patches.shape[4])
-        tokens = rearrange(patches, "b c t h w -> b (t h w) c").float()
         if inputs.add_condition is not None:
-            tokens = tokens + inputs.add_condition.flatten(1, 2)
-        return tokens.contiguous(), grid
+            condition = inputs.add_condition.flatten(1, 2).to(tokens)
+            if condition.shape[1:] != tokens.shape[1:]:
+                wanted = f"[B, {grid[0]}, {grid[1] * grid[2]}, {self.config.dim}]"
+                raise RequestError(f"add_condition must be {wanted}, got {list(inputs.add_condition.shape)}")
+            tokens = tokens + condition
+        rope = rotary_table(self.config.head_dim, grid, start, tokens.device)
+        return TokenSequence(tokens=tokens, rope=rope, grid=grid)
 
-    def embed_timesteps(self, timesteps: Tensor, grid: Grid) -> tuple[Tensor, Tensor]:
-        """Rows [B, S, C] for the head and [B, S, 6, C] for the blocks, float32; S segments of equal length."""
-        rows = timesteps.unsqueeze(1) if timesteps.ndim == 1 else timesteps
-        if rows.shape[1] not in (1, grid[0]):
-            rows = rows[:, :: self.config.patch_size[0]]
-        waves = sinusoidal_embedding(rows, self.config.freq_dim).to(self.device, torch.float32)
-        embedding = self.time_embedding(waves)
-        return embedding, self.time_projection(embedding).unflatten(-1, (6, -1))
+    def embed_timesteps(self, timesteps: Tensor, sequence: TokenSequence, inputs: DiTInputs) -> TimeRows:
+        """One row for all tokens of a sample from [B], one per latent frame from [B, T]."""
+        frames, batch = sequence.grid[0], sequence.tokens.shape[0]
+        patch = self.config.patch_size[0]
+        if timesteps.shape in ((batch,), (batch, 1)):
+            return self.time_rows(timesteps.view(batch, 1), (sequence.length,))
+        if timesteps.shape != (batch, frames * patch):
+            wanted = f"[{batch}] or [{batch}, {frames * patch}]"
+            raise RequestError(f"timesteps must be {wanted}, got {list(timesteps.shape)}")
+        return self.time_rows(timesteps[:, ::patch], (sequence.length // frames,) * frames)
+
+    def time_rows(self, timesteps: Tensor, lengths: Lengths) -> TimeRows:
+        """Embed timesteps [B, S], one per segment of ``lengths`` tokens."""
+        waves = sinusoidal_embedding(timesteps, self.config.freq_dim).to(self.device)
+        head = self.time_embedding(waves.to(dtype_of(self.time_embedding)))
+        blocks = self.time_projection(head.to(dtype_of(self.time_projection))).unflatten(-1, (6, -1))
+        return TimeRows(head=head.float(), blocks=blocks.float(), lengths=lengths)
 
     def embed_context(self, inputs: DiTInputs) -> Context:
-        """Text tokens [B, text_len (+ K), C], and image tokens with an image branch."""
-        dtype = self.patch_embedding.weight.dtype
-        missing = self.config.text_len - inputs.context.shape[1]
-        # The zero rows become constant tokens that are attended to: the model was trained so.
-        context = self.text_embedding(functional.pad(inputs.context.to(dtype), (0, 0, 0, missing)))
+        """Text tokens [B, text_len (+ extra), C]; with an image branch, the image tokens that it attends to."""
+        self._check_context(inputs)
+        context = inputs.context.to(self.dtype)
+        missing = self.config.text_len - context.shape[1]
+        if missing:  # zero rows become constant tokens that are attended to: the model was trained so
+            context = functional.pad(context, (0, 0, 0, missing))
+        context = self.text_embedding(context)
         if inputs.extra_context is not None:
             context = torch.cat([context, inputs.extra_context.to(context)], dim=1)
         if inputs.image_context is None:
             return context, None
-        return context, self.img_emb(inputs.image_context.to(dtype))
+        image = self.img_emb(inputs.image_context, self.dtype)
+        limit = self.config.image_tokens
+        # Released weights know one image in the branch; tokens of further ones were trained among the text.
+        return (torch.cat([image[:, limit:], context], dim=1) if image.shape[1] > limit else context), image[:, :limit]
 
-    def run_blocks(self, tokens: Tensor, modulation: Tensor, grid: Grid, inputs: DiTInputs) -> Tensor:
-        """Tokens [B, L, C] float32 after all blocks; fills or uses the context cache of ``inputs``."""
-        cache = inputs.context_cache
-        reuse = cache is not None and cache.is_filled
-        context = None if reuse else self.embed_context(inputs)
-        rope = self.layout.shard(self.rope(grid), axis=0)
-        length = tokens.shape[1]
-        tokens = self.layout.shard(tokens)
-        modulation = self.layout.spread(modulation, length)
+    def run_blocks(self, sequence: TokenSequence, time: TimeRows, inputs: DiTInputs) -> Tensor:
+        """This process's tokens [B, L, C] float32 after all blocks; fills or uses the context cache of ``inputs``."""
+        cache = None if torch.is_grad_enabled() else inputs.context_cache
+        known = None if cache is None else cache.get(self, inputs)
+        context = self.embed_context(inputs) if known is None else None
+        shared = BlockShared(
+            rope=self.layout.shard(sequence.rope, axis=0),
+            lengths=self.layout.segments(time.lengths),
+            dtype=sequence.tokens.dtype,
+            key_lengths=self.layout.key_lengths(sequence.key_lengths, sequence.tokens),
+            mask=sequence.mask,
+        )
+        tokens = self.layout.shard(sequence.tokens).float()
         states = []
         for index, block in enumerate(self.blocks):
-            given = cache.states[index] if reuse and cache is not None else None
-            tokens, used = block(tokens, modulation, rope, context, given)
-            tokens = self.after_block(index, tokens, grid, inputs)
+            given = None if known is None else known[index]
+            memory = None if sequence.memories is None else sequence.memories[index]
+            arguments = (tokens, time.blocks, shared, context, given, memory)
+            if self.gradient_checkpointing and torch.is_grad_enabled():
+                tokens, used = checkpoint(block, *arguments, use_reentrant=False)
+            else:
+                tokens, used = block(*arguments)
+            tokens = self.after_block(index, tokens, sequence, inputs)
             states.append(used)
-        if cache is not None:
-            cache.states = states
+        if cache is not None and known is None:
+            cache.store(self, inputs, states)
         return tokens
 
-    def rope(self, grid: Grid) -> Tensor:
-        """Rotary angles of the tokens of a grid, [L, d / 2] complex64."""
-        return rotary_table(self.config.head_dim, grid, device=str(self.device))
-
-    def after_block(self, index: int, tokens: Tensor, grid: Grid, inputs: DiTInputs) -> Tensor:
-        """What a variant adds after block ``index``; nothing here."""
+    def after_block(self, index: int, tokens: Tensor, sequence: TokenSequence, inputs: DiTInputs) -> Tensor:
+        """What a variant adds to this process's tokens after block ``index``; nothing here."""
         return tokens
 
-    def project_out(self, tokens: Tensor, embedding: Tensor, grid: Grid) -> Tensor:
-        """Velocity [B, out_dim, T, H, W] of the final tokens."""
-        patches = self.layout.gather(self.head(tokens, self.layout.spread(embedding, grid[0] * grid[1] * grid[2])))
-        f, h, w = grid
+    def project_out(self, tokens: Tensor, sequence: TokenSequence, time: TimeRows) -> Tensor:
+        """Velocity [B, out_dim, T, H, W] float32 of the final tokens from ``sequence.start`` on."""
+        patches = self.head(tokens, time.head, self.layout.segments(time.lengths))
+        patches = self.layout.gather(patches, sequence.length)[:, sequence.start : sequence.stop]
+        f, h, w = sequence.grid
         p, q, r = self.config.patch_size
         return rearrange(patches, "b (f h w) (p q r c) -> b c (f p) (h q) (w r)", f=f, h=h, w=w, p=p, q=q, r=r)
 
@@ -130,24 +182,49 @@ class WanDiT(nn.Module):
         """Where the weights are."""
         return self.patch_embedding.weight.device
 
-    def _check(self, latents: Tensor, timesteps: Tensor, inputs: DiTInputs) -> None:
+    @property
+    def dtype(self) -> torch.dtype:
+        """The dtype of the linear layers."""
+        return self.patch_embedding.weight.dtype
+
+    def _check_latents(self, latents: Tensor) -> None:
         config = self.config
-        if not isinstance(inputs, self.inputs_type):
-            raise TypeError(f"inputs must be {self.inputs_type.__name__}, got {type(inputs).__name__}")
-        channels = latents.shape[1] + (0 if inputs.channel_concat is None else inputs.channel_concat.shape[1])
-        if latents.ndim != 5 or channels != config.in_dim:
-            raise RequestError(f"this network takes {config.in_dim} channels [B, C, T, H, W], got {channels}")
-        if any(side % patch for side, patch in zip(latents.shape[2:], config.patch_size, strict=True)):
+        if latents.ndim != 5 or latents.shape[1] != config.in_dim:
+            raise RequestError(
+                f"this network takes {config.in_dim} channels in [B, C, T, H, W], got {list(latents.shape)}"
+            )
+        if any(side % patch or not side for side, patch in zip(latents.shape[2:], config.patch_size, strict=True)):
             raise RequestError(
                 f"latent frames, height and width must be multiples of {config.patch_size}, "
                 f"got {tuple(latents.shape[2:])}"
             )
-        batch, frames = latents.shape[0], latents.shape[2]
-        if timesteps.shape not in ((batch,), (batch, 1), (batch, frames)):
-            raise RequestError(f"timesteps must be [{batch}] or [{batch}, {frames}], got {list(timesteps.shape)}")
-        if inputs.context.shape[1] > config.text_len or inputs.context.shape[2] != config.text_dim:
+
+    def _check_context(self, inputs: DiTInputs) -> None:
+        config, context, extra = self.config, inputs.context, inputs.extra_context
+        if context.ndim != 3 or context.shape[1] > config.text_len or context.shape[2] != config.text_dim:
             raise RequestError(
-                f"context must be [B, up to {config.text_len}, {config.text_dim}], got {list(inputs.context.shape)}"
+                f"context must be [B, up to {config.text_len}, {config.text_dim}], got {list(context.shape)}"
             )
-        if (inputs.image_context is None) == (config.image_dim is not None):
+        if extra is not None and (extra.ndim != 3 or extra.shape[2] != config.dim):
+            raise RequestError(f"extra_context must be [B, K, {config.dim}], got {list(extra.shape)}")
+        image = inputs.image_context
+        if (image is None) == (config.image_dim is not None):
             raise RequestError("image_context must be given exactly for networks with an image branch")
+        if image is not None and (image.shape[1] < config.image_tokens or image.shape[2] != config.image_dim):
+            raise RequestError(
+                f"image_context must be [B, at least {config.image_tokens}, {config.image_dim}], "
+                f"got {list(image.shape)}"
+            )
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """The dtype of a module's first parameter."""
+    return next(module.parameters()).dtype
+
+
+def _check_concat(latents: Tensor, concat: Tensor) -> None:
+    if latents.ndim != 5 or concat.shape != (latents.shape[0], concat.shape[1], *latents.shape[2:]):
+        raise RequestError(
+            f"channel_concat must differ from the latents {list(latents.shape)} in channels only, "
+            f"got {list(concat.shape)}"
+        )

@@ -1,41 +1,63 @@
-"""Timesteps to shifts, scales and gates: one row per segment of tokens that share a timestep, never one per token."""
+"""Timesteps to shifts, scales and gates: one row per segment of tokens that share a timestep, never one per token.
+
+Rows are [B, S, C] float32; ``lengths`` are the tokens of each of the S segments, in the order of the tokens.
+"""
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+Lengths = tuple[int, ...]
+
 
 def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
     """[...] timesteps to [..., dim] float64: cosines, then sines, of ``t * 10000**(-j / (dim / 2))``."""
     half = dim // 2
-    exponents = torch.arange(half, dtype=torch.float64, device="cpu") / half
-    frequencies = torch.pow(10000.0, -exponents)
-    angles = timesteps.to("cpu", torch.float64).unsqueeze(-1) * frequencies
+    device = torch.device("cpu") if timesteps.device.type == "mps" else timesteps.device  # that one has no float64
+    exponents = torch.arange(half, dtype=torch.float64, device=device) / half
+    angles = timesteps.to(device, torch.float64).unsqueeze(-1) * torch.pow(10000.0, -exponents)
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def per_segment(tokens: Tensor, length: int) -> Tensor:
-    """View tokens [B, L, C] as segments [B, L / length, length, C]."""
-    return tokens.view(tokens.shape[0], -1, length, tokens.shape[2])
-
-
-def modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """``layer_norm(tokens) * (1 + scale) + shift`` in float32; tokens [B, L, C], rows [B, S, C] with S dividing L."""
+def modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor, lengths: Lengths, eps: float) -> Tensor:
+    """``layer_norm(tokens) * (1 + scale) + shift`` of [B, L, C] in float32, without learned weights."""
     dim = tokens.shape[-1]
-    if shift.shape[0] == shift.shape[1] == 1:
+    if shift.shape[0] == shift.shape[1] == 1:  # one row for all: the norm's own weight and bias, in one pass
         return functional.layer_norm(tokens, (dim,), 1 + scale.flatten(), shift.flatten(), eps)
-    segments = per_segment(functional.layer_norm(tokens, (dim,), eps=eps), tokens.shape[1] // shift.shape[1])
-    return torch.addcmul(shift.unsqueeze(2), segments, 1 + scale.unsqueeze(2)).flatten(1, 2)
-
-
-def add_gated(tokens: Tensor, update: Tensor, gate: Tensor) -> Tensor:
-    """``tokens + update * gate`` in float32; tokens and update [B, L, C], gate [B, S, C] with S dividing L.
-
-    Without gradients ``tokens`` is changed in place.
-    """
-    length = tokens.shape[1] // gate.shape[1]
-    parts = per_segment(tokens, length), per_segment(update, length), gate.unsqueeze(2)
+    normed = functional.layer_norm(tokens, (dim,), eps=eps)
+    parts = list(zip(_parts(normed, lengths), _rows(shift, lengths), _rows(1 + scale, lengths), strict=True))
     if torch.is_grad_enabled():
-        return torch.addcmul(*parts).flatten(1, 2)
-    parts[0].addcmul_(*parts[1:])
+        return _join([torch.addcmul(bias, part, gain) for part, bias, gain in parts], tokens)
+    for part, bias, gain in parts:
+        torch.addcmul(bias, part, gain, out=part)
+    return normed
+
+
+def add_gated(tokens: Tensor, update: Tensor, gate: Tensor, lengths: Lengths) -> Tensor:
+    """``tokens + update * gate`` of [B, L, C], float32. Without gradients ``tokens`` is changed in place."""
+    parts = list(zip(_parts(tokens, lengths), _parts(update, lengths), _rows(gate, lengths), strict=True))
+    if torch.is_grad_enabled():
+        return _join([part + change * row for part, change, row in parts], tokens)
+    for part, change, row in parts:
+        part.addcmul_(change, row)
     return tokens
+
+
+def _parts(tokens: Tensor, lengths: Lengths) -> list[Tensor]:
+    """Views of the segments: all in one [B, S, L / S, C] where they are of equal length, else one [B, l, C] each."""
+    if len(lengths) == 1:
+        return [tokens]
+    if len(set(lengths)) == 1:
+        return [tokens.view(tokens.shape[0], len(lengths), lengths[0], tokens.shape[2])]
+    return list(torch.split(tokens, list(lengths), dim=1))
+
+
+def _rows(rows: Tensor, lengths: Lengths) -> list[Tensor]:
+    """The rows [B, S, C] in shapes that broadcast to the parts."""
+    if len(lengths) > 1 and len(set(lengths)) == 1:
+        return [rows.unsqueeze(2)]
+    return list(torch.split(rows, 1, dim=1))
+
+
+def _join(parts: list[Tensor], like: Tensor) -> Tensor:
+    return parts[0].view(like.shape) if len(parts) == 1 else torch.cat(parts, dim=1)

@@ -1,13 +1,20 @@
-"""Rotary position embedding over frames, rows and columns (Su et al., arXiv 2104.09864, on three axes)."""
+"""Rotary position embedding over frames, rows and columns (Su et al., arXiv 2104.09864, on three axes).
 
-from functools import lru_cache
+A table holds one unit complex number per token and channel pair. Adjacent channels (2j, 2j + 1) are a pair.
+"""
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from threading import Lock
 
 import torch
 from torch import Tensor
 
 _THETA = 10000.0
+_KEPT_TABLES = 16
 
 Grid = tuple[int, int, int]
+Positions = Sequence[int]
 
 
 def axis_dims(head_dim: int) -> Grid:
@@ -16,15 +23,63 @@ def axis_dims(head_dim: int) -> Grid:
     return head_dim - 2 * side, side, side
 
 
-@lru_cache(maxsize=16)
-def rotary_table(head_dim: int, grid: Grid, start: Grid = (0, 0, 0), device: str = "cpu") -> Tensor:
-    """Unit complex numbers [f*h*w, head_dim // 2] of the tokens of a grid whose first position is ``start``.
+class _Tables:
+    """The latest tables by key. Only plain tensors are kept: what a tracer makes must not outlive it."""
 
-    Angles are built in float64: in float32 they would be off by up to 4e-5 at a thousand positions.
+    def __init__(self) -> None:
+        self._tables: OrderedDict[object, Tensor] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: object) -> Tensor | None:
+        with self._lock:
+            if key in self._tables:
+                self._tables.move_to_end(key)
+            return self._tables.get(key)
+
+    def keep(self, key: object, table: Tensor) -> None:
+        if type(table) is not Tensor or table.is_meta:
+            return
+        with self._lock:
+            self._tables[key] = table
+            if len(self._tables) > _KEPT_TABLES:
+                self._tables.popitem(last=False)
+
+
+_TABLES = _Tables()
+
+
+def rotary_table(
+    head_dim: int, grid: Grid, start: Grid = (0, 0, 0), device: torch.device | str | None = None
+) -> Tensor:
+    """Table [f*h*w, head_dim // 2] complex64 of the tokens of a ``grid`` whose first token stands at ``start``."""
+    frames, rows, columns = (range(first, first + count) for first, count in zip(start, grid, strict=True))
+    return rotary_positions(head_dim, frames, rows, columns, device)
+
+
+def rotary_positions(
+    head_dim: int, frames: Positions, rows: Positions, columns: Positions, device: torch.device | str | None = None
+) -> Tensor:
+    """Table [f*h*w, head_dim // 2] complex64 of tokens at every combination of the positions, frames slowest.
+
+    Positions may be negative and need not be neighbours. Angles are built in float64: in float32 they would be off by
+    4e-5 at a thousand positions. The result is shared between calls: do not write to it.
     """
-    f, h, w = grid
+    device = torch.device("cpu" if device is None else device)
+    axes = tuple(frames), tuple(rows), tuple(columns)
+    key = (head_dim, axes, device)
+    table = _TABLES.get(key)
+    if table is None:
+        # A tensor born in inference mode could not take part in a later training step.
+        with torch.inference_mode(False), torch.no_grad():
+            table = _build(head_dim, axes).to(device)
+        _TABLES.keep(key, table)
+    return table
+
+
+def _build(head_dim: int, axes: Sequence[Positions]) -> Tensor:
+    f, h, w = (len(positions) for positions in axes)
     frames, rows, columns = (
-        _axis_angles(dim, first, count) for dim, first, count in zip(axis_dims(head_dim), start, grid, strict=True)
+        _axis_angles(dim, positions) for dim, positions in zip(axis_dims(head_dim), axes, strict=True)
     )
     angles = torch.cat(
         [
@@ -34,22 +89,32 @@ def rotary_table(head_dim: int, grid: Grid, start: Grid = (0, 0, 0), device: str
         ],
         dim=-1,
     ).flatten(0, 2)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64).to(device)
+    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
 
 
-def _axis_angles(dim: int, start: int, count: int) -> Tensor:
-    frequencies = _THETA ** (-torch.arange(0, dim, 2, dtype=torch.float64, device="cpu") / dim)
-    positions = torch.arange(start, start + count, dtype=torch.float64, device="cpu")
-    return torch.outer(positions, frequencies)
+def _axis_angles(dim: int, positions: Positions) -> Tensor:
+    frequencies = _THETA ** (-torch.arange(0, dim, 2, dtype=torch.float64, device="cpu") / max(dim, 1))
+    return torch.outer(torch.tensor(positions, dtype=torch.float64, device="cpu"), frequencies)
 
 
 def rotate(heads: Tensor, table: Tensor) -> Tensor:
-    """Turn adjacent channel pairs of [B, L, n, d] by the table's [L, d // 2] angles, in float32; dtype kept.
+    """Turn the channel pairs of [B, L, n, d] by the table's [L', d / 2] angles, in float32; the dtype is kept.
 
-    Tokens beyond the table's length stay as they are.
+    Tokens from L' on stay as they are.
     """
     length = table.shape[0]
-    real = heads[:, :length].float()
-    pairs = torch.view_as_complex(real.reshape(*real.shape[:-1], -1, 2))
-    turned = torch.view_as_real(pairs * table[:, None]).flatten(-2).to(heads.dtype)
+    turned = turn_pairs(heads[:, :length].float().contiguous(), table[:, None], in_place=False).to(heads.dtype)
     return turned if length == heads.shape[1] else torch.cat([turned, heads[:, length:]], dim=1)
+
+
+def turn_pairs(heads: Tensor, factors: Tensor, *, in_place: bool) -> Tensor:
+    """Multiply the channel pairs of float32 [B, L, n, d] by complex ``factors`` that broadcast to [B, L, n, d / 2]."""
+    pairs = heads.view(*heads.shape[:-1], heads.shape[-1] // 2, 2)
+    if torch.compiler.is_compiling():  # its code generator knows no complex numbers
+        real, imaginary = pairs.unbind(-1)
+        cosine, sine = torch.view_as_real(factors).unbind(-1)
+        turned = torch.stack([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
+        return turned.flatten(-2)
+    numbers = torch.view_as_complex(pairs)
+    turned = numbers.mul_(factors) if in_place else numbers * factors
+    return torch.view_as_real(turned).flatten(-2)

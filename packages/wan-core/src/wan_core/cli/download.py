@@ -1,0 +1,144 @@
+"""``wan download PRESET|REPO``: the weights of a model, only what it needs, resumed and checked."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import NoReturn
+
+import click
+
+from wan_core.checkpoints import (
+    MANIFEST_NAME,
+    DownloadPlan,
+    FetchedFile,
+    HubName,
+    download_files,
+    gigabytes,
+    open_hub,
+    plan_download,
+)
+from wan_core.cli.group import Terminated
+from wan_core.cli.progress import byte_progress, reporter
+from wan_core.errors import RequestError
+from wan_core.media import plain_text
+from wan_core.presets import Preset, get_preset
+from wan_core.tasks import Experts
+
+_DIT_FILES = ("config.json", "diffusion_pytorch_model*.safetensors")
+_DIT_INDEX = "diffusion_pytorch_model*.safetensors.index.json"
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("model", metavar="PRESET|OWNER/NAME")
+@click.option(
+    "--from",
+    "source",
+    type=click.Choice(["huggingface", "modelscope"]),
+    default="huggingface",
+    show_default=True,
+    help="The hub.",
+)
+@click.option("--revision", help="A branch, tag or commit; the hub's main one by default.")
+@click.option("--token", help="For private and gated models; better in HF_TOKEN or MODELSCOPE_API_TOKEN.")
+@click.option("--local-dir", "--local_dir", type=click.Path(path_type=Path), help="Default: ./NAME of the repository.")
+@click.option("--include", multiple=True, metavar="GLOB", help="Only files like this; may be given several times.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was fetched as JSON.")
+@click.option("--quiet", is_flag=True, help="No progress and no notes.")
+def download(
+    model: str,
+    source: HubName,
+    revision: str | None,
+    token: str | None,
+    local_dir: Path | None,
+    include: tuple[str, ...],
+    as_json: bool,
+    quiet: bool,
+) -> None:
+    """Fetch the weights of a model, check them, and write their manifest.
+
+    PRESET is a name from 'wan presets' and brings only the files that it needs; OWNER/NAME is any repository. What
+    was interrupted goes on where it stopped.
+    """
+    preset = None if "/" in model else get_preset(model)
+    repository = model if preset is None else _repository(preset)
+    folder = local_dir or Path(repository.rpartition("/")[2])
+    patterns: tuple[str, ...] = include
+    optional: tuple[str, ...] = ()
+    if preset is not None and not include:
+        patterns, optional = files_of(preset), companions_of(preset)
+    say = reporter(quiet)
+    try:
+        plan = plan_download(
+            open_hub(source, token), repository, folder, revision=revision, include=patterns, optional=optional
+        )
+        announce(plan, say)
+        fetched = download_files(plan, byte_progress("fetching", quiet=quiet))
+    except KeyboardInterrupt as interrupt:
+        _interrupted(folder, interrupt)
+    if as_json:
+        click.echo(json.dumps(record(plan, fetched), indent=2, ensure_ascii=False))
+        return
+    click.echo(f"{folder}: {len(fetched)} files, {gigabytes(plan.total)}, all checked; {MANIFEST_NAME} written")
+    if preset is not None and not include:
+        say(f"wan generate {preset.name} --ckpt-dir {folder}")
+
+
+def _repository(preset: Preset) -> str:
+    if preset.repository is None:
+        where = "come with the package" if preset.bundled else "are published nowhere that is known"
+        raise RequestError(f"the weights of {preset.name} {where}; there is nothing to download")
+    return preset.repository
+
+
+def files_of(preset: Preset) -> tuple[str, ...]:
+    """Patterns for the files that a preset reads; each must be there. A part without an ending is a folder."""
+    patterns = []
+    for field in fields(preset.files):
+        value = getattr(preset.files, field.name)
+        if field.name == "dit":
+            patterns += [f"{folder}{name}" for folder in _dit_folders(preset) for name in _DIT_FILES]
+        elif isinstance(value, str) and value:
+            patterns.append(value if Path(value).suffix else f"{value}/*")
+    return tuple(dict.fromkeys(patterns))
+
+
+def companions_of(preset: Preset) -> tuple[str, ...]:
+    """Patterns for files that go along where a repository has them: the index of shards, the licence."""
+    return (*(f"{folder}{_DIT_INDEX}" for folder in _dit_folders(preset)), "LICENSE*")
+
+
+def _dit_folders(preset: Preset) -> list[str]:
+    dit = preset.files.dit
+    names = (dit.high, dit.low) if isinstance(dit, Experts) else (dit,)
+    return [f"{name}/" if name else "" for name in names]
+
+
+def announce(plan: DownloadPlan, say: Callable[[str], None]) -> None:
+    """Say what is fetched, from where, under which licence, and how much of it is there."""
+    listing = plan.listing
+    licence = listing.licence or "not stated there; see the page of the model"
+    say(f"{listing.repository} at {plain_text(listing.revision)} from {plan.hub.client.host}")
+    say(f"licence of the weights: {licence}")
+    there = plan.present + plan.partial
+    already = f", {gigabytes(there)} of it are there" if there else ""
+    say(f"{len(plan.files)} files, {gigabytes(plan.total)}{already}; into {plan.folder}")
+
+
+def record(plan: DownloadPlan, fetched: Sequence[FetchedFile]) -> dict[str, object]:
+    """What was fetched, for machines."""
+    return {
+        "repository": plan.listing.repository,
+        "revision": plan.listing.revision,
+        "from": plan.hub.name,
+        "licence": plan.listing.licence,
+        "folder": str(plan.folder),
+        "bytes": plan.total,
+        "received": sum(file.received for file in fetched),
+        "files": [asdict(file) for file in fetched],
+    }
+
+
+def _interrupted(folder: Path, interrupt: KeyboardInterrupt) -> NoReturn:
+    click.echo(f"interrupted; what has arrived stays in {folder}: the same command goes on from there", err=True)
+    raise click.exceptions.Exit(143 if isinstance(interrupt, Terminated) else 130) from interrupt

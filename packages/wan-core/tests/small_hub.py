@@ -1,0 +1,190 @@
+"""A model hub on loopback: the lists and files of Hugging Face and ModelScope, with ranges, tokens and faults."""
+
+import hashlib
+import json
+import random
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+COMMIT = "c" * 40
+LARGE_BYTES = 10_000
+"""Files of this size and more are listed with their SHA-256, others with git's hash."""
+
+
+@dataclass
+class SmallHub:
+    """One repository, ``owner/name``, and what goes wrong with it."""
+
+    files: dict[str, bytes]
+    address: str = ""
+    repository: str = "owner/name"
+    revisions: tuple[str, ...] = ("main", "master", COMMIT)
+    token: str | None = None
+    gated: bool = False
+    forbidden: bool = False
+    ranges: bool = True
+    cut_seed: int | None = None
+    bytes_per_second: float = 0.0
+    statuses: list[int] = field(default_factory=list)  # given once each, instead of an answer
+    served: dict[str, bytes] = field(default_factory=dict)  # other contents than the listed ones
+    linked_etag: str | None = None
+    redirect_to: str | None = None
+    entries: list[dict[str, Any]] | None = None
+    requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
+    sent: int = 0
+
+    def __post_init__(self) -> None:
+        self.random = random.Random(self.cut_seed)
+
+    def listing(self) -> dict[str, Any]:
+        siblings = []
+        for name, content in self.files.items():
+            git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+            entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git}
+            if len(content) >= LARGE_BYTES:
+                entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+            siblings.append(entry)
+        siblings = siblings if self.entries is None else self.entries
+        return {"sha": COMMIT, "cardData": {"license": "apache-2.0"}, "siblings": siblings}
+
+    def modelscope_listing(self) -> dict[str, Any]:
+        files = [
+            {"Path": name, "Size": len(content), "Sha256": hashlib.sha256(content).hexdigest(), "Type": "blob"}
+            for name, content in self.files.items()
+        ]
+        return {"Code": 200, "Success": True, "Data": {"Files": [*files, {"Path": "high", "Type": "tree", "Size": 0}]}}
+
+
+@contextmanager
+def serving(hub: SmallHub) -> Iterator[SmallHub]:
+    """The hub at work on a free port of loopback."""
+
+    class Handler(_Handler):
+        pass
+
+    Handler.hub = hub
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    hub.address = f"http://127.0.0.1:{server.server_port}"
+    thread = threading.Thread(target=lambda: server.serve_forever(poll_interval=0.01), daemon=True)
+    thread.start()
+    try:
+        yield hub
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    hub: SmallHub
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        hub, url = self.hub, urlsplit(self.path)
+        hub.requests.append((self.path, dict(self.headers.items())))
+        self.close_connection = True
+        if hub.statuses:
+            return self._refuse(hub.statuses.pop(0))
+        path = unquote(url.path)
+        query = {key: values[0] for key, values in parse_qs(url.query).items()}
+        if path.startswith("/storage/"):
+            return self._send(path.removeprefix("/storage/"))
+        if not self._may_enter():
+            return None
+        if path == f"/api/models/{hub.repository}/revision/{path.rpartition('/')[2]}":
+            return self._list(path.rpartition("/")[2], hub.listing())
+        if path == f"/api/v1/models/{hub.repository}":
+            return self._json({"Code": 200, "Success": True, "Data": {"License": "Apache License 2.0"}})
+        if path == f"/api/v1/models/{hub.repository}/repo/files":
+            return self._list(query["Revision"], hub.modelscope_listing())
+        if path == f"/api/v1/models/{hub.repository}/repo":
+            return self._send(query["FilePath"])
+        if path.startswith(f"/{hub.repository}/resolve/{COMMIT}/"):
+            name = path.removeprefix(f"/{hub.repository}/resolve/{COMMIT}/")
+            return self._refuse(403, "GatedRepo") if hub.gated else self._redirect(name) or self._send(name)
+        return self._refuse(404, "RepoNotFound")
+
+    def _may_enter(self) -> bool:
+        hub = self.hub
+        given = self.headers.get("Authorization") or self.headers.get("Cookie")
+        wanted = {f"Bearer {hub.token}", f"m_session_id={hub.token}"}
+        if hub.token is not None and given not in wanted:
+            self._refuse(401, "" if given else "RepoNotFound")
+            return False
+        if hub.forbidden:
+            self._refuse(403)
+            return False
+        return True
+
+    def _redirect(self, name: str) -> bool:
+        if self.hub.redirect_to is None:
+            return False
+        self.send_response(302)
+        self.send_header("Location", f"{self.hub.redirect_to}/storage/{name}")
+        if self.hub.linked_etag:
+            self.send_header("X-Linked-ETag", f'"{self.hub.linked_etag}"')
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+        return True
+
+    def _refuse(self, status: int, code: str = "") -> None:
+        self.send_response(status)
+        if code:
+            self.send_header("X-Error-Code", code)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _list(self, revision: str, content: dict[str, Any]) -> None:
+        if revision in self.hub.revisions:
+            self._json(content)
+        else:
+            self._refuse(404, "RevisionNotFound")
+
+    def _json(self, content: dict[str, Any]) -> None:
+        text = json.dumps(content).encode()
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(text)))
+        self.end_headers()
+        self.wfile.write(text)
+
+    def _send(self, name: str) -> None:
+        hub = self.hub
+        if name not in hub.files:
+            return self._refuse(404, "EntryNotFound")
+        content = hub.served.get(name, hub.files[name])
+        wanted = self.headers.get("Range") if hub.ranges else None
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        if wanted and start >= len(content):
+            return self._refuse(416)
+        self.send_response(206 if wanted else 200)
+        if wanted:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("ETag", '"storage-tag"')
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        body = content[start:]
+        if hub.cut_seed is not None and len(body) > 1000 and hub.random.random() < 0.8:
+            body = body[: hub.random.randrange(len(body))]
+        self._trickle(body)
+        return None
+
+    def _trickle(self, body: bytes) -> None:
+        step = 1 << 16
+        for start in range(0, len(body), step):
+            piece = body[start : start + step]
+            try:
+                self.wfile.write(piece)
+            except OSError:
+                return
+            self.hub.sent += len(piece)
+            if self.hub.bytes_per_second:
+                time.sleep(len(piece) / self.hub.bytes_per_second)

@@ -1,0 +1,325 @@
+"""``wan download``: the real client against a small hub on loopback that cuts, refuses and lies."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner, Result
+
+from wan_core.checkpoints import MANIFEST_NAME, fetch, open_hub, plan_download, verify_folder
+from wan_core.cli import wan
+from wan_core.cli.download import companions_of, files_of
+from wan_core.presets import get_preset, list_presets
+
+from .small_hub import COMMIT, SmallHub, serving
+
+WEIGHTS = random.Random(1).randbytes(300_000)
+FILES = {"config.json": b'{"dim": 8}', "high/model.safetensors": WEIGHTS, "google/umt5-xxl/tokenizer.json": b"t" * 999}
+TOKEN = "hf_secretsecret"
+
+
+@pytest.fixture(autouse=True)
+def quiet_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "MODELSCOPE_API_TOKEN"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: os.environ.get("HF_TOKEN"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+    monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallHub]:
+    with serving(SmallHub(dict(FILES))) as small:
+        monkeypatch.setenv("HF_ENDPOINT", small.address)
+        monkeypatch.setenv("MODELSCOPE_ENDPOINT", small.address)
+        yield small
+
+
+def run(*words: str, code: int = 0) -> Result:
+    result = CliRunner().invoke(wan, ["download", *words, "--quiet"])
+    assert result.exit_code == code, (result.output, result.exception)
+    assert result.output.count("Error:") == (code != 0)
+    return result
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    files = [path for path in folder.rglob("*") if path.is_file() and path.name != MANIFEST_NAME]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+
+
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_a_repository_arrives_whole_with_its_manifest(hub: SmallHub, source: str) -> None:
+    result = CliRunner().invoke(wan, ["download", "owner/name", "--from", source])
+    assert result.exit_code == 0, result.output
+    assert "licence of the weights: " in result.output
+    assert "pache" in result.output.split("licence of the weights: ")[1].splitlines()[0]
+    assert contents(Path("name")) == FILES
+    assert set(verify_folder("name")) == set(FILES)
+    sent = hub.sent
+    record = json.loads(run("owner/name", "--from", source, "--json").stdout)
+    assert (record["received"], hub.sent) == (0, sent)
+    assert {file["state"] for file in record["files"]} == {"present"}
+
+
+def test_only_what_is_included(hub: SmallHub) -> None:
+    record = json.loads(run("owner/name", "--include", "*.json", "--local-dir", "x", "--json").stdout)
+    assert set(contents(Path("x"))) == {"config.json", "google/umt5-xxl/tokenizer.json"}
+    assert record["revision"] == COMMIT
+    assert "*.gguf" in run("owner/name", "--include", "*.gguf", code=3).output
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("ranges", [True, False])
+def test_cut_connections_are_gone_on_with(hub: SmallHub, seed: int, ranges: bool) -> None:
+    hub.random.seed(seed)
+    hub.cut_seed, hub.ranges = seed, ranges
+    hub.statuses += [503, 429]
+    record = json.loads(run("owner/name", "--json").stdout)
+    assert contents(Path("name")) == FILES
+    assert record["received"] == sum(len(content) for content in FILES.values())
+    verify_folder("name")
+
+
+def test_a_hub_that_stays_away_is_given_up_and_its_bytes_stay(hub: SmallHub) -> None:
+    hub.statuses += [500] * fetch.ATTEMPTS
+    assert "cannot be reached" in run("owner/name", code=3).output
+    assert hub.statuses == []
+    plan = plan_download(open_hub("huggingface"), "owner/name", Path("name"))
+    part = fetch.part_of(plan.folder, next(file for file in plan.files if file.size == len(WEIGHTS)))
+    part.parent.mkdir(parents=True)
+    part.write_bytes(WEIGHTS[:250_000])
+    record = json.loads(run("owner/name", "--json").stdout)
+    assert {file["name"]: file["received"] for file in record["files"]}["high/model.safetensors"] == 50_000
+    assert contents(Path("name")) == FILES
+
+
+def test_a_damaged_part_is_fetched_again(hub: SmallHub) -> None:
+    plan = plan_download(open_hub("huggingface"), "owner/name", Path("name"))
+    file = next(file for file in plan.files if file.size == len(WEIGHTS))
+    part = fetch.part_of(plan.folder, file)
+    part.parent.mkdir(parents=True)
+    part.write_bytes(b"\0" * 200_000)
+    part.with_name(f".{Path(file.name).name}.0123.part").write_bytes(b"of another revision")
+    run("owner/name")
+    assert contents(Path("name")) == FILES
+
+
+def test_another_content_than_listed_is_never_accepted(hub: SmallHub) -> None:
+    for name in ("high/model.safetensors", "config.json"):
+        hub.served = {name: bytes(reversed(hub.files[name]))}
+        folder = Path("of") / Path(name).name
+        assert "does not have the hash" in run("owner/name", "--local-dir", str(folder), code=3).output
+        assert not (folder / name).exists()
+        assert not (folder / MANIFEST_NAME).exists()
+        assert not list(folder.rglob("*.part"))
+    hub.served = {"config.json": b"x" * 100}
+    assert "more than the 10 bytes" in run("owner/name", code=3).output
+
+
+def test_the_tag_of_the_hub_is_checked_before_the_bytes(hub: SmallHub) -> None:
+    hub.redirect_to, hub.linked_etag = hub.address, "0" * 64
+    assert "now has another high/model.safetensors" in run("owner/name", code=3).output
+
+
+def test_a_changed_file_is_replaced(hub: SmallHub) -> None:
+    run("owner/name")
+    hub.files["high/model.safetensors"] = WEIGHTS[::-1]
+    hub.files["config.json"] = b'{"dim": 16}'
+    run("owner/name")
+    assert contents(Path("name")) == hub.files
+    verify_folder("name")
+
+
+REFUSALS: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
+    ({}, ("owner/other",), "has no model owner/other"),
+    ({}, ("owner/name", "--revision", "v9"), "has no revision 'v9'"),
+    ({}, ("owner/name", "--revision", "v9", "--from", "modelscope"), "has no revision 'v9'"),
+    ({"token": TOKEN}, ("owner/name",), "shows no owner/name without a token"),
+    ({"token": TOKEN}, ("owner/name", "--token", "hf_wrong"), "does not accept the token"),
+    ({"token": TOKEN}, ("owner/name", "--token", "hf_wrong", "--from", "modelscope"), "does not accept the token"),
+    ({"gated": True}, ("owner/name",), "is gated"),
+    ({"gated": True}, ("owner/name", "--token", "hf_wrong"), "has not been let in"),
+    ({"forbidden": True}, ("owner/name", "--token", "hf_wrong"), "does not let this token read"),
+]
+
+
+@pytest.mark.parametrize(("state", "words", "message"), REFUSALS)
+def test_refusals_are_one_sentence(hub: SmallHub, state: dict[str, Any], words: tuple[str, ...], message: str) -> None:
+    for name, value in state.items():
+        setattr(hub, name, value)
+    output = run(*words, code=3).output
+    assert message in output
+    assert TOKEN not in output
+    assert "hf_wrong" not in output
+
+
+def test_a_token_of_the_environment_is_used(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.token = TOKEN
+    monkeypatch.setenv("HF_TOKEN", TOKEN)
+    run("owner/name")
+    monkeypatch.setenv("MODELSCOPE_API_TOKEN", TOKEN)
+    run("owner/name", "--from", "modelscope")
+
+
+def test_a_token_stays_with_its_server(hub: SmallHub) -> None:
+    with serving(SmallHub(dict(FILES))) as storage:
+        hub.token, hub.redirect_to = TOKEN, storage.address
+        run("owner/name", "--token", TOKEN)
+        assert len(storage.requests) == len(FILES)
+        assert TOKEN not in repr(storage.requests)
+    assert contents(Path("name")) == FILES
+    # Within the same server it goes along.
+    hub.redirect_to = hub.address
+    run("owner/name", "--token", TOKEN, "--local-dir", "y")
+    assert all(TOKEN in headers["Authorization"] for _, headers in hub.requests)
+
+
+@pytest.mark.parametrize("token", ["hf_secret\nsecret", "hf secret", "hf_s\u00e9cret", "\x1bhf_secret"])
+def test_an_impossible_token_is_not_shown(hub: SmallHub, token: str) -> None:
+    output = run("owner/name", "--token", token, code=2).output
+    assert "secret" not in output
+    assert "cret" not in output
+
+
+def test_offline_is_one_sentence(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert "HF_HUB_OFFLINE is set" in run("owner/name", code=3).output
+    assert hub.requests == []
+
+
+def test_the_cache_of_hf_home_is_used(hub: SmallHub, tmp_path: Path) -> None:
+    entry = next(entry for entry in hub.listing()["siblings"] if "lfs" in entry)
+    blobs = tmp_path / "home" / "hub" / "models--owner--name" / "blobs"
+    blobs.mkdir(parents=True)
+    (blobs / entry["lfs"]["sha256"]).write_bytes(WEIGHTS)
+    record = json.loads(run("owner/name", "--json").stdout)
+    assert {file["state"] for file in record["files"]} == {"copied", "downloaded"}
+    assert record["received"] < 2000
+    (blobs / entry["lfs"]["sha256"]).write_bytes(WEIGHTS[::-1])
+    run("owner/name", "--local-dir", "y")
+    assert contents(Path("y")) == FILES
+
+
+def test_a_disk_that_is_too_small_is_seen_before(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(".")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage._replace(free=200_000))
+    output = run("owner/name", code=4).output
+    assert "needs 301009 bytes" in output
+    assert not Path("name").exists()
+
+
+def test_a_target_that_is_a_file(hub: SmallHub) -> None:
+    Path("name").write_bytes(b"")
+    assert "cannot write" in run("owner/name", code=4).output
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["../x", "a/../../x", "/etc/x", "a\\..\\x", "C:/x", "a//x", "./x", "", "a\nb", "a\x00b", 7, None],
+)
+@pytest.mark.parametrize("source", ["huggingface", "modelscope"])
+def test_hostile_names_are_refused(hub: SmallHub, name: object, source: str) -> None:
+    hub.entries = [{"rfilename": "ok", "size": 1, "blobId": ""}, {"rfilename": name, "size": 1}]
+    if source == "modelscope":
+        hub.modelscope_listing = lambda: {  # type: ignore[method-assign]
+            "Data": {"Files": [{"Path": name, "Size": 1, "Type": "blob"}]}
+        }
+    assert "a name that could leave the folder" in run("owner/name", "--from", source, code=3).output
+    assert not Path("name").exists()
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 60, True, "1", None, 1.5])
+def test_hostile_sizes_are_refused(hub: SmallHub, size: object) -> None:
+    hub.entries = [{"rfilename": "ok", "size": size}]
+    assert "no possible size" in run("owner/name", code=3).output
+
+
+def test_a_link_below_the_folder_leads_nothing_out(hub: SmallHub, tmp_path: Path) -> None:
+    (tmp_path / "outside").mkdir()
+    Path("name").mkdir()
+    Path("name/high").symlink_to(tmp_path / "outside")
+    assert "through a link" in run("owner/name", code=3).output
+    assert not list((tmp_path / "outside").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("t2v-15B",), "there is no model 't2v-15B'"),
+        (("tiny-t2v",), "come with the package"),
+        (("a/b/c",), "OWNER/NAME"),
+        (("../b",), "OWNER/NAME"),
+    ],
+)
+def test_impossible_requests(words: tuple[str, ...], message: str) -> None:
+    assert message in run(*words, code=2).output
+
+
+@pytest.mark.parametrize("address", ["file:///etc", "ftp://a", "hub"])
+def test_an_impossible_address(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
+    monkeypatch.setenv("HF_ENDPOINT", address)
+    assert "https://" in run("owner/name", code=2).output
+
+
+def test_a_preset_brings_what_it_reads_and_no_more(hub: SmallHub) -> None:
+    wanted = {
+        "LICENSE.txt": b"free",
+        "high_noise_model/config.json": b"{}",
+        "high_noise_model/diffusion_pytorch_model-00001-of-00001.safetensors": b"h",
+        "high_noise_model/diffusion_pytorch_model.safetensors.index.json": b"{}",
+        "low_noise_model/config.json": b"{}",
+        "low_noise_model/diffusion_pytorch_model-00001-of-00001.safetensors": b"l",
+        "Wan2.1_VAE.pth": b"v",
+        "models_t5_umt5-xxl-enc-bf16.pth": b"t",
+        "google/umt5-xxl/spiece.model": b"s",
+    }
+    hub.repository = "Wan-AI/Wan2.2-T2V-A14B"
+    hub.files = {**wanted, "README.md": b"r", "assets/logo.png": b"p", "nohup.out": b"n"}
+    assert "t2v-A14B" not in run("t2v-A14B").stdout
+    assert contents(Path("Wan2.2-T2V-A14B")) == wanted
+    del hub.files["Wan2.1_VAE.pth"]
+    assert "no files like Wan2.1_VAE.pth" in run("t2v-A14B", code=3).output
+
+
+def test_every_published_preset_has_patterns_for_each_part() -> None:
+    published = [preset for name in list_presets() if (preset := get_preset(name)).repository]
+    assert len(published) >= 7
+    for preset in published:
+        patterns = files_of(preset)
+        assert {preset.files.vae, preset.files.text_encoder, f"{preset.files.tokenizer}/*"} <= set(patterns)
+        assert (preset.files.image_encoder in patterns) == (preset.files.image_encoder is not None)
+        assert any(pattern.endswith("diffusion_pytorch_model*.safetensors") for pattern in patterns)
+        assert companions_of(preset)[-1] == "LICENSE*"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
+def test_a_killed_download_keeps_its_bytes(hub: SmallHub, end: signal.Signals) -> None:
+    hub.files = {"model.safetensors": random.Random(2).randbytes(20_000_000)}
+    hub.bytes_per_second = 10_000_000
+    command = [sys.executable, "-m", "wan_core", "download", "owner/name", "--quiet"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    while hub.sent < 8_000_000 and process.poll() is None:
+        time.sleep(0.01)
+    process.send_signal(end)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == {signal.SIGKILL: -9, signal.SIGINT: 130, signal.SIGTERM: 143}[end], said
+    assert ("interrupted; what has arrived stays" in said) == (end != signal.SIGKILL)
+    assert not Path("name/model.safetensors").exists()
+    kept = sum(path.stat().st_size for path in Path("name").glob(".*.part"))
+    assert kept >= 0.95 * min(hub.sent, 8_000_000)
+    hub.bytes_per_second = 0
+    record = json.loads(run("owner/name", "--json").stdout)
+    assert record["received"] == 20_000_000 - kept
+    assert contents(Path("name")) == hub.files
