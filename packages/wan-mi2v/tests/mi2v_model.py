@@ -1,7 +1,5 @@
 """A tiny model with random weights that counts what it does, and pictures."""
 
-from collections.abc import Sequence
-
 import torch
 from PIL import Image
 from torch import Tensor, nn
@@ -89,10 +87,3 @@ def colours(count: int, size: tuple[int, int] = (40, 40)) -> tuple[Image.Image, 
         Image.linear_gradient("L").resize(size).point(lambda v, i=i: (v * (i + 2)) % 256).convert("RGB")
         for i in range(count)
     )
-
-
-def tensors(pictures: Sequence[Image.Image]) -> Tensor:
-    """[N, 3, H, W] in [-1, 1] of pictures of one size."""
-    from wan_core.media import image_to_tensor
-
-    return torch.stack([image_to_tensor(picture) for picture in pictures])

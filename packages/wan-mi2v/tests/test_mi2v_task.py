@@ -1,6 +1,7 @@
 """Pictures become fixed latent frames: which, where, encoded how, and what the sampler leaves of them."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_the_sampler_returns_the_pictures_unchanged(values: dict[str, object]) -
     assert not torch.equal(latents[:, :, ~fixed], anchors.latents[:, :, ~fixed])
 
 
-def test_one_picture_is_image_to_video(tmp_path) -> None:  # type: ignore[no-untyped-def]
+def test_one_picture_is_image_to_video(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     colours(1, (64, 48))[0].save(path)
     model = Model()
