@@ -31,8 +31,8 @@ class Preset:
 
     ``boundary`` is the share of the 1000 training timesteps above which the high-noise expert works; ``sizes`` are
     the (width, height) the model was trained for; ``repository`` is where its weights are published; ``bundled`` is
-    the folder of weights inside the package, for models that need no download. ``disk_gb`` and ``memory_gb`` are
-    for people: the download, and what one GPU needs with offloading.
+    the folder of weights inside the package, for models that need no download. ``disk_gb`` is for people: the size of
+    the download.
     """
 
     name: str
@@ -49,7 +49,6 @@ class Preset:
     repository: str | None = None
     bundled: str | None = None
     disk_gb: float = 0.0
-    memory_gb: float = 0.0
 
     @property
     def latent_spec(self) -> LatentSpec:

@@ -18,7 +18,6 @@ T2V_14B = replace(
     boundary=None,
     repository="Wan-AI/Wan2.1-T2V-14B",
     disk_gb=69,
-    memory_gb=48,
 )
 
 T2V_1_3B = replace(
@@ -30,7 +29,6 @@ T2V_1_3B = replace(
     sizes=((832, 480), (480, 832)),
     repository="Wan-AI/Wan2.1-T2V-1.3B",
     disk_gb=17.5,
-    memory_gb=12,
 )
 
 I2V_14B_720P = replace(
@@ -45,7 +43,6 @@ I2V_14B_720P = replace(
     sizes=SIZES_A14B[:2],
     repository="Wan-AI/Wan2.1-I2V-14B-720P",
     disk_gb=82,
-    memory_gb=56,
 )
 
 I2V_14B_480P = replace(
@@ -55,5 +52,4 @@ I2V_14B_480P = replace(
     sampling=replace(I2V_14B_720P.sampling, width=832, height=480, flow_shift=3.0),
     sizes=SIZES_A14B[2:],
     repository="Wan-AI/Wan2.1-I2V-14B-480P",
-    memory_gb=48,
 )

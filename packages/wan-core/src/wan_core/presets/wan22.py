@@ -30,7 +30,6 @@ T2V_A14B = Preset(
     boundary=0.875,
     repository="Wan-AI/Wan2.2-T2V-A14B",
     disk_gb=126,
-    memory_gb=80,
 )
 
 I2V_A14B = replace(
@@ -65,5 +64,4 @@ TI2V_5B = Preset(
     sizes=((1280, 704), (704, 1280)),
     repository="Wan-AI/Wan2.2-TI2V-5B",
     disk_gb=34,
-    memory_gb=24,
 )
