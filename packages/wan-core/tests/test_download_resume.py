@@ -134,7 +134,14 @@ def test_a_killed_download_keeps_its_bytes(hub: SmallHub, end: signal.Signals) -
     hub.files = {"model.safetensors": random.Random(2).randbytes(20_000_000)}
     hub.bytes_per_second = 10_000_000
     command = [sys.executable, "-m", "wan_core", "download", "owner/name", "--quiet"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        text=True,
+        # A shell's background job ignores Ctrl-C, and so would its children.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509
+    )
     while hub.sent < 8_000_000 and process.poll() is None:
         time.sleep(0.01)
     process.send_signal(end)
