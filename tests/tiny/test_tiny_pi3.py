@@ -22,12 +22,12 @@ def test_bundled_weights_are_small_and_carry_their_scores() -> None:
     scores = json.loads(open_weights(path).metadata["scores"])
     assert path.stat().st_size <= 3_000_000
     assert scores["abs_rel"] < scores["constant_abs_rel"] / 3
-    assert scores["ate"] < scores["identity_ate"]
+    assert scores["ate"] < scores["identity_ate"] / 3
 
 
-def test_bundled_model_knows_depth_of_new_rooms() -> None:
+def test_bundled_model_knows_depth_and_cameras_of_new_rooms() -> None:
     model = load_pi3()
     assert model.config == CONFIG
     scores = evaluate(model, EVALUATION_SEEDS[:3])
-    assert scores["abs_rel"] < scores["constant_abs_rel"] / 2
-    assert scores["delta"] > 0.6
+    assert scores["abs_rel"] < scores["constant_abs_rel"] / 3
+    assert scores["ate"] < scores["identity_ate"] / 3
