@@ -182,9 +182,12 @@ def machine(settings: Settings) -> dict[str, object]:
     }
 
 
-def runs(name: str, options: argparse.Namespace) -> bool:
-    """Whether a row that was not asked for by name makes sense here."""
-    return name not in PUBLISHED or options.device.startswith("cuda")
+def chosen_rows(options: argparse.Namespace) -> list[str]:
+    """The rows of the part and the globs; without globs only those that make sense on the device."""
+    part = [name for name in ROWS if name.startswith(options.part or "")]
+    if options.rows:
+        return [name for name in part if any(fnmatch.fnmatch(name, glob) for glob in options.rows)]
+    return [name for name in part if name not in PUBLISHED or options.device.startswith("cuda")]
 
 
 def arguments() -> argparse.Namespace:
@@ -206,11 +209,9 @@ def main() -> int:
         side, folder = options.probe
         print(probe_memory(side, Settings(device=options.device, quick=options.quick, folder=Path(folder))))
         return 0
-    globs = options.rows or ["*"]
-    names = [name for name in ROWS if any(fnmatch.fnmatch(name, glob) for glob in globs)]
-    names = [name for name in names if name.startswith(options.part or "") and (options.rows or runs(name, options))]
+    names = chosen_rows(options)
     if not names:
-        print(f"no row matches {' '.join(globs)}; there are {', '.join(ROWS)}", file=sys.stderr)
+        print(f"no row matches {' '.join(options.rows)}; there are {', '.join(ROWS)}", file=sys.stderr)
         return 2
     results, failures = [], []
     with tempfile.TemporaryDirectory() as folder:
