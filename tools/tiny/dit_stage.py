@@ -56,7 +56,7 @@ class _Attend(torch.autograd.Function):
 
 
 class PlainAttention(nn.Module):
-    """Softmax attention spelled out: on a CPU, for a few hundred tokens, its backward is far faster than the fused one."""
+    """Softmax attention spelled out: for a few hundred tokens on a CPU its backward is far faster than torch's own."""
 
     def forward(self, query: Tensor, key: Tensor, value: Tensor, key_lengths: Tensor | None = None) -> Tensor:
         """[B, Lq, n, d] from [B, Lq, n, d] and [B, Lk, n, d]; all keys are seen, the tiny networks mask none."""
