@@ -15,6 +15,7 @@ from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_famil
 from wan_core.checkpoints.hubs import Hub, HubName, Listing, RemoteFile, open_hub
 from wan_core.checkpoints.layout import CheckpointLayout, Part
 from wan_core.checkpoints.load import load_model
+from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
 from wan_core.checkpoints.verify import MANIFEST_NAME, ManifestEntry, Progress, verify_folder, write_manifest
@@ -41,6 +42,7 @@ __all__ = [
     "RemoteFile",
     "TensorInfo",
     "TensorSource",
+    "build_on_meta",
     "detect_family",
     "detect_format",
     "download_files",

@@ -18,6 +18,7 @@ from torch import Tensor
 from wan_core.checkpoints.archives import Record, storage_records
 from wan_core.checkpoints.file_source import FileSource, StoredTensor, file_size, unreadable
 from wan_core.checkpoints.file_systems import is_on_network
+from wan_core.checkpoints.gguf_file import read_gguf
 from wan_core.checkpoints.safetensors_header import read_header
 from wan_core.checkpoints.shards import read_folder
 from wan_core.checkpoints.sources import TensorInfo, TensorSource
@@ -30,8 +31,8 @@ _MAX_DEPTH = 8
 def read_weights(path: str | Path, *, mmap: bool | None = None) -> TensorSource:
     """The tensors of a file, or of a folder with one model's shards; nothing but names and shapes is read yet.
 
-    Files: safetensors, or what ``torch.save`` wrote (nested dicts get dotted names). Folders: an index with its shards,
-    numbered shards, or a single file. ``mmap`` maps files into memory; None does so except on network file systems.
+    Files: safetensors, GGUF, or what ``torch.save`` wrote (nested dicts get dotted names). Folders: an index with its
+    shards, numbered shards, or a single file. ``mmap`` maps files into memory; None: except on network file systems.
     Raises CheckpointError for files that are missing, damaged, unsafe to read or not weights.
     """
     path = Path(path)
@@ -45,6 +46,8 @@ def _read_file(path: Path, *, mmap: bool | None) -> TensorSource:
     kind = _kind(path)
     if kind == "torch":
         return _read_torch(path, use_mmap)
+    if kind == "gguf":
+        return read_gguf(path, use_mmap=use_mmap)
     stored, metadata = read_header(path)
     return FileSource(path, stored, metadata=metadata, use_mmap=use_mmap)
 
@@ -60,6 +63,8 @@ def _kind(path: Path) -> str:
         raise CheckpointError(f"{path} is empty (0 bytes); its copy or download has failed")
     if start.startswith(b"PK\3\4"):
         return "torch"
+    if start.startswith(b"GGUF"):
+        return "gguf"
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run 'git lfs pull' where it came from")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -68,7 +73,7 @@ def _kind(path: Path) -> str:
         return "safetensors"
     if start[:1] == b"\x80" or b"ustar" in start:
         raise CheckpointError(f"{path} is a pickle of an old format that cannot be read safely; save it as safetensors")
-    raise CheckpointError(f"{path} holds no weights that we know: neither safetensors nor a file of torch.save")
+    raise CheckpointError(f"{path} holds no weights that we know: neither safetensors, GGUF nor a file of torch.save")
 
 
 def _read_torch(path: Path, use_mmap: bool) -> TensorSource:
