@@ -1,14 +1,10 @@
 """Files as people have them on disk: ComfyUI's, with 8-bit weights and scales; GGUF; whole models; trainers' files."""
 
-import random
-import struct
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import gguf
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -26,8 +22,11 @@ from wan_core.checkpoints import (
     native_weights,
     read_weights,
 )
+from wan_core.checkpoints.quantized import stored_in_8_bits
 from wan_core.errors import BackendError, CheckpointError
 from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
+
+from .gguf_files import QUANTISED, write_gguf
 
 DIT = WanDiTConfig(dim=256, ffn_dim=256, num_heads=2, num_layers=2, text_dim=32, text_len=512, freq_dim=32)
 VAE = VAEConfig(dim=8)
@@ -100,12 +99,24 @@ def test_scaled_fp8_works_in_diffusers_names_too(tmp_path: Path) -> None:
     assert all(torch.equal(loaded[name], native.read(name)) for name in native)
 
 
+def test_8_bit_weights_can_be_had_as_they_are_stored(tmp_path: Path) -> None:
+    stored, _ = scaled(weights(DIT), ".scale_weight", False)
+    source = native_weights(read_weights(saved(tmp_path / "w.safetensors", stored, "diffusion_model.")), "dit")
+    pair = stored_in_8_bits(source, "blocks.0.ffn.0.weight")
+    assert pair is not None
+    assert pair[0].dtype == torch.float8_e4m3fn
+    assert torch.equal(pair[0].float() * pair[1], source.read("blocks.0.ffn.0.weight"))
+    assert stored_in_8_bits(source, "blocks.0.ffn.0.bias") is None
+    assert stored_in_8_bits(native_weights(MemorySource(weights(DIT)), "dit"), "head.head.weight") is None
+
+
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"blocks.0.ffn.9.scale_weight": torch.ones(())}, "1 scales have no weight"),
         ({"blocks.0.ffn.0.scale_weight": torch.ones(3)}, "such packing is not known"),
         ({"blocks.0.norm3.scale_weight": torch.ones(())}, "such packing is not known"),
+        ({"blocks.0.ffn.0.scale_weight": torch.ones(256, dtype=torch.uint8)}, "such packing is not known"),
         ({"blocks.0.ffn.0.weight": torch.ones(256, 128, dtype=torch.uint8)}, "such packing is not known"),
     ],
 )
@@ -166,46 +177,6 @@ def test_self_forcing_files(tmp_path: Path) -> None:
 
 # -- GGUF --------------------------------------------------------------------------------------------------------------
 
-QUANTISED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
-"""Types that the peer can write (it has no quantiser for the others) or, for the K types, that we fill at random."""
-
-
-def write_gguf(path: Path, tensors: Mapping[str, Tensor], kind: str) -> dict[str, Tensor]:
-    """A file as ComfyUI's converter makes it; returns what its tensors stand for."""
-    writer = gguf.GGUFWriter(path, "wan")
-    quantised = getattr(gguf.GGMLQuantizationType, kind)
-    expected: dict[str, Tensor] = {}
-    for name, tensor in tensors.items():
-        array, shape = tensor.float().numpy(), tuple(tensor.shape)
-        if tensor.ndim < 2 or kind == "F16":
-            writer.add_tensor(name, array.astype(np.float16) if kind == "F16" else array)
-            expected[name] = tensor.half() if kind == "F16" else tensor
-            continue
-        if tensor.ndim > 2 or shape[-1] % 256:
-            array = array.reshape(-1, 256) if tensor.numel() % 256 == 0 else array.reshape(-1, shape[-1])
-            writer.add_array(f"comfy.gguf.orig_shape.{name}", list(shape))
-        if array.shape[-1] % 256:
-            writer.add_tensor(name, array)
-            expected[name] = tensor
-            continue
-        blocks = quantise(array, quantised)
-        writer.add_tensor(name, blocks, raw_dtype=quantised)
-        expected[name] = torch.from_numpy(gguf.dequantize(blocks, quantised)).reshape(shape)
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    return expected
-
-
-def quantise(array: Any, kind: Any) -> Any:
-    try:
-        return gguf.quantize(array, kind)
-    except NotImplementedError:
-        elements, size = gguf.GGML_QUANT_SIZES[kind]
-        filled = np.random.default_rng(0).integers(0, 60, (*array.shape[:-1], array.shape[-1] // elements * size))
-        return filled.astype(np.uint8)
-
 
 @pytest.mark.parametrize("kind", ["F16", *QUANTISED])
 def test_gguf_files_are_dequantised(tmp_path: Path, kind: str) -> None:
@@ -237,60 +208,3 @@ def test_without_the_package_quantised_tensors_name_the_remedy(tmp_path: Path, m
     assert source.read("head.head.bias").shape == (64,)
     with pytest.raises(BackendError, match=r"pip install 'wan-core\[gguf\]'"):
         source.read("blocks.0.ffn.0.weight")
-
-
-def header(version: int = 3, tensors: int = 0, fields: int = 0, rest: bytes = b"") -> bytes:
-    return b"GGUF" + struct.pack("<IQQ", version, tensors, fields) + rest
-
-
-def string(text: str, length: int | None = None) -> bytes:
-    return struct.pack("<Q", len(text) if length is None else length) + text.encode()
-
-
-BROKEN: dict[str, tuple[bytes, str]] = {
-    "version": (header(version=9), "version 9"),
-    "cut": (b"GGUF\3\0\0\0" + b"\0" * 60, "."),
-    "many tensors": (header(tensors=2**60), "announces"),
-    "many fields": (header(fields=2**60), "announces"),
-    "ends early": (header(fields=3), "ends too early"),
-    "long key": (header(fields=1, rest=string("a", 2**62)), "longer than the file"),
-    "field type": (header(fields=1, rest=string("a") + struct.pack("<I", 77)), "type 77"),
-    "endless list": (header(fields=1, rest=string("a") + struct.pack("<IIQ", 9, 4, 2**50)), "a list has"),
-    "list of lists": (header(fields=1, rest=string("a") + struct.pack("<IIQ", 9, 9, 2)), "entries of type 9"),
-    "strings beyond the end": (header(fields=1, rest=string("a") + struct.pack("<IIQ", 9, 8, 10**6)), "ends too early"),
-    "many dims": (header(tensors=1, rest=string("t") + struct.pack("<I", 99)), "99 dimensions"),
-    "huge side": (header(tensors=1, rest=string("t") + struct.pack("<IQIQ", 1, 2**50, 0, 0)), "has shape"),
-    "unknown type": (header(tensors=1, rest=string("t") + struct.pack("<IQIQ", 1, 1, 99, 0)), "ggml type 99"),
-    "half a block": (header(tensors=1, rest=string("t") + struct.pack("<IQIQ", 1, 33, 8, 0)), "whole number of blocks"),
-    "no data": (header(tensors=1, rest=string("t") + struct.pack("<IQIQ", 1, 32, 0, 0)), "outside the file"),
-    "no alignment": (header(fields=1, rest=string("general.alignment") + struct.pack("<II", 4, 0)), "alignment is 0"),
-}
-
-
-@pytest.mark.parametrize("name", BROKEN)
-def test_broken_gguf_files_are_one_error(tmp_path: Path, name: str) -> None:
-    content, words = BROKEN[name]
-    (tmp_path / "w.gguf").write_bytes(content)
-    if name == "cut":
-        assert not read_weights(tmp_path / "w.gguf").keys()
-        return
-    with pytest.raises(CheckpointError, match=words):
-        read_weights(tmp_path / "w.gguf")
-
-
-def test_damaged_gguf_files_never_crash(tmp_path: Path) -> None:
-    write_gguf(tmp_path / "w.gguf", {"a.weight": torch.randn(4, 256), "b": torch.ones(3)}, "Q8_0")
-    good = (tmp_path / "w.gguf").read_bytes()
-    for seed in range(300):
-        chance = random.Random(seed)
-        content = bytearray(good)
-        for _ in range(chance.randint(1, 4)):
-            content[chance.randrange(320 if chance.random() < 0.9 else len(content))] = chance.randrange(256)
-        (tmp_path / "w.gguf").write_bytes(
-            bytes(content[: chance.choice([len(content), chance.randrange(len(content))])])
-        )
-        try:
-            source = read_weights(tmp_path / "w.gguf")
-            assert sum(source.read(name).numel() for name in source) < 1e5, seed
-        except CheckpointError:
-            pass

@@ -100,15 +100,18 @@ def _plain_names(source: TensorSource, family: str, group: str | None) -> dict[s
     formats = FORMATS[family]
     others = tuple(prefix for part, prefixes in PARTS_OF_ONE_FILE.items() if part != family for prefix in prefixes)
     plain = _renamed(source, {name: name for name in source if not name.startswith(others)}, _unwrapped)
-    nests = [nest for candidate in formats for nest in candidate.unwrap] if group is None else [f"{group}."]
-    for nest in nests:
-        inside = {name.removeprefix(nest): own for name, own in plain.items() if name.startswith(nest)}
-        if inside or group is not None:
-            plain = inside
-            break
+    if group is None:
+        nests = [nest for candidate in formats for nest in candidate.unwrap]
+        plain = next((inside for nest in nests if (inside := _inside(nest, plain))), plain)
+    else:
+        plain = _inside(f"{group}.", plain)
     for prefix in dict.fromkeys(prefix for candidate in formats for prefix in candidate.strip_prefixes):
         plain = _renamed(source, plain, partial(_without_prefix, prefix))
     return plain
+
+
+def _inside(nest: str, names: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix(nest): own for name, own in names.items() if name.startswith(nest)}
 
 
 def _renamed(source: TensorSource, names: Mapping[str, str], change: Callable[[str], str]) -> dict[str, str]:

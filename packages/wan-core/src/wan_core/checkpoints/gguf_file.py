@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,10 +21,13 @@ from wan_core.errors import BackendError, CheckpointError
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_MAX_TENSORS = 20_000
-_MAX_FIELDS = 50_000
+_MAX_TENSORS = 10_000
+_MAX_FIELDS = 20_000
 _MAX_STRING = 1_000_000
-_MAX_VOCABULARY = 2_000_000
+_MAX_LISTED = 1_000_000
+"""Entries of all lists together: three lists of UMT5's 256,384 pieces fit."""
+
+_MAX_HEADER = 32_000_000
 _MAX_DIMS = 8
 _ORIGINAL_SHAPE = "comfy.gguf.orig_shape."
 _PLAIN = {
@@ -84,7 +88,8 @@ def _dequantize(blocks: Tensor, kind: int, path: Path) -> Tensor:
             f"{path} holds quantised weights, which the gguf package unpacks: pip install 'wan-core[gguf]'"
         ) from error
     try:
-        values = gguf.dequantize(blocks.numpy(), gguf.GGMLQuantizationType(kind))
+        with np.errstate(all="ignore"):  # blocks may hold infinite scales; such values show when they are used
+            values = gguf.dequantize(blocks.numpy(), gguf.GGMLQuantizationType(kind))
     except (NotImplementedError, ValueError) as error:
         raise CheckpointError(f"{path}: the installed gguf package cannot unpack type {kind} ({error})") from error
     return torch.from_numpy(values)
@@ -92,7 +97,7 @@ def _dequantize(blocks: Tensor, kind: int, path: Path) -> Tensor:
 
 def read_gguf(path: Path, *, use_mmap: bool) -> GGUFSource:
     """Open a GGUF file. Raises CheckpointError for a damaged one or one with types that are not known."""
-    size = file_size(path)
+    file_size(path)
     try:
         with path.open("rb") as file, mmaps.mmap(file.fileno(), 0, access=mmaps.ACCESS_READ) as content:
             fields, entries, end = _Header(content, path).read()
@@ -101,6 +106,8 @@ def read_gguf(path: Path, *, use_mmap: bool) -> GGUFSource:
     alignment = fields.get("general.alignment", 32)
     if type(alignment) is not int or not 1 <= alignment <= 2**20:
         raise CheckpointError(f"{path} is damaged: its alignment is {str(alignment)[:20]}")
+    if not entries:
+        raise CheckpointError(f"{path} holds no tensors")
     base = -(-end // alignment) * alignment
     stored: dict[str, StoredTensor] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -108,7 +115,7 @@ def read_gguf(path: Path, *, use_mmap: bool) -> GGUFSource:
         stored[name] = _stored(path, name, shape, kind, base + offset)
         shapes[name] = _shape(path, name, shape, fields.get(f"{_ORIGINAL_SHAPE}{name}"))
     metadata = {key: str(value) for key, value in fields.items() if isinstance(value, str | int | float)}
-    blocks = FileSource(path, stored, metadata=metadata, use_mmap=use_mmap and size > 0)
+    blocks = FileSource(path, stored, metadata=metadata, use_mmap=use_mmap)
     return GGUFSource(blocks, shapes, {name: kind for name, (_, kind, _) in entries.items()})
 
 
@@ -140,6 +147,7 @@ class _Header:
         self._content = content
         self._path = path
         self._at = 0
+        self._listed = 0
 
     def read(self) -> tuple[dict[str, Any], dict[str, tuple[tuple[int, ...], int, int]], int]:
         """Fields, tensors (shape, type, offset) and where the header ends."""
@@ -173,7 +181,7 @@ class _Header:
             (value,) = struct.unpack_from(f"<{form}", self._content, self._at)
         except struct.error as error:
             raise self._damaged("its header ends too early") from error
-        self._at += struct.calcsize(form)
+        self._move(struct.calcsize(form))
         return value
 
     def _string(self) -> str:
@@ -181,7 +189,7 @@ class _Header:
         if length > _MAX_STRING or self._at + length > len(self._content):
             raise self._damaged("a string is longer than the file")
         raw = self._content[self._at : self._at + length]
-        self._at += length
+        self._move(length)
         return raw.decode("utf-8", errors="replace")
 
     def _value(self, kind: int) -> Any:
@@ -192,8 +200,9 @@ class _Header:
         if kind != _ARRAY:
             raise self._damaged(f"a field has type {kind}")
         item, count = self._number("I"), self._number("Q")
-        if count > _MAX_VOCABULARY:
-            raise self._damaged(f"a list has {count} entries")
+        self._listed += count
+        if self._listed > _MAX_LISTED:
+            raise self._damaged(f"its lists have {self._listed} entries")
         if item == _STRING:  # a tokenizer's vocabulary: passed over
             for _ in range(count):
                 self._skip_string()
@@ -201,7 +210,7 @@ class _Header:
         if item not in _SCALARS:
             raise self._damaged(f"a list has entries of type {item}")
         if count > _MAX_DIMS:
-            self._at += count * struct.calcsize(_SCALARS[item])
+            self._move(count * struct.calcsize(_SCALARS[item]))
             return None
         return [self._number(_SCALARS[item]) for _ in range(count)]
 
@@ -209,7 +218,12 @@ class _Header:
         length = self._number("Q")
         if self._at + length > len(self._content):
             raise self._damaged("a string is longer than the file")
+        self._move(length)
+
+    def _move(self, length: int) -> None:
         self._at += length
+        if self._at > _MAX_HEADER:
+            raise self._damaged(f"its header has more than {_MAX_HEADER} bytes")
 
     def _damaged(self, reason: str) -> CheckpointError:
         return CheckpointError(f"{self._path} is cut off or damaged: {reason}; fetch it again")

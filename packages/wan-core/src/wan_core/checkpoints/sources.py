@@ -136,6 +136,10 @@ class DerivedSource(TensorSource):
     def info(self, name: str) -> TensorInfo:
         return self._recipes[name].info
 
+    def recipe(self, name: str) -> Recipe:
+        """How a tensor is made. Raises KeyError for an unknown name."""
+        return self._recipes[name]
+
     def stored_dtype(self, name: str) -> torch.dtype:
         return self.base.stored_dtype(self._recipes[name].inputs[0])
 
