@@ -231,6 +231,12 @@ def formats_of(family: str) -> tuple[CheckpointFormat, ...]:
     return FORMATS[family]
 
 
+def groups_of(names: Collection[str], family: str) -> tuple[str, ...]:
+    """The models beside each other in a trainer's file: ``generator_ema``, ``generator`` ..., the one taken first."""
+    nests = dict.fromkeys(nest for candidate in FORMATS[family] for nest in candidate.unwrap)
+    return tuple(nest.removesuffix(".") for nest in nests if any(name.startswith(nest) for name in names))
+
+
 def get_format(family: str, name: str) -> CheckpointFormat:
     """The format called ``name``. Raises CheckpointError naming those there are."""
     for candidate in FORMATS[family]:

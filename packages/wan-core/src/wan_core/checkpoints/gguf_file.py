@@ -43,11 +43,13 @@ _PLAIN = {
 """Types of ggml whose elements are stored as they are."""
 
 _BLOCKS = {
-    2: (32, 18), 3: (32, 20), 6: (32, 22), 7: (32, 24), 8: (32, 34), 10: (256, 84), 11: (256, 110), 12: (256, 144),
-    13: (256, 176), 14: (256, 210), 16: (256, 66), 17: (256, 74), 18: (256, 98), 19: (256, 50), 20: (32, 18),
-    21: (256, 110), 22: (256, 82), 23: (256, 136), 29: (256, 56), 34: (256, 54), 35: (256, 66),
+    2: ("Q4_0", 32, 18), 3: ("Q4_1", 32, 20), 6: ("Q5_0", 32, 22), 7: ("Q5_1", 32, 24), 8: ("Q8_0", 32, 34),
+    10: ("Q2_K", 256, 84), 11: ("Q3_K", 256, 110), 12: ("Q4_K", 256, 144), 13: ("Q5_K", 256, 176),
+    14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
+    19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
+    23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
 }  # fmt: skip
-"""Types of ggml in blocks: elements and bytes of one."""
+"""Types of ggml in blocks: name, elements and bytes of one."""
 
 
 class GGUFSource(TensorSource):
@@ -68,6 +70,10 @@ class GGUFSource(TensorSource):
 
     def stored_dtype(self, name: str) -> torch.dtype:
         return _PLAIN.get(self._types[name], torch.bfloat16)
+
+    def storage(self, name: str) -> str:
+        kind = self._types[name]
+        return _BLOCKS[kind][0] if kind in _BLOCKS else super().storage(name)
 
     def read(self, name: str) -> Tensor:
         """The tensor. Raises BackendError when it is quantised and the gguf package is not installed."""
@@ -124,7 +130,7 @@ def _stored(path: Path, name: str, shape: tuple[int, ...], kind: int, start: int
         return StoredTensor(TensorInfo(shape, _PLAIN[kind]), start)
     if kind not in _BLOCKS:
         raise CheckpointError(f"{path}: tensor {name[:80]!r} has ggml type {kind}, which is not supported")
-    elements, size = _BLOCKS[kind]
+    _, elements, size = _BLOCKS[kind]
     if not shape or shape[-1] % elements:
         raise CheckpointError(f"{path} is damaged: tensor {name[:80]!r} is no whole number of blocks")
     return StoredTensor(TensorInfo((*shape[:-1], shape[-1] // elements * size), torch.uint8), start)

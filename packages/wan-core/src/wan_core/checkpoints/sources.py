@@ -54,6 +54,10 @@ class TensorSource(ABC):
         """The dtype that the tensor's precision stands for; differs from that of ``info`` where it is computed."""
         return self.info(name).dtype
 
+    def storage(self, name: str) -> str:
+        """How the file holds the tensor: a dtype, or the name of a block format. For people."""
+        return str(self.info(name).dtype).removeprefix("torch.")
+
     @abstractmethod
     def read(self, name: str) -> Tensor:
         """The tensor, on the CPU. It may be mapped from a file: memory is used as it is touched."""
@@ -178,6 +182,9 @@ class JoinedSource(TensorSource):
 
     def stored_dtype(self, name: str) -> torch.dtype:
         return self._parts[name].stored_dtype(name)
+
+    def storage(self, name: str) -> str:
+        return self._parts[name].storage(name)
 
     def release(self, name: str) -> None:
         self._parts[name].release(name)
