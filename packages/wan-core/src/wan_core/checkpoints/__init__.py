@@ -8,13 +8,13 @@ from wan_core.checkpoints.configs import (
     read_dit_config,
 )
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
-from wan_core.checkpoints.deltas import with_delta
 from wan_core.checkpoints.download import DownloadPlan, download_files, gigabytes, plan_download
 from wan_core.checkpoints.fetch import FetchedFile
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
 from wan_core.checkpoints.hubs import Hub, HubName, Listing, RemoteFile, open_hub
 from wan_core.checkpoints.layout import CheckpointLayout, Part
 from wan_core.checkpoints.load import load_model
+from wan_core.checkpoints.lora import Expert, LoRA, LoRAFile, MergedWeights, is_lora, read_lora, with_delta, with_loras
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
 from wan_core.checkpoints.verify import MANIFEST_NAME, ManifestEntry, Progress, verify_folder, write_manifest
@@ -28,12 +28,16 @@ __all__ = [
     "ConversionReport",
     "DerivedSource",
     "DownloadPlan",
+    "Expert",
     "FetchedFile",
     "Hub",
     "HubName",
     "Listing",
+    "LoRA",
+    "LoRAFile",
     "ManifestEntry",
     "MemorySource",
+    "MergedWeights",
     "NativeWeights",
     "Part",
     "Progress",
@@ -50,14 +54,17 @@ __all__ = [
     "infer_dit_config",
     "infer_umt5_config",
     "infer_vae_config",
+    "is_lora",
     "load_model",
     "native_weights",
     "open_hub",
     "plan_download",
     "read_dit_config",
+    "read_lora",
     "read_weights",
     "verify_folder",
     "with_delta",
+    "with_loras",
     "write_file",
     "write_manifest",
     "write_shards",
