@@ -36,7 +36,7 @@ def rollout(
     """
 
     def again(latents: Tensor, timestep: Tensor) -> Tensor:
-        velocity: Tensor = checkpoint(denoiser, latents, timestep, use_reentrant=False)  # type: ignore[assignment]
+        velocity: Tensor = checkpoint(denoiser, latents, timestep, use_reentrant=False)
         return velocity
 
     return sample(denoiser if keep_activations else again, solver, noise, anchors=anchors)
