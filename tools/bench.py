@@ -1,9 +1,10 @@
-"""Speed and memory of wan-core against diffusers, same weights, same inputs: ``bench.py [--rows GLOB ...]``.
+"""Speed and memory of our packages against peers, same weights, same inputs: ``bench.py [PART] [--rows GLOB ...]``.
 
 Both sides run in turns within one process, the first of each pair alternating, after their outputs were compared; a row
-shows the medians and the median of the pairs' ratios. Weights are random, written once in diffusers' layout and read by
-both. ``--device`` runs the same rows on a GPU. ``--quick`` uses tiny dims, which judge no bar; at full size some rows
-take minutes. Leave the machine alone meanwhile: both sides suffer alike, but the bars are for two free CPU cores.
+shows the medians and the median of the pairs' ratios. Weights are random; those of Wan are written once in diffusers'
+layout and read by both. Pi3 has no peer and meets the plain baseline of `tools.bench_pi3`. ``--device`` runs the same
+rows on a GPU. ``--quick`` uses tiny dims, which judge no bar; at full size some rows take minutes. Leave the machine
+alone meanwhile: both sides suffer alike, but the bars are for two free CPU cores.
 """
 
 import argparse
@@ -37,6 +38,7 @@ from tools.bench_peers import (
     sampling_loop,
     vae,
 )
+from tools.bench_pi3 import PUBLISHED, pi3_forward, pi3_published
 
 
 @dataclass(frozen=True)
@@ -112,6 +114,16 @@ def counted(bar: float, build: Callable[[Settings], tuple[float, float]]) -> Row
     return run
 
 
+def published(row: str, settings: Settings, _pairs: int) -> Result:
+    """Seconds and GB of Pi3 on a GPU beside the published ones of another GPU; raises ValueError without a GPU."""
+    if not settings.device.startswith("cuda"):
+        raise ValueError(f"{row}: the published figures are a GPU's; give --device cuda")
+    seconds, gigabytes = pi3_published(row, settings)
+    theirs, memory = PUBLISHED[row][3:]
+    print(f"{row}: {gigabytes:.1f} GB at most, published {memory or 'no figure'}", file=sys.stderr)
+    return Result(row, "s", seconds, theirs, seconds / theirs, None)
+
+
 ROWS: dict[str, Row] = {
     "dit-forward-float32": paired("s", 0.98, partial(dit_forward, dtype=torch.float32)),
     "dit-forward-bfloat16": paired("s", 0.98, partial(dit_forward, dtype=torch.bfloat16)),
@@ -125,6 +137,8 @@ ROWS: dict[str, Row] = {
     "vae22-encode": paired("s", None, partial(vae, version="2.2", direction="encode")),
     "dit-load": paired("s", None, dit_load),
     "dit-peak-memory": paired("MB", None, peak_memory),
+    "pi3-forward": paired("s", None, pi3_forward),
+    **dict.fromkeys(PUBLISHED, published),
     "import-wan-core": lambda row, _, pairs: start_up(row, 0.1, [sys.executable, "-c", IMPORT_TIMER], True, pairs),
     "wan-help": lambda row, _, pairs: start_up(
         row, 0.5, [str(Path(sys.executable).with_name("wan")), "--help"], False, pairs
@@ -135,7 +149,7 @@ ROWS: dict[str, Row] = {
 def table(results: Iterable[Result], quick: bool) -> str:
     """The results as a Markdown table."""
     lines = [
-        "| row | ours | diffusers | ratio | min - max | bar | | outputs differ by |",
+        "| row | ours | peer | ratio | min - max | bar | | outputs differ by |",
         "|---|---|---|---|---|---|---|---|",
     ]
     for r in results:
@@ -168,9 +182,18 @@ def machine(settings: Settings) -> dict[str, object]:
     }
 
 
+def chosen_rows(options: argparse.Namespace) -> list[str]:
+    """The rows of the part and the globs; without globs only those that make sense on the device."""
+    part = [name for name in ROWS if name.startswith(options.part or "")]
+    if options.rows:
+        return [name for name in part if any(fnmatch.fnmatch(name, glob) for glob in options.rows)]
+    return [name for name in part if name not in PUBLISHED or options.device.startswith("cuda")]
+
+
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rows", nargs="+", metavar="GLOB", default=["*"], help=f"of {', '.join(ROWS)}")
+    parser.add_argument("part", nargs="?", choices=("dit", "vae", "pi3"), help="only rows whose names start so")
+    parser.add_argument("--rows", nargs="+", metavar="GLOB", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--pairs", type=int, default=7, help="measurements of each side (default 7)")
     parser.add_argument("--quick", action="store_true", help="tiny dims and 3 pairs: shows that it runs")
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, mps (default cpu)")
@@ -186,7 +209,7 @@ def main() -> int:
         side, folder = options.probe
         print(probe_memory(side, Settings(device=options.device, quick=options.quick, folder=Path(folder))))
         return 0
-    names = [name for name in ROWS if any(fnmatch.fnmatch(name, glob) for glob in options.rows)]
+    names = chosen_rows(options)
     if not names:
         print(f"no row matches {' '.join(options.rows)}; there are {', '.join(ROWS)}", file=sys.stderr)
         return 2

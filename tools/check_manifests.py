@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pi3 import Pi3Config, Pi3XConfig
-from wan_core.checkpoints import MemorySource, native_weights
+from wan_core.checkpoints import MemorySource, build_on_meta, native_weights
 from wan_core.errors import CheckpointError
 from wan_core.models import CLIP_VIT_H14, UMT5_XXL, WAN21_VAE, WAN22_VAE
 from wan_core.presets import get_preset
@@ -71,8 +71,7 @@ def differences(manifest: Mapping[str, list[int]], expected: Expected) -> list[s
     tensors = {name: torch.empty(shape, device="meta") for name, shape in manifest.items()}
     source = MemorySource(tensors)
     listed = source if expected.family is None else native_weights(source, expected.family)
-    with torch.device("meta"):
-        built = {name: tuple(tensor.shape) for name, tensor in expected.build().state_dict().items()}
+    built = {name: tuple(tensor.shape) for name, tensor in build_on_meta(expected.build).state_dict().items()}
     return [
         *(f"the network lacks {name}" for name in listed if name not in built),
         *(f"the manifest lacks {name}" for name in built if name not in listed),

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from tools.bench import Result, measure, table
+from tools.bench import ROWS, Result, measure, table
 from tools.bench_bytes import moved_bytes
-from tools.bench_peers import Sides
+from tools.bench_peers import Settings, Sides
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -53,6 +53,11 @@ def test_outputs_that_differ_are_not_timed(difference: float) -> None:
     assert calls == []
 
 
+def test_published_gpu_figures_are_not_compared_with_a_cpu(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="--device cuda"):
+        ROWS["pi3-1024x364x504"]("pi3-1024x364x504", Settings("cpu", True, tmp_path), 1)
+
+
 def test_table_says_when_a_bar_is_missed() -> None:
     missed = Result("import", "s", 0.2, None, None, 0.1)
     assert table([missed], quick=False).splitlines()[-1] == "| import | 0.2 s |  |  |  | 0.1 s | MISSED |  |"
@@ -77,7 +82,7 @@ def test_bytes_are_those_that_elementwise_steps_touch(call: Callable[[torch.Tens
 
 @pytest.mark.slow
 def test_quick_benchmark_runs_and_both_sides_agree(tmp_path: Path) -> None:
-    rows = ["dit-forward-float32", "vae21-decode", "vae22-encode"]
+    rows = ["dit-forward-float32", "vae21-decode", "vae22-encode", "pi3-forward"]
     command = [sys.executable, "tools/bench.py", "--quick", "--json", str(tmp_path / "out.json"), "--rows", *rows]
     result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr

@@ -15,7 +15,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 PACKAGES = sorted(path.parent for path in ROOT.glob("packages/*/pyproject.toml"))
-BUILT = {"wan-core": "wan_core", "wan-mi2v": "wan_mi2v"}
+BUILT = {path.name: path.name.replace("-", "_") for path in PACKAGES}
+EXTRAS = {"pi3": "pi3[cli,glb]"}
 HEAVY = {"torch", "transformers", "numpy", "av", "PIL"}
 
 
@@ -44,11 +45,11 @@ def environment(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The bin folder of a new environment that has the wheels and the locked versions of what they need."""
     folder = tmp_path_factory.mktemp("empty")
     pins, python = folder / "pins.txt", folder / "venv/bin/python"
-    run("uv", "export", "--quiet", "--no-hashes", "--no-emit-workspace", "--package", "wan-core", "--output-file", pins)
+    run("uv", "export", "--quiet", "--no-hashes", "--no-emit-workspace", "--all-packages", "--output-file", pins)
     run("uv", "venv", "--quiet", "--python", sys.executable, folder / "venv")
     # Links instead of copies: torch alone is gigabytes, and the environment is gone after the test.
     install = ["uv", "pip", "install", "--link-mode", "symlink", "--python", python, "--constraints", pins]
-    run(*install, "--find-links", dist, *BUILT)
+    run(*install, "--find-links", dist, *(EXTRAS.get(package, package) for package in BUILT))
     return python.parent
 
 
@@ -121,3 +122,15 @@ def test_the_wheel_of_mi2v_adds_its_command_and_its_tasks(environment: Path) -> 
         environment / "mi2v", "--images", picture, "--prompt", "p", "--dry-run", "--json"
     ).stdout  # fmt: skip
     assert "mi2v-5B" in run(environment / "wan", "presets").stdout
+
+
+@pytest.mark.slow
+def test_the_wheel_of_pi3_brings_its_model_and_its_command(environment: Path) -> None:
+    assert re.fullmatch(r"pi3 \d+\.\d+\.\d+\n", run(environment / "pi3", "--version").stdout)
+    assert "abs_rel" in run(environment / "pi3", "inspect").stdout
+
+
+@pytest.mark.slow
+def test_the_model_of_pi3_imports_no_package_of_ours(environment: Path) -> None:
+    code = "import sys, pi3; pi3.Pi3Config; print(sorted(name for name in sys.modules if name.startswith('wan')))"
+    assert run(environment / "python", "-c", code).stdout == "[]\n"

@@ -1,11 +1,9 @@
 """Damaged and hostile files: one typed error, quickly, without memory, and without running anything."""
 
-import contextlib
 import io
 import json
 import pickle
 import random
-import resource
 import time
 import zipfile
 from collections.abc import Callable
@@ -19,6 +17,8 @@ from safetensors.torch import save
 
 from wan_core.checkpoints import read_weights
 from wan_core.errors import CheckpointError
+
+from .memory import peak_memory, reset_peak
 
 GOOD = save({"a.weight": torch.arange(12.0).view(3, 4), "b": torch.ones(5, dtype=torch.int8)}, {"format": "pt"})
 
@@ -120,18 +120,6 @@ BOMBS: dict[str, Callable[[], bytes]] = {
     "overflowing shape": lambda: with_header(
         json.dumps({"a": {"dtype": "F32", "shape": [2**32, 2**32], "data_offsets": [0, 0]}}).encode()),
 }  # fmt: skip
-
-
-def peak_memory() -> int:
-    """Bytes of the largest resident set since :func:`reset_peak`, or since the start."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-
-
-def reset_peak() -> int:
-    """Forget the peak where the system can (Linux), so that the next one is seen; the peak now."""
-    with contextlib.suppress(OSError):
-        Path("/proc/self/clear_refs").write_text("5")
-    return peak_memory()
 
 
 def test_hostile_files_cost_neither_time_nor_memory(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """What the DiT promises: batches, timesteps, caches, gradients, precision, refusals."""
 
+import gc
+import weakref
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -140,6 +142,15 @@ def test_a_cache_serves_one_network_and_one_text() -> None:
         assert torch.equal(velocity(model, timesteps, inputs), fresh)
     other = replace(inputs, context=inputs.context + 1)
     assert torch.equal(velocity(first, timesteps, other), velocity(first, timesteps, other.with_cache()))
+
+
+def test_a_cache_does_not_keep_its_network_alive() -> None:
+    model, inputs = network(), conditions().with_cache()
+    velocity(model, torch.tensor([5.0]), inputs)
+    alive = weakref.ref(model)
+    del model
+    gc.collect()
+    assert alive() is None
 
 
 def test_a_training_step_leaves_the_cache_alone() -> None:

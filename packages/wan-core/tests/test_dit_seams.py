@@ -274,3 +274,13 @@ def test_a_wrapped_linear_layer_is_not_passed_by() -> None:
         linear.bias.div_(2)
     inputs = conditions()
     assert_close(velocity(halved, latents(), TIME, inputs), velocity(model, latents(), TIME, inputs))
+
+
+@GRADIENTS
+@pytest.mark.parametrize("timesteps", [TIME, torch.tensor([[0.0, 9.0, 9.0]])])
+def test_a_block_is_traced_in_one_piece(timesteps: Tensor, gradients: bool) -> None:
+    model, traced = network(), network()
+    for block in traced.blocks:
+        block.compile(backend="eager", fullgraph=True)
+    ours = velocity(traced, latents(), timesteps, conditions(), gradients)
+    assert_close(ours, velocity(model, latents(), timesteps, conditions()))

@@ -7,55 +7,70 @@ from wan_core.checkpoints.configs import (
     infer_vae_config,
     read_dit_config,
 )
+from wan_core.checkpoints.contents import FAMILY_NAMES, PARTS, Contents, Weights, find_weights
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
 from wan_core.checkpoints.deltas import with_delta
 from wan_core.checkpoints.download import DownloadPlan, download_files, gigabytes, plan_download
 from wan_core.checkpoints.fetch import FetchedFile
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
 from wan_core.checkpoints.hubs import Hub, HubName, Listing, RemoteFile, open_hub
+from wan_core.checkpoints.inspection import Inspection, NetworkConfig, inspect_weights, tensor_rows
 from wan_core.checkpoints.layout import CheckpointLayout, Part
 from wan_core.checkpoints.load import load_model
+from wan_core.checkpoints.lora_names import LoRASummary
+from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
 from wan_core.checkpoints.verify import MANIFEST_NAME, ManifestEntry, Progress, verify_folder, write_manifest
 from wan_core.checkpoints.writer import write_file, write_shards
 
 __all__ = [
+    "FAMILY_NAMES",
     "FORMATS",
     "MANIFEST_NAME",
+    "PARTS",
     "CheckpointFormat",
     "CheckpointLayout",
+    "Contents",
     "ConversionReport",
     "DerivedSource",
     "DownloadPlan",
     "FetchedFile",
     "Hub",
     "HubName",
+    "Inspection",
     "Listing",
+    "LoRASummary",
     "ManifestEntry",
     "MemorySource",
     "NativeWeights",
+    "NetworkConfig",
     "Part",
     "Progress",
     "Recipe",
     "RemoteFile",
     "TensorInfo",
     "TensorSource",
+    "Weights",
+    "build_on_meta",
     "detect_family",
     "detect_format",
     "download_files",
+    "find_weights",
     "gigabytes",
     "in_format",
     "infer_clip_config",
     "infer_dit_config",
     "infer_umt5_config",
     "infer_vae_config",
+    "inspect_weights",
     "load_model",
     "native_weights",
     "open_hub",
     "plan_download",
     "read_dit_config",
     "read_weights",
+    "tensor_rows",
     "verify_folder",
     "with_delta",
     "write_file",

@@ -8,12 +8,14 @@ from torch import Tensor
 
 from wan_core.checkpoints.formats import (
     FORMATS,
+    PARTS_OF_ONE_FILE,
     WRAPPERS,
     CheckpointFormat,
     detect_format,
     get_format,
     rename,
 )
+from wan_core.checkpoints.quantized import dequantized
 from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
@@ -30,8 +32,11 @@ class ConversionReport:
 class NativeWeights(DerivedSource):
     """The tensors of one network under native names, with the report of how they got them."""
 
-    def __init__(self, base: TensorSource, recipes: Mapping[str, Recipe], report: ConversionReport) -> None:
+    def __init__(
+        self, base: TensorSource, recipes: Mapping[str, Recipe], family: str, report: ConversionReport
+    ) -> None:
         super().__init__(base, recipes)
+        self.family = family
         self.report = report
 
 
@@ -41,7 +46,10 @@ def native_weights(source: TensorSource, family: str, *, group: str | None = Non
     ``group`` names the nested dict to take where a file holds several models, for instance ``generator``; by default
     averaged weights (``generator_ema``) win. Raises CheckpointError when names collide or a fused tensor cannot be cut.
     """
-    plain = _plain_names(source, FORMATS[family], group)
+    if isinstance(source, NativeWeights) and source.family == family and group is None:
+        return source
+    source = dequantized(source)
+    plain = _plain_names(source, family, group)
     if group is not None and not plain:
         raise CheckpointError(f"{source.path} holds no group {group!r}")
     chosen = detect_format(plain.keys(), family)
@@ -61,7 +69,7 @@ def native_weights(source: TensorSource, family: str, *, group: str | None = Non
         recipes.update(made)
         if tuple(made) != (original,):
             renamed[original] = tuple(made)
-    return NativeWeights(source, recipes, ConversionReport(chosen.name, renamed, tuple(sorted(left_out))))
+    return NativeWeights(source, recipes, family, ConversionReport(chosen.name, renamed, tuple(sorted(left_out))))
 
 
 def in_format(native: TensorSource, family: str, name: str) -> DerivedSource:
@@ -87,18 +95,23 @@ def in_format(native: TensorSource, family: str, name: str) -> DerivedSource:
     return DerivedSource(native, recipes)
 
 
-def _plain_names(source: TensorSource, formats: Sequence[CheckpointFormat], group: str | None) -> dict[str, str]:
-    """Names without nesting, prefixes and wrappers, to the file's own."""
-    plain = _renamed(source, {name: name for name in source}, _unwrapped)
-    nests = [nest for candidate in formats for nest in candidate.unwrap] if group is None else [f"{group}."]
-    for nest in nests:
-        inside = {name.removeprefix(nest): own for name, own in plain.items() if name.startswith(nest)}
-        if inside or group is not None:
-            plain = inside
-            break
+def _plain_names(source: TensorSource, family: str, group: str | None) -> dict[str, str]:
+    """Names without nesting, prefixes, wrappers and other parts of a whole checkpoint, to the file's own."""
+    formats = FORMATS[family]
+    others = tuple(prefix for part, prefixes in PARTS_OF_ONE_FILE.items() if part != family for prefix in prefixes)
+    plain = _renamed(source, {name: name for name in source if not name.startswith(others)}, _unwrapped)
+    if group is None:
+        nests = [nest for candidate in formats for nest in candidate.unwrap]
+        plain = next((inside for nest in nests if (inside := _inside(nest, plain))), plain)
+    else:
+        plain = _inside(f"{group}.", plain)
     for prefix in dict.fromkeys(prefix for candidate in formats for prefix in candidate.strip_prefixes):
         plain = _renamed(source, plain, partial(_without_prefix, prefix))
     return plain
+
+
+def _inside(nest: str, names: Mapping[str, str]) -> dict[str, str]:
+    return {name.removeprefix(nest): own for name, own in names.items() if name.startswith(nest)}
 
 
 def _renamed(source: TensorSource, names: Mapping[str, str], change: Callable[[str], str]) -> dict[str, str]:

@@ -113,6 +113,7 @@ TRANSFORMERS_UMT5: Renames = (
     ("decoder", None),
     ("lm_head", None),
     ("spiece_model", None),  # the tokenizer, which single files carry along
+    ("logit_scale", None),
 )
 
 TRANSFORMERS_CLIP: Renames = (
@@ -140,6 +141,26 @@ def split_fused_attention(name: str, tensor: Tensor) -> dict[str, Tensor] | None
     parts = _FUSED_PARTS[name.removeprefix(f"{block}.").removesuffix(f".{kind}")]
     return {f"{block}.{part}.{kind}": piece for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True)}
 
+
+LLAMA_CPP_UMT5: Renames = (
+    ("token_embd", "token_embedding"),
+    ("enc.output_norm", "norm"),
+    ("enc.blk.{}.attn_norm", "blocks.{}.norm1"),
+    *((f"enc.blk.{{}}.attn_{part}", f"blocks.{{}}.attn.{part}") for part in "qkvo"),
+    ("enc.blk.{}.attn_rel_b", "blocks.{}.pos_embedding.embedding"),
+    ("enc.blk.{}.ffn_norm", "blocks.{}.norm2"),
+    ("enc.blk.{}.ffn_gate", "blocks.{}.ffn.gate.0"),
+    ("enc.blk.{}.ffn_up", "blocks.{}.ffn.fc1"),
+    ("enc.blk.{}.ffn_down", "blocks.{}.ffn.fc2"),
+)
+
+PARTS_OF_ONE_FILE: Mapping[str, tuple[str, ...]] = {
+    "dit": ("model.diffusion_model.",),
+    "vae": ("first_stage_model.", "vae."),
+    "umt5": ("text_encoders.", "cond_stage_model."),
+    "clip": ("clip_vision.",),
+}
+"""Prefixes of a whole model in a single file, by family: reading one part leaves the others out."""
 
 _DIT_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.", "dit.", "model.")
 _NESTS = ("generator_ema.", "generator.", "state_dict.", "module.")
@@ -173,9 +194,10 @@ FORMATS: Mapping[str, tuple[CheckpointFormat, ...]] = {
             name="diffusers",
             marker=r"\.SelfAttention\.",
             renames=TRANSFORMERS_UMT5,
-            strip_prefixes=("text_encoders.umt5xxl.transformer.", "text_encoder."),
+            strip_prefixes=("text_encoders.umt5xxl.transformer.", "text_encoders.umt5xxl.", "text_encoder."),
             duplicates=frozenset({"token_embedding.weight"}),
         ),
+        CheckpointFormat(name="llama.cpp", marker=r"(?:^|\.)enc\.blk\.", renames=LLAMA_CPP_UMT5),
         OFFICIAL,
     ),
     "clip": (
@@ -188,7 +210,9 @@ FORMATS: Mapping[str, tuple[CheckpointFormat, ...]] = {
             join=join_clip_tensors,
         ),
         CheckpointFormat(
-            name="diffusers", renames=TRANSFORMERS_CLIP, strip_prefixes=("vision_model.", "image_encoder.")
+            name="diffusers",
+            renames=TRANSFORMERS_CLIP,
+            strip_prefixes=("clip_vision.", "image_encoder.", "vision_model."),
         ),
     ),
 }
@@ -197,7 +221,7 @@ FORMATS: Mapping[str, tuple[CheckpointFormat, ...]] = {
 _SIGNATURES = {
     "dit": r"(?:^|\.)blocks\.0\.(?:self_attn|attn1)\.",
     "vae": r"(?:^|\.)decoder\.(?:middle|mid_block)\.",
-    "umt5": r"(?:^|\.)(?:blocks\.0\.attn\.q|SelfAttention\.q)\.weight$",
+    "umt5": r"(?:^|\.)(?:blocks\.0\.attn\.q|SelfAttention\.q|enc\.blk\.0\.attn_q)\.weight$",
     "clip": r"(?:^|\.)(?:visual\.pre_norm|pre_layrnorm)\.weight$",
 }
 
@@ -205,6 +229,12 @@ _SIGNATURES = {
 def formats_of(family: str) -> tuple[CheckpointFormat, ...]:
     """The formats of a family. Raises KeyError for an unknown one."""
     return FORMATS[family]
+
+
+def groups_of(names: Collection[str], family: str) -> tuple[str, ...]:
+    """The models beside each other in a trainer's file: ``generator_ema``, ``generator`` ..., the one taken first."""
+    nests = dict.fromkeys(nest for candidate in FORMATS[family] for nest in candidate.unwrap)
+    return tuple(nest.removesuffix(".") for nest in nests if any(name.startswith(nest) for name in names))
 
 
 def get_format(family: str, name: str) -> CheckpointFormat:

@@ -73,7 +73,7 @@ class CheckpointLayout:
         if not self.folder.is_dir():
             what = "is a file, not a folder" if self.folder.exists() else "does not exist"
             raise CheckpointError(f"the checkpoint folder {self.folder} {what}{self._remedy()}")
-        missing = [(part, name) for part, name in parts if self._search(part, name) is None]
+        missing = self.missing(parts)
         if not missing:
             return
         looked_for = "; ".join(
@@ -81,6 +81,10 @@ class CheckpointLayout:
             for part, name in missing
         )
         raise CheckpointError(f"{self.folder} lacks {looked_for}{self._nearby(missing)}{self._remedy()}")
+
+    def missing(self, parts: Iterable[tuple[Part, str]]) -> list[tuple[Part, str]]:
+        """Those of the parts that are not there."""
+        return [(part, name) for part, name in parts if self._search(part, name) is None]
 
     def _search(self, part: Part, name: str) -> Path | None:
         paths = (self.folder / candidate for candidate in _candidates(part, name))

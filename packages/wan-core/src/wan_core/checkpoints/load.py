@@ -2,14 +2,14 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.formats import detect_family
+from wan_core.checkpoints.meta import build_on_meta, computed_buffers
 from wan_core.checkpoints.sources import TensorSource
 from wan_core.errors import CheckpointError
 
@@ -41,8 +41,7 @@ def load_model(
     """
     build = config if callable(config) else config.build
     native = native_weights(source, family)
-    with torch.device("meta"):
-        model = build()
+    model = build_on_meta(build)
     check_fit(model, native)
     dtype = dtype or main_dtype(native)
     wanted = {name: _wanted_dtype(model, name, dtype) for name in native}
@@ -56,9 +55,9 @@ def main_dtype(source: TensorSource) -> torch.dtype:
     """The floating-point dtype of most bytes; bfloat16 for 8-bit floats, which nothing computes in; else float32."""
     sizes: Counter[torch.dtype] = Counter()
     for name in source:
-        info = source.info(name)
-        if info.dtype.is_floating_point:
-            sizes[info.dtype] += info.numel
+        stored = source.stored_dtype(name)
+        if source.info(name).dtype.is_floating_point:
+            sizes[stored if stored.is_floating_point else torch.bfloat16] += source.info(name).numel
     if not sizes:
         return torch.float32
     dtype = sizes.most_common(1)[0][0]
@@ -121,25 +120,12 @@ def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
         module._buffers[leaf] = tensor
 
 
-class _EmptyOnMeta(TorchFunctionMode):
-    """Parameters cost nothing, while what a constructor computes is real."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        arguments = dict(kwargs or {})
-        if func is torch.empty:
-            arguments["device"] = "meta"
-        return func(*args, **arguments)
-
-
 def _restore_buffers(model: nn.Module, build: Callable[[], nn.Module], device: torch.device) -> None:
-    """Buffers that no file holds: a second build computes them, again without memory for the weights."""
+    """Buffers that no file holds: a second build computes them."""
     lost = [name for name, buffer in model.named_buffers() if buffer.is_meta]
     if not lost:
         return
-    with _EmptyOnMeta():
-        computed = dict(build().named_buffers())
+    computed = computed_buffers(build)
     for name in lost:
         if computed[name].is_meta:
             raise TypeError(f"{type(model).__name__}: buffer {name} is neither stored nor computed; make it persistent")

@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,8 +18,9 @@ from torch import Tensor
 from wan_core.checkpoints.archives import Record, storage_records
 from wan_core.checkpoints.file_source import FileSource, StoredTensor, file_size, unreadable
 from wan_core.checkpoints.file_systems import is_on_network
+from wan_core.checkpoints.gguf_file import read_gguf
 from wan_core.checkpoints.safetensors_header import read_header
-from wan_core.checkpoints.shards import read_folder
+from wan_core.checkpoints.shards import INDEX_SUFFIX, read_folder, read_index
 from wan_core.checkpoints.sources import TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
@@ -30,26 +31,32 @@ _MAX_DEPTH = 8
 def read_weights(path: str | Path, *, mmap: bool | None = None) -> TensorSource:
     """The tensors of a file, or of a folder with one model's shards; nothing but names and shapes is read yet.
 
-    Files: safetensors, or what ``torch.save`` wrote (nested dicts get dotted names). Folders: an index with its shards,
-    numbered shards, or a single file. ``mmap`` maps files into memory; None does so except on network file systems.
+    Files: safetensors, GGUF, what ``torch.save`` wrote (nested dicts get dotted names), or an index of shards. Folders:
+    such an index, numbered shards, or a single file. ``mmap`` maps files; None: except on network file systems.
     Raises CheckpointError for files that are missing, damaged, unsafe to read or not weights.
     """
     path = Path(path)
+    read_file = partial(_read_file, mmap=mmap)
     if path.is_dir():
-        return read_folder(path, partial(_read_file, mmap=mmap))
+        return read_folder(path, read_file)
+    if path.name.endswith(INDEX_SUFFIX):
+        return read_index(path, read_file)
     return _read_file(path, mmap=mmap)
 
 
 def _read_file(path: Path, *, mmap: bool | None) -> TensorSource:
     use_mmap = not is_on_network(path) if mmap is None else mmap
-    kind = _kind(path)
+    kind = file_kind(path)
     if kind == "torch":
         return _read_torch(path, use_mmap)
+    if kind == "gguf":
+        return read_gguf(path, use_mmap=use_mmap)
     stored, metadata = read_header(path)
     return FileSource(path, stored, metadata=metadata, use_mmap=use_mmap)
 
 
-def _kind(path: Path) -> str:
+def file_kind(path: Path) -> Literal["safetensors", "torch", "gguf"]:
+    """What a file of weights is, by its first bytes. Raises CheckpointError for anything else, saying what it is."""
     size = file_size(path)
     try:
         with path.open("rb") as file:
@@ -60,6 +67,8 @@ def _kind(path: Path) -> str:
         raise CheckpointError(f"{path} is empty (0 bytes); its copy or download has failed")
     if start.startswith(b"PK\3\4"):
         return "torch"
+    if start.startswith(b"GGUF"):
+        return "gguf"
     if start.startswith(b"version https://git-lfs"):
         raise CheckpointError(f"{path} is a Git LFS pointer, not the weights; run 'git lfs pull' where it came from")
     if start.lstrip().lower().startswith((b"<!doctype", b"<html", b"<?xml")):
@@ -68,7 +77,7 @@ def _kind(path: Path) -> str:
         return "safetensors"
     if start[:1] == b"\x80" or b"ustar" in start:
         raise CheckpointError(f"{path} is a pickle of an old format that cannot be read safely; save it as safetensors")
-    raise CheckpointError(f"{path} holds no weights that we know: neither safetensors nor a file of torch.save")
+    raise CheckpointError(f"{path} holds no weights that we know: neither safetensors, GGUF nor a file of torch.save")
 
 
 def _read_torch(path: Path, use_mmap: bool) -> TensorSource:

@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,38 @@ _MAX_JSON_BYTES = 16_000_000
 _MAX_SHARDS = 1_000
 
 
+@dataclass(frozen=True)
+class WeightFiles:
+    """One model's files in a folder. ``path`` is what to read: a file, an index, or the folder of unindexed shards."""
+
+    path: Path
+    files: tuple[Path, ...]
+
+
+def weight_files(folder: Path) -> list[WeightFiles]:
+    """Every model that lies directly in a folder, by file names alone. Raises CheckpointError for a bad index."""
+    names = _names(folder)
+    groups, taken = [], set[str]()
+    for index in (name for name in names if name.endswith(INDEX_SUFFIX)):
+        shards = index_shards(folder / index)
+        taken.update(shards)
+        groups.append(WeightFiles(folder / index, tuple(folder / name for name in shards)))
+    rest = [name for name in names if name.endswith(_SUFFIXES) and name not in taken]
+    numbered = [name for name in rest if _SHARD.fullmatch(name)]
+    if numbered:
+        groups.append(WeightFiles(folder, tuple(folder / name for name in numbered)))
+    return groups + [WeightFiles(folder / name, (folder / name,)) for name in rest if name not in numbered]
+
+
 def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> TensorSource:
     """The one model of a folder, its files read by ``read_file``.
 
     Raises CheckpointError when there is none, several, or parts are missing.
     """
-    try:
-        names = sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
-    except OSError as error:
-        raise unreadable(folder, error) from error
+    names = _names(folder)
     index = _choose(folder, [name for name in names if name.endswith(INDEX_SUFFIX)], "indexes of shards")
     if index is not None:
-        return _read_index(folder / index, read_file)
+        return read_index(folder / index, read_file)
     files = [name for name in names if name.endswith(_SUFFIXES)]
     shards = [match for name in files if (match := _SHARD.fullmatch(name))]
     if shards:
@@ -42,6 +63,13 @@ def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> Tens
             f"no weights in {folder}: looked for *{INDEX_SUFFIX} and {', '.join('*' + s for s in _SUFFIXES)}"
         )
     return read_file(folder / single)
+
+
+def _names(folder: Path) -> list[str]:
+    try:
+        return sorted(entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+    except OSError as error:
+        raise unreadable(folder, error) from error
 
 
 def _choose(folder: Path, names: list[str], what: str) -> str | None:
@@ -69,15 +97,27 @@ def _complete(folder: Path, shards: list[re.Match[str]]) -> list[str]:
     return [match[0] for match in shards]
 
 
-def _read_index(index: Path, read_file: Callable[[Path], TensorSource]) -> TensorSource:
+def index_shards(index: Path) -> list[str]:
+    """The file names that an index of shards gives. Raises CheckpointError when it is damaged or refused."""
+    return sorted(set(_weight_map(index).values()))
+
+
+def _weight_map(index: Path) -> dict[str, str]:
     weight_map = read_json(index).get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map or not all(isinstance(v, str) for v in weight_map.values()):
         raise CheckpointError(f"{index} is damaged: it has no weight_map from tensors to files; fetch it again")
-    names = sorted(set(weight_map.values()))
+    names = set(weight_map.values())
     if len(names) > _MAX_SHARDS:
         raise CheckpointError(f"{index} names {len(names)} shards, at most {_MAX_SHARDS} make sense")
-    for name in names:
+    for name in sorted(names):
         _check_inside(index.parent, name, index)
+    return weight_map
+
+
+def read_index(index: Path, read_file: Callable[[Path], TensorSource]) -> TensorSource:
+    """The model of an index and its shards. Raises CheckpointError when they are missing or do not belong together."""
+    weight_map = _weight_map(index)
+    names = sorted(set(weight_map.values()))
     missing = [name for name in names if not (index.parent / name).exists()]
     if missing:
         raise CheckpointError(

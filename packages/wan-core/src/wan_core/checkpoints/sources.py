@@ -28,8 +28,9 @@ class TensorInfo:
         return self.numel * self.dtype.itemsize
 
     def like(self) -> Tensor:
-        """A meta tensor of this shape and dtype."""
-        return torch.empty(self.shape, dtype=self.dtype, device="meta")
+        """A tensor of this shape and dtype without memory of its own; its values mean nothing."""
+        # Not on the meta device, where cutting and joining starts with an import of several seconds.
+        return torch.empty((), dtype=self.dtype).expand(self.shape)
 
 
 class TensorSource(ABC):
@@ -48,6 +49,14 @@ class TensorSource(ABC):
     @abstractmethod
     def info(self, name: str) -> TensorInfo:
         """Shape and dtype of a tensor. Raises KeyError for an unknown name."""
+
+    def stored_dtype(self, name: str) -> torch.dtype:
+        """The dtype that the tensor's precision stands for; differs from that of ``info`` where it is computed."""
+        return self.info(name).dtype
+
+    def storage(self, name: str) -> str:
+        """How the file holds the tensor: a dtype, or the name of a block format. For people."""
+        return str(self.info(name).dtype).removeprefix("torch.")
 
     @abstractmethod
     def read(self, name: str) -> Tensor:
@@ -132,8 +141,11 @@ class DerivedSource(TensorSource):
         return self._recipes[name].info
 
     def recipe(self, name: str) -> Recipe:
-        """How a tensor is made, for messages that name the file's own tensors."""
+        """How a tensor is made. Raises KeyError for an unknown name."""
         return self._recipes[name]
+
+    def stored_dtype(self, name: str) -> torch.dtype:
+        return self.base.stored_dtype(self._recipes[name].inputs[0])
 
     def read(self, name: str) -> Tensor:
         recipe = self._recipes[name]
@@ -167,6 +179,12 @@ class JoinedSource(TensorSource):
 
     def read(self, name: str) -> Tensor:
         return self._parts[name].read(name)
+
+    def stored_dtype(self, name: str) -> torch.dtype:
+        return self._parts[name].stored_dtype(name)
+
+    def storage(self, name: str) -> str:
+        return self._parts[name].storage(name)
 
     def release(self, name: str) -> None:
         self._parts[name].release(name)

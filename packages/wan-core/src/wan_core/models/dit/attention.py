@@ -89,7 +89,9 @@ class SelfAttention(Attention):
         value = self.heads(self.v(hidden))
         if memory is not None:
             key, value = memory.extend(key, value)
-        mixed = self.inner_attention(query, key, value, shared.key_lengths, shared.mask)
+        # The mask only when there is one: not every replacement of the kernel knows masks.
+        options = {} if shared.mask is None else {"mask": shared.mask}
+        mixed = self.inner_attention(query, key, value, shared.key_lengths, **options)
         out: Tensor = self.o(mixed.flatten(2))
         return out
 

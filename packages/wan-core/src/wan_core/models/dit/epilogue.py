@@ -42,7 +42,8 @@ def _fused(*arguments: object) -> Tensor:
 def _has_fused_kernel(linear: nn.Module, hidden: Tensor) -> bool:
     """Whether this is a plain product on the CPU: no gradient, and no wrapper or hook that would be passed by."""
     return (
-        type(linear) is nn.Linear
+        not torch.compiler.is_compiling()
+        and type(linear) is nn.Linear
         and not torch.is_grad_enabled()
         and type(linear.weight) is nn.Parameter
         and hidden.device.type == linear.weight.device.type == "cpu"
@@ -50,7 +51,6 @@ def _has_fused_kernel(linear: nn.Module, hidden: Tensor) -> bool:
         and hidden.dtype in _fused_dtypes()
         and hidden.numel() > 0
         and not any(getattr(linear, hooks) for hooks in _HOOKS)
-        and not torch.compiler.is_compiling()
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import ClassVar, Self
@@ -20,12 +21,13 @@ class ContextCache:
     """Keys and values of the conditions, per block. Empty at first; the first forward fills it, later ones reuse it.
 
     It holds one network's states of one set of conditions: a forward of another network, or with other tensors, fills
-    it anew. Forwards that record gradients neither read nor fill it.
+    it anew. Forwards that record gradients neither read nor fill it. It does not keep the network alive.
     """
 
     def __init__(self) -> None:
         self._states: list[ContextStates] = []
         self._source: tuple[object, ...] = ()
+        self._model: weakref.ref[nn.Module] | None = None
 
     @property
     def is_filled(self) -> bool:
@@ -33,17 +35,19 @@ class ContextCache:
 
     def get(self, model: nn.Module, inputs: DiTInputs) -> list[ContextStates] | None:
         """The states that ``model`` stored for these very tensors, or None."""
-        source = _source(model, inputs)
+        if self._model is None or self._model() is not model:
+            return None
+        source = _source(inputs)
         same = len(source) == len(self._source) and all(a is b for a, b in zip(source, self._source, strict=True))
         return self._states if same else None
 
     def store(self, model: nn.Module, inputs: DiTInputs, states: list[ContextStates]) -> None:
         """Keep the states of one forward in place of any earlier ones."""
-        self._states, self._source = states, _source(model, inputs)
+        self._states, self._source, self._model = states, _source(inputs), weakref.ref(model)
 
 
-def _source(model: nn.Module, inputs: DiTInputs) -> tuple[object, ...]:
-    return (model, *(getattr(inputs, name) for name in inputs.context_fields))
+def _source(inputs: DiTInputs) -> tuple[object, ...]:
+    return tuple(getattr(inputs, name) for name in inputs.context_fields)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,127 @@
+"""What lies in a file or folder: each model's weights, recognised by the names of their tensors; headers are read."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from wan_core.checkpoints.file_source import unreadable
+from wan_core.checkpoints.formats import detect_family
+from wan_core.checkpoints.layout import PART_NAMES, Part
+from wan_core.checkpoints.lora_names import is_lora
+from wan_core.checkpoints.reader import read_weights
+from wan_core.checkpoints.shards import WeightFiles, weight_files
+from wan_core.checkpoints.sources import TensorSource
+from wan_core.errors import CheckpointError
+
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
+FAMILY_NAMES = {
+    "dit": PART_NAMES["dit"],
+    "vae": PART_NAMES["vae"],
+    "umt5": PART_NAMES["text_encoder"],
+    "clip": PART_NAMES["image_encoder"],
+    "lora": "a LoRA",
+    "": "weights of something else",
+}
+PARTS: dict[str, Part] = {"dit": "dit", "vae": "vae", "umt5": "text_encoder", "clip": "image_encoder"}
+"""The part of a model that each family of networks is."""
+
+_MAX_DEPTH = 3
+_MAX_ENTRIES = 5_000
+
+
+@dataclass(frozen=True)
+class Weights:
+    """One model's weights. ``name`` is the path below the folder that was asked for (its own name for a file).
+
+    ``family`` is a family of networks, ``lora``, or ``""`` when the names are not known.
+    """
+
+    path: Path
+    name: str
+    files: tuple[Path, ...]
+    source: TensorSource
+    family: str
+
+    @property
+    def folder(self) -> Path:
+        """Where the files lie."""
+        return self.files[0].parent
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All weights of a path, tokenizer folders, and what could not be read as (name, reason)."""
+
+    path: Path
+    weights: tuple[Weights, ...]
+    tokenizers: tuple[Path, ...] = ()
+    unreadable: tuple[tuple[str, str], ...] = ()
+
+    def of(self, family: str) -> list[Weights]:
+        """The weights of one family, in order of name."""
+        return [weights for weights in self.weights if weights.family == family]
+
+
+def find_weights(path: str | Path, *, mmap: bool | None = None) -> Contents:
+    """The weights in a file, or in a folder and three levels below it.
+
+    A file that cannot be read is an error by itself, and a note in a folder. Raises CheckpointError; also when a folder
+    holds neither weights nor a tokenizer, or thousands of entries.
+    """
+    path = Path(path)
+    if not path.is_dir():
+        return Contents(path, (_recognised(path, WeightFiles(path, (path,)), path.name, mmap),))
+    found: list[Weights] = []
+    tokenizers: list[Path] = []
+    notes: list[tuple[str, str]] = []
+    for folder in _folders(path):
+        if any((folder / name).is_file() for name in TOKENIZER_FILES):
+            tokenizers.append(folder)
+        try:
+            groups = weight_files(folder)
+        except CheckpointError as error:
+            notes.append((_below(path, folder), str(error)))
+            continue
+        for group in groups:
+            # A folder with one model is called by its own name.
+            name = _below(path, folder if len(groups) == 1 and len(group.files) > 1 else group.path)
+            try:
+                found.append(_recognised(path, group, name, mmap))
+            except CheckpointError as error:
+                notes.append((name, str(error)))
+    found.sort(key=lambda weights: list(FAMILY_NAMES).index(weights.family))
+    if not found and not tokenizers and not notes:
+        raise CheckpointError(f"no weights in {path}: it holds no .safetensors, .pth, .pt, .bin, .ckpt or .gguf file")
+    return Contents(path, tuple(found), tuple(tokenizers), tuple(notes))
+
+
+def family_of(source: TensorSource) -> str:
+    """The family of networks whose weights these are, ``lora``, or ``""``."""
+    return "lora" if is_lora(source.keys()) else detect_family(source.keys()) or ""
+
+
+def _recognised(root: Path, group: WeightFiles, name: str, mmap: bool | None) -> Weights:
+    source = read_weights(group.path, mmap=mmap)
+    return Weights(group.path, name or root.name, group.files, source, family_of(source))
+
+
+def _below(root: Path, path: Path) -> str:
+    name = path.relative_to(root).as_posix()
+    return "" if name == "." else name
+
+
+def _folders(root: Path) -> Iterator[Path]:
+    """The folder and those below it, links to folders left out, in order of name."""
+    count = 0
+
+    def failed(error: OSError) -> None:
+        raise unreadable(Path(error.filename or root), error)
+
+    for folder, below, files in os.walk(root, onerror=failed):
+        count += len(below) + len(files)
+        if count > _MAX_ENTRIES:
+            raise CheckpointError(f"{root} holds more than {_MAX_ENTRIES} files; name the folder of one model")
+        depth = len(Path(folder).relative_to(root).parts)
+        below[:] = sorted(name for name in below if not name.startswith(".")) if depth < _MAX_DEPTH else []
+        yield Path(folder)

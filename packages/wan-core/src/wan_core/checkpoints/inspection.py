@@ -1,0 +1,127 @@
+"""A report on weights from their headers: what they are, in which format, of which size and dtype."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from wan_core.checkpoints.configs import infer_clip_config, infer_umt5_config, infer_vae_config, read_dit_config
+from wan_core.checkpoints.contents import Weights
+from wan_core.checkpoints.convert import native_weights
+from wan_core.checkpoints.formats import groups_of
+from wan_core.checkpoints.lora_names import LoRASummary, lora_summary
+from wan_core.checkpoints.meta import build_on_meta
+from wan_core.checkpoints.reader import file_kind
+from wan_core.checkpoints.sources import TensorSource
+from wan_core.errors import CheckpointError
+from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
+
+NetworkConfig = WanDiTConfig | VAEConfig | UMT5Config | CLIPConfig
+_INFER: Mapping[str, Callable[[TensorSource], NetworkConfig]] = {
+    "vae": infer_vae_config,
+    "umt5": infer_umt5_config,
+    "clip": infer_clip_config,
+}
+KINDS = {"safetensors": "safetensors", "torch": "torch pickle", "gguf": "GGUF"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Inspection:
+    """One model's weights, as their headers describe them.
+
+    ``format`` is the naming of the tensors; ``storage`` counts elements by stored dtype; ``groups`` are models beside
+    each other in one file; ``missing`` and ``unexpected`` are tensors, against the network of ``config``; ``problem``
+    says why there is no config. Sizes in bytes, of files.
+    """
+
+    weights: Weights
+    kind: str
+    format: str
+    config: NetworkConfig | None
+    storage: Mapping[str, int]
+    num_parameters: int
+    num_bytes: int
+    groups: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
+    unexpected: tuple[str, ...] = ()
+    problem: str = ""
+    lora: LoRASummary | None = None
+
+    def to_json(self, *, keys: bool = False) -> dict[str, Any]:
+        """Plain values; ``keys`` adds every tensor."""
+        weights = self.weights
+        values: dict[str, Any] = {
+            "name": weights.name,
+            "family": weights.family,
+            "format": self.format,
+            "kind": self.kind,
+            "files": [path.name for path in weights.files],
+            "bytes": self.num_bytes,
+            "tensors": len(weights.source),
+            "parameters": self.num_parameters,
+            "dtypes": dict(self.storage),
+            "config": None if self.config is None else asdict(self.config),
+            "groups": list(self.groups),
+            "missing": list(self.missing),
+            "unexpected": list(self.unexpected),
+            "problem": self.problem,
+            "lora": None if self.lora is None else asdict(self.lora),
+            "metadata": dict(weights.source.metadata),
+        }
+        return values | ({"keys": tensor_rows(weights.source)} if keys else {})
+
+
+def inspect_weights(weights: Weights) -> Inspection:
+    """Describe weights. Raises CheckpointError when a file of theirs cannot be read."""
+    source = weights.source
+    storage = Counter[str]()
+    for name in source:
+        storage[source.storage(name)] += source.info(name).numel
+    common: dict[str, Any] = {
+        "weights": weights,
+        "kind": KINDS[file_kind(weights.files[0])],
+        "storage": dict(storage.most_common()),
+        "num_bytes": weights_size(weights.files),
+    }
+    if weights.family in ("", "lora"):
+        lora = lora_summary(source) if weights.family else None
+        return Inspection(**common, format="", config=None, num_parameters=source.num_parameters, lora=lora)
+    groups = groups_of(source.keys(), weights.family)
+    try:
+        native = native_weights(source, weights.family)
+    except CheckpointError as error:
+        return Inspection(
+            **common, format="", config=None, num_parameters=source.num_parameters, groups=groups, problem=str(error)
+        )
+    common |= {"format": native.report.format, "num_parameters": native.num_parameters, "groups": groups}
+    try:
+        config = network_config(weights, native)
+    except CheckpointError as error:
+        return Inspection(**common, config=None, problem=str(error))
+    wanted = {name: tuple(tensor.shape) for name, tensor in build_on_meta(config.build).state_dict().items()}
+    return Inspection(
+        **common,
+        config=config,
+        missing=tuple(name for name, shape in wanted.items() if name not in native or native.info(name).shape != shape),
+        unexpected=tuple(name for name in native if name not in wanted),
+    )
+
+
+def network_config(weights: Weights, native: TensorSource) -> NetworkConfig:
+    """The config of a network, from ``config.json`` beside it and from shapes. Raises CheckpointError without one."""
+    if weights.family == "dit":
+        return read_dit_config(weights.files[0], native)
+    return _INFER[weights.family](native)
+
+
+def tensor_rows(source: TensorSource) -> list[dict[str, Any]]:
+    """Name, stored dtype and shape of every tensor, in order of name."""
+    return [
+        {"name": name, "dtype": source.storage(name), "shape": list(source.info(name).shape)} for name in sorted(source)
+    ]
+
+
+def weights_size(files: tuple[Path, ...]) -> int:
+    """Bytes of files."""
+    return sum(path.stat().st_size for path in files)

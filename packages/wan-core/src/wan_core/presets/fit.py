@@ -1,0 +1,72 @@
+"""Which models a network can be, by its dims."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
+from wan_core.presets import get_preset, list_presets
+from wan_core.presets.base import Preset
+
+
+@dataclass(frozen=True)
+class Fit:
+    """Names of the presets whose network has exactly these dims (``same``), and of those that would also load it.
+
+    What decides about loading are input and output channels and the image branch: the dims of a network are read from
+    its files.
+    """
+
+    same: tuple[str, ...]
+    loadable: tuple[str, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Those of the same dims, or all that would load it where there are none."""
+        return self.same or self.loadable
+
+
+def fitting_presets(config: WanDiTConfig, num_networks: int | None = None) -> Fit:
+    """The presets for a network; ``num_networks`` 1 or 2 leaves out those with another number of them."""
+    same, loadable = [], []
+    for preset in _presets():
+        if num_networks is not None and preset.has_experts != (num_networks == 2):
+            continue
+        wanted = preset.dit
+        if (config.in_dim, config.out_dim) != preset.task.channels(preset.latent_spec):
+            continue
+        if (config.image_dim is None) != (wanted.image_dim is None):
+            continue
+        loadable.append(preset.name)
+        # Lengths are no dims, and files do not always tell them.
+        if replace(wanted, text_len=config.text_len, eps=config.eps, image_tokens=config.image_tokens) == config:
+            same.append(preset.name)
+    return Fit(tuple(same), tuple(loadable))
+
+
+def part_presets(config: VAEConfig | UMT5Config | CLIPConfig) -> tuple[str, ...]:
+    """The presets that would load this VAE, text encoder or image encoder."""
+    return tuple(preset.name for preset in _presets() if _takes(preset, config))
+
+
+def _takes(preset: Preset, config: VAEConfig | UMT5Config | CLIPConfig) -> bool:
+    if isinstance(config, VAEConfig):
+        return (config.z_dim, config.spatial_stride) == (preset.vae.z_dim, preset.vae.spatial_stride)
+    if isinstance(config, UMT5Config):
+        return config.dim == preset.dit.text_dim
+    return config.dim == preset.dit.image_dim
+
+
+def lora_presets(width: int | None, num_blocks: int, has_image_branch: bool) -> tuple[str, ...]:
+    """The presets whose network a LoRA of this width, reaching this block, can be for."""
+    return tuple(
+        preset.name
+        for preset in _presets()
+        if width == preset.dit.dim
+        and num_blocks <= preset.dit.num_layers
+        and (preset.dit.image_dim is not None or not has_image_branch)
+    )
+
+
+def _presets() -> Sequence[Preset]:
+    # Project packages add variants of ours: their networks are listed like any other.
+    return [get_preset(name) for name in list_presets()]
