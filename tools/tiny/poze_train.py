@@ -19,7 +19,7 @@ from typing import Any
 from tools.tiny.train import ALLOCATOR
 
 STAGES = ("data", "decoder", "with", "without", "evaluate")
-DECODER_STEPS, ARM_STEPS = 700, 1500
+DECODER_STEPS, ARM_STEPS = 700, 1200
 PI3_TOKENS = 192  # channels of the bundled Pi3's tokens
 POZE_WEIGHTS = Path(__file__).parents[2] / "packages/poze/src/poze/weights"
 

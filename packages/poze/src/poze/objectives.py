@@ -143,12 +143,9 @@ def pi3_views(video: Tensor, size: tuple[int, int]) -> Tensor:
     return resized[None]
 
 
-def check_point_size(supervision: Supervision, width: int, height: int, pi3: Pi3) -> None:
+def check_point_size(points: Tensor, width: int, height: int, pixel_limit: int) -> None:
     """Raise RequestError when points have another size than Pi3 gives for videos of ``width`` x ``height`` pixels."""
-    if supervision.points is None:
-        return
-    wanted = input_size(width, height, pixel_limit=pi3.config.pixel_limit, patch_size=pi3.config.patch_size)
-    found = (supervision.points.shape[3], supervision.points.shape[2])
+    wanted, found = input_size(width, height, pixel_limit=pixel_limit), (points.shape[3], points.shape[2])
     if found != wanted:
         raise RequestError(
             f"--gt-points have {found[0]}x{found[1]} points a view; for a video of {width}x{height} pixels Pi3 gives "
