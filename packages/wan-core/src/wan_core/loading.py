@@ -18,6 +18,7 @@ from wan_core.checkpoints import (
     infer_umt5_config,
     infer_vae_config,
     load_model,
+    loras_for,
     native_weights,
     read_dit_config,
     read_weights,
@@ -90,11 +91,8 @@ def checkpoint_folder(preset: Preset, checkpoint_dir: str | Path | None) -> Path
 
 def check_loras(preset: Preset, loras: Sequence[LoRA]) -> None:
     """Raises ``RequestError`` when a LoRA is for one of two experts and the model has only one network."""
-    chosen = next((lora for lora in loras if lora.expert is not None), None)
-    if chosen is not None and not isinstance(preset.files.dit, Experts):
-        raise RequestError(
-            f"{preset.name} has one network, no {chosen.expert}-noise expert; give the LoRA as --lora {chosen.path}"
-        )
+    for expert in ("high", "low") if isinstance(preset.files.dit, Experts) else (None,):
+        loras_for(loras, expert)
 
 
 def parts_of(preset: Preset) -> list[tuple[Part, str]]:
@@ -178,7 +176,7 @@ class _Loader:
         source = self._source(path, "dit")
         config = read_dit_config(path, source)
         self._check_channels(config, path)
-        source = self._merged(source, [lora for lora in self.options.loras if lora.expert in (None, expert)])
+        source = self._merged(source, loras_for(self.options.loras, expert))
 
         def load(device: torch.device) -> WanDiT:
             model: WanDiT = load_model(config, source, family="dit", dtype=self.dtype, device=device)

@@ -16,7 +16,17 @@ from wan_core.checkpoints.hubs import Hub, HubName, Listing, RemoteFile, open_hu
 from wan_core.checkpoints.inspection import Inspection, NetworkConfig, inspect_weights, tensor_rows
 from wan_core.checkpoints.layout import CheckpointLayout, Part
 from wan_core.checkpoints.load import load_model
-from wan_core.checkpoints.lora import Expert, LoRA, LoRAFile, MergedWeights, is_lora, read_lora, with_delta, with_loras
+from wan_core.checkpoints.lora import (
+    Expert,
+    LoRA,
+    LoRAFile,
+    MergedWeights,
+    is_lora,
+    loras_for,
+    read_lora,
+    with_delta,
+    with_loras,
+)
 from wan_core.checkpoints.lora_summary import LoRASummary
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.reader import read_weights
@@ -70,6 +80,7 @@ __all__ = [
     "inspect_weights",
     "is_lora",
     "load_model",
+    "loras_for",
     "native_weights",
     "open_hub",
     "plan_download",

@@ -20,7 +20,7 @@ from wan_core.checkpoints.lora_scale import ScaleSettings, scale_settings, store
 from wan_core.checkpoints.lora_updates import AddedUpdate, LowRankUpdate, NewValue, Update
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorInfo, TensorSource
-from wan_core.errors import CheckpointError
+from wan_core.errors import CheckpointError, RequestError
 
 Expert = Literal["high", "low"]
 
@@ -100,6 +100,19 @@ def read_lora(path: str | Path) -> LoRAFile:
         names = ", ".join(file.others[:3])
         raise CheckpointError(f"{found} is not a LoRA: none of its {len(file.others)} tensors is an update ({names})")
     return file
+
+
+def loras_for(loras: Sequence[LoRA], expert: Expert | None) -> list[LoRA]:
+    """Those of ``loras`` for one of two experts, or, with ``expert`` None, for the only network there is.
+
+    Raises RequestError when one of them is for an expert and there is only one network.
+    """
+    chosen = next((lora for lora in loras if lora.expert is not None), None)
+    if expert is None and chosen is not None:
+        raise RequestError(
+            f"this model has one network, no {chosen.expert}-noise expert; give the LoRA as --lora {chosen.path}"
+        )
+    return [lora for lora in loras if lora.expert in (None, expert)]
 
 
 def with_loras(
