@@ -21,12 +21,12 @@ from wan_core.checkpoints.lora import (
     LoRA,
     LoRAFile,
     MergedWeights,
-    is_lora,
     loras_for,
     read_lora,
     with_delta,
     with_loras,
 )
+from wan_core.checkpoints.lora_names import is_lora
 from wan_core.checkpoints.lora_summary import LoRASummary
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.reader import read_weights

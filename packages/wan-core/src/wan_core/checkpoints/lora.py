@@ -4,7 +4,7 @@ A merged source is a source like any other, so loading, converting and writing k
 Hu et al. 2021; names and factors: peft, diffusers, kohya's sd-scripts and musubi-tuner, ComfyUI, lightx2v.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -78,11 +78,6 @@ class MergedWeights(DerivedSource):
     ) -> None:
         super().__init__(base, recipes, metadata=metadata)
         self.left_out = {path: tuple(names) for path, names in (left_out or {}).items() if names}
-
-
-def is_lora(names: Collection[str]) -> bool:
-    """Whether a file with these tensor names is a LoRA (of any kind, also one that cannot be merged)."""
-    return other_kind(names) is not None or any(part_of(name) is not None for name in names)
 
 
 def read_lora(path: str | Path) -> LoRAFile:
