@@ -11,18 +11,20 @@ from wan_core.checkpoints.contents import FAMILY_NAMES, PARTS, Contents, Weights
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
 from wan_core.checkpoints.deltas import with_delta
 from wan_core.checkpoints.download import DownloadPlan, download_files, gigabytes, plan_download
+from wan_core.checkpoints.export import ExportOptions, Merge, Network, export, networks_in
 from wan_core.checkpoints.fetch import FetchedFile
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
 from wan_core.checkpoints.hubs import Hub, HubName, Listing, RemoteFile, open_hub
 from wan_core.checkpoints.inspection import Inspection, NetworkConfig, inspect_weights, tensor_rows
 from wan_core.checkpoints.layout import CheckpointLayout, Part
 from wan_core.checkpoints.load import load_model
-from wan_core.checkpoints.lora_names import LoRASummary
+from wan_core.checkpoints.lora_summary import LoRASummary
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
 from wan_core.checkpoints.verify import MANIFEST_NAME, ManifestEntry, Progress, verify_folder, write_manifest
 from wan_core.checkpoints.writer import write_file, write_shards
+from wan_core.checkpoints.written_configs import PipelineFacts
 
 __all__ = [
     "FAMILY_NAMES",
@@ -35,6 +37,7 @@ __all__ = [
     "ConversionReport",
     "DerivedSource",
     "DownloadPlan",
+    "ExportOptions",
     "FetchedFile",
     "Hub",
     "HubName",
@@ -43,9 +46,12 @@ __all__ = [
     "LoRASummary",
     "ManifestEntry",
     "MemorySource",
+    "Merge",
     "NativeWeights",
+    "Network",
     "NetworkConfig",
     "Part",
+    "PipelineFacts",
     "Progress",
     "Recipe",
     "RemoteFile",
@@ -56,6 +62,7 @@ __all__ = [
     "detect_family",
     "detect_format",
     "download_files",
+    "export",
     "find_weights",
     "gigabytes",
     "in_format",
@@ -66,6 +73,7 @@ __all__ = [
     "inspect_weights",
     "load_model",
     "native_weights",
+    "networks_in",
     "open_hub",
     "plan_download",
     "read_dit_config",
