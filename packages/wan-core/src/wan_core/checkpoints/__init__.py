@@ -10,6 +10,7 @@ from wan_core.checkpoints.configs import (
 from wan_core.checkpoints.contents import FAMILY_NAMES, PARTS, Contents, Weights, find_weights
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
 from wan_core.checkpoints.download import DownloadPlan, download_files, gigabytes, plan_download
+from wan_core.checkpoints.export import ExportOptions, Merge, Network, export, networks_in
 from wan_core.checkpoints.fetch import FetchedFile
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
 from wan_core.checkpoints.hubs import Hub, HubName, Listing, RemoteFile, open_hub
@@ -33,6 +34,7 @@ from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
 from wan_core.checkpoints.verify import MANIFEST_NAME, ManifestEntry, Progress, verify_folder, write_manifest
 from wan_core.checkpoints.writer import write_file, write_shards
+from wan_core.checkpoints.written_configs import PipelineFacts
 
 __all__ = [
     "FAMILY_NAMES",
@@ -46,6 +48,7 @@ __all__ = [
     "DerivedSource",
     "DownloadPlan",
     "Expert",
+    "ExportOptions",
     "FetchedFile",
     "Hub",
     "HubName",
@@ -56,10 +59,13 @@ __all__ = [
     "LoRASummary",
     "ManifestEntry",
     "MemorySource",
+    "Merge",
     "MergedWeights",
     "NativeWeights",
+    "Network",
     "NetworkConfig",
     "Part",
+    "PipelineFacts",
     "Progress",
     "Recipe",
     "RemoteFile",
@@ -70,6 +76,7 @@ __all__ = [
     "detect_family",
     "detect_format",
     "download_files",
+    "export",
     "find_weights",
     "gigabytes",
     "in_format",
@@ -82,6 +89,7 @@ __all__ = [
     "load_model",
     "loras_for",
     "native_weights",
+    "networks_in",
     "open_hub",
     "plan_download",
     "read_dit_config",
