@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from wan_core.cli.group import ErrorReporting, LazyCommand, LazyGroup, main_of, version_option
 
 COMMANDS = {
+    "convert": LazyCommand("wan_core.cli.convert:convert", "Write weights in another layout or dtype."),
     "download": LazyCommand("wan_core.cli.download:download", "Fetch the weights of a model, resumed and checked."),
     "generate": LazyCommand("wan_core.cli.generate:generate", "Make a video from a prompt, and from pictures."),
     "inspect": LazyCommand("wan_core.cli.inspect:inspect", "Say what a file or folder of weights is."),
