@@ -5,7 +5,7 @@ from wan_core.runtime.attention_backends import (
     apply_attention_backend,
     choose_attention_backend,
 )
-from wan_core.runtime.devices import DTYPES, resolve_device, resolve_dtype
+from wan_core.runtime.devices import DTYPES, peak_memory, resolve_device, resolve_dtype
 from wan_core.runtime.placement import Between, Placed, release_cached_memory
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "Placed",
     "apply_attention_backend",
     "choose_attention_backend",
+    "peak_memory",
     "release_cached_memory",
     "resolve_device",
     "resolve_dtype",
