@@ -38,7 +38,7 @@ from wan_core.training.lora import (
 )
 from wan_core.training.muon import Muon, orthogonalize
 from wan_core.training.objective import FlowBatch, NoiseLevels, draw_clean_frames, expert_levels, make_flow_batch
-from wan_core.training.optimizers import build_optimizers, recompute_blocks, require_optimizer
+from wan_core.training.optimizers import build_optimizers, require_optimizer
 from wan_core.training.plan import (
     Expert,
     RunOptions,
@@ -124,7 +124,6 @@ __all__ = [
     "own_weights",
     "plan_training",
     "read_config",
-    "recompute_blocks",
     "require_optimizer",
     "save_lora",
     "save_network",

@@ -1,9 +1,8 @@
-"""Optimizers by name, and memory traded for time."""
+"""Optimizers by name."""
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -66,14 +65,3 @@ def _bitsandbytes() -> Any:
             "the optimizer adamw8bit needs bitsandbytes, which is not installed; "
             "install 'wan-core[train]' or use --optimizer adamw"
         ) from error
-
-
-def recompute_blocks(model: nn.Module, wanted: bool) -> None:
-    """Compute the blocks of every DiT in ``model`` again in the backward pass, or not: a third more time, and only
-    their inputs are kept in memory."""
-    for module in _networks(model):
-        module.gradient_checkpointing = wanted  # type: ignore[assignment]
-
-
-def _networks(model: nn.Module) -> Iterator[nn.Module]:
-    return (module for module in model.modules() if hasattr(module, "gradient_checkpointing"))

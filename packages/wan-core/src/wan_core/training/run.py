@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from wan_core.models import WanDiT
+from wan_core.runtime import apply_recompute
 from wan_core.tasks import Experts
 from wan_core.training.cache import Cache, write_cache
 from wan_core.training.examples import ExampleEncoder, Sampler
@@ -20,7 +21,7 @@ from wan_core.training.flow_loss import FlowLoss
 from wan_core.training.loop import TrainingResult, train
 from wan_core.training.lora import attach_lora, save_lora
 from wan_core.training.objective import NoiseLevels, expert_levels
-from wan_core.training.optimizers import build_optimizers, recompute_blocks
+from wan_core.training.optimizers import build_optimizers
 from wan_core.training.plan import Expert, TrainingPlan
 from wan_core.training.ranks import Ranks
 from wan_core.training.state import AveragedWeights, CheckpointFolder
@@ -84,8 +85,10 @@ def _train_expert(
     plan: TrainingPlan, expert: Expert, cache: Cache, listeners: Listeners, ranks: Ranks
 ) -> tuple[TrainingResult, Path]:
     model = load_network(plan, expert)
-    ranks.shard(model)
     settings = plan.settings
+    ranks.shard(model)
+    if settings.checkpointing:
+        apply_recompute(model)
     optimizers = build_optimizers(model, settings.optimizer, settings.base_rate(), weight_decay=settings.weight_decay)
     average = None if settings.ema is None else AveragedWeights(model, settings.ema)
     loss = _loss(plan, expert, model, cache, ranks)
@@ -125,7 +128,6 @@ def load_network(plan: TrainingPlan, expert: Expert) -> WanDiT:
         attach_lora(model, lora)
     else:
         own_weights(model)
-    recompute_blocks(model, plan.settings.checkpointing)
     return model.train()
 
 
