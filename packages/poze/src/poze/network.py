@@ -12,6 +12,7 @@ from poze.adapter import Pi3FeatureAdapter, save_adapter
 from wan_core.checkpoints import MemorySource, write_file
 from wan_core.errors import ConfigError
 from wan_core.models import WanDiT
+from wan_core.runtime import apply_recompute
 from wan_core.training import AveragedWeights, LoRASettings, attach_lora, save_lora
 
 TRAINABLE = ("wan", "adapter", "lora")
@@ -51,7 +52,7 @@ class GuidedNetwork(nn.Module):
             own_weights(dit)
             dit.requires_grad_(True)
         adapter.requires_grad_("adapter" in trained)
-        dit.gradient_checkpointing = True
+        apply_recompute(dit)
 
     def guidance(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Guidance tokens [B, K, dim] of Pi3's tokens [B, h * w, C], in float32."""
