@@ -158,6 +158,8 @@ class _Loader:
 
         def load(device: torch.device) -> WanDiT:
             model: WanDiT = load_model(config, source, family="dit", dtype=self.dtype, device=device)
+            if self.preset.adapt is not None:
+                model = self.preset.adapt(model)
             apply_attention_backend(model, self.attention, device)
             return model
 

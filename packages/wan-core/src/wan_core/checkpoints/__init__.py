@@ -9,7 +9,6 @@ from wan_core.checkpoints.configs import (
 )
 from wan_core.checkpoints.contents import FAMILY_NAMES, PARTS, Contents, Weights, find_weights
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
-from wan_core.checkpoints.deltas import with_delta
 from wan_core.checkpoints.download import DownloadPlan, download_files, gigabytes, plan_download
 from wan_core.checkpoints.fetch import FetchedFile
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
@@ -17,7 +16,8 @@ from wan_core.checkpoints.hubs import Hub, HubName, Listing, RemoteFile, open_hu
 from wan_core.checkpoints.inspection import Inspection, NetworkConfig, inspect_weights, tensor_rows
 from wan_core.checkpoints.layout import CheckpointLayout, Part
 from wan_core.checkpoints.load import load_model
-from wan_core.checkpoints.lora_names import LoRASummary
+from wan_core.checkpoints.lora import Expert, LoRA, LoRAFile, MergedWeights, is_lora, read_lora, with_delta, with_loras
+from wan_core.checkpoints.lora_summary import LoRASummary
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
@@ -35,14 +35,18 @@ __all__ = [
     "ConversionReport",
     "DerivedSource",
     "DownloadPlan",
+    "Expert",
     "FetchedFile",
     "Hub",
     "HubName",
     "Inspection",
     "Listing",
+    "LoRA",
+    "LoRAFile",
     "LoRASummary",
     "ManifestEntry",
     "MemorySource",
+    "MergedWeights",
     "NativeWeights",
     "NetworkConfig",
     "Part",
@@ -64,15 +68,18 @@ __all__ = [
     "infer_umt5_config",
     "infer_vae_config",
     "inspect_weights",
+    "is_lora",
     "load_model",
     "native_weights",
     "open_hub",
     "plan_download",
     "read_dit_config",
+    "read_lora",
     "read_weights",
     "tensor_rows",
     "verify_folder",
     "with_delta",
+    "with_loras",
     "write_file",
     "write_manifest",
     "write_shards",

@@ -21,6 +21,7 @@ wan = LazyGroup("wan", COMMANDS, help="Wan 2.1 and 2.2 video generation.", packa
 main = main_of(wan)
 
 if TYPE_CHECKING:
+    from wan_core.cli.download import fetch_model
     from wan_core.cli.generate import build_command, run_generate
     from wan_core.cli.options import ListCommand, ListOption
     from wan_core.cli.progress import reporter
@@ -30,6 +31,7 @@ _HEAVY = {
     "ListCommand": "wan_core.cli.options",
     "ListOption": "wan_core.cli.options",
     "build_command": "wan_core.cli.generate",
+    "fetch_model": "wan_core.cli.download",
     "reporter": "wan_core.cli.progress",
     "run_generate": "wan_core.cli.generate",
 }
@@ -49,6 +51,7 @@ __all__ = [
     "ListCommand",
     "ListOption",
     "build_command",
+    "fetch_model",
     "main",
     "main_of",
     "reporter",
