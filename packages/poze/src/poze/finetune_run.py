@@ -179,8 +179,8 @@ class ExampleEncoder:
             states = encode_prompts(components.text_encoder, [caption, ""], components.prompt_cache, components.device)
         return {
             "latents": latents.float(),
-            "context": states[0][0].float().cpu(),
-            "empty": states[1][0].float().cpu(),
+            "context": states[0][0].float().cpu().clone(),
+            "empty": states[1][0].float().cpu().clone(),  # of its own: all examples share one in the prompt cache
             "tokens": tokens[0].half().cpu(),
             "grid": torch.tensor(grid),
         }
