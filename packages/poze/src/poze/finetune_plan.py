@@ -14,7 +14,7 @@ from poze.adapter import Pi3FeatureAdapter, load_adapter
 from poze.datasets import Dataset, find_dataset, read_latents, read_wanted
 from poze.finetune import FinetuneSettings
 from poze.objectives import Supervision, check_point_size
-from wan_core.errors import MediaError, RequestError
+from wan_core import MediaError, RequestError
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import VideoGeometry
 from wan_core.pipeline import Pipeline, plan_request
