@@ -145,7 +145,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
 def test_bad_input_is_one_sentence_before_any_weight(
     name: str, run: Run, checkpoint: Callable[[str], Path], files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(poze.finetune_run, "load_pi3", None)  # calling it would end the test
+    monkeypatch.setattr(poze.finetune_run, "open_pi3", None)  # calling it would end the test
     more, code, words = CASES[name]
     given = [word.replace("{files}", str(files)) for word in more]
     result = run(*arguments(checkpoint, files), *given, command=finetune)

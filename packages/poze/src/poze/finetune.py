@@ -145,12 +145,14 @@ class RolloutStage:
         request, conditioning = self.request, self.conditioning
         if request.num_inference_steps is None or request.flow_shift is None or request.solver is None:
             raise ValueError("the request has open values; plan it first")
-        extra = None if self.tokens is None else self.network.guidance(self.tokens, self.grid)
-        negative = conditioning.negative
+        positive, negative = conditioning.positive, conditioning.negative
+        if self.tokens is not None:
+            positive = self.network.guided(positive, self.tokens, self.grid)
+            negative = None if negative is None else self.network.guided(negative, self.tokens, self.grid)
         denoiser = Denoiser(
             self.network.dit,
-            guided(conditioning.positive, extra),
-            None if negative is None else guided(negative, extra),
+            positive,
+            negative,
             float(request.guidance_scale),  # type: ignore[arg-type]
             anchors=conditioning.anchors,
         )
@@ -184,18 +186,20 @@ class FlowStage:
         contexts = [row["empty" if drop else "context"].float() for row, drop in zip(rows, empty, strict=True)]
         context = nn.utils.rnn.pad_sequence(contexts, batch_first=True).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.amp):
-            extra = torch.cat([self._guidance(row, device) for row in rows]) if self.is_guided else None
-            inputs = DiTInputs(context=context, extra_context=extra)
+            inputs = DiTInputs(context=context)
+            if self.is_guided:
+                parts = [inputs_of(inputs, number) for number in range(len(rows))]
+                inputs = DiTInputs.batch([self._guided(part, row) for part, row in zip(parts, rows, strict=True)])
             return flow_loss(self.network.dit, latents, inputs, NoiseLevels(shift=self.settings.noise_shift))
 
-    def _guidance(self, row: Mapping[str, Tensor], device: torch.device) -> Tensor:
+    def _guided(self, inputs: DiTInputs, row: Mapping[str, Tensor]) -> DiTInputs:
         rows, columns = row["grid"].tolist()
-        return self.network.guidance(row["tokens"][None].to(device), (rows, columns))
+        return self.network.guided(inputs, row["tokens"][None].to(inputs.context.device), (rows, columns))
 
 
-def guided(inputs: DiTInputs, extra: Tensor | None) -> DiTInputs:
-    """The same conditions with guidance tokens."""
-    return DiTInputs(context=inputs.context, extra_context=extra)
+def inputs_of(inputs: DiTInputs, number: int) -> DiTInputs:
+    """The text of one sample of a batch."""
+    return DiTInputs(context=inputs.context[number : number + 1])
 
 
 def run_finetuning(

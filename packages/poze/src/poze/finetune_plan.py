@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +13,10 @@ from pi3.images import PIXEL_LIMIT
 from poze.adapter import Pi3FeatureAdapter, load_adapter
 from poze.datasets import Dataset, find_dataset, read_latents, read_wanted
 from poze.finetune import FinetuneSettings
+from poze.guidance import PI3_ID, pi3_errors
 from poze.objectives import Supervision, check_point_size
-from wan_core.errors import MediaError, RequestError
+from poze.presets import BUNDLED_ADAPTER, TINY_POZE
+from wan_core.errors import ConfigError, MediaError, RequestError
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import VideoGeometry
 from wan_core.pipeline import Pipeline, plan_request
@@ -35,7 +37,7 @@ class FinetuneOptions:
     wan_config: str = "ti2v-5B"
     wan_ckpt_dir: Path | None = None
     pi3_checkpoint: Path | None = None
-    pi3_pretrained_id: str = "yyfz233/Pi3"
+    pi3_pretrained_id: str = PI3_ID
     prompt: str | None = None
     image: Path | None = None
     gt_video: Path | None = None
@@ -47,6 +49,7 @@ class FinetuneOptions:
     dataset_latents: bool = False
     adapter: Path | None = None
     adapter_tokens: int = 64
+    context_space: str = "dit"
     use_pi3: bool = True
     device: str | None = None
     offload_model: bool = False
@@ -92,7 +95,7 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
     """Read and check everything but weights. Raises RequestError, ConfigError, CheckpointError or MediaError."""
     _check_sources(options, settings)
     device = resolve_device(options.device)
-    preset = _preset(options.wan_config)
+    preset = _preset(options)
     is_single = options.dataset_root is None
     inputs = supervision = dataset = clips = None
     if is_single:
@@ -103,8 +106,9 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
         dataset = find_dataset(_given(options.dataset_root), with_latents=options.dataset_latents)
         clips = _clips(options, preset)
     if options.pi3_checkpoint is not None:
-        find_weights(options.pi3_checkpoint)
-    adapter = None if options.adapter is None else load_adapter(options.adapter)
+        with pi3_errors():
+            find_weights(options.pi3_checkpoint)
+    adapter = _adapter(options)
     dtype = "float32" if "wan" in settings.trained or device.type == "cpu" else None
     pipeline = load_pipeline(
         preset, options.wan_ckpt_dir, RuntimeOptions(device=str(device), dtype=dtype, offload=options.offload_model)
@@ -137,7 +141,8 @@ def _pixel_limit(source: str | Path | None) -> int:
     """How many pixels Pi3's pictures have; a file on the hub has the published network's."""
     if isinstance(source, str):
         return PIXEL_LIMIT
-    return read_config(open_weights(find_weights(source))).pixel_limit
+    with pi3_errors():
+        return read_config(open_weights(find_weights(source))).pixel_limit
 
 
 def read_supervision(options: FinetuneOptions) -> Supervision:
@@ -183,11 +188,27 @@ def _check_sources(options: FinetuneOptions, settings: FinetuneSettings) -> None
             raise RequestError(f"{name} is needed unless --dataset-root is given")
 
 
-def _preset(name: str) -> Preset:
-    preset = get_preset(name)
+def _preset(options: FinetuneOptions) -> Preset:
+    """The model as one that goes on from a picture; guidance is added by the stage. Without a folder the tiny one."""
+    if options.wan_ckpt_dir is None:
+        return replace(TINY_POZE, task=TextImageToVideo())
+    preset = get_preset(options.wan_config)
     if not isinstance(preset.task, TextImageToVideo) or preset.has_experts:
-        raise RequestError(f"{name} is no model that goes on from a picture; --wan-config takes ti2v-5B or tiny-ti2v")
-    return preset
+        raise RequestError(f"--wan-config must be ti2v-5B, got {options.wan_config!r}: the others take no picture")
+    return replace(preset, task=TextImageToVideo())
+
+
+def _adapter(options: FinetuneOptions) -> Pi3FeatureAdapter | None:
+    """The adapter to go on from: the one given, or the tiny model's own."""
+    path = options.adapter or (BUNDLED_ADAPTER if options.wan_ckpt_dir is None and BUNDLED_ADAPTER.is_file() else None)
+    if path is None or not options.use_pi3:
+        return None
+    adapter = load_adapter(path)
+    if options.adapter_tokens != adapter.target_tokens:
+        raise ConfigError(
+            f"the adapter was trained for --adapter-tokens {adapter.target_tokens}, got {options.adapter_tokens}"
+        )
+    return adapter
 
 
 def _plan_inputs(options: FinetuneOptions, preset: Preset, supervision: Supervision) -> TI2VInputs:

@@ -6,13 +6,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import torch
+from PIL import Image
 from torch import Tensor
 
-from pi3 import Pi3, load_pi3, pictures_to_tensor
+from pi3 import Pi3
 from poze.adapter import Pi3FeatureAdapter
 from poze.datasets import read_latents
 from poze.finetune import FlowStage, RolloutStage, Stage, run_finetuning
 from poze.finetune_plan import FinetunePlan, examples_digest, pi3_source
+from poze.guidance import look, open_pi3, picture_views, pooled_tokens
 from poze.network import GuidedNetwork
 from wan_core.errors import RequestError
 from wan_core.media import load_image, tensor_to_image
@@ -36,11 +38,13 @@ def carry_out(plan: FinetunePlan, say: Callable[[str], None]) -> TrainingResult:
     if components.device.type == "cpu":  # as in the reference, where only the accelerator computes in 16 bits
         plan = replace(plan, settings=replace(plan.settings, amp=False))
     torch.manual_seed(plan.settings.seed)
-    pi3 = load_pi3(pi3_source(plan.options, plan.pipeline.preset), device=components.device)
+    pi3 = open_pi3(pi3_source(plan.options, plan.pipeline.preset), components.device)
     adapter = plan.adapter
     if adapter is None:
-        dim = network_of(components).config.dim
-        adapter = Pi3FeatureAdapter(2 * pi3.config.encoder.dim, dim, plan.options.adapter_tokens)
+        space, config = plan.options.context_space, network_of(components).config
+        width = config.text_dim if space == "text" else config.dim
+        count = plan.options.adapter_tokens
+        adapter = Pi3FeatureAdapter(2 * pi3.config.encoder.dim, width, count, context_space=space)
     if not plan.is_guided:
         say("note: without guidance, since no adapter is given or trained")
     stage: Stage
@@ -64,11 +68,10 @@ def network_of(components: Components) -> WanDiT:
     return dit.module()
 
 
-def picture_tokens(pi3: Pi3, picture: Tensor) -> tuple[Tensor, tuple[int, int]]:
-    """Pi3's patch tokens [1, h * w, C] of a picture [3, H, W] in [0, 1] of whole patches, and (h, w)."""
-    with torch.no_grad():
-        latents = pi3.encode(picture[None, None].to(pi3.register_token.device))
-    return latents.patch_hidden.mean(dim=1), latents.grid
+def picture_tokens(pi3: Pi3, picture: Image.Image) -> tuple[Tensor, tuple[int, int]]:
+    """Pi3's patch tokens [1, h * w, C] of a picture, and (h, w)."""
+    latents, _ = look(pi3, picture_views(picture, pi3))
+    return pooled_tokens(latents), latents.grid
 
 
 def _network(plan: FinetunePlan, adapter: Pi3FeatureAdapter) -> GuidedNetwork:
@@ -88,8 +91,7 @@ def _rollout_stage(plan: FinetunePlan, adapter: Pi3FeatureAdapter, pi3: Pi3) -> 
         raise ValueError("rollout needs one picture and what to compare with")
     components = plan.pipeline.components
     conditioning = _condition(plan)
-    picture = pictures_to_tensor([load_image(plan.options.image)], pixel_limit=pi3.config.pixel_limit)[0]
-    tokens, grid = picture_tokens(pi3, picture)
+    tokens, grid = picture_tokens(pi3, load_image(plan.options.image))
     network = _network(plan, adapter)
     vae = components.vae.module().requires_grad_(False)
     stage = RolloutStage(
@@ -153,15 +155,16 @@ class ExampleEncoder:
             latents = read_latents(
                 dataset.latent_files[number], spec.channels, latent_frames(spec.temporal_stride, clips)
             )
-        return self._row(latents, picture, example.caption)
+        return self._row(latents, tensor_to_image(picture), example.caption)
 
     def single(self) -> dict[str, Tensor]:
         """Encode the one wanted video with its picture and prompt."""
         plan = self.plan
-        if plan.inputs is None or plan.supervision is None or plan.supervision.video is None:
+        image = plan.options.image
+        if plan.inputs is None or plan.supervision is None or plan.supervision.video is None or image is None:
             raise ValueError("this plan has no single video")
-        first = plan.inputs.images[0]
-        return self._row(self._latents(plan.supervision.video, first), first, plan.inputs.request.prompt)
+        latents = self._latents(plan.supervision.video, plan.inputs.images[0])
+        return self._row(latents, load_image(image), plan.inputs.request.prompt)
 
     def _latents(self, pixels: Tensor, picture: Tensor) -> Tensor:
         """Latents [C, T, h, w] of a clip whose first frame is ``picture``, encoded alone as in sampling."""
@@ -171,10 +174,9 @@ class ExampleEncoder:
             latents[:, :1] = vae.encode(picture[None, :, None].to(components.device))[0]
         return latents.cpu()
 
-    def _row(self, latents: Tensor, picture: Tensor, caption: str) -> dict[str, Tensor]:
+    def _row(self, latents: Tensor, picture: Image.Image, caption: str) -> dict[str, Tensor]:
         components = self.plan.pipeline.components
-        views = pictures_to_tensor([tensor_to_image(picture)], pixel_limit=self.pi3.config.pixel_limit)
-        tokens, grid = picture_tokens(self.pi3, views[0])
+        tokens, grid = picture_tokens(self.pi3, picture)
         with torch.no_grad():
             states = encode_prompts(components.text_encoder, [caption, ""], components.prompt_cache, components.device)
         return {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from poze.adapter import Pi3FeatureAdapter, save_adapter
 from wan_core.checkpoints import MemorySource, write_file
 from wan_core.errors import ConfigError
-from wan_core.models import WanDiT
+from wan_core.models import DiTInputs, WanDiT
 from wan_core.training import AveragedWeights, LoRASettings, attach_lora, save_lora
 
 TRAINABLE = ("wan", "adapter", "lora")
@@ -38,9 +39,10 @@ class GuidedNetwork(nn.Module):
         self, dit: WanDiT, adapter: Pi3FeatureAdapter, trained: Collection[str], lora: LoRASettings | None = None
     ) -> None:
         super().__init__()
-        width = adapter.proj[1].out_features
-        if width != dit.config.dim:
-            raise ConfigError(f"the adapter makes tokens of width {width}, this transformer takes {dit.config.dim}")
+        in_text = adapter.context_space == "text"
+        width, wanted = adapter.proj[1].out_features, dit.config.text_dim if in_text else dit.config.dim
+        if width != wanted:
+            raise ConfigError(f"the adapter makes tokens of width {width}, this transformer takes {wanted}")
         self.dit = dit
         self.adapter = adapter
         self.trained = frozenset(trained)
@@ -53,11 +55,16 @@ class GuidedNetwork(nn.Module):
         adapter.requires_grad_("adapter" in trained)
         dit.gradient_checkpointing = True
 
-    def guidance(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Guidance tokens [B, K, dim] of Pi3's tokens [B, h * w, C], in float32."""
+    def guided(self, inputs: DiTInputs, tokens: Tensor, grid: tuple[int, int]) -> DiTInputs:
+        """Conditions with the guidance of Pi3's tokens [B, h * w, C], behind the text states or behind their embedding.
+
+        The adapter computes in float32.
+        """
         with torch.autocast(tokens.device.type, enabled=False):
             guidance: Tensor = self.adapter(tokens.float(), grid)
-        return guidance
+        if self.adapter.context_space == "text":
+            return replace(inputs, context=torch.cat([inputs.context, guidance.to(inputs.context)], dim=1))
+        return replace(inputs, extra_context=guidance)
 
     def save(self, folder: Path, step: int, metadata: dict[str, str], average: AveragedWeights | None) -> list[Path]:
         """Write the trained parts, averaged if there is an average: ``wan_finetune_stepN.safetensors`` and so on."""
