@@ -23,7 +23,7 @@ from wan_core.pipeline import Pipeline, plan_request
 from wan_core.presets import Preset, get_preset
 from wan_core.runtime import resolve_device
 from wan_core.tasks import TextImageToVideo, TI2VInputs, TI2VRequest
-from wan_core.training import ClipSettings
+from wan_core.training import ClipSettings, clip_settings, examples_mark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +84,7 @@ class FinetunePlan:
             "prompt": options.prompt,
             "files": [None if path is None else _digest(path) for path in files],
             "weights": [options.video_weight, options.point_weight, options.align_points],
-            "examples": None if self.dataset is None else examples_digest(self.dataset),
+            "examples": None if self.dataset is None else examples_mark(self.dataset.examples),
             "adapter_tokens": options.adapter_tokens,
             "guided": self.is_guided,
             "sampling": dict(options.sampling),
@@ -154,15 +154,6 @@ def read_supervision(options: FinetuneOptions) -> Supervision:
         point_weight=options.point_weight,
         align=options.align_points,
     )
-
-
-def examples_digest(dataset: Dataset) -> str:
-    """A short mark of a folder's examples: names, captions, sizes of the files."""
-    lines = [
-        f"{item.file.name} {item.file.stat().st_size} {item.start} {item.end} {item.caption}"
-        for item in dataset.examples
-    ]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _check_sources(options: FinetuneOptions, settings: FinetuneSettings) -> None:
@@ -246,14 +237,9 @@ def _check_sizes(
 
 
 def _clips(options: FinetuneOptions, preset: Preset) -> ClipSettings:
-    sampling, spec = preset.sampling, preset.latent_spec
-    width, height = options.sampling.get("width", sampling.width), options.sampling.get("height", sampling.height)
-    return ClipSettings(
-        num_frames=options.sampling.get("num_frames", sampling.num_frames),
-        fps=sampling.fps,
-        area=width * height,
-        multiple=max(spec.width_multiple, spec.height_multiple),
-    )
+    asked = options.sampling
+    size = (asked["width"], asked["height"]) if "width" in asked else None
+    return clip_settings(preset, num_frames=asked.get("num_frames"), size=size)
 
 
 def _check_writable(folder: Path) -> None:

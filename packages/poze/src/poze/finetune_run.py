@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -13,7 +15,7 @@ from pi3 import Pi3
 from poze.adapter import Pi3FeatureAdapter
 from poze.datasets import read_latents
 from poze.finetune import FlowStage, RolloutStage, Stage, run_finetuning
-from poze.finetune_plan import FinetunePlan, examples_digest, pi3_source
+from poze.finetune_plan import FinetunePlan, pi3_source
 from poze.guidance import look, open_pi3, picture_views, pooled_tokens
 from poze.network import GuidedNetwork
 from wan_core.errors import RequestError
@@ -24,16 +26,20 @@ from wan_core.tasks import Clip, Components, Conditioning, encode_prompts
 from wan_core.training import (
     Cache,
     ClipSettings,
+    Ranks,
     ShuffledBatches,
     TrainingResult,
+    complete_model,
+    examples_mark,
     load_clip,
     load_first_picture,
     write_cache,
 )
 
 
-def carry_out(plan: FinetunePlan, say: Callable[[str], None]) -> TrainingResult:
+def carry_out(plan: FinetunePlan, say: Callable[[str], None], ranks: Ranks | None = None) -> TrainingResult:
     """Load the models of a plan and train. Raises what loading and training raise."""
+    ranks = ranks or Ranks()
     components = plan.pipeline.components
     if components.device.type == "cpu":  # as in the reference, where only the accelerator computes in 16 bits
         plan = replace(plan, settings=replace(plan.settings, amp=False))
@@ -51,13 +57,30 @@ def carry_out(plan: FinetunePlan, say: Callable[[str], None]) -> TrainingResult:
     if plan.dataset is None and plan.settings.objective == "rollout":
         network, stage = _rollout_stage(plan, adapter, pi3)
     else:
-        examples, buckets = _examples(plan, pi3, say)
+        examples, buckets = _examples(plan, pi3, say, ranks)
         network = _network(plan, adapter)
         batches = ShuffledBatches(buckets, plan.settings.batch_size, plan.settings.seed)
-        stage = FlowStage(network, examples, batches, plan.settings, is_guided=plan.is_guided)
+        stage = FlowStage(
+            network, examples, batches, plan.settings, is_guided=plan.is_guided, rank=ranks.rank, world=ranks.world
+        )
     counts = [sum(p.numel() for p in network.parameters() if p.requires_grad == flag) for flag in (True, False)]
     say(f"{counts[0]:,} weights are trained, {counts[1]:,} stay as they are")
-    return run_finetuning(network, stage, plan.settings, plan.options.save_dir, recipe=plan.recipe(), say=say)
+    return run_finetuning(
+        network,
+        stage,
+        plan.settings,
+        plan.options.save_dir,
+        recipe=plan.recipe(),
+        say=say,
+        ranks=ranks,
+        complete=_completion(plan),
+    )
+
+
+def _completion(plan: FinetunePlan) -> Callable[[Path], Path] | None:
+    """What puts the untrained parts beside a trained transformer; the bundled ones have no folder of their own."""
+    source = plan.options.wan_ckpt_dir
+    return None if source is None else lambda target: complete_model(plan.pipeline.preset, source, target)
 
 
 def network_of(components: Components) -> WanDiT:
@@ -109,7 +132,7 @@ def _rollout_stage(plan: FinetunePlan, adapter: Pi3FeatureAdapter, pi3: Pi3) -> 
 
 
 def _examples(
-    plan: FinetunePlan, pi3: Pi3, say: Callable[[str], None]
+    plan: FinetunePlan, pi3: Pi3, say: Callable[[str], None], ranks: Ranks
 ) -> tuple[Sequence[Mapping[str, Tensor]], list[object]]:
     """The encoded examples and what those of one batch must share."""
     encoder = ExampleEncoder(plan, pi3)
@@ -120,17 +143,30 @@ def _examples(
     source = pi3_source(plan.options, plan.pipeline.preset)
     settings = {
         "preset": plan.pipeline.preset.name,
-        "examples": examples_digest(dataset),
+        "examples": examples_mark(dataset.examples),
         "clips": None if clips is None else asdict(clips),
         "pi3": None if source is None else str(source),
         "own_latents": dataset.latent_files is not None,
     }
     folder = plan.options.save_dir / "cache"
-    with torch.no_grad():
+    if ranks.is_first:
         write_cache(folder, count, encoder, settings, report=lambda done: say(f"encoded {done} of {count} examples"))
+    ranks.wait()
     cache = Cache(folder, settings)
-    rows = [cache[number] for number in range(count)]
-    return rows, [tuple(row["latents"].shape) for row in rows]
+    return _Rows(cache), [tuple(cache.shape(number, "latents")) for number in range(count)]
+
+
+class _Rows(Sequence[Mapping[str, Tensor]]):
+    """A cache as a sequence: an example is read when it is asked for."""
+
+    def __init__(self, cache: Cache) -> None:
+        self._cache = cache
+
+    def __len__(self) -> int:
+        return len(self._cache)
+
+    def __getitem__(self, number: Any) -> Any:
+        return self._cache[number]
 
 
 @dataclass(frozen=True)

@@ -10,19 +10,31 @@ from wan_core.checkpoints.configs import (
 from wan_core.checkpoints.contents import FAMILY_NAMES, PARTS, Contents, Weights, find_weights
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
 from wan_core.checkpoints.download import DownloadPlan, download_files, gigabytes, plan_download
+from wan_core.checkpoints.export import ExportOptions, Merge, Network, export, networks_in
 from wan_core.checkpoints.fetch import FetchedFile
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
 from wan_core.checkpoints.hubs import Hub, HubName, Listing, RemoteFile, open_hub
 from wan_core.checkpoints.inspection import Inspection, NetworkConfig, inspect_weights, tensor_rows
 from wan_core.checkpoints.layout import CheckpointLayout, Part
 from wan_core.checkpoints.load import load_model
-from wan_core.checkpoints.lora import Expert, LoRA, LoRAFile, MergedWeights, is_lora, read_lora, with_delta, with_loras
+from wan_core.checkpoints.lora import (
+    Expert,
+    LoRA,
+    LoRAFile,
+    MergedWeights,
+    loras_for,
+    read_lora,
+    with_delta,
+    with_loras,
+)
+from wan_core.checkpoints.lora_names import is_lora
 from wan_core.checkpoints.lora_summary import LoRASummary
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
 from wan_core.checkpoints.verify import MANIFEST_NAME, ManifestEntry, Progress, verify_folder, write_manifest
 from wan_core.checkpoints.writer import write_file, write_shards
+from wan_core.checkpoints.written_configs import PipelineFacts
 
 __all__ = [
     "FAMILY_NAMES",
@@ -36,6 +48,7 @@ __all__ = [
     "DerivedSource",
     "DownloadPlan",
     "Expert",
+    "ExportOptions",
     "FetchedFile",
     "Hub",
     "HubName",
@@ -46,10 +59,13 @@ __all__ = [
     "LoRASummary",
     "ManifestEntry",
     "MemorySource",
+    "Merge",
     "MergedWeights",
     "NativeWeights",
+    "Network",
     "NetworkConfig",
     "Part",
+    "PipelineFacts",
     "Progress",
     "Recipe",
     "RemoteFile",
@@ -60,6 +76,7 @@ __all__ = [
     "detect_family",
     "detect_format",
     "download_files",
+    "export",
     "find_weights",
     "gigabytes",
     "in_format",
@@ -70,7 +87,9 @@ __all__ = [
     "inspect_weights",
     "is_lora",
     "load_model",
+    "loras_for",
     "native_weights",
+    "networks_in",
     "open_hub",
     "plan_download",
     "read_dit_config",

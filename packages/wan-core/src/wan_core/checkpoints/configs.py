@@ -55,7 +55,8 @@ def read_dit_config(path: str | Path, source: TensorSource) -> WanDiTConfig:
     file = (path if path.is_dir() else path.parent) / CONFIG_NAME
     if not file.is_file():
         return infer_dit_config(source)
-    stated, found = dit_config_values(read_json(file)), _dit_values(source)
+    stated = _stated(source, ("text_len",)) | dit_config_values(read_json(file))  # diffusers has no text length
+    found = _dit_values(source)
     if "num_heads" not in stated:
         stated["num_heads"] = _heads(source, found["dim"], HEAD_DIM)
     config = _build(WanDiTConfig, found | stated, file)

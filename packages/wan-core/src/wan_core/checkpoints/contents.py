@@ -8,7 +8,7 @@ from pathlib import Path
 from wan_core.checkpoints.file_source import unreadable
 from wan_core.checkpoints.formats import detect_family
 from wan_core.checkpoints.layout import PART_NAMES, Part
-from wan_core.checkpoints.lora_summary import is_lora
+from wan_core.checkpoints.lora_names import is_lora
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.shards import WeightFiles, weight_files
 from wan_core.checkpoints.sources import TensorSource

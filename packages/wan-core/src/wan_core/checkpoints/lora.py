@@ -4,7 +4,7 @@ A merged source is a source like any other, so loading, converting and writing k
 Hu et al. 2021; names and factors: peft, diffusers, kohya's sd-scripts and musubi-tuner, ComfyUI, lightx2v.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -20,7 +20,7 @@ from wan_core.checkpoints.lora_scale import ScaleSettings, scale_settings, store
 from wan_core.checkpoints.lora_updates import AddedUpdate, LowRankUpdate, NewValue, Update
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorInfo, TensorSource
-from wan_core.errors import CheckpointError
+from wan_core.errors import CheckpointError, RequestError
 
 Expert = Literal["high", "low"]
 
@@ -80,11 +80,6 @@ class MergedWeights(DerivedSource):
         self.left_out = {path: tuple(names) for path, names in (left_out or {}).items() if names}
 
 
-def is_lora(names: Collection[str]) -> bool:
-    """Whether a file with these tensor names is a LoRA (of any kind, also one that cannot be merged)."""
-    return other_kind(names) is not None or any(part_of(name) is not None for name in names)
-
-
 def read_lora(path: str | Path) -> LoRAFile:
     """The LoRA in a file, or in a folder as peft and diffusers save it.
 
@@ -100,6 +95,19 @@ def read_lora(path: str | Path) -> LoRAFile:
         names = ", ".join(file.others[:3])
         raise CheckpointError(f"{found} is not a LoRA: none of its {len(file.others)} tensors is an update ({names})")
     return file
+
+
+def loras_for(loras: Sequence[LoRA], expert: Expert | None) -> list[LoRA]:
+    """Those of ``loras`` for one of two experts, or, with ``expert`` None, for the only network there is.
+
+    Raises RequestError when one of them is for an expert and there is only one network.
+    """
+    chosen = next((lora for lora in loras if lora.expert is not None), None)
+    if expert is None and chosen is not None:
+        raise RequestError(
+            f"this model has one network, no {chosen.expert}-noise expert; give the LoRA as --lora {chosen.path}"
+        )
+    return [lora for lora in loras if lora.expert in (None, expert)]
 
 
 def with_loras(

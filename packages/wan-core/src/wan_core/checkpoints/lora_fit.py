@@ -54,8 +54,8 @@ def refuse_other_models(source: TensorSource, native: TensorSource) -> None:
     """
     if not any(name.startswith(("face_adapter.", "pose_patch_embedding.")) for name in native):
         return
-    says = [source.path.name, source.path.parent.name]
-    says += [value for name, value in source.metadata.items() if any(word in name.lower() for word in _SAYS)]
+    says = [value for name, value in source.metadata.items() if any(word in name.lower() for word in _SAYS)]
+    says.append(source.path.name)
     if any(_ANIMATE.search(text) for text in says):
         return
     proof = next((text for text in says if _WAN_22.search(text)), None)

@@ -36,7 +36,6 @@ OTHER_KINDS: Mapping[str, str] = {
     r"\.lokr_w[12]": "LoKr",
     r"\.oft_(?:blocks|diag)": "OFT",
     r"\.lora_mid\.": "LoCon with a middle tensor",
-    r"\.lora_[AB]\..*scale|\.(?:qweight|scales|qzeros)$": "a quantised LoRA",
 }
 """Adapters that are no plain low-rank updates, by a pattern that only their names match."""
 
@@ -73,6 +72,11 @@ def without_prefixes(name: str) -> str:
         if prefix is None:
             return name
         name = name.removeprefix(prefix)
+
+
+def is_lora(names: Iterable[str]) -> bool:
+    """Whether a file with these tensor names is a LoRA, of any kind, also one that cannot be merged."""
+    return any(part_of(name) is not None or other_kind([name]) is not None for name in names)
 
 
 def other_kind(names: Iterable[str]) -> tuple[str, str] | None:

@@ -145,7 +145,8 @@ class DerivedSource(TensorSource):
         return self._recipes[name]
 
     def stored_dtype(self, name: str) -> torch.dtype:
-        return self.base.stored_dtype(self._recipes[name].inputs[0])
+        inputs = self._recipes[name].inputs
+        return self.base.stored_dtype(inputs[0]) if inputs else self.info(name).dtype
 
     def read(self, name: str) -> Tensor:
         recipe = self._recipes[name]

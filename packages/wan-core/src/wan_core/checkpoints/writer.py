@@ -34,7 +34,7 @@ def write_file(
     disk refuses, CheckpointError for a dtype that the format does not have; nothing half-written stays.
     """
     path = Path(path)
-    with _replacing(path) as draft:
+    with replacing(path) as draft:
         _write(source, source.keys(), draft, dtypes or {}, source.metadata if metadata is None else metadata)
 
 
@@ -67,7 +67,7 @@ def write_shards(
         return [f"{stem}.safetensors"]
     names = [f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
     for name, group in zip(names, groups, strict=True):
-        with _replacing(folder / name) as draft:
+        with replacing(folder / name) as draft:
             _write(source, group, draft, dtypes, metadata)
     total = sum(_info(source, name, dtypes).nbytes for name in source)
     index = {
@@ -80,27 +80,35 @@ def write_shards(
 
 def write_text(path: Path, text: str) -> None:
     """Write a small text file in one step. Raises MediaError when the disk refuses."""
-    with _replacing(path) as draft:
+    with replacing(path) as draft:
         draft.write(text.encode("utf-8"))
 
 
 @contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """A folder to fill, which becomes ``path`` when everything is there and vanishes when anything fails.
 
-    Raises RequestError when ``path`` exists and is not an empty folder, MediaError when the disk refuses.
+    ``overwrite`` takes the place of a folder with content, which stays as it is until then. Raises RequestError when
+    ``path`` exists and is not an empty folder, MediaError when the disk refuses.
     """
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
+    is_taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if is_taken and not (overwrite and path.is_dir()):
         raise RequestError(f"{path} exists already; name a new or an empty folder")
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
+    old = path.with_name(f".{path.name}.{os.getpid()}.old")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         draft.mkdir()
         yield draft
+        if is_taken:
+            os.replace(path, old)
         os.replace(draft, path)
     except OSError as error:
         raise write_error(path, error) from error
     finally:
+        if old.exists() and not path.exists():
+            os.replace(old, path)
+        shutil.rmtree(old, ignore_errors=True)
         shutil.rmtree(draft, ignore_errors=True)
 
 
@@ -123,8 +131,8 @@ def _info(source: TensorSource, name: str, dtypes: Mapping[str, torch.dtype]) ->
 
 
 @contextmanager
-def _replacing(path: Path) -> Iterator[BinaryIO]:
-    """A draft beside ``path`` that takes its place when it is whole."""
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """A draft beside ``path`` that takes its place when it is whole. Raises MediaError when the disk refuses."""
     draft = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -152,7 +160,7 @@ def _write(
     file.write(_header({name: infos[name] for name in order}, metadata))
     for name in order:
         tensor = source.read(name).to(infos[name].dtype).contiguous()
-        _write_bytes(file, tensor)
+        file.write(tensor_bytes(tensor))
         del tensor
         source.release(name)
 
@@ -174,7 +182,7 @@ def _header(infos: Mapping[str, TensorInfo], metadata: Mapping[str, str]) -> byt
     return len(text).to_bytes(8, "little") + text
 
 
-def _write_bytes(file: BinaryIO, tensor: Tensor) -> None:
+def tensor_bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a contiguous tensor, without a copy; they live as long as the tensor."""
     size = tensor.numel() * tensor.element_size()
-    if size:
-        file.write(memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B"))
+    return memoryview((ctypes.c_char * size).from_address(tensor.data_ptr())).cast("B") if size else memoryview(b"")

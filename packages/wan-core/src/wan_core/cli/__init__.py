@@ -9,11 +9,14 @@ from typing import TYPE_CHECKING
 from wan_core.cli.group import ErrorReporting, LazyCommand, LazyGroup, main_of, version_option
 
 COMMANDS = {
+    "cache": LazyCommand("wan_core.cli.cache:cache", "Encode videos and captions once, for training."),
+    "convert": LazyCommand("wan_core.cli.convert:convert", "Write weights in another layout or dtype."),
     "download": LazyCommand("wan_core.cli.download:download", "Fetch the weights of a model, resumed and checked."),
     "generate": LazyCommand("wan_core.cli.generate:generate", "Make a video from a prompt, and from pictures."),
     "inspect": LazyCommand("wan_core.cli.inspect:inspect", "Say what a file or folder of weights is."),
     "presets": LazyCommand("wan_core.cli.presets:presets", "List the models and what they need."),
     "show": LazyCommand("wan_core.cli.show:show", "Print how a file was made, and the command that makes it again."),
+    "train": LazyCommand("wan_core.cli.train:train", "Finetune a model, or a LoRA of it, on a folder of videos."),
     "verify": LazyCommand("wan_core.cli.verify:verify", "Check a model's files against their SHA-256 manifest."),
 }
 

@@ -1,0 +1,94 @@
+"""``wan convert SRC OUT``: weights in another layout, dtype or number of files."""
+
+import re
+from pathlib import Path
+
+import click
+import torch
+
+from wan_core.checkpoints import Contents, ExportOptions, Network, PipelineFacts, export, find_weights, networks_in
+from wan_core.cli.options import ParsedType
+from wan_core.cli.progress import byte_progress, reporter
+from wan_core.errors import CheckpointError, RequestError
+from wan_core.media import plain_text
+from wan_core.models import WanDiTConfig
+from wan_core.presets import get_preset
+from wan_core.presets.fit import fitting_presets
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
+
+
+def parse_bytes(text: str) -> int:
+    """``5GB``, ``500MB``, ``2GiB`` or a plain number as bytes. Raises RequestError."""
+    match = _SIZE.fullmatch(text.strip())
+    unit = _UNITS.get(match[2].lower()) if match else None
+    if match is None or unit is None or float(match[1]) * unit < 1:
+        raise RequestError(f"{text!r} is no size; write for instance 5GB or 500MB")
+    return int(float(match[1]) * unit)
+
+
+@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
+@click.argument("out", type=click.Path(path_type=Path))
+@click.option(
+    "--to",
+    "layout",
+    type=click.Choice(["official", "diffusers", "single"]),
+    help="Layout of OUT; single: one .safetensors file a network, as ComfyUI reads. Default: that of SRC.",
+)
+@click.option("--dtype", type=click.Choice(list(DTYPES)), help="Default: as stored; 8-bit weights become bfloat16.")
+@click.option(
+    "--shard-size",
+    "--shard_size",
+    type=ParsedType("SIZE", parse_bytes),
+    default="5GB",
+    help="Largest safetensors file of a transformer; default 5GB.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace OUT when it exists.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def convert(
+    source: Path, out: Path, layout: str | None, dtype: str | None, shard_size: int, overwrite: bool, quiet: bool
+) -> None:
+    """Write the weights in SRC to OUT in another layout, dtype or file size.
+
+    SRC is a file, the folder of one network, or a whole checkpoint folder, in any format that is read. A network alone
+    becomes a folder with its config.json, or one file when OUT ends with .safetensors. OUT appears when it is whole.
+    """
+    say = reporter(quiet)
+    contents = find_weights(source)
+    networks = networks_in(contents, dtype=DTYPES[dtype] if dtype else None)
+    left_out = [weights.name for weights in contents.weights if weights.family in ("", "lora")]
+    if left_out:
+        say(f"left out: {plain_text(', '.join(left_out[:5]))}, which no model here has")
+    options = ExportOptions(
+        layout=layout,  # type: ignore[arg-type]  # one of the choices above
+        dtype=DTYPES[dtype] if dtype else None,
+        max_shard_bytes=shard_size,
+        overwrite=overwrite,
+    )
+    facts = pipeline_facts(contents, networks)
+    names = export(networks, contents, out, options, facts=facts, progress=byte_progress("writing", quiet=quiet))
+    click.echo(f"{plain_text(out)}: {len(names)} files written" if len(names) > 1 else f"{plain_text(out)} written")
+
+
+def pipeline_facts(contents: Contents, networks: list[Network]) -> PipelineFacts:
+    """What a diffusers pipeline must know, from the first preset that the transformers fit.
+
+    Raises CheckpointError for two transformers of no known model.
+    """
+    configs = [network.config for network in networks if isinstance(network.config, WanDiTConfig)]
+    if not configs:
+        return PipelineFacts(flow_shift=1.0)
+    names = fitting_presets(configs[0], len(configs)).names
+    if not names:
+        if len(configs) > 1:
+            raise CheckpointError(f"the two transformers in {contents.path} are of no model that is known here")
+        return PipelineFacts(flow_shift=5.0)
+    preset = get_preset(names[0])
+    return PipelineFacts(
+        flow_shift=preset.sampling.flow_shift,
+        boundary=preset.boundary,
+        frame_timesteps=configs[0].in_dim == configs[0].out_dim == 48,
+    )
