@@ -11,6 +11,7 @@ from safetensors.torch import load_file, save_file
 
 import poze.finetune_run
 from pi3.checkpoints import bundled_weights
+from poze import Pi3FeatureAdapter, save_adapter
 from poze.cli.finetune import finetune
 from wan_core.loading import load_pipeline
 from wan_core.media import write_video
@@ -34,6 +35,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"a": video, "b": video}, folder / "two.pt")
     torch.save(points[:, :, :70].contiguous(), folder / "low.pt")
     (folder / "text.pt").write_text("no tensor")
+    save_adapter(Pi3FeatureAdapter(48, 24), folder / "adapter.safetensors")
     for name, channels in (("data", 48), ("foreign", 16)):
         make_dataset(folder / name, video, channels)
     make_dataset(folder / "uneven", video, 48)
@@ -133,6 +135,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "model without pictures": ([*VIDEO, "--wan-config", "t2v-1.3B"], 2, ("t2v-1.3B",)),
     "no such Pi3": ([*VIDEO, "--pi3-checkpoint", "{files}/none"], 3, ("none",)),
     "no adapter in the file": ([*VIDEO, "--adapter", "{files}/points.safetensors"], 3, ("adapter",)),
+    "adapter of others": ([*VIDEO, "--adapter", "{files}/adapter.safetensors"], 2, ("48 to 24", "192 to 64")),
     "no tokens": ([*VIDEO, "--adapter-tokens", "0"], 2, ("--adapter-tokens", "0")),
     "no rate": ([*VIDEO, "--lr", "0"], 2, ("--lr",)),
     "no steps": ([*VIDEO, "--steps", "0"], 2, ("--steps",)),

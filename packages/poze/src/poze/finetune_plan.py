@@ -8,8 +8,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pi3 import Pi3Config
 from pi3.checkpoints import find_weights, open_weights, read_config
-from pi3.images import PIXEL_LIMIT
 from poze.adapter import Pi3FeatureAdapter, load_adapter
 from poze.datasets import Dataset, find_dataset, read_latents, read_wanted
 from poze.finetune import FinetuneSettings
@@ -17,13 +17,14 @@ from poze.guidance import PI3_ID, pi3_errors
 from poze.objectives import Supervision, check_point_size
 from poze.presets import BUNDLED_ADAPTER, TINY_POZE
 from wan_core.errors import ConfigError, MediaError, RequestError
-from wan_core.loading import RuntimeOptions, load_pipeline
+from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
 from wan_core.media import VideoGeometry
+from wan_core.models import WanDiTConfig
 from wan_core.pipeline import Pipeline, plan_request
 from wan_core.presets import Preset, get_preset
 from wan_core.runtime import resolve_device
 from wan_core.tasks import TextImageToVideo, TI2VInputs, TI2VRequest
-from wan_core.training import ClipSettings, clip_settings, examples_mark
+from wan_core.training import ClipSettings, clip_settings, examples_mark, network_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +114,9 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
     pipeline = load_pipeline(
         preset, options.wan_ckpt_dir, RuntimeOptions(device=str(device), dtype=dtype, offload=options.offload_model)
     )
+    if adapter is not None:
+        config = network_config(preset, checkpoint_folder(preset, options.wan_ckpt_dir), str(preset.files.dit))
+        _check_adapter(adapter, config, _pi3_config(pi3_source(options, preset)))
     if dataset is not None and dataset.latent_files is not None and clips is not None:
         frames = VideoGeometry.for_video(preset.latent_spec, num_frames=clips.num_frames, height=64, width=64)
         for path in dataset.latent_files:
@@ -137,12 +141,12 @@ def pi3_source(options: FinetuneOptions, preset: Preset) -> str | Path | None:
     return None if preset.bundled else options.pi3_pretrained_id
 
 
-def _pixel_limit(source: str | Path | None) -> int:
-    """How many pixels Pi3's pictures have; a file on the hub has the published network's."""
+def _pi3_config(source: str | Path | None) -> Pi3Config:
+    """Pi3's dims; on the hub is the published network."""
     if isinstance(source, str):
-        return PIXEL_LIMIT
+        return Pi3Config()
     with pi3_errors():
-        return read_config(open_weights(find_weights(source))).pixel_limit
+        return read_config(open_weights(find_weights(source)))
 
 
 def read_supervision(options: FinetuneOptions) -> Supervision:
@@ -202,6 +206,17 @@ def _adapter(options: FinetuneOptions) -> Pi3FeatureAdapter | None:
     return adapter
 
 
+def _check_adapter(adapter: Pi3FeatureAdapter, network: WanDiTConfig, pi3: Pi3Config) -> None:
+    in_text = adapter.context_space == "text"
+    wanted = (2 * pi3.encoder.dim, network.text_dim if in_text else network.dim)
+    width, in_dim = adapter.state_dict()["proj.1.weight"].shape
+    if (in_dim, width) != wanted:
+        raise ConfigError(
+            f"the adapter leads from width {in_dim} to {width}; this Pi3 and this transformer need {wanted[0]} to "
+            f"{wanted[1]}: it was trained for others"
+        )
+
+
 def _plan_inputs(options: FinetuneOptions, preset: Preset, supervision: Supervision) -> TI2VInputs:
     sampling = dict(options.sampling)
     if supervision.video is not None:  # what was not asked for follows the wanted video
@@ -233,7 +248,7 @@ def _check_sizes(
         raise RequestError(
             f"--gt-points have {supervision.points.shape[1]} views, the video {geometry.num_frames} frames"
         )
-    check_point_size(supervision.points, geometry.width, geometry.height, _pixel_limit(source))
+    check_point_size(supervision.points, geometry.width, geometry.height, _pi3_config(source).pixel_limit)
 
 
 def _clips(options: FinetuneOptions, preset: Preset) -> ClipSettings:
