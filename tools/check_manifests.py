@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from pi3 import Pi3Config, Pi3XConfig
+from poze import Pi3FeatureAdapter
 from wan_core.checkpoints import MemorySource, build_on_meta, native_weights
 from wan_core.errors import CheckpointError
 from wan_core.models import CLIP_VIT_H14, UMT5_XXL, WAN21_VAE, WAN22_VAE
@@ -62,6 +63,7 @@ MANIFESTS: Mapping[str, Expected] = {
     "clip_xlm_roberta_vit_h14_full_original": Expected("clip", CLIP_VIT_H14.build),
     "pi3": Expected(None, Pi3Config().build),
     "pi3x": Expected(None, Pi3XConfig().build),
+    "poze_adapter_ti2v5b": Expected(None, lambda: Pi3FeatureAdapter(2048, 3072)),
 }
 """The manifests that some code answers for, by file name."""
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from wan_core.errors import RequestError
 from wan_core.models import ContextCache, DiTInputs, WanDiT, WanDiTConfig
+from wan_core.runtime import apply_recompute
 
 from .dit_networks import CONFIG, IMAGE, conditions, latents, network, noise
 
@@ -94,11 +95,14 @@ def test_gradients_flow_to_latents_and_conditions() -> None:
     assert all(tensor.grad is not None and tensor.grad.abs().max() > 0 for tensor in [noisy, *tensors])
 
 
-def test_gradients_with_checkpointing_are_the_same() -> None:
+def test_gradients_of_recomputed_blocks_are_the_same() -> None:
     gradients = []
-    for checkpointing in (False, True):
+    for recompute in (False, True):
         model = network().requires_grad_(True).train()
-        model.gradient_checkpointing = checkpointing
+        names = list(model.state_dict())
+        if recompute:
+            apply_recompute(model)
+        assert list(model.state_dict()) == names
         model(latents(), torch.tensor([300.0]), conditions()).square().sum().backward()
         gradients.append([parameter.grad for parameter in model.parameters()])
     for plain, checkpointed in zip(*gradients, strict=True):

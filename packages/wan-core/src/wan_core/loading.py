@@ -1,23 +1,29 @@
 """From a preset name and a checkpoint folder to a ready :class:`Pipeline`. Weights are read when first needed."""
 
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from wan_core.checkpoints import (
     CheckpointLayout,
+    Expert,
+    LoRA,
     Part,
     TensorSource,
     infer_clip_config,
     infer_umt5_config,
     infer_vae_config,
     load_model,
+    loras_for,
     native_weights,
     read_dit_config,
     read_weights,
     with_delta,
+    with_loras,
 )
 from wan_core.errors import CheckpointError, RequestError
 from wan_core.models import CLIPVision, TextEncoder, VideoVAE, WanDiT, WanDiTConfig, load_tokenizer
@@ -40,7 +46,8 @@ class RuntimeOptions:
 
     ``offload`` sends each part off the device after use (on the CPU: out of memory); by default it is on, as with
     the original for one process. ``text_encoder_on_cpu`` keeps the text encoder on the CPU. ``mmap=False`` reads
-    files instead of mapping them.
+    files instead of mapping them. ``loras`` are merged into the network while it is read; ``force_lora`` allows those
+    made for another model.
     """
 
     device: str | None = None
@@ -49,6 +56,8 @@ class RuntimeOptions:
     text_encoder_on_cpu: bool = False
     attention: str = "auto"
     mmap: bool | None = None
+    loras: tuple[LoRA, ...] = ()
+    force_lora: bool = False
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
 
@@ -60,8 +69,8 @@ def load_pipeline(
     """A pipeline for a preset and its checkpoint folder; bundled presets need no folder.
 
     File names, configs and tensor shapes are checked here; weights are read at first use. Raises ``RequestError``
-    (unknown preset, no folder), ``CheckpointError`` (missing, damaged or other model's files), ``ConfigError`` and
-    ``BackendError`` (impossible or unavailable options).
+    (unknown preset, no folder, a LoRA for an expert that there is not), ``CheckpointError`` (missing, damaged or other
+    model's files), ``ConfigError`` and ``BackendError`` (impossible or unavailable options).
     """
     preset = get_preset(preset) if isinstance(preset, str) else preset
     folder = checkpoint_folder(preset, checkpoint_dir)
@@ -78,6 +87,12 @@ def checkpoint_folder(preset: Preset, checkpoint_dir: str | Path | None) -> Path
             f"'wan download {preset.name}'"
         )
     return Path(str(files("wan_core") / "weights" / preset.bundled))
+
+
+def check_loras(preset: Preset, loras: Sequence[LoRA]) -> None:
+    """Raises ``RequestError`` when a LoRA is for one of two experts and the model has only one network."""
+    for expert in ("high", "low") if isinstance(preset.files.dit, Experts) else (None,):
+        loras_for(loras, expert)
 
 
 def parts_of(preset: Preset) -> list[tuple[Part, str]]:
@@ -97,10 +112,12 @@ class _Loader:
         self.folder = folder
         self.layout = CheckpointLayout(folder, preset.name)
         self.layout.require(parts_of(preset))
+        check_loras(preset, options.loras)
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
         self.attention = choose_attention_backend(options.attention, self.device)
         self.options = options
+        self.notes: list[str] = []
         offload = options.offload is not False
         # On the CPU there is nowhere to move a part to: what is not needed leaves the memory.
         self.between = (Between.DROP if self.device.type == "cpu" else Between.HOST) if offload else Between.KEEP
@@ -109,7 +126,7 @@ class _Loader:
         """All parts, checked against each other."""
         names = self.preset.files.dit
         if isinstance(names, Experts):
-            high, low = self._network(names.high), self._network(names.low)
+            high, low = self._network(names.high, "high"), self._network(names.low, "low")
             if high.config != low.config:
                 raise CheckpointError(f"the experts in {self.folder} differ in size; they belong to different models")
             network = high
@@ -124,7 +141,7 @@ class _Loader:
             dit=dit,
             image_encoder=self._image_encoder(network.config),
         )
-        record = {
+        record: dict[str, Any] = {
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
             "attention": self.attention,
@@ -132,15 +149,19 @@ class _Loader:
         }
         if not self.preset.bundled:
             record["checkpoint"] = self.folder.resolve().name
+        if self.options.loras:
+            record["lora"] = [str(replace(lora, path=Path(lora.path.name))) for lora in self.options.loras]
+            record["force_lora"] = self.options.force_lora
         trained = network.source.metadata.get("trained") != "false"
-        note = f"note: the bundled {self.preset.name} is not trained yet; it makes coloured noise"
+        if not trained:
+            self.notes.append(f"note: the bundled {self.preset.name} is not trained yet; it makes coloured noise")
         return Pipeline(
             self.preset,
             components,
             latent_spec=self.preset.latent_spec,
             options=self.options.sampling,
             record=record,
-            notes=() if trained else (note,),
+            notes=self.notes,
         )
 
     def _source(self, path: Path, family: str) -> TensorSource:
@@ -150,18 +171,28 @@ class _Loader:
             return native_weights(weights, family)
         return with_delta(self._source(self.layout.dit(base), family), weights)
 
-    def _network(self, name: str) -> "_Network":
+    def _network(self, name: str, expert: Expert | None = None) -> "_Network":
         path = self.layout.dit(name)
         source = self._source(path, "dit")
         config = read_dit_config(path, source)
         self._check_channels(config, path)
+        source = self._merged(source, loras_for(self.options.loras, expert))
 
         def load(device: torch.device) -> WanDiT:
             model: WanDiT = load_model(config, source, family="dit", dtype=self.dtype, device=device)
+            if self.preset.adapt is not None:
+                model = self.preset.adapt(model)
             apply_attention_backend(model, self.attention, device)
             return model
 
         return _Network(config, source, Placed(load, self.device, between=self.between))
+
+    def _merged(self, source: TensorSource, loras: Sequence[LoRA]) -> TensorSource:
+        if not loras:
+            return source
+        merged = with_loras(source, loras, force=self.options.force_lora, dtype=self.dtype)
+        self.notes += [note for note in merged.notes if note not in self.notes]
+        return merged
 
     def _check_channels(self, config: WanDiTConfig, path: Path) -> None:
         wanted = self.preset.task.channels(self.preset.latent_spec)

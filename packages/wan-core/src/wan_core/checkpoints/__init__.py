@@ -9,15 +9,26 @@ from wan_core.checkpoints.configs import (
 )
 from wan_core.checkpoints.contents import FAMILY_NAMES, PARTS, Contents, Weights, find_weights
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
-from wan_core.checkpoints.deltas import with_delta
 from wan_core.checkpoints.download import DownloadPlan, download_files, gigabytes, plan_download
 from wan_core.checkpoints.export import ExportOptions, Merge, Network, export, networks_in
+from wan_core.checkpoints.export_targets import Layout
 from wan_core.checkpoints.fetch import FetchedFile
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
 from wan_core.checkpoints.hubs import Hub, HubName, Listing, RemoteFile, open_hub
 from wan_core.checkpoints.inspection import Inspection, NetworkConfig, inspect_weights, tensor_rows
 from wan_core.checkpoints.layout import CheckpointLayout, Part
 from wan_core.checkpoints.load import load_model
+from wan_core.checkpoints.lora import (
+    Expert,
+    LoRA,
+    LoRAFile,
+    MergedWeights,
+    loras_for,
+    read_lora,
+    with_delta,
+    with_loras,
+)
+from wan_core.checkpoints.lora_names import is_lora
 from wan_core.checkpoints.lora_summary import LoRASummary
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.reader import read_weights
@@ -37,16 +48,21 @@ __all__ = [
     "ConversionReport",
     "DerivedSource",
     "DownloadPlan",
+    "Expert",
     "ExportOptions",
     "FetchedFile",
     "Hub",
     "HubName",
     "Inspection",
+    "Layout",
     "Listing",
+    "LoRA",
+    "LoRAFile",
     "LoRASummary",
     "ManifestEntry",
     "MemorySource",
     "Merge",
+    "MergedWeights",
     "NativeWeights",
     "Network",
     "NetworkConfig",
@@ -71,16 +87,20 @@ __all__ = [
     "infer_umt5_config",
     "infer_vae_config",
     "inspect_weights",
+    "is_lora",
     "load_model",
+    "loras_for",
     "native_weights",
     "networks_in",
     "open_hub",
     "plan_download",
     "read_dit_config",
+    "read_lora",
     "read_weights",
     "tensor_rows",
     "verify_folder",
     "with_delta",
+    "with_loras",
     "write_file",
     "write_manifest",
     "write_shards",

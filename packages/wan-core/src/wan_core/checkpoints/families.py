@@ -1,7 +1,7 @@
 """What kind of weights a source holds, by the names of its tensors."""
 
 from wan_core.checkpoints.formats import detect_family
-from wan_core.checkpoints.lora_summary import is_lora
+from wan_core.checkpoints.lora_names import is_lora
 from wan_core.checkpoints.sources import TensorSource
 
 

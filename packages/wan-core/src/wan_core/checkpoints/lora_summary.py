@@ -2,16 +2,12 @@
 
 import re
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
+from wan_core.checkpoints.lora_names import other_kind, part_of
 from wan_core.checkpoints.sources import TensorSource
 
-_PARTS = re.compile(
-    r"(?P<target>.+)\."
-    r"(?:(?P<down>lora_A(?:\.\w+)?\.weight|lora(?:\.|_)down\.weight)|(?P<up>lora_B(?:\.\w+)?\.weight|lora(?:\.|_)up\.weight)"
-    r"|(?P<other>alpha|diff|diff_b|diff_m|dora_scale|lora_mid\.weight|lok[rh]_\w+|hada_\w+))"
-)
 _INDEX = re.compile(r"(?<=blocks[._])\d+")
 _QUERY = re.compile(r"(?:self_attn|attn1)[._](?:to_)?q$")
 
@@ -32,27 +28,22 @@ class LoRASummary:
     has_image_branch: bool
 
 
-def is_lora(names: Collection[str]) -> bool:
-    """Whether names are those of a LoRA: some are parts of one."""
-    return any(_PARTS.fullmatch(name) for name in names)
-
-
 def lora_summary(source: TensorSource) -> LoRASummary:
     """What the names and shapes of a LoRA file tell."""
     ranks, targets, other = Counter[int](), Counter[str](), Counter[str]()
     widths, blocks, seen = set[int](), {-1}, set[str]()
     for name in source:
-        match = _PARTS.fullmatch(name)
-        if match is None:
-            other["whole tensors"] += 1
+        part, kind = part_of(name), other_kind([name])
+        if part is None:
+            other["whole tensors" if kind is None else kind[0]] += 1
             continue
-        target, shape = match["target"], source.info(name).shape
-        if match["down"] and shape:
+        target, shape = part.layer, source.info(name).shape
+        if part.role == "down" and shape:
             ranks[shape[0]] += 1
-        if match["up"] and shape and _QUERY.search(target):
+        if part.role == "up" and shape and _QUERY.search(target):
             widths.add(shape[0])
-        if match["other"]:
-            other[match["other"]] += 1
+        if part.role not in ("down", "up"):
+            other[part.role] += 1
         if target not in seen:
             seen.add(target)
             targets[_INDEX.sub("N", target)] += 1

@@ -9,12 +9,15 @@ from typing import TYPE_CHECKING
 from wan_core.cli.group import ErrorReporting, LazyCommand, LazyGroup, main_of, version_option
 
 COMMANDS = {
+    "cache": LazyCommand("wan_core.cli.cache:cache", "Encode videos and captions once, for training."),
     "convert": LazyCommand("wan_core.cli.convert:convert", "Write weights in another layout or dtype."),
     "download": LazyCommand("wan_core.cli.download:download", "Fetch the weights of a model, resumed and checked."),
     "generate": LazyCommand("wan_core.cli.generate:generate", "Make a video from a prompt, and from pictures."),
     "inspect": LazyCommand("wan_core.cli.inspect:inspect", "Say what a file or folder of weights is."),
+    "merge-lora": LazyCommand("wan_core.cli.merge_lora:merge_lora", "Write weights with LoRAs merged in."),
     "presets": LazyCommand("wan_core.cli.presets:presets", "List the models and what they need."),
     "show": LazyCommand("wan_core.cli.show:show", "Print how a file was made, and the command that makes it again."),
+    "train": LazyCommand("wan_core.cli.train:train", "Finetune a model, or a LoRA of it, on a folder of videos."),
     "verify": LazyCommand("wan_core.cli.verify:verify", "Check a model's files against their SHA-256 manifest."),
 }
 
@@ -22,6 +25,7 @@ wan = LazyGroup("wan", COMMANDS, help="Wan 2.1 and 2.2 video generation.", packa
 main = main_of(wan)
 
 if TYPE_CHECKING:
+    from wan_core.cli.download import fetch_model
     from wan_core.cli.generate import build_command, run_generate
     from wan_core.cli.options import ListCommand, ListOption
     from wan_core.cli.progress import reporter
@@ -31,6 +35,7 @@ _HEAVY = {
     "ListCommand": "wan_core.cli.options",
     "ListOption": "wan_core.cli.options",
     "build_command": "wan_core.cli.generate",
+    "fetch_model": "wan_core.cli.download",
     "reporter": "wan_core.cli.progress",
     "run_generate": "wan_core.cli.generate",
 }
@@ -50,6 +55,7 @@ __all__ = [
     "ListCommand",
     "ListOption",
     "build_command",
+    "fetch_model",
     "main",
     "main_of",
     "reporter",

@@ -61,27 +61,48 @@ def download(
     was interrupted goes on where it stopped.
     """
     preset = None if "/" in model else get_preset(model)
+    plan, fetched = fetch_model(
+        model, local_dir, source=source, revision=revision, token=token, include=include, quiet=quiet
+    )
+    if as_json:
+        click.echo(json.dumps(record(plan, fetched), indent=2, ensure_ascii=False))
+        return
+    folder = plan.folder
+    click.echo(f"{folder}: {len(fetched)} files, {gigabytes(plan.total)}, all checked; {MANIFEST_NAME} written")
+    if preset is not None and not include:
+        reporter(quiet)(f"wan generate {preset.name} --ckpt-dir {folder}")
+
+
+def fetch_model(
+    model: str,
+    local_dir: Path | None = None,
+    *,
+    source: HubName = "huggingface",
+    revision: str | None = None,
+    token: str | None = None,
+    include: Sequence[str] = (),
+    quiet: bool = False,
+) -> tuple[DownloadPlan, Sequence[FetchedFile]]:
+    """Fetch a preset's files or those of a repository like ``include``, with licence, sizes and progress.
+
+    What was interrupted goes on where it stopped. Raises what `wan_core.checkpoints.plan_download` raises; Ctrl-C ends
+    the command with a sentence.
+    """
+    preset = None if "/" in model else get_preset(model)
     repository = model if preset is None else _repository(preset)
     folder = local_dir or Path(repository.rpartition("/")[2])
-    patterns: tuple[str, ...] = include
+    patterns: tuple[str, ...] = tuple(include)
     optional: tuple[str, ...] = ()
     if preset is not None and not include:
         patterns, optional = files_of(preset), companions_of(preset)
-    say = reporter(quiet)
     try:
         plan = plan_download(
             open_hub(source, token), repository, folder, revision=revision, include=patterns, optional=optional
         )
-        announce(plan, say)
-        fetched = download_files(plan, byte_progress("fetching", quiet=quiet))
+        announce(plan, reporter(quiet))
+        return plan, download_files(plan, byte_progress("fetching", quiet=quiet))
     except KeyboardInterrupt as interrupt:
         _interrupted(folder, interrupt)
-    if as_json:
-        click.echo(json.dumps(record(plan, fetched), indent=2, ensure_ascii=False))
-        return
-    click.echo(f"{folder}: {len(fetched)} files, {gigabytes(plan.total)}, all checked; {MANIFEST_NAME} written")
-    if preset is not None and not include:
-        say(f"wan generate {preset.name} --ckpt-dir {folder}")
 
 
 def _repository(preset: Preset) -> str:

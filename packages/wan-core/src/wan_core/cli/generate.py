@@ -12,10 +12,11 @@ from typing import Any
 import click
 
 from wan_core.cli.group import ErrorReporting
+from wan_core.cli.loras import lora_options
 from wan_core.cli.options import ListCommand, output_options, request_options, runtime_options, task_options
 from wan_core.cli.progress import reporter, show_progress
 from wan_core.errors import MediaError, RequestError
-from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
+from wan_core.loading import RuntimeOptions, check_loras, checkpoint_folder, load_pipeline
 from wan_core.media import check_output, write_video
 from wan_core.pipeline import SamplingOptions, fps_of, plan_request, silent
 from wan_core.presets import Preset, get_preset, list_presets
@@ -92,6 +93,7 @@ def build_command(
             *request_options(),
             *task_options(preset.task.request_type),
             *runtime_options(),
+            *lora_options(),
             *output_options(),
         ],
         callback=call,
@@ -112,6 +114,7 @@ def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
     """Check every request and output, then make the videos. ``values`` are the parsed options."""
     say = reporter(values["quiet"])
     runtime = runtime_of(values)
+    check_loras(preset, runtime.loras)
     jobs = plan_jobs(preset, values)
     check_size(preset, values, say)
     for note in dict.fromkeys(note for job in jobs for note in job.inputs.notes):
@@ -148,6 +151,8 @@ def runtime_of(values: Mapping[str, Any]) -> RuntimeOptions:
         text_encoder_on_cpu=values["t5_cpu"],
         attention=values["attention"],
         mmap=values["mmap"],
+        loras=values["loras"],
+        force_lora=values["force_lora"],
         sampling=SamplingOptions(batched_guidance=values["cfg"] == "batched", noise_device=str(noise_device)),
     )
 
@@ -229,6 +234,7 @@ def show_plan(preset: Preset, jobs: Sequence[Job], runtime: RuntimeOptions, valu
             "weights": str(folder),
             "device": runtime.device,
             "dtype": str(resolve_dtype(runtime.dtype, resolve_device(runtime.device))).removeprefix("torch."),
+            **({"lora": [str(lora) for lora in runtime.loras]} if runtime.loras else {}),
             **job.inputs.request.settings(),
             **preset.task.describe(job.inputs),  # the size of the video, where the request's is an area
             "output": str(job.output),

@@ -1,5 +1,6 @@
 """Progress on standard error: steps or bytes, speed, time left."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
@@ -38,3 +39,53 @@ def reporter(quiet: bool) -> Callable[[str], None]:
             click.echo(text, err=True)
 
     return say
+
+
+@contextmanager
+def training_progress(
+    total: int, memory: Callable[[], int], *, quiet: bool
+) -> Iterator[Callable[[dict[str, Any]], None]]:
+    """A listener for the log lines of a run of ``total`` steps: loss, speed, memory and time left.
+
+    ``memory`` tells the bytes in use. Steps done before the first line of a run that goes on are not part of its speed.
+    """
+    bars: list[Any] = []
+
+    def hear(line: dict[str, Any]) -> None:
+        if "validation_loss" in line and not quiet:
+            tqdm.write(f"step {line['step']}: validation loss {line['validation_loss']:.4f}", file=sys.stderr)
+        if "loss" not in line:
+            return
+        if not bars or line["step"] < bars[0].n:  # the second expert begins anew
+            first = max(0, line["step"] - line["steps"])
+            for bar in bars:
+                bar.close()
+            options: dict[str, Any] = {"unit": "step", "dynamic_ncols": True, "ascii": True, "disable": quiet}
+            bars[:] = [tqdm(total=total, initial=first, desc="train", **options)]
+        bars[0].set_postfix_str(f"loss {line['loss']:.4f}, {memory() / 2**30:.2f} GiB", refresh=False)
+        bars[0].update(line["step"] - bars[0].n)
+
+    try:
+        yield hear
+    finally:
+        for bar in bars:
+            bar.close()
+
+
+@contextmanager
+def item_progress(phase: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A listener for the number of items that are done; nothing is shown until the first."""
+    bars: list[Any] = []
+
+    def hear(done: int) -> None:
+        if not bars:
+            bars.append(tqdm(total=total, desc=phase, unit="clip", dynamic_ncols=True, ascii=True, disable=quiet))
+        bars[0].update(done - bars[0].n)
+        if done >= total:
+            bars[0].close()
+
+    try:
+        yield hear
+    finally:
+        for bar in bars:
+            bar.close()

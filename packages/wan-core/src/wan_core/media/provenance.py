@@ -37,7 +37,8 @@ _OPTIONS = {
     "checkpoint": "ckpt-dir",
 }
 # What the machine was, where it changes the numbers; everything else in the record is for people.
-_RECORD_OPTIONS = ("checkpoint", "dtype", "noise_device", "cfg", "lora")
+_RECORD_OPTIONS = ("checkpoint", "dtype", "noise_device", "cfg", "lora", "force_lora")
+_REPEATED = frozenset({"--lora"})
 _NEVER_OPTIONS = frozenset(
     {"save_file", "output", "save-file", "task", "prompt_file", "prompt-file", "width", "height"}
 )
@@ -211,7 +212,8 @@ def _list_option(option: str, values: list[Any]) -> list[str]:
         return []
     if all(isinstance(value, int | float) for value in values):
         return [option, ",".join(str(value) for value in values)]
-    return [option, *(_not_an_option(plain_text(value)) for value in values)]
+    words = [_not_an_option(plain_text(value)) for value in values]
+    return [part for word in words for part in (option, word)] if option in _REPEATED else [option, *words]
 
 
 def _not_an_option(text: str) -> str:

@@ -1,9 +1,10 @@
 """What a preset is: a model as values - network configs, a task, sampling defaults, file names."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from wan_core.media import LatentSpec
-from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
+from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiT, WanDiTConfig
 from wan_core.tasks import Experts, SamplingDefaults, Task
 
 NEGATIVE_PROMPT = (
@@ -32,7 +33,7 @@ class Preset:
     ``boundary`` is the share of the 1000 training timesteps above which the high-noise expert works; ``sizes`` are
     the (width, height) the model was trained for; ``repository`` is where its weights are published; ``bundled`` is
     the folder of weights inside the package, for models that need no download. ``disk_gb`` is for people: the size of
-    the download.
+    the download. ``adapt`` changes each transformer after its weights were read, such as its number of input channels.
     """
 
     name: str
@@ -49,6 +50,7 @@ class Preset:
     repository: str | None = None
     bundled: str | None = None
     disk_gb: float = 0.0
+    adapt: Callable[[WanDiT], WanDiT] | None = None
 
     @property
     def latent_spec(self) -> LatentSpec:

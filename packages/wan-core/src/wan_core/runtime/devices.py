@@ -1,5 +1,7 @@
 """What the machine has: compute device, number format, and where noise is drawn."""
 
+import sys
+
 import torch
 
 from wan_core.errors import BackendError, RequestError
@@ -54,3 +56,17 @@ def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return torch.float16
     return torch.bfloat16
+
+
+def peak_memory(device: torch.device) -> int:
+    """The most bytes that were in use so far: on the device, or on the CPU by this process."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    if device.type == "mps":
+        return torch.mps.driver_allocated_memory()
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024

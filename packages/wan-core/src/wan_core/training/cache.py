@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from wan_core.errors import CheckpointError, ConfigError, MediaError, RequestError
@@ -81,29 +81,59 @@ class Cache:
                 f"the cache {self.folder} is not finished ({done} of {needed} shards); run 'wan cache' again"
             )
         self._digests: dict[str, str] = index["shards"]
-        self._open: dict[str, dict[str, Tensor]] = {}
+        self._open: dict[str, _Shard] = {}
 
     def __len__(self) -> int:
         return self.count
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """The tensors of one example by name."""
+        return self._shard_of(number).read(number)
+
+    def shape(self, number: int, name: str) -> list[int]:
+        """The shape of one tensor of an example, without reading it."""
+        return self._shard_of(number).shape(f"{name}.{number}")
+
+    def verify(self) -> None:
+        """Check every shard against its SHA-256. Raises CheckpointError naming the first that is damaged."""
+        for number in range(0, self.count, self._shard_size):
+            self._shard_of(number)
+
+    def _shard_of(self, number: int) -> _Shard:
         if not 0 <= number < self.count:
             raise IndexError(number)
-        shard = self._shard(f"shard-{number // self._shard_size:05d}.safetensors")
-        ending = f".{number}"
-        return {name.removesuffix(ending): tensor for name, tensor in shard.items() if name.endswith(ending)}
-
-    def _shard(self, name: str) -> dict[str, Tensor]:
+        name = f"shard-{number // self._shard_size:05d}.safetensors"
         if name not in self._open:
             path = self.folder / name
             if _digest(path) != self._digests.get(name):
                 raise CheckpointError(f"{path} is damaged or missing; run 'wan cache' again to make it anew")
-            try:
-                self._open[name] = load_file(path)
-            except (OSError, SafetensorError) as error:
-                raise CheckpointError(f"{path} cannot be read: {error}; run 'wan cache' again") from error
+            self._open[name] = _Shard(path)
         return self._open[name]
+
+
+class _Shard:
+    """One mapped file: tensors are read when asked for."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            file: Any = safe_open(path, framework="pt")
+            names: list[str] = list(file.keys())
+        except (OSError, SafetensorError) as error:
+            raise CheckpointError(f"{path} cannot be read: {error}; run 'wan cache' again") from error
+        self._file = file
+        self._names: dict[int, list[str]] = {}
+        for name in names:
+            self._names.setdefault(int(name.rpartition(".")[2]), []).append(name)
+
+    def read(self, number: int) -> dict[str, Tensor]:
+        return {name.rpartition(".")[0]: self._file.get_tensor(name) for name in self._names[number]}
+
+    def shape(self, name: str) -> list[int]:
+        try:
+            return list(self._file.get_slice(name).get_shape())
+        except SafetensorError as error:
+            raise CheckpointError(f"{self._path} has no {name}; run 'wan cache' again") from error
 
 
 class ShuffledBatches:

@@ -58,6 +58,10 @@ class Example:
     start: float = 0.0
     end: float | None = None
 
+    def size(self) -> int:
+        """The size of the video file in bytes."""
+        return self.file.stat().st_size
+
 
 def find_examples(folder: str | Path) -> list[Example]:
     """The examples of a folder, in a fixed order; every named file exists, none is opened.

@@ -10,7 +10,7 @@ import json
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,8 +20,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wan_core.errors import ConfigError, RequestError
+from wan_core.errors import ConfigError, MediaError, RequestError
 from wan_core.training.state import AveragedWeights, CheckpointFolder, TrainingState
+
+SCHEDULES = ("linear", "cosine", "constant")
+_FREE = ("steps", "save_seconds", "save_steps", "log_steps", "validate_steps")
+
+Reduce = Callable[[Sequence[float]], list[float]]
+"""Means over all ranks of some numbers, the same list on every rank."""
 
 Loss = Callable[[int, int], Tensor]
 """(step, accumulation index) -> scalar loss; it draws data by these numbers and noise from torch's generator."""
@@ -31,25 +37,36 @@ Loss = Callable[[int, int], Tensor]
 class LoopSettings:
     """How long and how carefully to train.
 
-    The rate rises over ``warmup_steps``, stays, and falls linearly to ``final_rate`` (a share of it) over the last
-    ``decay_share`` of the steps, so ``steps`` may be changed when a run goes on. ``save_seconds`` is the time between
-    checkpoints, ``log_steps`` between log lines. Raises ConfigError for values that cannot work.
+    The rate rises over ``warmup_steps``, stays, and falls to ``final_rate`` (a share of it) over the last
+    ``decay_share`` of the steps, on a line or half a ``cosine``; ``constant`` never falls. ``steps`` may change when a
+    run goes on. Checkpoints come every ``save_steps``, or every ``save_seconds`` when that is None; log lines every
+    ``log_steps``, validations every ``validate_steps``. Raises ConfigError for values that cannot work.
     """
 
     steps: int
     warmup_steps: int = 100
+    schedule: str = "linear"
     decay_share: float = 0.3
     final_rate: float = 0.0
     accumulation: int = 1
     clip_norm: float | None = 1.0
     seed: int = 0
     save_seconds: float = 60.0
+    save_steps: int | None = None
     log_steps: int = 50
+    validate_steps: int | None = None
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.accumulation < 1 or self.log_steps < 1:
             least = {"steps": self.steps, "accumulation": self.accumulation, "log_steps": self.log_steps}
             raise ConfigError(f"steps, accumulation and log_steps must be at least 1, got {least}")
+        for name in ("save_steps", "validate_steps"):
+            if (getattr(self, name) or 1) < 1:
+                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if self.clip_norm is not None and self.clip_norm <= 0:
+            raise ConfigError(f"clip_norm must be positive, got {self.clip_norm}; None does not clip")
         if self.warmup_steps < 0 or not 0 <= self.decay_share <= 1 or self.save_seconds < 0:
             raise ConfigError(
                 f"warmup_steps and save_seconds must not be negative and decay_share must be in 0..1, got "
@@ -59,23 +76,33 @@ class LoopSettings:
     def rate_factor(self, step: int) -> float:
         """Share of the base learning rate at a step (from 0)."""
         rising = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        left = (self.steps - step) / max(1.0, self.decay_share * self.steps)
-        return rising * (self.final_rate + (1 - self.final_rate) * min(1.0, left))
+        if self.schedule == "constant":
+            return rising
+        left = min(1.0, (self.steps - step) / max(1.0, self.decay_share * self.steps))
+        if self.schedule == "cosine":
+            left = (1 - math.cos(math.pi * left)) / 2
+        return rising * (self.final_rate + (1 - self.final_rate) * left)
 
     def identity(self) -> dict[str, Any]:
         """The settings that a resumed run must share: not how long it runs, how often it saves or logs."""
-        return {
-            name: value for name, value in asdict(self).items() if name not in ("steps", "save_seconds", "log_steps")
-        }
+        kept = {name: value for name, value in asdict(self).items() if name not in _FREE}
+        if self.schedule == SCHEDULES[0]:
+            del kept["schedule"]  # runs from before there was a choice go on
+        return kept
 
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a run ended: ``step`` done, mean ``loss`` of the last logged steps, whether a signal ended it."""
+    """Where a run ended: ``step`` done, mean ``loss`` of the last logged steps, the ``signal`` that ended it early."""
 
     step: int
     loss: float
-    was_interrupted: bool
+    signal: int | None = None
+
+    @property
+    def was_interrupted(self) -> bool:
+        """Whether a signal ended the run."""
+        return self.signal is not None
 
 
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
@@ -99,6 +126,16 @@ def noted_signals() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
+def this_rank_only(values: Sequence[float]) -> list[float]:
+    """The `Reduce` of a single process."""
+    return list(values)
+
+
+def find_nothing(step: int) -> dict[str, Any]:
+    """The validation of a run without one."""
+    return {}
+
+
 def train(
     model: nn.Module,
     optimizers: Sequence[torch.optim.Optimizer],
@@ -110,65 +147,106 @@ def train(
     recipe: dict[str, Any] | None = None,
     log_path: Path | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
+    validate: Callable[[int], Mapping[str, Any]] = find_nothing,
     rank: int = 0,
+    reduce: Reduce = this_rank_only,
 ) -> TrainingResult:
     """Train to ``settings.steps``, going on from the newest checkpoint, and save at the end.
 
     ``recipe`` (plain values) is stored and must be equal when a run goes on. ``log_path`` gets one JSON line per
-    ``log_steps``, ``report`` the same as a dict. SIGTERM and SIGINT save and return. Raises RequestError when the loss
-    is not finite (the last checkpoint stays), and what `CheckpointFolder` raises.
+    ``log_steps`` from rank 0, ``report`` the same as a dict. ``validate`` is called with the step at the start, every
+    ``validate_steps`` and at the end, on every rank, and may not change the model; what it returns is logged.
+    With several ranks ``reduce`` averages losses and makes all of them stop and save together. SIGTERM and SIGINT save
+    and return. Raises RequestError when the loss or the gradient is not finite (the last checkpoint stays), MediaError
+    when the log cannot be written, and what `CheckpointFolder` raises.
     """
-    identity = {"loop": settings.identity(), "recipe": recipe or {}}
-    state = TrainingState(model, optimizers, average, identity)
+    state = TrainingState(model, optimizers, average, {"loop": settings.identity(), "recipe": recipe or {}})
     step = checkpoints.restore(state)
+    log = _Log(log_path if rank == 0 else None, report if rank == 0 else None)
     base_rates = [[group.setdefault("base_lr", group["lr"]) for group in each.param_groups] for each in optimizers]
-    losses: list[float] = []
-    loss, last_save, last_log = math.nan, time.monotonic(), time.monotonic()
+    clock, last_loss = _Clock(settings.save_seconds), math.nan
     with noted_signals() as signals:
-        while step < settings.steps and not signals:
+        told = False
+        if step == 0:
+            log.validation(0, validate(0))
+        while step < settings.steps and not told:
             seed_step(settings.seed, step, rank)
-            factor = settings.rate_factor(step)
-            _set_rates(optimizers, base_rates, factor)
-            losses.append(_one_step(model, optimizers, loss_of, settings, step, checkpoints))
-            if average is not None:
-                average.update(model)
-            step += 1
-            if step % settings.log_steps == 0 or step == settings.steps:
-                loss = sum(losses) / len(losses)
-                seconds = (time.monotonic() - last_log) / len(losses)
-                losses, last_log = [], time.monotonic()
-                line = {"step": step, "loss": loss, "rate": factor, "seconds_per_step": round(seconds, 4)}
-                _log(line, log_path, report)
-            if time.monotonic() - last_save >= settings.save_seconds and step < settings.steps:
+            _set_rates(optimizers, base_rates, settings.rate_factor(step))
+            loss = _backward(loss_of, settings, step)
+            loss, stops, waits = reduce([loss, float(bool(signals)), float(clock.is_late())])
+            _check(loss, "loss", step, checkpoints)
+            norm = _clip(model, settings.clip_norm)
+            _check(norm, "gradient", step, checkpoints)
+            _update(model, optimizers, average)
+            step, told = step + 1, stops > 0
+            log.add(loss)
+            if _is_due(step, settings.log_steps, settings.steps):
+                last_loss = log.line(step, settings.rate_factor(step - 1), norm)
+            if _is_due(step, settings.validate_steps, settings.steps):
+                log.validation(step, validate(step))
+            if step < settings.steps and _is_save_due(step, settings, waits > 0):
                 checkpoints.save(state, step)
-                last_save = time.monotonic()
-    checkpoints.save(state, step)
-    return TrainingResult(step, loss, bool(signals))
+                clock.restart()
+        checkpoints.save(state, step)
+        return TrainingResult(step, last_loss, (signals or [signal.SIGTERM])[0] if told else None)
 
 
-def _one_step(
-    model: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    loss_of: Loss,
-    settings: LoopSettings,
-    step: int,
-    checkpoints: CheckpointFolder,
-) -> float:
-    total = 0.0
-    for index in range(settings.accumulation):
-        loss = loss_of(step, index) / settings.accumulation
-        if not torch.isfinite(loss):
-            steps = checkpoints.steps()
-            kept = f"the last good checkpoint is {checkpoints.path(steps[-1])}" if steps else "nothing was saved yet"
-            raise RequestError(f"the loss became {loss.item()} at step {step}; {kept}; try a lower learning rate")
-        loss.backward()  # type: ignore[no-untyped-call]
-        total += loss.item()
-    if settings.clip_norm is not None:
-        nn.utils.clip_grad_norm_([p for p in model.parameters() if p.grad is not None], settings.clip_norm)
+class _Clock:
+    """Time since the last checkpoint."""
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self.restart()
+
+    def restart(self) -> None:
+        self._since = time.monotonic()
+
+    def is_late(self) -> bool:
+        return time.monotonic() - self._since >= self._seconds
+
+
+def _update(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: AveragedWeights | None) -> None:
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
+    if average is not None:
+        average.update(model)
+
+
+def _is_due(step: int, every: int | None, last: int) -> bool:
+    return step == last or (every is not None and step % every == 0)
+
+
+def _is_save_due(step: int, settings: LoopSettings, is_late: bool) -> bool:
+    return is_late if settings.save_steps is None else step % settings.save_steps == 0
+
+
+def _backward(loss_of: Loss, settings: LoopSettings, step: int) -> float:
+    """Gradients of one step; the mean loss of its parts. Stops adding to it at the first that is not finite."""
+    total = 0.0
+    for index in range(settings.accumulation):
+        loss = loss_of(step, index) / settings.accumulation
+        total += loss.item()
+        if not math.isfinite(total):
+            break
+        loss.backward()  # type: ignore[no-untyped-call]
     return total
+
+
+def _check(value: float, what: str, step: int, checkpoints: CheckpointFolder) -> None:
+    if math.isfinite(value):
+        return
+    steps = checkpoints.steps()
+    kept = f"the last good checkpoint is {checkpoints.path(steps[-1])}" if steps else "nothing was saved yet"
+    raise RequestError(f"the {what} became {value} at step {step}; {kept}; try a lower learning rate")
+
+
+def _clip(model: nn.Module, limit: float | None) -> float:
+    """Limit the norm of all gradients together; the norm before."""
+    weights = [p for p in model.parameters() if p.grad is not None]
+    norm = nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit)
+    full: Callable[[], Tensor] | None = getattr(norm, "full_tensor", None)  # sharded weights have a sharded norm
+    return float(norm if full is None else full())
 
 
 def _set_rates(optimizers: Sequence[torch.optim.Optimizer], base_rates: list[list[float]], factor: float) -> None:
@@ -177,10 +255,41 @@ def _set_rates(optimizers: Sequence[torch.optim.Optimizer], base_rates: list[lis
             group["lr"] = rate * factor
 
 
-def _log(line: dict[str, Any], path: Path | None, report: Callable[[dict[str, Any]], None] | None) -> None:
-    if path is not None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(line) + "\n")
-    if report is not None:
-        report(line)
+class _Log:
+    """JSON lines in a file and to a listener."""
+
+    def __init__(self, path: Path | None, report: Callable[[dict[str, Any]], None] | None) -> None:
+        self._path = path
+        self._report = report
+        self._losses: list[float] = []
+        self._since = time.monotonic()
+
+    def add(self, loss: float) -> None:
+        self._losses.append(loss)
+
+    def line(self, step: int, rate: float, norm: float) -> float:
+        """Write the mean since the last line, and return it."""
+        count = len(self._losses)
+        loss, seconds = sum(self._losses) / count, (time.monotonic() - self._since) / count
+        self._losses, self._since = [], time.monotonic()
+        times = {"steps": count, "seconds_per_step": round(seconds, 4)}
+        line = {"step": step, "loss": loss, "rate": rate, "norm": round(norm, 4), **times}
+        self._write(line)
+        return loss
+
+    def validation(self, step: int, values: Mapping[str, Any]) -> None:
+        """Write what a validation found; its time counts for no step."""
+        if values:
+            self._write({"step": step, **values})
+        self._since = time.monotonic() if not self._losses else self._since
+
+    def _write(self, line: dict[str, Any]) -> None:
+        if self._path is not None:
+            try:
+                self._path.parent.mkdir(parents=True, exist_ok=True)
+                with self._path.open("a") as file:
+                    file.write(json.dumps(line) + "\n")
+            except OSError as error:
+                raise MediaError(f"cannot write the log {self._path}: {error.strerror}") from error
+        if self._report is not None:
+            self._report(line)

@@ -112,11 +112,11 @@ def make_flow_batch(latents: Tensor, sigmas: Tensor, noise: Tensor, clean_frames
     batch, frames = latents.shape[0], latents.shape[2]
     if clean_frames is None:
         level = sigmas.view(batch, 1, 1, 1, 1)
-        weights = torch.ones(batch, frames)
+        weights = torch.ones(batch, frames, device=latents.device)
         return FlowBatch(torch.lerp(latents, noise, level), sigmas * NUM_TRAIN_TIMESTEPS, noise - latents, weights)
     if int(clean_frames.max()) >= frames:
         raise ConfigError(f"at most {frames - 1} of {frames} latent frames may be clean, got {int(clean_frames.max())}")
-    is_noisy = torch.arange(frames)[None] >= clean_frames[:, None]
+    is_noisy = torch.arange(frames, device=latents.device)[None] >= clean_frames[:, None]
     per_frame = torch.where(is_noisy, sigmas[:, None], 0.0)
     level = per_frame[:, None, :, None, None]
     mixed = torch.lerp(latents, noise, level)

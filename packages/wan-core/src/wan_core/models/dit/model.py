@@ -11,7 +11,6 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.utils.checkpoint import checkpoint
 
 from wan_core.errors import RequestError
 from wan_core.models.dit.blocks import Context, Head, ImageEmbedding, WanBlock
@@ -39,7 +38,7 @@ class WanDiT(nn.Module):
 
     Runs in the dtype of its linear layers; what ``float32_modules`` names stays float32, as does the residual stream.
     Variants override ``embed_latents``, ``embed_timesteps``, ``embed_context``, ``after_block`` and ``project_out``,
-    never ``forward``. With ``gradient_checkpointing`` blocks are computed again in the backward pass.
+    never ``forward``.
     """
 
     inputs_type: ClassVar[type[DiTInputs]] = DiTInputs
@@ -58,7 +57,6 @@ class WanDiT(nn.Module):
     def __init__(self, config: WanDiTConfig) -> None:
         super().__init__()
         self.config = config
-        self.gradient_checkpointing = False
         dim = config.dim
         self.patch_embedding = nn.Conv3d(config.in_dim, dim, config.patch_size, config.patch_size)
         self.text_embedding = nn.Sequential(
@@ -154,11 +152,7 @@ class WanDiT(nn.Module):
         for index, block in enumerate(self.blocks):
             given = None if known is None else known[index]
             memory = None if sequence.memories is None else sequence.memories[index]
-            arguments = (tokens, time.blocks, shared, context, given, memory)
-            if self.gradient_checkpointing and torch.is_grad_enabled():
-                tokens, used = checkpoint(block, *arguments, use_reentrant=False)
-            else:
-                tokens, used = block(*arguments)
+            tokens, used = block(tokens, time.blocks, shared, context, given, memory)
             tokens = self.after_block(index, tokens, sequence, inputs)
             states.append(used)
         if cache is not None and known is None:

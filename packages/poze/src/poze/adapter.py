@@ -1,0 +1,74 @@
+"""The adapter between Pi3 and Wan: patch tokens pooled to a small grid and projected to the transformer's width."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from wan_core.checkpoints import MemorySource, read_weights, write_file
+from wan_core.errors import CheckpointError, ConfigError
+
+
+class Pi3FeatureAdapter(nn.Module):
+    """Patch tokens [B, h * w, ``in_dim``] to guidance tokens [B, K, ``out_dim``]; K is ``num_tokens``.
+
+    K is the product of side = floor(sqrt(``target_tokens``)) and floor(``target_tokens`` / side). The last layer starts
+    at zero, so an untrained adapter is silent. ``context_space`` says where its tokens join: behind the embedded text
+    (``dit``: ``out_dim`` is the transformer's width) or before the text embedding (``text``: the width of text states).
+    Raises ConfigError for sizes below 1.
+    """
+
+    def __init__(self, in_dim: int, out_dim: int, target_tokens: int = 64, *, context_space: str = "dit") -> None:
+        super().__init__()
+        if min(in_dim, out_dim, target_tokens) < 1:
+            raise ConfigError(f"an adapter needs positive sizes, got {in_dim}, {out_dim} and {target_tokens} tokens")
+        side = max(1, math.isqrt(target_tokens))
+        self.target_tokens = target_tokens
+        self.context_space = context_space
+        self.pooled = (side, max(1, target_tokens // side))
+        last = nn.Linear(out_dim, out_dim)
+        self.proj = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, out_dim), nn.GELU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    @property
+    def num_tokens(self) -> int:
+        """The true number of guidance tokens."""
+        return self.pooled[0] * self.pooled[1]
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """Guidance tokens of the patch tokens of a grid of (rows, columns)."""
+        image = torch.unflatten(tokens[:, : grid[0] * grid[1]].transpose(1, 2), 2, grid)
+        pooled = functional.adaptive_avg_pool2d(image, self.pooled)
+        guidance: Tensor = self.proj(pooled.flatten(2).transpose(1, 2))
+        return guidance
+
+
+def save_adapter(adapter: Pi3FeatureAdapter, path: Path, metadata: dict[str, str] | None = None) -> Path:
+    """Write an adapter to safetensors in one step."""
+    config = {"target_tokens": adapter.target_tokens, "context_space": adapter.context_space}
+    extra = {"config": json.dumps(config), **(metadata or {})}
+    write_file(MemorySource(adapter.state_dict()), path, metadata={"format": "pt", **extra})
+    return path
+
+
+def load_adapter(path: Path) -> Pi3FeatureAdapter:
+    """Read what :func:`save_adapter` wrote. Raises CheckpointError for a file of another content."""
+    source = read_weights(path)
+    if "proj.1.weight" not in source:
+        raise CheckpointError(f"{path} is no adapter: it has no proj.1.weight")
+    try:
+        config = json.loads(source.metadata.get("config", "{}"))
+        out_dim, in_dim = source.info("proj.1.weight").shape
+        target, space = int(config.get("target_tokens", 64)), str(config.get("context_space", "dit"))
+        adapter = Pi3FeatureAdapter(in_dim, out_dim, target, context_space=space)
+        adapter.load_state_dict({name: source.read(name).float() for name in source})
+    except (ValueError, TypeError, AttributeError, RuntimeError, ConfigError) as error:
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path} is no adapter of Pi3 features: {reason}") from error
+    return adapter

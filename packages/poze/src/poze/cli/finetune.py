@@ -1,0 +1,168 @@
+"""``poze-finetune``: the seed's flags and defaults, and more."""
+
+from __future__ import annotations
+
+import secrets
+import signal
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import click
+
+from pi3.errors import Pi3Error
+from poze.finetune import OBJECTIVES, FinetuneSettings, known_seed
+from poze.finetune_plan import FinetuneOptions, FinetunePlan, plan_finetuning
+from poze.finetune_run import carry_out
+from poze.network import parse_trained
+from wan_core.cli import ErrorReporting, reporter, version_option
+from wan_core.errors import RequestError
+from wan_core.media import parse_size
+from wan_core.sampling import SOLVERS
+from wan_core.training import LoRASettings
+
+_FILE = click.Path(path_type=Path)
+_SAMPLING = ("num_frames", "num_inference_steps", "flow_shift", "guidance_scale", "solver")
+
+
+class FinetuneCommand(ErrorReporting):
+    """Turns the errors of pi3, besides those of wan-core, into a sentence and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except Pi3Error as error:
+            reported = click.ClickException(str(error))
+            reported.exit_code = error.exit_code  # type: ignore[misc]  # click declares a class variable
+            raise reported from error
+
+
+def seed_options() -> list[click.Parameter]:
+    """The flags of the seed, with its defaults."""
+    return [
+        click.Option(["--wan-ckpt-dir"], type=_FILE, help="Folder of Wan's weights; the tiny models need none."),
+        click.Option(["--wan-config"], default="ti2v-5B", show_default=True, help="ti2v-5B or tiny-ti2v."),
+        click.Option(["--pi3-checkpoint"], type=_FILE, help="Pi3's weights: a file or a folder."),
+        click.Option(["--pi3-pretrained-id"], default="yyfz233/Pi3", show_default=True, help="Else: from the hub."),
+        click.Option(["--prompt"], help="What the video shows."),
+        click.Option(["--image"], type=_FILE, help="The picture it starts from."),
+        click.Option(["--gt-video"], type=_FILE, help="The wanted video: [3, F, H, W] in -1..1, or a video file."),
+        click.Option(["--gt-points"], type=_FILE, help="The wanted Pi3 points [1, views, h, w, 3]; 2 views or more."),
+        click.Option(["--frame-num", "num_frames"], type=int, help="Frames, 4n+1; default: those of --gt-video."),
+        click.Option(["--adapter-tokens"], type=int, default=64, show_default=True, help="Guidance tokens."),
+        click.Option(["--video-weight"], type=float, default=1.0, show_default=True, help="Weight of the MSE."),
+        click.Option(["--point-weight"], type=float, default=1.0, show_default=True, help="Weight of the L1."),
+        click.Option(["--lr"], type=float, default=1e-5, show_default=True, help="Learning rate of AdamW."),
+        click.Option(["--weight-decay"], type=float, default=0.0, show_default=True, help="Of AdamW."),
+        click.Option(["--steps"], type=int, default=10, show_default=True, help="Steps of the optimizer."),
+        click.Option(["--log-every"], type=int, default=1, show_default=True, help="Steps between log lines."),
+        click.Option(["--save-every"], type=int, default=0, show_default=True, help="Steps between weight files."),
+        click.Option(["--save-dir"], type=_FILE, default=Path("finetune_outputs"), show_default=True, help="Outputs."),
+        click.Option(["--device"], help="cpu, cuda, cuda:INDEX or mps; default: the best there is."),
+        click.Option(["--offload-model"], type=bool, default=False, show_default=True, help="Idle parts leave it."),
+        click.Option(["--amp"], type=bool, default=True, show_default=True, help="bfloat16 on an accelerator."),
+        click.Option(["--max-grad-norm"], type=float, help="Clip gradients to this norm; default: not."),
+        click.Option(["--seed"], type=int, help="Of noise and order; default: one is drawn, or the run's own."),
+    ]
+
+
+def further_options() -> list[click.Parameter]:
+    """What the seed lacks."""
+    return [
+        click.Option(
+            ["--objective"], type=click.Choice(OBJECTIVES), default="rollout", show_default=True, help="Loss."
+        ),
+        click.Option(["--train"], default="wan,adapter", show_default=True, help="wan, adapter, lora; with commas."),
+        click.Option(["--dataset-root"], type=_FILE, help="Folder of videos and captions, for --objective flow."),
+        click.Option(["--dataset-latents"], is_flag=True, help="Take the latents that lie in --dataset-root."),
+        click.Option(["--adapter"], type=_FILE, help="Go on from a trained adapter."),
+        click.Option(["--use-pi3"], type=bool, default=True, show_default=True, help="False: without guidance."),
+        click.Option(["--align-points"], is_flag=True, help="Compare points after the similarity that fits best."),
+        click.Option(["--lora-rank"], type=int, default=16, show_default=True, help="Of --train lora."),
+        click.Option(["--lora-alpha"], type=float, help="Of --train lora; default: the rank."),
+        click.Option(["--ema", "average"], type=float, help="Decay of averaged weights, such as 0.999."),
+        click.Option(["--batch-size"], type=int, default=1, show_default=True, help="Examples a step of flow."),
+        click.Option(["--noise-shift"], type=float, default=5.0, show_default=True, help="Of flow's noise levels."),
+        click.Option(
+            ["--empty-share"], type=float, default=0.1, show_default=True, help="Captions left empty in flow."
+        ),
+        click.Option(["--size"], help="Area as width*height; default: that of --gt-video, else the model's."),
+        click.Option(["--sample-steps", "num_inference_steps"], type=int, help="Steps of a rollout."),
+        click.Option(["--sample-shift", "flow_shift"], type=float, help="Shift of a rollout's schedule."),
+        click.Option(["--sample-guide-scale", "guidance_scale"], type=float, help="Guidance of a rollout."),
+        click.Option(["--sample-solver", "solver"], type=click.Choice(list(SOLVERS)), help="Solver of a rollout."),
+        click.Option(["--dry-run"], is_flag=True, help="Check everything, read no weights."),
+        click.Option(["--quiet"], is_flag=True, help="Say nothing."),
+        version_option("poze", "poze-finetune"),
+    ]
+
+
+def run(**values: Any) -> None:
+    """Check, plan, load, train."""
+    say = reporter(values.pop("quiet"))
+    plan = plan_of(values)
+    if values["dry_run"]:
+        click.echo(describe(plan))
+        return
+    result = carry_out(plan, say)
+    if result.was_interrupted:
+        say(f"interrupted after step {result.step}; the same command goes on from there")
+        raise click.exceptions.Exit(143)
+
+
+def plan_of(values: Mapping[str, Any]) -> FinetunePlan:
+    """The plan of parsed flags. Raises what `plan_finetuning` raises."""
+    sampling = {name: values[name] for name in _SAMPLING if values[name] is not None}
+    if values["size"] is not None:
+        sampling["width"], sampling["height"] = parse_size(values["size"])
+    chosen = {item.name: values[item.name] for item in fields(FinetuneOptions) if item.name in values}
+    options = FinetuneOptions(sampling=sampling, **chosen)
+    if options.adapter_tokens < 1:
+        raise RequestError(f"--adapter-tokens must be at least 1, got {options.adapter_tokens}")
+    names = {item.name for item in fields(FinetuneSettings)} - {"seed", "trained", "lora"}
+    settings = FinetuneSettings(
+        trained=parse_trained(values["train"]),
+        lora=LoRASettings(rank=values["lora_rank"], alpha=values["lora_alpha"]),
+        seed=seed_of(values["seed"], options.save_dir),
+        **{name: values[name] for name in names},
+    )
+    return plan_finetuning(options, settings)
+
+
+def seed_of(asked: int | None, folder: Path) -> int:
+    """The seed asked for, else that of the run in the folder, else a new one."""
+    if asked is not None:
+        return asked
+    known = known_seed(folder)
+    return secrets.randbelow(2**31) if known is None else known
+
+
+def describe(plan: FinetunePlan) -> str:
+    """One line: what would be trained on what."""
+    what = "one picture" if plan.dataset is None else f"{len(plan.dataset.examples)} examples"
+    parts = ", ".join(sorted(plan.settings.trained))
+    return (
+        f"{plan.settings.objective}: {plan.settings.steps} steps on {what}; trains {parts}; seed {plan.settings.seed}"
+    )
+
+
+finetune = FinetuneCommand(
+    "poze-finetune",
+    params=[*seed_options(), *further_options()],
+    callback=run,
+    help="Finetune Wan, its LoRA or the adapter: through the sampling chain, or by flow matching on a folder.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def main() -> None:
+    """The entry point of ``poze-finetune``."""
+    signal.signal(signal.SIGTERM, _stop)
+    finetune.main(prog_name="poze-finetune")
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

@@ -1,0 +1,93 @@
+"""From a picture to guidance tokens: Pi3 looks at it, its patch tokens are averaged over views, the adapter pools them.
+
+The path is that of the reference pipeline (spec of Pi3-guided TI2V-5B); the code is our own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from pi3 import Pi3, Pi3Error, Pi3Latents, Pi3Output, load_pi3, pictures_to_tensor
+from poze.adapter import Pi3FeatureAdapter
+from wan_core.errors import BackendError, CheckpointError, ConfigError, MediaError, RequestError, WanError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+PI3_ID = "yyfz233/Pi3"
+_BY_EXIT_CODE: dict[int, type[WanError]] = {2: RequestError, 3: CheckpointError, 4: MediaError, 5: BackendError}
+
+
+@contextmanager
+def pi3_errors() -> Iterator[None]:
+    """Let the errors of Pi3 out as wan-core's of the same exit code, so that every command reports them."""
+    try:
+        yield
+    except Pi3Error as error:
+        raise _BY_EXIT_CODE.get(error.exit_code, RequestError)(str(error)) from error
+
+
+def open_pi3(source: str | Path | None, device: torch.device | str = "cpu", *, revision: str | None = None) -> Pi3:
+    """Pi3 in float32, frozen: a file (``.safetensors``, ``.pt``), a folder, or a repository; None is the bundled one.
+
+    Raises CheckpointError when it is not there, damaged or no Pi3.
+    """
+    with pi3_errors():
+        return load_pi3(source, device=device, revision=revision)
+
+
+def picture_views(picture: Image.Image, pi3: Pi3) -> Tensor:
+    """A picture as Pi3 takes it, [1, 1, 3, H, W] in [0, 1], on the CPU: stretched by Pi3's size rule.
+
+    The reference feeds the picture as it is, which fails unless its sides are multiples of 14.
+    """
+    with pi3_errors():
+        views = pictures_to_tensor(
+            [picture], pixel_limit=pi3.config.pixel_limit, patch_size=pi3.config.encoder.patch_size
+        )
+    return views[None]
+
+
+@torch.no_grad()
+def look(pi3: Pi3, views: Tensor) -> tuple[Pi3Latents, Pi3Output]:
+    """What Pi3 knows about views [1, N, 3, H, W], and the geometry it decodes from that."""
+    with pi3_errors():
+        latents = pi3.encode(views.to(pi3.image_mean))
+        return latents, pi3.decode(latents)
+
+
+def pooled_tokens(latents: Pi3Latents) -> Tensor:
+    """The decoder's patch tokens without registers, averaged over the views: [B, h * w, 2048] (twice Pi3's width)."""
+    return latents.patch_hidden.mean(dim=1)
+
+
+def guidance_tokens(adapter: Pi3FeatureAdapter, latents: Pi3Latents) -> Tensor:
+    """Guidance tokens [B, K, width], float32; gradients reach the adapter."""
+    tokens = pooled_tokens(latents).float()
+    with torch.autocast(tokens.device.type, enabled=False):
+        guidance: Tensor = adapter(tokens, latents.grid)
+    return guidance
+
+
+def check_adapter(adapter: Pi3FeatureAdapter, latents: Pi3Latents, tokens: int | None) -> None:
+    """Raise ConfigError when the adapter was made for another Pi3, or for another number of tokens."""
+    wanted, found = latents.hidden.shape[-1], adapter.proj[1].in_features
+    if found != wanted:
+        raise ConfigError(
+            f"the adapter takes features of width {found}, this Pi3 gives {wanted}: it was trained for another one"
+        )
+    if tokens is not None and tokens != adapter.target_tokens:
+        raise ConfigError(
+            f"the adapter was trained for --adapter-tokens {adapter.target_tokens}, got {tokens}; leave the option out"
+        )
+
+
+def is_silent(adapter: Pi3FeatureAdapter) -> bool:
+    """Whether the last layer is still all zero, as it is before training."""
+    return not any(bool(parameter.any()) for parameter in adapter.proj[3].parameters())

@@ -1,0 +1,117 @@
+"""Files besides the video: Pi3's latents, and its points, depth, colours and cameras."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from pi3 import Pi3Latents, Pi3Output, keep_mask, write_ply
+from poze.guidance import pi3_errors
+from wan_core.errors import MediaError
+
+CONFIDENCE = torch.sigmoid(torch.tensor(0.5)).item()
+"""Points stay whose confidence logit is above 0.5, as in the reference; all of them where none is."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Findings:
+    """What Pi3 saw: ``views`` [1, N, 3, H, W] in [0, 1], its latents and the decoded geometry."""
+
+    views: Tensor
+    latents: Pi3Latents
+    output: Pi3Output
+
+    def latent_tensors(self) -> dict[str, Tensor]:
+        """The latents under the reference's names, on the CPU; sizes as one-dimensional int64 tensors."""
+        latents = self.latents
+        tensors = {
+            "decoder_hidden": latents.hidden,
+            "pos": latents.positions,
+            "point_tokens": latents.point_tokens,
+            "conf_tokens": latents.conf_tokens,
+            "camera_tokens": latents.camera_tokens,
+            "hw": torch.tensor([latents.height, latents.width]),
+            "frames": torch.tensor([latents.num_views]),
+            "batch": torch.tensor([latents.batch_size]),
+        }
+        return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+
+    def arrays(self) -> dict[str, np.ndarray[Any, Any]]:
+        """Points, depth, colours, confidence and cameras of every view, without the batch axis."""
+        output = self.output
+        named = {
+            "points": output.points,
+            "local_points": output.local_points,
+            "depth": output.depth,
+            "rgb": self.views.permute(0, 1, 3, 4, 2),
+            "conf": output.conf[..., 0].sigmoid(),
+            "camera_poses": output.camera_poses,
+        }
+        return {name: tensor[0].detach().float().cpu().numpy() for name, tensor in named.items()}
+
+
+def write_latents(findings: Findings, path: Path) -> Path:
+    """Write the latents as ``.pt`` (a plain dict of tensors) or ``.safetensors``, whole or not at all.
+
+    Raises MediaError when the file cannot be written.
+    """
+    tensors = findings.latent_tensors()
+    temporary = path.with_name(f".unfinished-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.suffix == ".pt":
+            torch.save(tensors, temporary)
+        else:
+            save_file(tensors, temporary, {"format": "pt"})
+        os.replace(temporary, path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise MediaError(f"cannot write {path}: {error.strerror or error}") from error
+    return path
+
+
+def write_findings(findings: Findings, path: Path, stem: str) -> int:
+    """Write the points to a ``.ply`` file, or into a folder: ``STEM_0000.ply`` per view and ``STEM.npz`` with all.
+
+    Returns the number of points. Raises MediaError when a file cannot be written.
+    """
+    if path.suffix == ".ply":
+        return _write_cloud(findings, path, slice(None))
+    total = 0
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        temporary = path / f".unfinished-{stem}.npz"
+        save_arrays(temporary, findings.arrays())
+        os.replace(temporary, path / f"{stem}.npz")
+    except OSError as error:
+        raise MediaError(f"cannot write into {path}: {error.strerror or error}") from error
+    for view in range(findings.latents.num_views):
+        total += _write_cloud(findings, path / f"{stem}_{view:04d}.ply", slice(view, view + 1))
+    return total
+
+
+def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
+    """``numpy.savez_compressed`` under exactly this name."""
+    with path.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def _write_cloud(findings: Findings, path: Path, views: slice) -> int:
+    output = findings.output
+    keep = keep_mask(output.local_points[0, views], output.conf[0, views], confidence=CONFIDENCE, rtol=None)
+    if not bool(keep.any()):
+        keep = torch.ones_like(keep)
+    points = output.points[0, views][keep]
+    colours = findings.views[0, views].permute(0, 2, 3, 1).to(keep.device)[keep]
+    with pi3_errors():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_ply(path, points.float().cpu().numpy(), colours.float().cpu().numpy())
+    return len(points)

@@ -1,0 +1,73 @@
+"""Small networks for the tests of finetuning: seconds on one core."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from pi3 import DinoConfig, Pi3, Pi3Config
+from poze.adapter import Pi3FeatureAdapter
+from poze.network import GuidedNetwork
+from wan_core.models import VAEConfig, VideoVAE, WanDiT, WanDiTConfig
+
+DIT = WanDiTConfig(
+    in_dim=4, out_dim=4, dim=24, ffn_dim=48, num_heads=2, num_layers=2, text_dim=8, text_len=4, freq_dim=16
+)
+VAE = VAEConfig(
+    dim=4,
+    dec_dim=4,
+    z_dim=4,
+    dim_mult=(1, 2, 2),
+    num_res_blocks=1,
+    temporal_downsample=(True, True),
+    patch_size=2,
+    residual=True,
+)
+PI3 = Pi3Config(
+    encoder=DinoConfig(image_size=28, dim=24, num_layers=1, num_heads=2, num_registers=1),
+    decoder_layers=2,
+    decoder_heads=2,
+    num_registers=1,
+    head_dim=24,
+    head_heads=2,
+    head_layers=1,
+    camera_dim=8,
+    pixel_limit=28 * 28,
+)
+
+
+@pytest.fixture
+def dit() -> WanDiT:
+    """A transformer of width 24 whose every weight matters."""
+    torch.manual_seed(0)
+    network = DIT.build()
+    for parameter in network.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    return network
+
+
+@pytest.fixture
+def adapter() -> Pi3FeatureAdapter:
+    """An adapter for the small Pi3."""
+    torch.manual_seed(1)
+    return Pi3FeatureAdapter(48, 24, 4)
+
+
+@pytest.fixture
+def network(dit: WanDiT, adapter: Pi3FeatureAdapter) -> GuidedNetwork:
+    """Both, trained together."""
+    return GuidedNetwork(dit, adapter, {"wan", "adapter"})
+
+
+@pytest.fixture
+def vae() -> VideoVAE:
+    """A frozen autoencoder of stride 4x8x8."""
+    torch.manual_seed(2)
+    return replace(VAE).build().eval().requires_grad_(False)
+
+
+@pytest.fixture
+def pi3() -> Pi3:
+    """A frozen Pi3 of one patch block."""
+    torch.manual_seed(3)
+    return PI3.build().eval().requires_grad_(False)

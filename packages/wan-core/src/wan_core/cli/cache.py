@@ -1,0 +1,78 @@
+"""``wan cache``: videos and captions to the latents and text states that training reads."""
+
+from pathlib import Path
+
+import click
+
+from wan_core.cli.group import ErrorReporting
+from wan_core.cli.options import ParsedType, debug_option
+from wan_core.cli.progress import item_progress
+from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
+from wan_core.media import FrameSize, parse_size
+from wan_core.presets import get_preset
+from wan_core.training import (
+    Cache,
+    ExampleEncoder,
+    check_writable,
+    clip_settings,
+    describe_cache,
+    encoder_files,
+    examples_of,
+    machine,
+    task_kind,
+    write_cache,
+)
+
+_FOLDER = click.Path(path_type=Path)
+
+
+@click.command("cache", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.argument("data", type=_FOLDER)
+@click.argument("out", type=_FOLDER)
+@click.option("--model", default="tiny-ti2v", show_default=True, help="The model to train later.")
+@click.option("--ckpt-dir", "--ckpt_dir", "ckpt_dir", type=_FOLDER, help="Folder of its weights.")
+@click.option("--num-frames", "--frame-num", "num_frames", type=int, help="Frames of a clip, 4n+1.")
+@click.option("--fps", type=float, help="Frames per second of a clip.")
+@click.option("--size", type=ParsedType("W*H", parse_size), help="The area of a clip.")
+@click.option("--pictures", is_flag=True, help="ti2v, mi2v: single pictures too, for training with several.")
+@click.option("--shard-size", type=click.IntRange(1), default=16, show_default=True, help="Examples in a file.")
+@click.option("--device", help="cpu, cuda, cuda:INDEX or mps.")
+@click.option("--dtype", help="float32 or bfloat16.")
+@click.option("--quiet", is_flag=True, help="No progress.")
+def cache(
+    data: Path,
+    out: Path,
+    model: str,
+    ckpt_dir: Path | None,
+    num_frames: int | None,
+    fps: float | None,
+    size: FrameSize | None,
+    pictures: bool,
+    shard_size: int,
+    device: str | None,
+    dtype: str | None,
+    quiet: bool,
+) -> None:
+    """Encode the videos and captions in DATA into the folder OUT, once, for 'wan train --cache OUT'.
+
+    Called again it goes on where it stopped, and makes damaged files anew.
+    """
+    preset = get_preset(model)
+    task_kind(preset)
+    chosen, precision = machine(device, dtype)
+    clips = clip_settings(preset, num_frames=num_frames, fps=fps, size=size)
+    examples = examples_of(data, clips)
+    check_writable(out)
+    folder = checkpoint_folder(preset, ckpt_dir)
+    runtime = RuntimeOptions(device=str(chosen), dtype=str(precision).removeprefix("torch."))
+    pipeline = load_pipeline(preset, ckpt_dir, runtime)
+    settings = describe_cache(preset, *encoder_files(preset, folder), clips, examples, pictures=pictures)
+    encoder = ExampleEncoder(pipeline, clips, pictures=pictures)
+    with item_progress("encode", len(examples), quiet=quiet) as hear:
+        write_cache(out, len(examples), lambda n: encoder(examples[n]), settings, shard_size=shard_size, report=hear)
+    made = Cache(out, expected=settings)
+    made.verify()
+    click.echo(f"{out}: {len(made)} examples")
+
+
+cache.params.append(debug_option())

@@ -1,0 +1,178 @@
+"""``wan train``: options and a TOML file to a checked plan, then the run."""
+
+import json
+import signal
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wan_core.cli.group import ErrorReporting
+from wan_core.cli.options import ParsedType, debug_option
+from wan_core.cli.progress import item_progress, reporter, training_progress
+from wan_core.errors import RequestError
+from wan_core.media import parse_size
+from wan_core.runtime import peak_memory
+from wan_core.training import (
+    DEFAULT_TARGETS,
+    EXPERTS,
+    OPTIMIZERS,
+    SCHEDULES,
+    TIMESTEPS,
+    Listeners,
+    LoopSettings,
+    RunOptions,
+    RunResult,
+    TrainingPlan,
+    TrainSettings,
+    carry_out,
+    describe_plan,
+    plan_training,
+    read_config,
+)
+
+_FOLDER = click.Path(path_type=Path)
+_NO_CONFIG = ("config", "debug", "help")
+
+
+def _use_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
+    """Make the file's values the defaults of the command line."""
+    if value is not None:
+        known = {option.name for option in ctx.command.params if option.name and option.name not in _NO_CONFIG}
+        ctx.default_map = {**(ctx.default_map or {}), **read_config(value, known)}
+
+
+def _option(*names: str, help: str, **values: Any) -> click.Option:
+    shown = values.get("default") not in (None, False)
+    return click.Option(list(names), help=help, show_default=shown, **values)
+
+
+_OPTIONS = [
+    _option("--config", type=_FOLDER, is_eager=True, expose_value=False, callback=_use_config,
+            help="A TOML file of options by name; flags win over it."),
+    _option("--model", default="tiny-ti2v", help="Which model to train; 'wan presets' lists them."),
+    _option("--ckpt-dir", "--ckpt_dir", "ckpt_dir", type=_FOLDER, help="Folder of its weights."),
+    _option("--data", type=_FOLDER, help="Folder of videos with captions; encoded once, into OUTPUT/cache."),
+    _option("--cache", type=_FOLDER, help="Folder made by 'wan cache', instead of --data."),
+    _option("--output", "-o", type=_FOLDER, help="Folder of checkpoints, log and result. Needed."),
+    _option("--expert", type=click.Choice(EXPERTS), help="Of a two-expert model: which.  [default: both]"),
+    _option("--steps", type=int, default=1000, help="Optimizer steps."),
+    _option("--batch-size", "batch_size", type=int, default=1, help="Videos a step and process."),
+    _option("--accumulation", type=int, default=1, help="Batches whose gradients make one step."),
+    _option("--optimizer", type=click.Choice(OPTIMIZERS), default="adamw", help="adamw8bit needs bitsandbytes."),
+    _option("--lr", type=float, help="Learning rate.  [default: 1e-4, LoRA 1e-3; muon 5e-3 and 1e-2]"),
+    _option("--weight-decay", type=float, default=0.0, help="Decoupled weight decay."),
+    _option("--warmup", type=int, default=20, help="Steps over which the rate rises."),
+    _option("--schedule", type=click.Choice(SCHEDULES), default="linear", help="How the rate falls at the end."),
+    _option("--decay-share", type=float, default=0.3, help="Share of the steps over which it falls."),
+    _option("--clip", type=float, default=1.0, help="Largest norm of the gradient; 0 does not clip."),
+    _option("--ema", type=float, help="Decay of averaged weights, which are then validated and saved, e.g. 0.999."),
+    _option("--lora-rank", type=int, help="Train a LoRA of this rank instead of all weights."),
+    _option("--lora-alpha", type=float, help="Its alpha.  [default: the rank]"),
+    _option("--lora-targets", multiple=True, help="Layer names as a pattern; repeatable.  [default: blocks]"),
+    _option("--timesteps", type=click.Choice(TIMESTEPS), default="logit-normal", help="How noise levels are drawn."),
+    _option("--shift", type=float, help="Shift of the noise levels.  [default: 1; 'shifted': the model's]"),
+    _option("--clean-frames", type=int, default=0, help="ti2v, mi2v: up to so many leading latent frames are given."),
+    _option("--clean-share", type=float, default=0.5, help="Share of the samples with given frames."),
+    _option("--caption-dropout", type=float, default=0.1, help="Share of the samples without caption, for guidance."),
+    _option("--num-frames", "--frame-num", "num_frames", type=int, help="Frames of a clip.  [default: the model's]"),
+    _option("--fps", type=float, help="Frames per second of a clip.  [default: the model's]"),
+    _option("--size", type=ParsedType("W*H", parse_size), help="The area of a clip.  [default: the model's]"),
+    _option("--held-out", type=int, help="Examples kept for the validation loss.  [default: one in five, at most 16]"),
+    _option("--validate-every", type=int, help="Steps between validations.  [default: start and end]"),
+    _option("--validation-prompt", multiple=True, help="Sampled at each validation; repeatable."),
+    _option("--validation-image", type=_FOLDER, help="The picture that they start from."),
+    _option("--save-every", type=int, help="Steps between checkpoints.  [default: every minute]"),
+    _option("--keep", type=int, default=2, help="Checkpoints kept."),
+    _option("--log-every", type=int, default=10, help="Steps between lines of the log."),
+    _option("--tensorboard", is_flag=True, help="Log for TensorBoard too."),
+    _option("--checkpointing/--no-checkpointing", default=False, help="Less memory, a third more time."),
+    _option("--device", help="cpu, cuda, cuda:INDEX or mps.  [default: the best there is]"),
+    _option("--dtype", help="float32 or bfloat16.  [default: float32 on the CPU, bfloat16 on GPUs that have it]"),
+    _option("--seed", type=int, default=0, help="Of data order, noise and new weights."),
+    _option("--dry-run", is_flag=True, help="Check everything, print plan, parameters and memory; read no weights."),
+    _option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
+    _option("--quiet", is_flag=True, help="No progress."),
+]  # fmt: skip
+
+
+def _call(**values: Any) -> None:
+    plan = plan_of(values)
+    if values["dry_run"]:
+        _show(describe_plan(plan), values["as_json"])
+        return
+    result = run_plan(plan, quiet=values["quiet"])
+    if result.signal is not None:
+        done = max((each.step for each in result.results.values()), default=0)
+        click.echo(f"stopped at step {done}, everything is saved; the same command goes on from there", err=True)
+        raise click.exceptions.Exit(143 if result.signal == signal.SIGTERM else 130)
+    losses = {name or "model": each.loss for name, each in result.results.items()}
+    _show({"output": str(result.output), "steps": plan.loop.steps, "loss": losses}, values["as_json"])
+
+
+train = ErrorReporting(
+    "train",
+    params=[*_OPTIONS, debug_option()],
+    callback=_call,
+    help="Finetune a model on videos with captions: all weights, or a LoRA with --lora-rank.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def plan_of(values: Mapping[str, Any]) -> TrainingPlan:
+    """The checked plan of parsed options. Raises what `plan_training` raises."""
+    if values["output"] is None:
+        raise RequestError("--output FOLDER is needed: where checkpoints, log and result go")
+    settings = TrainSettings(
+        rate=values["lr"],
+        batch=values["batch_size"],
+        lora_targets=values["lora_targets"] or DEFAULT_TARGETS,
+        **{name: values[name] for name in _SAME_NAMES},
+    )
+    loop = LoopSettings(
+        steps=values["steps"],
+        warmup_steps=values["warmup"],
+        schedule=values["schedule"],
+        decay_share=values["decay_share"],
+        accumulation=values["accumulation"],
+        clip_norm=values["clip"] or None,
+        seed=values["seed"],
+        save_steps=values["save_every"],
+        log_steps=values["log_every"],
+        validate_steps=values["validate_every"],
+    )
+    options = RunOptions(
+        checkpoint_dir=values["ckpt_dir"],
+        validation_prompts=values["validation_prompt"],
+        **{name: values[name] for name in _RUN_NAMES},
+    )
+    return plan_training(options, settings, loop)
+
+
+_SAME_NAMES = (
+    "optimizer", "weight_decay", "lora_rank", "lora_alpha", "timesteps", "shift", "clean_frames", "clean_share",
+    "caption_dropout", "ema", "held_out", "checkpointing", "seed",
+)  # fmt: skip
+_RUN_NAMES = (
+    "model", "output", "data", "cache", "expert", "num_frames", "fps", "size", "device", "dtype", "keep",
+    "validation_image", "tensorboard",
+)  # fmt: skip
+
+
+def run_plan(plan: TrainingPlan, *, quiet: bool) -> RunResult:
+    """Carry out a plan with progress on the terminal."""
+    total = 0 if plan.examples is None else len(plan.examples)
+    with (
+        item_progress("encode", total, quiet=quiet) as encoded,
+        training_progress(plan.loop.steps, lambda: peak_memory(plan.device), quiet=quiet) as step,
+    ):
+        return carry_out(plan, Listeners(say=reporter(quiet), encoded=encoded, step=step))
+
+
+def _show(values: Mapping[str, Any], as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(values, indent=2))
+        return
+    for name, value in values.items():
+        click.echo(f"{name:<20} {value}")

@@ -1,0 +1,90 @@
+"""How much a planned run will take: counts and memory, without loading anything."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from wan_core.models import WanDiTConfig
+from wan_core.training.plan import TrainingPlan, bucket_counts, count_weights, meta_network, network_config
+
+# Values that a block keeps for its backward pass, per token and unit of width: counted on the tiny network.
+_KEPT_PER_WIDTH = 17
+_KEPT_PER_FFN = 2
+_STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4}
+
+
+def memory_of(plan: TrainingPlan, config: WanDiTConfig, tokens: int) -> dict[str, int]:
+    """Estimated bytes of a step: weights, gradients, optimizer, averaged weights, activations.
+
+    ``tokens`` are those of one sample. Activations are an estimate from counts of kept values, good to about a third.
+    """
+    network = meta_network(config, plan.settings.lora())
+    total, trained = count_weights(network)
+    own = 0 if plan.settings.lora() is None else trained  # adapters are float32
+    weights = (total - own) * plan.weights_dtype.itemsize + own * 4
+    return {
+        "weights": weights,
+        "gradients": trained * 4,
+        "optimizer": trained * _STATE_BYTES[plan.settings.optimizer],
+        "averaged weights": 0 if plan.settings.ema is None else trained * 4,
+        "activations": activation_bytes(
+            config, tokens * plan.settings.batch, plan.dtype.itemsize, recompute=plan.settings.checkpointing
+        ),
+    }
+
+
+def activation_bytes(config: WanDiTConfig, tokens: int, itemsize: int, *, recompute: bool) -> int:
+    """Estimated bytes that ``tokens`` tokens keep for the backward pass; ``recompute`` keeps the inputs of blocks."""
+    block = tokens * (_KEPT_PER_WIDTH * config.dim + _KEPT_PER_FFN * config.ffn_dim) * itemsize
+    if recompute:
+        return block + config.num_layers * tokens * config.dim * 4
+    return block * config.num_layers
+
+
+def tokens_of(plan: TrainingPlan) -> int:
+    """Tokens of a clip of the planned area."""
+    spec = plan.preset.latent_spec
+    frames = ((plan.clips.num_frames - 1) // spec.temporal_stride + 1) // spec.patch_size[0]
+    return frames * (plan.clips.area // (spec.height_multiple * spec.width_multiple))
+
+
+def describe_plan(plan: TrainingPlan) -> dict[str, Any]:
+    """The plan of a dry run: model, data, counts of weights, steps and memory, as plain values."""
+    config = network_config(plan.preset, plan.folder, plan.experts[0].file)
+    total, trained = count_weights(meta_network(config, plan.settings.lora()))
+    tokens = tokens_of(plan)
+    memory = memory_of(plan, config, tokens)
+    settings, loop = plan.settings, plan.loop
+    lora = settings.lora()
+    data: dict[str, Any] = {"cache": str(plan.cache_folder)}
+    if plan.examples is not None:
+        data = {"data": str(plan.options.data), "examples": len(plan.examples), **_held_out(plan)}
+        data["sizes"] = bucket_counts(plan.examples, plan.clips)
+    return {
+        "model": plan.preset.name,
+        "weights": str(plan.folder),
+        "trains": "all weights" if lora is None else f"a LoRA of rank {lora.rank}, alpha {lora.scale * lora.rank:g}",
+        **({"experts": [each.name for each in plan.experts]} if plan.experts[0].name else {}),
+        **data,
+        "clip": f"{plan.clips.num_frames} frames at {plan.clips.fps:g} fps, {tokens} tokens",
+        "steps": loop.steps,
+        "samples_per_step": settings.batch * loop.accumulation,
+        "optimizer": f"{settings.optimizer}, rate {settings.base_rate():g}",
+        "device": str(plan.device),
+        "dtype": str(plan.dtype).removeprefix("torch."),
+        "parameters": total,
+        "trained_parameters": trained,
+        "memory": {**{name: gib(count) for name, count in memory.items()}, "sum": gib(sum(memory.values()))},
+        "output": str(plan.options.output),
+    }
+
+
+def gib(count: float) -> str:
+    """Bytes for people."""
+    unit = min(3, max(0, math.floor(math.log2(count) / 10))) if count >= 1 else 0
+    return f"{count / 1024**unit:.{0 if unit == 0 else 1}f} {('B', 'KiB', 'MiB', 'GiB')[unit]}"
+
+
+def _held_out(plan: TrainingPlan) -> dict[str, int]:
+    return {} if plan.examples is None else {"held_out": plan.settings.held_out_of(len(plan.examples))}

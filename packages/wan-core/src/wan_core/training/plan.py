@@ -1,0 +1,273 @@
+"""Everything `wan train` checks before it reads weights, and what it says in a dry run."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from wan_core.checkpoints import CheckpointLayout, native_weights, read_dit_config, read_weights
+from wan_core.errors import ConfigError, MediaError, RequestError
+from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
+from wan_core.models import WanDiT, WanDiTConfig
+from wan_core.pipeline import Pipeline, plan_request
+from wan_core.presets import Preset, get_preset
+from wan_core.runtime import resolve_device, resolve_dtype
+from wan_core.tasks import Experts, TaskInputs
+from wan_core.training.cache import Cache
+from wan_core.training.data import ClipSettings, Example, bucket, find_examples
+from wan_core.training.examples import clip_settings, describe_cache, model_marks, task_kind
+from wan_core.training.loop import LoopSettings
+from wan_core.training.lora import LoRASettings, attach_lora
+from wan_core.training.optimizers import require_optimizer
+from wan_core.training.settings import EXPERTS, TrainSettings
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """What to train on what, where: files, machine, and what is watched on the way.
+
+    ``data`` is a folder of videos, ``cache`` a folder made by ``wan cache``; one of them. ``size`` is width, height;
+    what is None is the model's own. ``validation_image`` is the picture that the validation prompts of image-to-video
+    start from.
+    """
+
+    model: str
+    output: Path
+    data: Path | None = None
+    cache: Path | None = None
+    checkpoint_dir: Path | None = None
+    expert: str | None = None
+    num_frames: int | None = None
+    fps: float | None = None
+    size: tuple[int, int] | None = None
+    device: str | None = None
+    dtype: str | None = None
+    keep: int = 2
+    validation_prompts: Sequence[str] = ()
+    validation_image: Path | None = None
+    tensorboard: bool = False
+
+
+@dataclass(frozen=True)
+class Expert:
+    """One network to train: ``name`` is high, low, or empty for a model of one; ``file`` its path in the checkpoint."""
+
+    name: str
+    file: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingPlan:
+    """A run that was checked; nothing big is in memory. ``examples`` is None when a finished cache is given."""
+
+    preset: Preset
+    options: RunOptions
+    settings: TrainSettings
+    loop: LoopSettings
+    experts: Sequence[Expert]
+    folder: Path
+    clips: ClipSettings
+    examples: Sequence[Example] | None
+    cache_settings: dict[str, Any] | None
+    prompts: Sequence[TaskInputs]
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def cache_folder(self) -> Path:
+        """Where the latents and text states are, or will be."""
+        return self.options.cache or self.options.output / "cache"
+
+    @property
+    def weights_dtype(self) -> torch.dtype:
+        """What the trained network is kept in: float32 when all of it is trained."""
+        return torch.float32 if self.settings.lora() is None else self.dtype
+
+    def pipeline(self, dtype: torch.dtype) -> Pipeline:
+        """The model, in ``dtype``; weights are read when first needed."""
+        runtime = RuntimeOptions(device=str(self.device), dtype=str(dtype).removeprefix("torch."))
+        return load_pipeline(self.preset, self.options.checkpoint_dir, runtime)
+
+    def run_folder(self, expert: Expert) -> Path:
+        """Where the checkpoints of one network go."""
+        return self.options.output / "checkpoints" / expert.name
+
+    def recipe(self, expert: Expert) -> dict[str, Any]:
+        """What a run that goes on must share, beside the loop's settings."""
+        values: dict[str, Any] = {
+            name: getattr(self.settings, name) for name in TrainSettings.__dataclass_fields__ if name != "checkpointing"
+        }
+        values |= {"rate": self.settings.base_rate(), "lora_targets": list(self.settings.lora_targets)}
+        return {**values, "model": self.preset.name, "expert": expert.name, "dtype": str(self.dtype)[6:]}
+
+
+def plan_training(options: RunOptions, settings: TrainSettings, loop: LoopSettings) -> TrainingPlan:
+    """Check a run as far as can be without reading weights.
+
+    Raises RequestError, ConfigError (impossible options), CheckpointError (no such or other weights), MediaError
+    (unreadable data, unwritable output) and BackendError (absent hardware or package).
+    """
+    preset = get_preset(options.model)
+    _check_task(preset, settings, loop)
+    experts = choose_experts(preset, options.expert, settings.lora())
+    require_optimizer(settings.optimizer)
+    device, dtype = machine(options.device, options.dtype)
+    prompts = _plan_prompts(preset, options)
+    clips = clip_settings(preset, num_frames=options.num_frames, fps=options.fps, size=options.size)
+    if (options.data is None) == (options.cache is None):
+        raise RequestError(
+            "give one of --data FOLDER, with videos and captions, and --cache FOLDER, made by 'wan cache'"
+        )
+    examples = None if options.data is None else examples_of(options.data, clips)
+    check_writable(options.output)
+    folder = checkpoint_folder(preset, options.checkpoint_dir)
+    plan = TrainingPlan(
+        preset=preset, options=options, settings=settings, loop=loop, experts=experts, folder=folder, clips=clips,
+        examples=examples, cache_settings=None, prompts=prompts, device=device, dtype=dtype,
+    )  # fmt: skip
+    plan.pipeline(plan.weights_dtype)  # reads the headers of all files
+    _check_network(plan)
+    vae, text_encoder = encoder_files(preset, folder)
+    if examples is None:
+        cache = Cache(plan.cache_folder, expected=model_marks(preset, vae, text_encoder))
+        settings.held_out_of(len(cache))
+        _check_cache(cache, options)
+        return plan
+    settings.held_out_of(len(examples))
+    pictures = settings.clean_frames > 1
+    made_with = describe_cache(preset, vae, text_encoder, clips, examples, pictures=pictures)
+    return replace(plan, cache_settings=made_with)
+
+
+def machine(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
+    """The device and the dtype to train in: bfloat16 on a GPU that has it. Raises as `resolve_device` does, and
+    ConfigError for float16, which would need scaled losses."""
+    found = resolve_device(device)
+    chosen = resolve_dtype(dtype, found)
+    if chosen is torch.float16:
+        if dtype is not None:
+            raise ConfigError("float16 cannot be trained in, small gradients vanish; use bfloat16 or float32")
+        chosen = torch.float32
+    return found, chosen
+
+
+def choose_experts(preset: Preset, asked: str | None, lora: LoRASettings | None) -> list[Expert]:
+    """The networks to train, one run each. Raises ConfigError for an expert of a model that has none."""
+    files = preset.files.dit
+    if asked is not None and asked not in EXPERTS:
+        raise ConfigError(f"expert must be one of {', '.join(EXPERTS)}, got {asked!r}")
+    if not isinstance(files, Experts):
+        if asked in ("high", "low"):
+            raise ConfigError(f"{preset.name} is one network and has no {asked}-noise expert; leave --expert out")
+        return [Expert("", files)]
+    if lora is None and files.high == files.low:
+        raise ConfigError(f"the experts of {preset.name} share one file; train LoRAs of them: --lora-rank 16")
+    both = [Expert("high", files.high), Expert("low", files.low)]
+    return [expert for expert in both if asked in (None, "both", expert.name)]
+
+
+def encoder_files(preset: Preset, folder: Path) -> tuple[Path, Path]:
+    """The files of VAE and text encoder in a checkpoint folder. Raises CheckpointError."""
+    layout = CheckpointLayout(folder, preset.name)
+    return layout.vae(preset.files.vae), layout.text_encoder(preset.files.text_encoder)
+
+
+def examples_of(folder: Path, clips: ClipSettings) -> list[Example]:
+    """The examples of a folder, each one's video opened once. Raises RequestError for a wrong folder, MediaError naming
+    the first video that cannot be read."""
+    examples = find_examples(folder)
+    for example in examples:
+        bucket(example, clips)
+    return examples
+
+
+def check_writable(folder: Path) -> None:
+    """Check that files can be written into a folder, or where it will be; nothing is made. Raises MediaError."""
+    near = folder
+    while not near.exists() and near != near.parent:
+        near = near.parent
+    if not near.is_dir():
+        raise MediaError(f"{folder} cannot be a folder: {near} is a file")
+    if not os.access(near, os.W_OK | os.X_OK):
+        raise MediaError(f"cannot write to {near}: permission denied; choose another --output")
+
+
+def meta_network(config: WanDiTConfig, lora: LoRASettings | None) -> WanDiT:
+    """The network without memory for its weights, with its adapters. Raises ConfigError for idle patterns."""
+    with torch.device("meta"):
+        network = config.build()
+        if lora is not None:
+            attach_lora(network, lora)
+    return network
+
+
+def network_config(preset: Preset, folder: Path, file: str) -> WanDiTConfig:
+    """The dims of a network in a checkpoint folder. Raises CheckpointError."""
+    if preset.bundled is not None:
+        return preset.dit
+    path = CheckpointLayout(folder, preset.name).dit(file)
+    return read_dit_config(path, native_weights(read_weights(path), "dit"))
+
+
+def count_weights(network: nn.Module) -> tuple[int, int]:
+    """Counts of all weights and of the trained ones."""
+    every = [(p.numel(), p.requires_grad) for p in network.parameters()]
+    return sum(count for count, _ in every), sum(count for count, is_trained in every if is_trained)
+
+
+def bucket_counts(examples: Sequence[Example], clips: ClipSettings) -> dict[str, int]:
+    """How many examples are trained at which size."""
+    return dict(Counter("{}x{}".format(*bucket(example, clips)) for example in examples))
+
+
+def _check_task(preset: Preset, settings: TrainSettings, loop: LoopSettings) -> None:
+    kind = task_kind(preset)
+    if settings.clean_frames and kind != "ti2v":
+        raise ConfigError(f"clean-frames is for ti2v and mi2v models; {preset.name} is a {kind} model")
+    if settings.seed != loop.seed:
+        raise ConfigError(f"both parts of a run need one seed, got {settings.seed} and {loop.seed}")
+
+
+def _check_network(plan: TrainingPlan) -> None:
+    for expert in plan.experts:
+        meta_network(network_config(plan.preset, plan.folder, expert.file), plan.settings.lora())
+
+
+def _check_cache(cache: Cache, options: RunOptions) -> None:
+    for name in ("num_frames", "fps"):
+        asked = getattr(options, name)
+        if asked is not None and asked != cache.settings.get(name):
+            raise ConfigError(
+                f"the cache {cache.folder} was made with {name} {cache.settings.get(name)}, asked is {asked}; "
+                "leave it out or make another cache"
+            )
+
+
+def _plan_prompts(preset: Preset, options: RunOptions) -> list[TaskInputs]:
+    size: dict[str, Any] = {} if options.size is None else {"width": options.size[0], "height": options.size[1]}
+    if options.num_frames is not None:
+        size["num_frames"] = options.num_frames
+    kind = task_kind(preset)
+    image: dict[str, Any] = {}
+    if options.validation_prompts and options.validation_image is not None:
+        if kind == "t2v":
+            raise RequestError(f"{preset.name} takes no picture; leave --validation-image out")
+        image["image" if kind == "i2v" or "image" in _fields(preset) else "images"] = options.validation_image
+    if options.validation_prompts and kind == "i2v" and options.validation_image is None:
+        raise RequestError(f"the validation prompts of {preset.name} need a picture; give --validation-image FILE")
+    if "images" in image:
+        image["images"] = (image["images"],)
+    make = preset.task.request_type
+    requests = [make(prompt=prompt, **size, **image) for prompt in options.validation_prompts]
+    return [plan_request(preset, request, preset.latent_spec) for request in requests]
+
+
+def _fields(preset: Preset) -> set[str]:
+    return set(preset.task.request_type.__dataclass_fields__)

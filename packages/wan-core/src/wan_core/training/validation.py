@@ -1,0 +1,93 @@
+"""What a run looks like on the way: the held-out loss, and a contact sheet of the validation prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from wan_core.media import contact_sheet, write_image
+from wan_core.models import WanDiT
+from wan_core.pipeline import Pipeline
+from wan_core.runtime import Between, Placed
+from wan_core.tasks import Experts, TaskInputs
+from wan_core.training.flow_loss import FlowLoss
+from wan_core.training.ranks import Ranks
+from wan_core.training.state import AveragedWeights
+
+_COLUMNS = 6
+
+
+@contextmanager
+def averaged(model: nn.Module, average: AveragedWeights | None) -> Iterator[None]:
+    """The model with its averaged weights, where there are any."""
+    if average is None:
+        yield
+        return
+    average.exchange(model)
+    try:
+        yield
+    finally:
+        average.exchange(model)
+
+
+def with_network(pipeline: Pipeline, network: WanDiT, expert: str) -> Pipeline:
+    """The pipeline with the trained network in its place; of two experts the other one stays."""
+    components = pipeline.components
+    placed: Placed[WanDiT] = Placed(lambda device: network, components.device, between=Between.KEEP)
+    dit: Placed[WanDiT] | Experts[Placed[WanDiT]] = placed
+    if isinstance(components.dit, Experts):
+        dit = replace(components.dit, **{expert: placed})
+    return Pipeline(
+        pipeline.preset,
+        replace(components, dit=dit),
+        latent_spec=pipeline.latent_spec,
+        options=pipeline.options,
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Called by the loop with the step; returns what is logged.
+
+    ``pipeline`` holds the trained network; ``prompts`` are sampled with it, their sheet goes into ``folder``: a row for
+    each prompt, six frames from first to last.
+    """
+
+    model: nn.Module
+    loss: FlowLoss
+    average: AveragedWeights | None
+    pipeline: Pipeline
+    prompts: Sequence[TaskInputs]
+    folder: Path
+    ranks: Ranks
+
+    def __call__(self, step: int) -> dict[str, Any]:
+        """``validation_loss`` where examples are held out, ``sheet`` where there are prompts. Raises MediaError."""
+        found: dict[str, Any] = {}
+        with averaged(self.model, self.average):
+            loss = self.loss.held_out()
+            if loss is not None:
+                found["validation_loss"] = loss
+            if self.prompts:
+                found["sheet"] = str(self._sheet(step))
+        return found
+
+    @torch.no_grad()
+    def _sheet(self, step: int) -> Path:
+        frames: list[Tensor] = []
+        for inputs in self.prompts:
+            with self.loss.autocast():
+                video = torch.cat([chunk.float().cpu() for chunk in self.pipeline.stream(inputs)], dim=1)
+            count = video.shape[1]
+            frames += [video[:, round(i * (count - 1) / (_COLUMNS - 1))] for i in range(_COLUMNS)]
+        path = self.folder / f"step-{step:08d}.png"
+        if self.ranks.is_first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            write_image(contact_sheet(frames, _COLUMNS), path)
+        return path

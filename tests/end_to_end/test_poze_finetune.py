@@ -1,0 +1,156 @@
+"""``poze-finetune``: the seed's command line on a tiny checkpoint in the real layout, and what it refuses."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+from safetensors.torch import load_file, save_file
+
+import poze.finetune_run
+from pi3.checkpoints import bundled_weights
+from poze.cli.finetune import finetune
+from wan_core.checkpoints import CheckpointLayout, read_dit_config, read_weights
+from wan_core.media import write_video
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A square picture, wanted videos and points, folders of examples, and what is wrong with each."""
+    folder = tmp_path_factory.mktemp("finetune")
+    generator = torch.Generator().manual_seed(0)
+    Image.new("RGB", (64, 64), (40, 75, 215)).save(folder / "ref.png")
+    video = torch.rand(3, 5, 64, 64, generator=generator) * 2 - 1
+    points = torch.randn(1, 2, 84, 98, 3, generator=generator)
+    torch.save(video, folder / "video.pt")
+    save_file({"points": points}, folder / "points.safetensors")
+    torch.save(points[:, :1].contiguous(), folder / "one_view.pt")
+    torch.save(video * 200, folder / "bytes.pt")
+    torch.save({"a": video, "b": video}, folder / "two.pt")
+    torch.save(points[:, :, :70].contiguous(), folder / "low.pt")
+    (folder / "text.pt").write_text("no tensor")
+    for name, channels in (("data", 48), ("foreign", 16)):
+        make_dataset(folder / name, video, channels)
+    make_dataset(folder / "uneven", video, 48)
+    (folder / "uneven/prompts.txt").write_text("a walk\n\na forest\na third one\n")
+    return folder
+
+
+def make_dataset(folder: Path, video: torch.Tensor, channels: int) -> None:
+    """Two examples in the later original's layout, with latents of some width."""
+    latents = folder / "cache/video_latent/wan-i2v/5x64x64"
+    latents.mkdir(parents=True)
+    (folder / "first_frames").mkdir()
+    (folder / "videos").mkdir()
+    (folder / "prompts.txt").write_text("a walk\n\na forest\n")
+    (folder / "videos.txt").write_text("videos/one.mp4\nvideos/two.mp4\n")
+    for number, name in enumerate(("one", "two")):
+        write_video(iter([video]), folder / f"videos/{name}.mp4", fps=24)
+        Image.new("RGB", (64, 64), (200, 40 * number, 60)).save(folder / f"first_frames/{name}.png")
+        save_file({"encoded_video": torch.randn(1, channels, 2, 4, 4)}, latents / f"{name}.safetensors")
+
+
+def arguments(checkpoint: Callable[[str], Path], files: Path, *more: object) -> list[object]:
+    """The seed's command line."""
+    return [
+        "--wan-ckpt-dir", checkpoint("ti2v-5B"), "--pi3-checkpoint", bundled_weights(),
+        "--prompt", "A walk through a forest", "--image", files / "ref.png",
+        "--sample-steps", 2, "--steps", 2, "--lr", 1e-3, *more,
+    ]  # fmt: skip
+
+
+def test_the_seeds_command_line_trains_and_goes_on(
+    run: Run, checkpoint: Callable[[str], Path], files: Path, tmp_path: Path
+) -> None:
+    words = arguments(checkpoint, files, "--gt-video", files / "video.pt", "--adapter-tokens", 64)
+    words += ["--save-dir", "finetune_outputs"]
+    first = run(*words, "--steps", 1, command=finetune)
+    assert first.exit_code == 0, first.output
+    second = run(*words, command=finetune)
+    assert second.exit_code == 0, second.output
+    assert "step 2:" in second.output
+    assert "step 1:" not in second.output, "a second call goes on, with the seed of the first"
+    folder = tmp_path / "finetune_outputs"
+    saved = load_file(folder / "wan_finetune_step2.safetensors")
+    source = CheckpointLayout(checkpoint("ti2v-5B"), "ti2v-5B").dit("")
+    config = read_dit_config(source, read_weights(source))
+    assert saved["patch_embedding.weight"].shape[0] == config.dim
+    assert load_file(folder / "adapter_step2.safetensors")["proj.3.bias"].abs().max() > 0
+
+
+def test_points_of_two_views_train_without_a_video(run: Run, checkpoint: Callable[[str], Path], files: Path) -> None:
+    words = arguments(checkpoint, files, "--gt-points", files / "points.safetensors", "--frame-num", 5)
+    result = run(*words, "--size", "64*64", "--train", "lora,adapter", "--steps", 1, command=finetune)
+    assert result.exit_code == 0, result.output
+    assert "points" in result.output
+
+
+@pytest.mark.parametrize("latents", [[], ["--dataset-latents"]])
+def test_flow_matching_learns_from_the_later_layout(
+    run: Run, checkpoint: Callable[[str], Path], files: Path, latents: list[str]
+) -> None:
+    words = arguments(checkpoint, files, "--objective", "flow", "--dataset-root", files / "data", *latents)
+    result = run(*words, "--frame-num", 5, "--size", "64*64", "--batch-size", 2, "--ema", 0.9, command=finetune)
+    assert result.exit_code == 0, result.output
+    assert "encoded 2 of 2 examples" in result.output
+
+
+SMALL = ("--frame-num", "5", "--size", "64*64")
+VIDEO = ("--gt-video", "{files}/video.pt")
+# name: (arguments after the good ones, exit code, words of the message); {files} is the folder of files.
+CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
+    "nothing to learn from": ([], 2, ("--gt-video", "--gt-points")),
+    "missing video": (["--gt-video", "{files}/none.pt"], 2, ("--gt-video", "none.pt")),
+    "video that is no tensor": (["--gt-video", "{files}/text.pt"], 3, ("text.pt",)),
+    "two unnamed tensors": (["--gt-video", "{files}/two.pt"], 2, ("two.pt", "video")),
+    "video of bytes": (["--gt-video", "{files}/bytes.pt"], 2, ("-1 to 1",)),
+    "video of another size": ([*VIDEO, "--size", "96*96"], 2, ("--gt-video", "96")),
+    "points of one view": (["--gt-points", "{files}/one_view.pt", *SMALL], 2, ("views",)),
+    "points of another size": (
+        ["--gt-points", "{files}/low.pt", *SMALL], 2, ("98x70", "98x84"),
+    ),
+    "points for flow": (
+        ["--objective", "flow", "--gt-video", "{files}/video.pt", "--gt-points", "{files}/points.safetensors"],
+        2, ("--gt-points", "rollout"),
+    ),
+    "flow without videos": (
+        ["--objective", "flow", "--gt-points", "{files}/points.safetensors"], 2, ("--dataset-root",),
+    ),
+    "folder for a rollout": (["--dataset-root", "{files}/data"], 2, ("--dataset-root", "flow")),
+    "uneven lines": (["--objective", "flow", "--dataset-root", "{files}/uneven"], 2, ("3 lines", "2")),
+    "no folder": (["--objective", "flow", "--dataset-root", "{files}/none"], 2, ("none",)),
+    "foreign latents": (
+        ["--objective", "flow", "--dataset-root", "{files}/foreign", "--dataset-latents", "--frame-num", "5"],
+        2, ("16", "48", "Wan2.1"),
+    ),
+    "unknown part": ([*VIDEO, "--train", "vae"], 2, ("--train", "adapter")),
+    "wan and lora": ([*VIDEO, "--train", "wan,lora"], 2, ("not both",)),
+    "unknown model": ([*VIDEO, "--wan-config", "ti2v-6B"], 2, ("ti2v-6B",)),
+    "model without pictures": ([*VIDEO, "--wan-config", "t2v-1.3B"], 2, ("t2v-1.3B",)),
+    "no such Pi3": ([*VIDEO, "--pi3-checkpoint", "{files}/none"], 3, ("none",)),
+    "no adapter in the file": ([*VIDEO, "--adapter", "{files}/points.safetensors"], 3, ("adapter",)),
+    "no tokens": ([*VIDEO, "--adapter-tokens", "0"], 2, ("--adapter-tokens", "0")),
+    "no rate": ([*VIDEO, "--lr", "0"], 2, ("--lr",)),
+    "no steps": ([*VIDEO, "--steps", "0"], 2, ("--steps",)),
+    "folder below a file": ([*VIDEO, "--save-dir", "{files}/ref.png/out"], 4, ("--save-dir",)),
+    "missing picture": ([*VIDEO, "--image", "{files}/none.png"], 2, ("none.png",)),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_bad_input_is_one_sentence_before_any_weight(
+    name: str, run: Run, checkpoint: Callable[[str], Path], files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(poze.finetune_run, "load_pi3", None)  # calling it would end the test
+    more, code, words = CASES[name]
+    given = [word.replace("{files}", str(files)) for word in more]
+    result = run(*arguments(checkpoint, files), *given, command=finetune)
+    assert result.exit_code == code, result.output
+    assert "Traceback" not in result.output
+    for word in words:
+        assert word in result.output, result.output
+    assert not list(tmp_path.glob("**/*.safetensors"))

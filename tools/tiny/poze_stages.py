@@ -1,0 +1,236 @@
+"""Stages of the tiny 3D-guided model: a decoder for rooms, and the diffusion transformer with or without guidance.
+
+The bundled decoder knows flat figures in eight colours and paints brown floors black, so its first and last layers are
+trained on rooms; the encoder keeps enough. The transformer is stored as a change of the bundled one: attention and
+small layers anew, feed-forward matrices by a low-rank update.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from tools.tiny.dit_stage import text_states
+from tools.tiny.evaluate import Video
+from tools.tiny.family import DIT, LATENT_FRAMES, LATENT_SIZE, WEIGHTS, Z_DIM
+from tools.tiny.poze_data import SHARD, RoomShards
+from tools.tiny.poze_evaluation import FLOW_SHIFT, GUIDANCE_SCALE, SOLVER, STEPS
+from tools.tiny.room_clips import MOVES, RoomClip
+from tools.tiny.vae_stage import to_pixels, to_video
+from tools.tiny.weights import read_tensors
+from wan_core.models import DiTInputs, TextEncoder, VideoVAE
+from wan_core.sampling import Anchors, Denoiser, make_solver, sample, seeded_noise
+from wan_core.training import (
+    LoRASettings,
+    Muon,
+    NoiseLevels,
+    attach_lora,
+    lora_tensors,
+    make_flow_batch,
+    trained_tensors,
+)
+
+ADAPTER_TOKENS = 64
+GRID = (6, 7)  # of patches, by Pi3's size rule for square pictures and the bundled network's pixel limit
+BATCH = 32
+_DECODER_LAYERS = ("decoder.conv1.", "decoder.upsamples.2.", "decoder.head.", "conv2.")
+_DECODER_CLIPS, _DECODER_BATCH = 400, 2
+_FFN_RANK = 48
+_WHOLE_LAYERS = ("self_attn.", "cross_attn.", "norm3.", "modulation", "patch_embedding.", "text_embedding.", "head.")
+_EMPTY_CAPTIONS = 0.1
+
+
+def by_kind(module: nn.Module, is_matrix: set[int], muon_rate: float, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the trained parameters whose ids are in ``is_matrix``, AdamW for the other trained ones."""
+    parameters = list(trained_tensors(module).values())
+    matrices = [p for p in parameters if id(p) in is_matrix]
+    rest = [p for p in parameters if id(p) not in is_matrix]
+    return [Muon(matrices, lr=muon_rate), torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
+
+
+class DecoderStage:
+    """The decoder's first and last layers, and the gains and biases between them, on rooms."""
+
+    def __init__(self, vae: VideoVAE, shards: RoomShards) -> None:
+        self.vae = vae
+        self.shards = shards
+        self._rows: dict[int, dict[str, Tensor]] = {}
+        for name, parameter in vae.named_parameters():
+            is_gain = name.startswith("decoder.") and parameter.squeeze().ndim <= 1
+            parameter.requires_grad_(is_gain or name.startswith(_DECODER_LAYERS))
+        kernels = {id(p) for p in vae.parameters() if p.ndim >= 4 and p.shape[0] > 1 and p.shape[1] > 1}
+        self.optimizers = by_kind(vae, kernels, 0.01, 2e-3)
+
+    def loss(self, step: int, _: int) -> Tensor:
+        """L1 + MSE of decoded latents of two clips, chosen by the step."""
+        seeds = np.random.default_rng([11, step]).integers(0, _DECODER_CLIPS, _DECODER_BATCH)
+        rows = [(self._shard(int(seed) // SHARD), int(seed) % SHARD) for seed in seeds]
+        latents = torch.stack([shard["latents"][2 * row] for shard, row in rows]).float()
+        pixels = torch.stack([shard["videos"][row] for shard, row in rows]).permute(0, 4, 1, 2, 3) / 127.5 - 1
+        with torch.autocast("cpu", torch.bfloat16):
+            decoded = self.vae.decode(latents, clamp=False, latents_per_chunk=None)
+        error = decoded.float() - pixels
+        return error.abs().mean() + error.square().mean()
+
+    def _shard(self, number: int) -> dict[str, Tensor]:
+        if number not in self._rows:
+            self._rows[number] = self.shards.shard(number)
+        return self._rows[number]
+
+    def tensors(self) -> dict[str, Tensor]:
+        """The change: the trained tensors."""
+        return trained_tensors(self.vae)
+
+
+class Pi3FeatureAdapter(nn.Module):
+    """Pi3's patch tokens pooled to a small grid and projected to the transformer's width, silent at the start."""
+
+    def __init__(self, in_dim: int, out_dim: int, target_tokens: int) -> None:
+        super().__init__()
+        side = max(1, int(target_tokens**0.5))
+        self.size = (side, max(1, target_tokens // side))
+        last = nn.Linear(out_dim, out_dim)
+        self.proj = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, out_dim), nn.GELU(), last)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+        """[B, K, out_dim] from tokens [B, h * w, in_dim] of a grid (h, w)."""
+        image = tokens.transpose(1, 2).unflatten(2, grid)
+        pooled = nn.functional.adaptive_avg_pool2d(image, self.size)
+        guidance: Tensor = self.proj(pooled.flatten(2).transpose(1, 2))
+        return guidance
+
+
+class GuidedDiT(nn.Module):
+    """The transformer and, with guidance, the adapter that gives it Pi3's tokens; what is frozen stays as bundled."""
+
+    def __init__(self, tokens_dim: int | None) -> None:
+        super().__init__()
+        self.dit = DIT.build()
+        self.dit.load_state_dict(read_tensors(WEIGHTS / "t2v" / "model.safetensors"))
+        torch.manual_seed(0)
+        attach_lora(self.dit, LoRASettings(rank=_FFN_RANK, targets=("blocks.*.ffn.[02]",)))
+        for name, parameter in self.dit.named_parameters():
+            if any(part in name for part in _WHOLE_LAYERS):
+                parameter.requires_grad_(True)
+        torch.manual_seed(1)
+        self.adapter = None if tokens_dim is None else Pi3FeatureAdapter(tokens_dim, DIT.dim, ADAPTER_TOKENS)
+
+    def optimizers(self) -> list[torch.optim.Optimizer]:
+        """Muon for the attention matrices, AdamW for the rest."""
+        blocks = self.dit.blocks.named_parameters()
+        matrices = {id(p) for name, p in blocks if p.ndim == 2 and "_attn." in name}
+        return by_kind(self, matrices, 0.01, 1.5e-3)
+
+    def change(self) -> dict[str, Tensor]:
+        """The change of the bundled transformer, for `wan_core.checkpoints.with_delta`."""
+        whole = {name: value for name, value in trained_tensors(self.dit).items() if ".lora_" not in name}
+        return whole | lora_tensors(self.dit)
+
+    def extra_context(self, tokens: Tensor) -> Tensor | None:
+        """Guidance tokens [B, K, dim] of Pi3's tokens [B, h * w, C] of square pictures; None without an adapter."""
+        if self.adapter is None:
+            return None
+        guidance: Tensor = self.adapter(tokens, GRID)
+        return guidance
+
+
+@dataclass(frozen=True)
+class RoomStage:
+    """Flow matching on rooms with the first latent frame clean, for `wan_core.training.train`.
+
+    Both arms see the same clips, captions, noise and levels at a step.
+    """
+
+    model: GuidedDiT
+    data: dict[str, Tensor]
+    captions: dict[str, Tensor]
+    levels: NoiseLevels
+    weights: Tensor
+
+    def loss(self, step: int, _: int) -> Tensor:
+        """The loss of one step."""
+        rng = np.random.default_rng([12, step])
+        rows = torch.from_numpy(rng.integers(0, len(self.data["latents"]), BATCH))
+        context = torch.stack([self._text(int(self.data["moves"][row]), rng) for row in rows])
+        latents = self.data["latents"][rows].float()
+        clean = torch.ones(BATCH, dtype=torch.long)
+        batch = make_flow_batch(latents, self.levels.sample(BATCH), torch.randn_like(latents), clean)
+        with torch.autocast("cpu", torch.bfloat16):
+            extra = self.model.extra_context(self.data["tokens"][rows].float())
+            velocity = self.model.dit(batch.latents, batch.timesteps, DiTInputs(context=context, extra_context=extra))
+        return batch.loss(velocity, self.weights)
+
+    def _text(self, move: int, rng: np.random.Generator) -> Tensor:
+        wordings = MOVES[list(MOVES)[move]]
+        chosen = wordings[int(rng.integers(len(wordings)))]
+        return self.captions["" if rng.random() < _EMPTY_CAPTIONS else chosen]
+
+
+def caption_states(encoder: TextEncoder) -> dict[str, Tensor]:
+    """Text states [24, 96] of every wording, and of no text."""
+    captions = ["", *(wording for wordings in MOVES.values() for wording in wordings)]
+    with torch.no_grad():
+        return dict(zip(captions, text_states(encoder, captions).clone(), strict=True))
+
+
+@torch.no_grad()
+def channel_weights(vae: VideoVAE, latents: Tensor) -> Tensor:
+    """How much each latent channel shows [C], of mean 1, a third of it uniform; as `dit_stage.channel_weights`."""
+    generator = torch.Generator().manual_seed(0)
+    plain = vae.decode(latents, latents_per_chunk=None)
+    energies = []
+    for channel in range(latents.shape[1]):
+        noisy = latents.clone()
+        noisy[:, channel] += 0.3 * torch.randn(noisy[:, channel].shape, generator=generator)
+        energies.append((vae.decode(noisy, latents_per_chunk=None) - plain).square().mean())
+    energy = torch.stack(energies)
+    return 1 / 3 + 2 / 3 * energy / energy.mean()
+
+
+def rooms_decoder(vae: VideoVAE, change: Path) -> VideoVAE:
+    """The autoencoder with the change that stage "decoder" wrote."""
+    vae.load_state_dict(vae.state_dict() | read_tensors(change))
+    return vae
+
+
+@torch.inference_mode()
+def generate_rooms(
+    model: GuidedDiT,
+    vae: VideoVAE,
+    captions: dict[str, Tensor],
+    clips: list[RoomClip],
+    tokens: Tensor,
+    batch: int = 20,
+) -> list[Video]:
+    """A video for each clip's first picture and caption, guided by Pi3's tokens [clips, h * w, C] if ``model`` is.
+
+    Guidance goes to both branches, as poze does; noise by position in the list, the same for every model.
+    """
+    videos: list[Video] = []
+    for start in range(0, len(clips), batch):
+        part = clips[start : start + batch]
+        first = vae.encode(to_pixels([clip.video[:1] for clip in part]))
+        anchors = Anchors.leading(first, LATENT_FRAMES)
+        noise = seeded_noise((len(part), Z_DIM, LATENT_FRAMES, LATENT_SIZE, LATENT_SIZE), start)
+        extra = model.extra_context(tokens[start : start + batch])
+        context = torch.stack([captions[clip.caption] for clip in part])
+        positive = DiTInputs(context=context, extra_context=extra)
+        negative = DiTInputs(context=captions[""].expand_as(context), extra_context=extra)
+        denoiser = Denoiser(model.dit, positive, negative, GUIDANCE_SCALE, anchors=anchors)
+        latents = sample(denoiser, make_solver(SOLVER, STEPS, flow_shift=FLOW_SHIFT), noise, anchors=anchors)
+        for one in latents.split(4):
+            videos.extend(to_video(video) for video in vae.decode(one.float(), latents_per_chunk=None))
+    return videos
+
+
+@torch.inference_mode()
+def through_vae(vae: VideoVAE, clips: list[RoomClip]) -> list[Video]:
+    """The true clips, encoded and decoded: what the best transformer could show."""
+    decoded = (vae.decode(vae.encode(to_pixels([clip.video])), latents_per_chunk=None) for clip in clips)
+    return [to_video(video[0]) for video in decoded]

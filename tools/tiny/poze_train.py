@@ -1,0 +1,178 @@
+"""Train the tiny 3D-guided model on rendered rooms: ``python -m tools.tiny.poze_train --stage decoder --work FOLDER``.
+
+Stages, in this order: ``decoder`` (the bundled autoencoder's decoder on rooms), ``with`` and ``without`` (the bundled
+transformer on rooms, with Pi3's tokens and without, same clips, noise and steps), ``evaluate`` (both on the held-back
+scenes, the table and a picture), ``export`` (the weights of the arm with guidance into packages/poze). Every stage goes
+on from its newest checkpoint in ``--work``. One core, about 15 minutes an arm.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from tools.tiny.train import ALLOCATOR
+
+STAGES = ("data", "decoder", "with", "without", "evaluate")
+DECODER_STEPS, ARM_STEPS = 700, 1200
+PI3_TOKENS = 192  # channels of the bundled Pi3's tokens
+POZE_WEIGHTS = Path(__file__).parents[2] / "packages/poze/src/poze/weights"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stage", choices=STAGES, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, clips, logs and scores")
+    parser.add_argument("--steps", type=int, help="number of steps; may be changed when a run goes on")
+    return parser.parse_args()
+
+
+def prepare_process() -> None:
+    """Start again with the allocator settings that training on a CPU needs if they are not there."""
+    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
+        arguments = [sys.executable, "-m", "tools.tiny.poze_train", *sys.argv[1:]]
+        os.execve(sys.executable, arguments, {**os.environ, **ALLOCATOR})
+
+
+def report(line: dict[str, Any]) -> None:
+    """One line of JSON on standard output."""
+    sys.stdout.write(json.dumps(line | {"time": time.strftime("%H:%M:%S")}) + "\n")
+    sys.stdout.flush()
+
+
+def shards(work: Path) -> Any:
+    """The training clips."""
+    from pi3 import load_pi3
+    from tools.tiny.poze_data import RoomShards
+    from tools.tiny.train import load_frozen
+
+    return RoomShards(work / "rooms", load_frozen()[0], load_pi3().eval())
+
+
+def run_data(arguments: argparse.Namespace) -> None:
+    """Stage "data": render and encode every training clip (the other stages do it when they need it)."""
+    shards(arguments.work).whole(("moves",))
+
+
+def run_decoder(arguments: argparse.Namespace) -> None:
+    """Stage "decoder"."""
+    from tools.tiny.poze_stages import DecoderStage
+    from tools.tiny.train import load_frozen
+    from tools.tiny.weights import write_weights
+    from wan_core.training import CheckpointFolder, LoopSettings, train
+
+    steps = arguments.steps or DECODER_STEPS
+    stage = DecoderStage(load_frozen()[0], shards(arguments.work))
+    settings = LoopSettings(steps=steps, warmup_steps=20, decay_share=0.6, final_rate=0.03, clip_norm=None)
+    folder = CheckpointFolder(arguments.work / "decoder")
+    result = train(stage.vae, stage.optimizers, stage.loss, settings, checkpoints=folder, report=report)
+    if not result.was_interrupted:
+        recipe = f"tools/tiny/poze_train.py, stage decoder, {steps} steps of 2, one CPU core"
+        path = arguments.work / "decoder.safetensors"
+        write_weights(path, stage.tensors(), recipe=recipe, scores={"loss": round(result.loss, 4)}, base="vae")
+
+
+def run_arm(arguments: argparse.Namespace) -> None:
+    """Stages "with" and "without"."""
+    from tools.tiny import poze_stages
+    from tools.tiny.dit_stage import use_plain_attention
+    from tools.tiny.poze_stages import GuidedDiT, RoomStage, caption_states, channel_weights
+    from tools.tiny.train import load_frozen
+    from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, NoiseLevels, train
+
+    vae, encoder = load_frozen()
+    data = shards(arguments.work).whole(("latents", "tokens", "moves"))
+    poze_stages.rooms_decoder(vae, arguments.work / "decoder.safetensors")
+    model = GuidedDiT(PI3_TOKENS if arguments.stage == "with" else None)
+    use_plain_attention(model.dit)
+    stage = RoomStage(
+        model=model,
+        data=data,
+        captions=caption_states(encoder),
+        levels=NoiseLevels(shift=2.0, std=1.2),
+        weights=channel_weights(vae, data["latents"][:4].float()),
+    )
+    steps = arguments.steps or ARM_STEPS
+    settings = LoopSettings(steps=steps, warmup_steps=50, decay_share=0.5, final_rate=0.04)
+    train(
+        model,
+        model.optimizers(),
+        stage.loss,
+        settings,
+        checkpoints=CheckpointFolder(arguments.work / arguments.stage),
+        average=AveragedWeights(model, 0.995),
+        report=report,
+        log_path=arguments.work / f"{arguments.stage}.jsonl",
+    )
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """Stage "evaluate": ``scores.json``, ``table.md`` and ``rooms.png`` in the work folder."""
+    from pi3 import load_pi3
+    from tools.tiny import evaluate, poze_evaluation, poze_stages
+    from tools.tiny.poze_data import first_picture_tokens
+    from tools.tiny.room_clips import EVALUATION_SEEDS, room_clip
+    from tools.tiny.train import load_frozen
+
+    vae, encoder = load_frozen()
+    poze_stages.rooms_decoder(vae, arguments.work / "decoder.safetensors")
+    pi3, captions = load_pi3().eval(), poze_stages.caption_states(encoder)
+    clips = [room_clip(seed) for seed in EVALUATION_SEEDS]
+    tokens = first_picture_tokens([clip.video for clip in clips], pi3)[0]
+    other = tokens.roll(6, 0)  # of another room, with the same move
+    guided, plain = (restored(arguments.work, name) for name in ("with", "without"))
+    videos = {
+        "rendered": [clip.video for clip in clips],
+        "rendered, through the autoencoder": poze_stages.through_vae(vae, clips),
+        "with guidance": poze_stages.generate_rooms(guided, vae, captions, clips, tokens),
+        "without guidance": poze_stages.generate_rooms(plain, vae, captions, clips, tokens),
+        "with another room's guidance": poze_stages.generate_rooms(guided, vae, captions, clips, other),
+        "first picture, standing still": [clip.video[:1].repeat(len(clip.video), 0) for clip in clips],
+    }
+    for name in ("with guidance", "without guidance"):
+        evaluate.contact_sheet(videos[name][:24], arguments.work / f"{name.replace(' ', '-')}.png")
+    scores = {
+        name: [poze_evaluation.score_clip(video, clip, pi3) for video, clip in zip(made, clips, strict=True)]
+        for name, made in videos.items()
+    }
+    pairs = [("with guidance", other) for other in ("without guidance", "with another room's guidance")]
+    rows = poze_evaluation.table(scores, pairs)
+    (arguments.work / "scores.json").write_text(json.dumps(scores))
+    (arguments.work / "table.md").write_text("\n".join(rows) + "\n")
+    sys.stdout.write("\n".join(rows) + "\n")
+
+
+def restored(work: Path, arm: str) -> Any:
+    """The averaged weights of an arm, rounded to float16 as they are shipped."""
+    from tools.tiny.poze_stages import GuidedDiT
+    from wan_core.training import AveragedWeights, CheckpointFolder, TrainingState
+
+    model = GuidedDiT(PI3_TOKENS if arm == "with" else None)
+    average = AveragedWeights(model, 0.995)
+    folder = CheckpointFolder(work / arm)
+    saved = json.loads((folder.path(folder.steps()[-1]) / "state.json").read_text())
+    folder.restore(TrainingState(model, model.optimizers(), average, saved["settings"]))
+    average.exchange(model)
+    return model.half().float().eval()
+
+
+def main() -> None:
+    """Run one stage."""
+    arguments = parse_arguments()
+    prepare_process()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    import torch
+
+    torch.set_num_threads(1)
+    stages = {"data": run_data, "decoder": run_decoder, "evaluate": run_evaluate}
+    stages.get(arguments.stage, run_arm)(arguments)
+
+
+if __name__ == "__main__":
+    main()
