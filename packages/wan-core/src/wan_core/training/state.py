@@ -192,6 +192,17 @@ class CheckpointFolder:
                 copy_whole(state.average.tensors[name], tensor)
         return int(saved["step"])
 
+    def compare(self, settings: Mapping[str, Any], *, may_change: Iterable[str] = ()) -> int:
+        """The step of the newest checkpoint, 0 when there is none; only its settings are read.
+
+        Raises as `restore` does, but for weights.
+        """
+        steps = self.steps()
+        if steps:
+            folder = self.path(steps[-1])
+            _compare_settings(_read_state(folder)["settings"], settings, set(may_change), folder)
+        return steps[-1] if steps else 0
+
     def _remove_unfinished(self) -> None:
         for path in self.root.glob(".unfinished-*"):
             shutil.rmtree(path, ignore_errors=True)
@@ -309,13 +320,27 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 
 def _compare_settings(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: set[str], folder: Path) -> None:
-    now = json.loads(json.dumps(dict(now)))  # tuples become lists, as in the file
+    saved, now = _flat(saved), _flat(json.loads(json.dumps(dict(now))))  # tuples become lists, as in the file
     names = sorted((set(saved) | set(now)) - may_change)
     changed = [
         f"{name} was {saved.get(name)!r}, is {now.get(name)!r}" for name in names if saved.get(name) != now.get(name)
     ]
     if changed:
-        raise ConfigError(f"cannot go on from {folder} with other settings: {'; '.join(changed[:5])}")
+        raise ConfigError(
+            f"cannot go on from {folder} with other settings: {'; '.join(changed[:5])}; set them back, or name another "
+            "output folder"
+        )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted names, so that a message shows the one that differs."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": each for inner, each in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _restore_model(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
