@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from pi3 import Pi3
 from poze.network import GuidedNetwork
 from poze.objectives import Supervision, flow_loss, rollout
-from wan_core.errors import ConfigError
+from wan_core import ConfigError
 from wan_core.models import DiTInputs, VideoVAE
 from wan_core.sampling import Denoiser, make_solver
 from wan_core.tasks import Conditioning, GenerationRequest

@@ -16,7 +16,7 @@ from poze.finetune import FinetuneSettings
 from poze.guidance import PI3_ID, pi3_errors
 from poze.objectives import Supervision, check_point_size
 from poze.presets import BUNDLED_ADAPTER, TINY_POZE
-from wan_core.errors import ConfigError, MediaError, RequestError
+from wan_core import ConfigError, MediaError, RequestError
 from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
 from wan_core.media import VideoGeometry
 from wan_core.models import WanDiTConfig

@@ -18,7 +18,7 @@ from poze.finetune import FlowStage, RolloutStage, Stage, run_finetuning
 from poze.finetune_plan import FinetunePlan, pi3_source
 from poze.guidance import look, open_pi3, picture_views, pooled_tokens
 from poze.network import GuidedNetwork
-from wan_core.errors import RequestError
+from wan_core import RequestError
 from wan_core.media import load_image, tensor_to_image
 from wan_core.models import WanDiT
 from wan_core.runtime import Placed

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 
 from poze.adapter import Pi3FeatureAdapter, save_adapter
+from wan_core import ConfigError
 from wan_core.checkpoints import MemorySource, write_file
-from wan_core.errors import ConfigError
 from wan_core.models import DiTInputs, WanDiT
 from wan_core.runtime import apply_recompute
 from wan_core.training import (

@@ -14,8 +14,8 @@ from poze.finetune import OBJECTIVES, FinetuneSettings, known_seed
 from poze.finetune_plan import FinetuneOptions, FinetunePlan, plan_finetuning
 from poze.finetune_run import carry_out
 from poze.network import parse_trained
+from wan_core import RequestError
 from wan_core.cli import ErrorReporting, main_of, reporter, version_option
-from wan_core.errors import RequestError
 from wan_core.media import parse_size
 from wan_core.sampling import SOLVERS
 from wan_core.training import LoRASettings
