@@ -191,10 +191,7 @@ class _Loader:
         if not loras:
             return source
         merged = with_loras(source, loras, force=self.options.force_lora, dtype=self.dtype)
-        for path, names in merged.left_out.items():
-            note = f"note: {len(names)} tensors of {path.name} have no place in {self.preset.name}: {names[0]}, ..."
-            if note not in self.notes:
-                self.notes.append(note)
+        self.notes += [note for note in merged.notes if note not in self.notes]
         return merged
 
     def _check_channels(self, config: WanDiTConfig, path: Path) -> None:

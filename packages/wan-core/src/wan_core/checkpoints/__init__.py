@@ -11,6 +11,7 @@ from wan_core.checkpoints.contents import FAMILY_NAMES, PARTS, Contents, Weights
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
 from wan_core.checkpoints.download import DownloadPlan, download_files, gigabytes, plan_download
 from wan_core.checkpoints.export import ExportOptions, Merge, Network, export, networks_in
+from wan_core.checkpoints.export_targets import Layout
 from wan_core.checkpoints.fetch import FetchedFile
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
 from wan_core.checkpoints.hubs import Hub, HubName, Listing, RemoteFile, open_hub
@@ -53,6 +54,7 @@ __all__ = [
     "Hub",
     "HubName",
     "Inspection",
+    "Layout",
     "Listing",
     "LoRA",
     "LoRAFile",

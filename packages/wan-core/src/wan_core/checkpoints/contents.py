@@ -5,10 +5,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from wan_core.checkpoints.families import family_of
 from wan_core.checkpoints.file_source import unreadable
-from wan_core.checkpoints.formats import detect_family
 from wan_core.checkpoints.layout import PART_NAMES, Part
-from wan_core.checkpoints.lora_names import is_lora
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.shards import WeightFiles, weight_files
 from wan_core.checkpoints.sources import TensorSource
@@ -94,11 +93,6 @@ def find_weights(path: str | Path, *, mmap: bool | None = None) -> Contents:
     if not found and not tokenizers and not notes:
         raise CheckpointError(f"no weights in {path}: it holds no .safetensors, .pth, .pt, .bin, .ckpt or .gguf file")
     return Contents(path, tuple(found), tuple(tokenizers), tuple(notes))
-
-
-def family_of(source: TensorSource) -> str:
-    """The family of networks whose weights these are, ``lora``, or ``""``."""
-    return "lora" if is_lora(source.keys()) else detect_family(source.keys()) or ""
 
 
 def _recognised(root: Path, group: WeightFiles, name: str, mmap: bool | None) -> Weights:

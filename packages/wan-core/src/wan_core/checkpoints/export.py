@@ -4,7 +4,6 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
 
 import torch
 
@@ -21,6 +20,7 @@ from wan_core.checkpoints.export_targets import (
 )
 from wan_core.checkpoints.inspection import NetworkConfig, network_config
 from wan_core.checkpoints.load import check_fit
+from wan_core.checkpoints.lora import Expert
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.sources import TensorSource
 from wan_core.checkpoints.torch_writer import write_torch_file
@@ -30,7 +30,6 @@ from wan_core.checkpoints.written_configs import PipelineFacts
 from wan_core.errors import CheckpointError, MediaError, RequestError
 from wan_core.media.files import plain_text
 
-Expert = Literal["high", "low"]
 Merge = Callable[[TensorSource, Expert | None], TensorSource]
 """Native weights of a transformer with LoRAs merged in, for one expert or for the only network."""
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from wan_core.checkpoints.families import family_of
+from wan_core.checkpoints.reader import read_weights
 from wan_core.errors import CheckpointError
 
 Part = Literal["dit", "vae", "text_encoder", "tokenizer", "image_encoder"]
@@ -25,8 +27,18 @@ DIFFUSERS_FOLDERS: Mapping[Part, str] = {
 DIFFUSERS_DITS = {"": "transformer", "high_noise_model": "transformer", "low_noise_model": "transformer_2"}
 """The diffusers folder of each official one; the second transformer is the low-noise expert."""
 
+SINGLE_FILE_FOLDERS: Mapping[Part, tuple[str, ...]] = {
+    "dit": ("", "diffusion_models", "unet"),
+    "text_encoder": ("text_encoders",),
+    "image_encoder": ("clip_vision",),
+}
+"""Where ComfyUI keeps its single files, and where people put one: beside the other parts."""
+
 _WEIGHTS = ("*.safetensors", "*.pth", "*.pt", "*.bin", "*.gguf")
-_DIT_WEIGHTS = ("diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.bin", "model*.safetensors")
+_DIT_WEIGHTS = (
+    "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.bin", "model.safetensors", "model-*.safetensors",
+)  # fmt: skip
+_EXPERT_WORDS = {"high_noise_model": "high", "low_noise_model": "low"}
 
 
 @dataclass(frozen=True)
@@ -39,8 +51,8 @@ class CheckpointLayout:
     def find(self, part: Part, name: str) -> Path:
         """The folder or file of a part; ``name`` is its official path inside the folder, ``""`` for the folder itself.
 
-        Also found: the same file as ``.safetensors``, and diffusers' folder of that part. Raises CheckpointError that
-        says what was looked for.
+        Also found: the same file as ``.safetensors``, diffusers' folder of that part, and ComfyUI's with one file.
+        Raises CheckpointError that says what was looked for.
         """
         self.require([(part, name)])
         found = self._search(part, name)
@@ -87,8 +99,28 @@ class CheckpointLayout:
         return [(part, name) for part, name in parts if self._search(part, name) is None]
 
     def _search(self, part: Part, name: str) -> Path | None:
+        found = self._by_name(part, name)
+        return self._single_dit(name) if found is None and part == "dit" and name in DIFFUSERS_DITS else found
+
+    def _by_name(self, part: Part, name: str) -> Path | None:
         paths = (self.folder / candidate for candidate in _candidates(part, name))
-        return next((path for path in paths if _holds(part, path)), None)
+        return next((path for path in paths if _holds(part, path, is_root=path == self.folder)), None)
+
+    def _single_dit(self, name: str) -> Path | None:
+        """The one file whose tensors are those of a transformer; of two experts the one with that word in its name."""
+        word = _EXPERT_WORDS.get(name, "")
+        for folder in SINGLE_FILE_FOLDERS["dit"]:
+            files = sorted(path for pattern in _WEIGHTS for path in (self.folder / folder).glob(pattern))
+            found = [path for path in files if word in path.name.lower() and _is_dit(path)]
+            if len(found) > 1:
+                names = ", ".join(path.name for path in found[:5])
+                raise CheckpointError(
+                    f"{self.folder / folder} holds several transformers ({names}); leave the one to use, or put each "
+                    "model into a folder of its own"
+                )
+            if found:
+                return found[0]
+        return None
 
     def _nearby(self, missing: list[tuple[Part, str]]) -> str:
         """Whether the folder above or one below is the one that was meant."""
@@ -98,7 +130,7 @@ class CheckpointLayout:
             return ""
         for folder in around:
             layout = CheckpointLayout(folder, self.model)
-            if all(layout._search(part, name) is not None for part, name in missing):
+            if all(layout._by_name(part, name) is not None for part, name in missing):
                 return f"; {folder} has them: is that the one?"
         return ""
 
@@ -113,7 +145,7 @@ def _candidates(part: Part, name: str) -> list[str]:
     found = [name]
     if Path(name).suffix in (".pth", ".pt"):
         found.append(str(Path(name).with_suffix(".safetensors")))
-    return [*found, DIFFUSERS_FOLDERS[part]]
+    return [*found, DIFFUSERS_FOLDERS[part], *SINGLE_FILE_FOLDERS.get(part, ())]
 
 
 def _shown(part: Part, candidate: str) -> str:
@@ -122,8 +154,15 @@ def _shown(part: Part, candidate: str) -> str:
     return candidate
 
 
-def _holds(part: Part, path: Path) -> bool:
+def _is_dit(path: Path) -> bool:
+    try:
+        return path.is_file() and family_of(read_weights(path)) == "dit"
+    except CheckpointError:
+        return False
+
+
+def _holds(part: Part, path: Path, *, is_root: bool) -> bool:
     if part == "tokenizer":
         return path.is_file() or any((path / name).is_file() for name in ("tokenizer.json", "spiece.model"))
-    patterns = _DIT_WEIGHTS if part == "dit" else _WEIGHTS
+    patterns = _DIT_WEIGHTS if is_root else _WEIGHTS
     return path.is_file() or (path.is_dir() and any(next(path.glob(pattern), None) for pattern in patterns))

@@ -79,6 +79,14 @@ class MergedWeights(DerivedSource):
         super().__init__(base, recipes, metadata=metadata)
         self.left_out = {path: tuple(names) for path, names in (left_out or {}).items() if names}
 
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Sentences about what was left out."""
+        return tuple(
+            f"note: {len(names)} tensors of {path.name} have no place in this model and are left out: {names[0]}, ..."
+            for path, names in self.left_out.items()
+        )
+
 
 def read_lora(path: str | Path) -> LoRAFile:
     """The LoRA in a file, or in a folder as peft and diffusers save it.

@@ -14,6 +14,7 @@ COMMANDS = {
     "download": LazyCommand("wan_core.cli.download:download", "Fetch the weights of a model, resumed and checked."),
     "generate": LazyCommand("wan_core.cli.generate:generate", "Make a video from a prompt, and from pictures."),
     "inspect": LazyCommand("wan_core.cli.inspect:inspect", "Say what a file or folder of weights is."),
+    "merge-lora": LazyCommand("wan_core.cli.merge_lora:merge_lora", "Write weights with LoRAs merged in."),
     "presets": LazyCommand("wan_core.cli.presets:presets", "List the models and what they need."),
     "show": LazyCommand("wan_core.cli.show:show", "Print how a file was made, and the command that makes it again."),
     "train": LazyCommand("wan_core.cli.train:train", "Finetune a model, or a LoRA of it, on a folder of videos."),

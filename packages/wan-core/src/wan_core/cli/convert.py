@@ -1,12 +1,24 @@
 """``wan convert SRC OUT``: weights in another layout, dtype or number of files."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import click
 import torch
 
-from wan_core.checkpoints import Contents, ExportOptions, Network, PipelineFacts, export, find_weights, networks_in
+from wan_core.checkpoints import (
+    Contents,
+    ExportOptions,
+    Layout,
+    Network,
+    PipelineFacts,
+    export,
+    find_weights,
+    networks_in,
+)
+from wan_core.cli.loras import LoRAMerge, lora_options
 from wan_core.cli.options import ParsedType
 from wan_core.cli.progress import byte_progress, reporter
 from wan_core.errors import CheckpointError, RequestError
@@ -29,6 +41,23 @@ def parse_bytes(text: str) -> int:
     return int(float(match[1]) * unit)
 
 
+def writing_options() -> list[click.Option]:
+    """How weights are written; for every command that writes some, in the order of their help."""
+    return [
+        click.Option(
+            ["--dtype"], type=click.Choice(list(DTYPES)), help="Default: as stored; 8-bit weights become bfloat16."
+        ),
+        click.Option(
+            ["--shard-size", "--shard_size"],
+            type=ParsedType("SIZE", parse_bytes),
+            default="5GB",
+            help="Largest safetensors file of a transformer; default 5GB.",
+        ),
+        click.Option(["--overwrite"], is_flag=True, help="Replace OUT when it exists."),
+        click.Option(["--quiet"], is_flag=True, help="No progress."),
+    ]
+
+
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
@@ -38,38 +67,39 @@ def parse_bytes(text: str) -> int:
     type=click.Choice(["official", "diffusers", "single"]),
     help="Layout of OUT; single: one .safetensors file a network, as ComfyUI reads. Default: that of SRC.",
 )
-@click.option("--dtype", type=click.Choice(list(DTYPES)), help="Default: as stored; 8-bit weights become bfloat16.")
-@click.option(
-    "--shard-size",
-    "--shard_size",
-    type=ParsedType("SIZE", parse_bytes),
-    default="5GB",
-    help="Largest safetensors file of a transformer; default 5GB.",
-)
-@click.option("--overwrite", is_flag=True, help="Replace OUT when it exists.")
-@click.option("--quiet", is_flag=True, help="No progress.")
-def convert(
-    source: Path, out: Path, layout: str | None, dtype: str | None, shard_size: int, overwrite: bool, quiet: bool
-) -> None:
-    """Write the weights in SRC to OUT in another layout, dtype or file size.
+def convert(source: Path, out: Path, layout: Layout | None, **values: Any) -> None:
+    """Write the weights in SRC to OUT in another layout, dtype or file size, perhaps with LoRAs merged in.
 
     SRC is a file, the folder of one network, or a whole checkpoint folder, in any format that is read. A network alone
     becomes a folder with its config.json, or one file when OUT ends with .safetensors. OUT appears when it is whole.
     """
-    say = reporter(quiet)
+    write_again(source, out, layout, values)
+
+
+convert.params += [*lora_options(), *writing_options()]
+
+
+def write_again(source: Path, out: Path, layout: Layout | None, values: Mapping[str, Any]) -> None:
+    """Write the weights in ``source`` to ``out``; ``values`` are the parsed options of :func:`writing_options` and of
+    :func:`lora_options`. Raises RequestError, CheckpointError and MediaError; nothing half-written stays."""
+    say = reporter(values["quiet"])
+    dtype = DTYPES[values["dtype"]] if values["dtype"] else None
     contents = find_weights(source)
-    networks = networks_in(contents, dtype=DTYPES[dtype] if dtype else None)
+    merge = LoRAMerge(values["loras"], force=values["force_lora"], dtype=dtype) if values["loras"] else None
+    if merge is not None:
+        merge.check_out(out)
+    networks = networks_in(contents, dtype=dtype, merge=merge)
     left_out = [weights.name for weights in contents.weights if weights.family in ("", "lora")]
     if left_out:
         say(f"left out: {plain_text(', '.join(left_out[:5]))}, which no model here has")
+    if merge is not None:
+        merge.report(source, say)
     options = ExportOptions(
-        layout=layout,  # type: ignore[arg-type]  # one of the choices above
-        dtype=DTYPES[dtype] if dtype else None,
-        max_shard_bytes=shard_size,
-        overwrite=overwrite,
+        layout=layout, dtype=dtype, max_shard_bytes=values["shard_size"], overwrite=values["overwrite"]
     )
     facts = pipeline_facts(contents, networks)
-    names = export(networks, contents, out, options, facts=facts, progress=byte_progress("writing", quiet=quiet))
+    progress = byte_progress("writing", quiet=values["quiet"])
+    names = export(networks, contents, out, options, facts=facts, progress=progress)
     click.echo(f"{plain_text(out)}: {len(names)} files written" if len(names) > 1 else f"{plain_text(out)} written")
 
 

@@ -2,11 +2,13 @@
 
 import math
 import re
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
+import torch
 
-from wan_core.checkpoints import LoRA
+from wan_core.checkpoints import Expert, LoRA, TensorSource, loras_for, with_loras
 from wan_core.cli.options import ParsedType
 from wan_core.errors import RequestError
 
@@ -54,3 +56,34 @@ def lora_options() -> list[click.Option]:
             help="Merge LoRAs made for another model; what has no place is left out.",
         ),
     ]
+
+
+class LoRAMerge:
+    """Merges LoRAs into each transformer that is written; tensors keep their dtype or the wider ``dtype``."""
+
+    def __init__(self, loras: Sequence[LoRA], *, force: bool, dtype: torch.dtype | None) -> None:
+        self._loras = tuple(loras)
+        self._force = force
+        self._dtype = dtype
+        self._notes: list[str] = []
+        self._count = 0
+
+    def __call__(self, native: TensorSource, expert: Expert | None) -> TensorSource:
+        """The native weights of a transformer with what is for it. Raises RequestError, CheckpointError."""
+        merged = with_loras(native, loras_for(self._loras, expert), force=self._force, dtype=self._dtype)
+        self._notes += [note for note in merged.notes if note not in self._notes]
+        self._count += 1
+        return merged
+
+    def check_out(self, out: Path) -> None:
+        """Raises RequestError when writing ``out`` would replace one of the LoRAs."""
+        taken = next((lora.path for lora in self._loras if lora.path.resolve().is_relative_to(out.resolve())), None)
+        if taken is not None:
+            raise RequestError(f"{out} would replace the LoRA {taken}; choose another place")
+
+    def report(self, source: Path, say: Callable[[str], None]) -> None:
+        """Tell what was left out. Raises RequestError when ``source`` had no transformer at all."""
+        if not self._count:
+            raise RequestError(f"{source} holds no transformer, which is what a LoRA changes; name one that does")
+        for note in self._notes:
+            say(note)
