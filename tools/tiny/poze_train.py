@@ -20,6 +20,7 @@ from tools.tiny.train import ALLOCATOR
 
 STAGES = ("data", "decoder", "with", "without", "evaluate", "export")
 DECODER_STEPS, ARM_STEPS = 700, 1200
+ARMS = ("with guidance", "without guidance")
 PI3_TOKENS = 192  # channels of the bundled Pi3's tokens
 POZE_WEIGHTS = Path(__file__).parents[2] / "packages/poze/src/poze/weights"
 
@@ -115,7 +116,7 @@ def run_arm(arguments: argparse.Namespace) -> None:
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """Stage "evaluate": ``scores.json``, ``table.md`` and ``rooms.png`` in the work folder."""
     from pi3 import load_pi3
-    from tools.tiny import evaluate, poze_evaluation, poze_stages
+    from tools.tiny import poze_evaluation, poze_stages
     from tools.tiny.poze_data import first_picture_tokens
     from tools.tiny.room_clips import EVALUATION_SEEDS, room_clip
     from tools.tiny.train import load_frozen
@@ -135,8 +136,7 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
         "with another room's guidance": poze_stages.generate_rooms(guided, vae, captions, clips, other),
         "first picture, standing still": [clip.video[:1].repeat(len(clip.video), 0) for clip in clips],
     }
-    for name in ("with guidance", "without guidance"):
-        evaluate.contact_sheet(videos[name][:24], arguments.work / f"{name.replace(' ', '-')}.png")
+    save_comparison([videos[name] for name in ("rendered", *ARMS)], arguments.work / "rooms.png")
     scores = {
         name: [poze_evaluation.score_clip(video, clip, pi3) for video, clip in zip(made, clips, strict=True)]
         for name, made in videos.items()
@@ -146,6 +146,18 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     (arguments.work / "scores.json").write_text(json.dumps(scores))
     (arguments.work / "table.md").write_text("\n".join(rows) + "\n")
     sys.stdout.write("\n".join(rows) + "\n")
+
+
+def save_comparison(videos: list[list[Any]], path: Path, scenes: int = 6) -> None:
+    """Frames 1, 9 and 17 of the first scenes, a row each; the sources beside one another."""
+    import numpy as np
+    from PIL import Image
+
+    rows = [
+        np.concatenate([made[scene][frame] for made in videos for frame in (0, 8, 16)], 1) for scene in range(scenes)
+    ]
+    picture = Image.fromarray(np.concatenate(rows))
+    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(path)
 
 
 def run_export(arguments: argparse.Namespace) -> None:

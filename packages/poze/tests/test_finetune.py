@@ -15,7 +15,7 @@ from poze.adapter import Pi3FeatureAdapter, load_adapter
 from poze.finetune import FinetuneSettings, FlowStage, RolloutStage, Stage, known_seed, run_finetuning
 from poze.network import GuidedNetwork, parse_trained
 from poze.objectives import Supervision, check_point_size, point_loss
-from wan_core.errors import ConfigError, RequestError
+from wan_core import ConfigError, RequestError
 from wan_core.models import DiTInputs, VideoVAE, WanDiT
 from wan_core.sampling import Anchors
 from wan_core.tasks import Conditioning, TI2VRequest
