@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 
 import torch
@@ -17,6 +18,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
     A block's weights are gathered when it runs and let go after it. Weights keep their dtype; what should be computed
     in bfloat16 is said by autocast, so what a model keeps in float32 stays so. Adapters come before, optimizers after.
     """
+    # Blocks also return keys and values for a cache, which are views; nothing changes them in place.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     for module in model.modules():
         blocks = getattr(module, "blocks", None)
         if isinstance(blocks, nn.ModuleList):

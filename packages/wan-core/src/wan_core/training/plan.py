@@ -37,7 +37,7 @@ class RunOptions:
 
     ``data`` is a folder of videos, ``cache`` a folder made by ``wan cache``; one of them. ``size`` is width, height;
     what is None is the model's own. ``validation_image`` is the picture that the validation prompts of image-to-video
-    start from.
+    start from. ``world`` processes work together.
     """
 
     model: str
@@ -55,6 +55,7 @@ class RunOptions:
     validation_prompts: Sequence[str] = ()
     validation_image: Path | None = None
     tensorboard: bool = False
+    world: int = 1
 
 
 @dataclass(frozen=True)
@@ -106,6 +107,8 @@ class TrainingPlan:
         fields = [name for name in TrainSettings.__dataclass_fields__ if name != "checkpointing"]
         values: dict[str, Any] = {name: getattr(self.settings, name) for name in fields}
         values |= {"rate": self.settings.base_rate(), "lora_targets": list(self.settings.lora_targets)}
+        # The batch of all processes together: a run may go on with another number of them.
+        values |= {"batch": self.settings.batch * self.options.world}
         values |= {"model": self.preset.name, "expert": expert.name, "dtype": str(self.dtype)[6:]}
         return {**values, "examples": self.cache_settings["examples"]}
 

@@ -1,0 +1,118 @@
+"""Several processes: they agree with one, go on in other numbers, and stop together."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from wan_core import BackendError, ConfigError
+from wan_core.runtime import Launch, launched, make_mesh
+
+WORKER = Path(__file__).with_name("ranks_worker.py")
+TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+
+
+def start(world: int, folder: Path, steps: int, *flags: str) -> subprocess.CompletedProcess[str]:
+    """Run the worker in ``world`` processes to the end."""
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={world}"] if world > 1 else []
+    command = [sys.executable, *launcher, str(WORKER), str(folder), str(steps), *flags]
+    folder.mkdir(exist_ok=True)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=240)
+
+
+def finish(world: int, folder: Path, steps: int, *flags: str) -> dict[str, torch.Tensor]:
+    """The final weights of a run that must succeed."""
+    result = start(world, folder, steps, *flags)
+    assert result.returncode == 0, result.stderr[-3000:]
+    return load_file(folder / "final.safetensors")
+
+
+def assert_same(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        torch.testing.assert_close(second[name], value, rtol=0, atol=1e-5, msg=name)
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Folders of 20 steps by one process and by two."""
+    folder = tmp_path_factory.mktemp("ranks")
+    finish(1, folder / "one", 20)
+    finish(2, folder / "two", 20)
+    return folder / "one", folder / "two"
+
+
+@pytest.mark.slow
+def test_two_processes_agree_with_one(runs: tuple[Path, Path]) -> None:
+    losses = [json.loads((folder / "losses.json").read_text()) for folder in runs]
+    assert len(losses[0]) == 20
+    assert losses[0][-1] < losses[0][0]
+    assert losses[1] == pytest.approx(losses[0], abs=1e-5)
+    assert_same(*(load_file(folder / "final.safetensors") for folder in runs))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_run_goes_on_in_another_number_of_processes(
+    before: int, after: int, runs: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(runs[before - 1], folder)
+    shutil.rmtree(folder / "step-00000020")
+    assert_same(load_file(runs[0] / "final.safetensors"), finish(after, folder, 20))
+    assert len(json.loads((folder / "losses.json").read_text())) == 10, "only the missing steps are made"
+
+
+@pytest.mark.slow
+def test_adapters_agree_too(tmp_path: Path) -> None:
+    assert_same(finish(1, tmp_path / "one", 20, "lora"), finish(2, tmp_path / "two", 20, "lora"))
+
+
+@pytest.mark.slow
+def test_a_failing_process_ends_all_of_them(tmp_path: Path) -> None:
+    result = start(2, tmp_path / "run", 20, "fail")
+    assert result.returncode != 0
+    assert "this process fails on purpose" in result.stderr
+
+
+@pytest.mark.slow
+def test_a_process_killed_while_saving_leaves_the_last_good_checkpoint(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert start(2, folder, 20, "die").returncode != 0
+    assert [path.name for path in sorted(folder.glob("step-*"))] == ["step-00000010"]
+    assert_same(finish(1, tmp_path / "whole", 20), finish(2, folder, 20))
+
+
+def test_without_torchrun_there_is_one_process() -> None:
+    assert launched({}) is None
+    assert launched({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}) is None
+    assert launched(TORCHRUN) == Launch(1, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("change", "word"),
+    [({"MASTER_PORT": None}, "MASTER_PORT"), ({"RANK": "x"}, "whole numbers"), ({"RANK": "2"}, "cannot be")],
+)
+def test_half_of_torchrun_is_refused(change: dict[str, str | None], word: str) -> None:
+    environment = {name: value for name, value in {**TORCHRUN, **change}.items() if value is not None}
+    with pytest.raises(BackendError, match=word):
+        launched(environment)
+
+
+def test_a_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    assert Launch(5, 8, 1).device() == "cuda:1"
+    assert Launch(5, 8, 1).device("cuda") == "cuda:1"
+    assert Launch(5, 8, 1).device("cpu") == "cpu"
+
+
+def test_groups_must_be_equal() -> None:
+    with pytest.raises(ConfigError, match="3 equal groups"):
+        make_mesh(4, torch.device("cpu"), replicas=3)
