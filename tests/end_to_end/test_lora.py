@@ -15,6 +15,7 @@ from wan_core.media import read_provenance, read_video
 
 Run = Callable[..., Result]
 TINY = ["--prompt", "a red circle", "--frame-num", 5, "--sample-steps", 1, "--seed", 3, "--quiet"]
+DATA = Path(__file__).resolve().parents[1] / "data"
 LAYER = "diffusion_model.blocks.0.self_attn.q"
 WIDTH = 128  # of the tiny networks
 
@@ -130,6 +131,18 @@ def test_a_lora_changes_the_video_and_is_recorded(run: Run, files: Path) -> None
     shown = run("show", files / "with.mp4").output
     assert "--lora good.safetensors:0.25 --lora my=style:2:-0.5" in shown
     assert run("show", files / "forced.mp4").output.rstrip().endswith("--lora i2v.safetensors --force-lora")
+
+
+def test_the_lora_of_the_docs_warms_the_colours(run: Run, tmp_path: Path) -> None:
+    words = ["--prompt", "a green circle on a gray background", "--frame-num", 5, "--sample-steps", 4, "--seed", 3]
+    warmth = []
+    for strength in (0, 0.8):
+        lora = f"{DATA / 'tiny_warm.safetensors'}:{strength}"
+        result = run("generate", "tiny-t2v", *words, "--lora", lora, "--quiet", "--output", f"{strength}.mp4")
+        assert result.exit_code == 0, result.output
+        red, _, blue = read_video(tmp_path / f"{strength}.mp4").frames.float().mean(dim=(0, 2, 3)).tolist()
+        warmth.append(red - blue)
+    assert warmth[1] > warmth[0] + 0.05
 
 
 def test_each_expert_has_its_own(run: Run, files: Path) -> None:
