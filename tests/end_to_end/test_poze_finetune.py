@@ -11,9 +11,11 @@ from safetensors.torch import load_file, save_file
 
 import poze.finetune_run
 from pi3.checkpoints import bundled_weights
+from poze import Pi3FeatureAdapter, save_adapter
 from poze.cli.finetune import finetune
-from wan_core.checkpoints import CheckpointLayout, read_dit_config, read_weights
+from wan_core.loading import load_pipeline
 from wan_core.media import write_video
+from wan_core.runtime import Placed
 
 Run = Callable[..., Result]
 
@@ -33,6 +35,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.save({"a": video, "b": video}, folder / "two.pt")
     torch.save(points[:, :, :70].contiguous(), folder / "low.pt")
     (folder / "text.pt").write_text("no tensor")
+    save_adapter(Pi3FeatureAdapter(48, 24), folder / "adapter.safetensors")
     for name, channels in (("data", 48), ("foreign", 16)):
         make_dataset(folder / name, video, channels)
     make_dataset(folder / "uneven", video, 48)
@@ -75,10 +78,9 @@ def test_the_seeds_command_line_trains_and_goes_on(
     assert "step 2:" in second.output
     assert "step 1:" not in second.output, "a second call goes on, with the seed of the first"
     folder = tmp_path / "finetune_outputs"
-    saved = load_file(folder / "wan_finetune_step2.safetensors")
-    source = CheckpointLayout(checkpoint("ti2v-5B"), "ti2v-5B").dit("")
-    config = read_dit_config(source, read_weights(source))
-    assert saved["patch_embedding.weight"].shape[0] == config.dim
+    trained = load_pipeline("ti2v-5B", folder / "wan_finetune_step2")
+    assert isinstance(trained.components.dit, Placed)
+    assert trained.components.dit.module().config.dim == 64
     assert load_file(folder / "adapter_step2.safetensors")["proj.3.bias"].abs().max() > 0
 
 
@@ -133,6 +135,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "model without pictures": ([*VIDEO, "--wan-config", "t2v-1.3B"], 2, ("t2v-1.3B",)),
     "no such Pi3": ([*VIDEO, "--pi3-checkpoint", "{files}/none"], 3, ("none",)),
     "no adapter in the file": ([*VIDEO, "--adapter", "{files}/points.safetensors"], 3, ("adapter",)),
+    "adapter of others": ([*VIDEO, "--adapter", "{files}/adapter.safetensors"], 2, ("48 to 24", "192 to 64")),
     "no tokens": ([*VIDEO, "--adapter-tokens", "0"], 2, ("--adapter-tokens", "0")),
     "no rate": ([*VIDEO, "--lr", "0"], 2, ("--lr",)),
     "no steps": ([*VIDEO, "--steps", "0"], 2, ("--steps",)),
@@ -145,7 +148,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
 def test_bad_input_is_one_sentence_before_any_weight(
     name: str, run: Run, checkpoint: Callable[[str], Path], files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(poze.finetune_run, "load_pi3", None)  # calling it would end the test
+    monkeypatch.setattr(poze.finetune_run, "open_pi3", None)  # calling it would end the test
     more, code, words = CASES[name]
     given = [word.replace("{files}", str(files)) for word in more]
     result = run(*arguments(checkpoint, files), *given, command=finetune)

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from poze import Pi3FeatureAdapter
 from tools.tiny.dit_stage import text_states
 from tools.tiny.evaluate import Video
 from tools.tiny.family import DIT, LATENT_FRAMES, LATENT_SIZE, WEIGHTS, Z_DIM
@@ -84,26 +85,6 @@ class DecoderStage:
     def tensors(self) -> dict[str, Tensor]:
         """The change: the trained tensors."""
         return trained_tensors(self.vae)
-
-
-class Pi3FeatureAdapter(nn.Module):
-    """Pi3's patch tokens pooled to a small grid and projected to the transformer's width, silent at the start."""
-
-    def __init__(self, in_dim: int, out_dim: int, target_tokens: int) -> None:
-        super().__init__()
-        side = max(1, int(target_tokens**0.5))
-        self.size = (side, max(1, target_tokens // side))
-        last = nn.Linear(out_dim, out_dim)
-        self.proj = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, out_dim), nn.GELU(), last)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
-
-    def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """[B, K, out_dim] from tokens [B, h * w, in_dim] of a grid (h, w)."""
-        image = tokens.transpose(1, 2).unflatten(2, grid)
-        pooled = nn.functional.adaptive_avg_pool2d(image, self.size)
-        guidance: Tensor = self.proj(pooled.flatten(2).transpose(1, 2))
-        return guidance
 
 
 class GuidedDiT(nn.Module):

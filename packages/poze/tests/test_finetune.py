@@ -15,7 +15,7 @@ from poze.adapter import Pi3FeatureAdapter, load_adapter
 from poze.finetune import FinetuneSettings, FlowStage, RolloutStage, Stage, known_seed, run_finetuning
 from poze.network import GuidedNetwork, parse_trained
 from poze.objectives import Supervision, check_point_size, point_loss
-from wan_core.errors import ConfigError, RequestError
+from wan_core import ConfigError, RequestError
 from wan_core.models import DiTInputs, VideoVAE, WanDiT
 from wan_core.sampling import Anchors
 from wan_core.tasks import Conditioning, TI2VRequest
@@ -128,9 +128,10 @@ def test_weights_are_written_when_they_are_due(network: GuidedNetwork, tmp_path:
     stage = flow_stage(network)
     heard: list[str] = []
     run_finetuning(network, stage, replace(stage.settings, steps=5, save_every=2), tmp_path, say=heard.append)
-    names = {path.name for path in tmp_path.glob("*.safetensors")}
-    assert names == {f"{kind}_step{step}.safetensors" for kind in ("wan_finetune", "adapter") for step in (2, 4, 5)}
-    saved = load_file(tmp_path / "wan_finetune_step5.safetensors")
+    names = {path.name for path in tmp_path.glob("*_step*")}
+    steps = (2, 4, 5)
+    assert names == {f"wan_finetune_step{n}" for n in steps} | {f"adapter_step{n}.safetensors" for n in steps}
+    saved = load_file(tmp_path / "wan_finetune_step5/diffusion_pytorch_model.safetensors")
     assert saved.keys() == network.dit.state_dict().keys()
     assert torch.equal(
         load_adapter(tmp_path / "adapter_step5.safetensors").proj[3].weight, network.adapter.proj[3].weight

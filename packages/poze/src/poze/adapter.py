@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wan_core import CheckpointError, ConfigError
 from wan_core.checkpoints import MemorySource, read_weights, write_file
-from wan_core.errors import CheckpointError, ConfigError
 
 
 class Pi3FeatureAdapter(nn.Module):

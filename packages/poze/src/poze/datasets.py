@@ -14,8 +14,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from wan_core import MediaError, RequestError
 from wan_core.checkpoints import read_weights
-from wan_core.errors import MediaError, RequestError
 from wan_core.media import read_video
 from wan_core.training import Example, find_examples
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from pi3 import Pi3
 from poze.network import GuidedNetwork
 from poze.objectives import Supervision, flow_loss, rollout
-from wan_core.errors import ConfigError
+from wan_core import ConfigError
 from wan_core.models import DiTInputs, VideoVAE
 from wan_core.sampling import Denoiser, make_solver
 from wan_core.tasks import Conditioning, GenerationRequest
@@ -29,6 +29,7 @@ from wan_core.training import (
     LoopSettings,
     LoRASettings,
     NoiseLevels,
+    Ranks,
     ShuffledBatches,
     TrainingResult,
     train,
@@ -87,11 +88,12 @@ class FinetuneSettings:
         return LoopSettings(
             steps=self.steps,
             warmup_steps=0,
-            decay_share=0.0,
+            schedule="constant",
             clip_norm=self.max_grad_norm,
             seed=self.seed,
             save_seconds=600.0,
             log_steps=self.log_every,
+            validate_steps=self.save_every or None,
         )
 
     def recipe(self) -> dict[str, Any]:
@@ -145,12 +147,14 @@ class RolloutStage:
         request, conditioning = self.request, self.conditioning
         if request.num_inference_steps is None or request.flow_shift is None or request.solver is None:
             raise ValueError("the request has open values; plan it first")
-        extra = None if self.tokens is None else self.network.guidance(self.tokens, self.grid)
-        negative = conditioning.negative
+        positive, negative = conditioning.positive, conditioning.negative
+        if self.tokens is not None:
+            positive = self.network.guided(positive, self.tokens, self.grid)
+            negative = None if negative is None else self.network.guided(negative, self.tokens, self.grid)
         denoiser = Denoiser(
             self.network.dit,
-            guided(conditioning.positive, extra),
-            None if negative is None else guided(negative, extra),
+            positive,
+            negative,
             float(request.guidance_scale),  # type: ignore[arg-type]
             anchors=conditioning.anchors,
         )
@@ -184,18 +188,20 @@ class FlowStage:
         contexts = [row["empty" if drop else "context"].float() for row, drop in zip(rows, empty, strict=True)]
         context = nn.utils.rnn.pad_sequence(contexts, batch_first=True).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.amp):
-            extra = torch.cat([self._guidance(row, device) for row in rows]) if self.is_guided else None
-            inputs = DiTInputs(context=context, extra_context=extra)
+            inputs = DiTInputs(context=context)
+            if self.is_guided:
+                parts = [inputs_of(inputs, number) for number in range(len(rows))]
+                inputs = DiTInputs.batch([self._guided(part, row) for part, row in zip(parts, rows, strict=True)])
             return flow_loss(self.network.dit, latents, inputs, NoiseLevels(shift=self.settings.noise_shift))
 
-    def _guidance(self, row: Mapping[str, Tensor], device: torch.device) -> Tensor:
+    def _guided(self, inputs: DiTInputs, row: Mapping[str, Tensor]) -> DiTInputs:
         rows, columns = row["grid"].tolist()
-        return self.network.guidance(row["tokens"][None].to(device), (rows, columns))
+        return self.network.guided(inputs, row["tokens"][None].to(inputs.context.device), (rows, columns))
 
 
-def guided(inputs: DiTInputs, extra: Tensor | None) -> DiTInputs:
-    """The same conditions with guidance tokens."""
-    return DiTInputs(context=inputs.context, extra_context=extra)
+def inputs_of(inputs: DiTInputs, number: int) -> DiTInputs:
+    """The text of one sample of a batch."""
+    return DiTInputs(context=inputs.context[number : number + 1])
 
 
 def run_finetuning(
@@ -206,22 +212,33 @@ def run_finetuning(
     *,
     recipe: Mapping[str, Any] | None = None,
     say: Callable[[str], None],
+    ranks: Ranks | None = None,
+    complete: Callable[[Path], Path] | None = None,
 ) -> TrainingResult:
     """Train ``network`` in ``folder``, going on from an earlier run there, and write weights as they are due.
 
     ``folder`` gets ``training/`` (to go on from, bit for bit), ``log.jsonl`` and the weights that
-    `GuidedNetwork.save` names. Raises what `wan_core.training.train` raises.
+    `GuidedNetwork.save` names, for which ``complete`` is. With several ``ranks`` all must call it. Raises what
+    `wan_core.training.train` raises.
     """
+    ranks = ranks or Ranks()
+    for part in (network.dit, network.adapter):
+        ranks.shard(part)
     optimizer = torch.optim.AdamW(
         list(trained_tensors(network).values()), lr=settings.lr, weight_decay=settings.weight_decay
     )
     average = None if settings.average is None else AveragedWeights(network, settings.average)
     metadata = {"recipe": json.dumps({**settings.recipe(), **(recipe or {})}, default=str)}
 
-    def loss(step: int, index: int) -> Tensor:
-        if settings.save_every and step and index == 0 and step % settings.save_every == 0:
-            _announce(network.save(folder, step, metadata, average), say)  # what `step` steps have made
-        return stage.loss(step, index)
+    def save(step: int) -> None:
+        for path in network.save(folder, step, metadata, average=average, ranks=ranks, complete=complete):
+            if ranks.is_first:
+                say(str(path))
+
+    def validate(step: int) -> dict[str, Any]:
+        if settings.save_every and 0 < step < settings.steps:
+            save(step)
+        return {}
 
     def report(line: dict[str, Any]) -> None:
         parts = "".join(f", {name} {value:.5g}" for name, value in stage.parts.items())
@@ -230,22 +247,20 @@ def run_finetuning(
     result = train(
         network,
         [optimizer],
-        loss,
+        stage.loss,
         settings.loop(),
         checkpoints=CheckpointFolder(folder / "training"),
         average=average,
-        recipe={**settings.recipe(), **(recipe or {})},
+        recipe={**settings.recipe(), **(recipe or {}), "world": ranks.world},
         log_path=folder / "log.jsonl",
         report=report,
+        validate=validate,
+        rank=ranks.rank,
+        reduce=ranks.reduce,
     )
     if not result.was_interrupted:
-        _announce(network.save(folder, result.step, metadata, average), say)
+        save(result.step)
     return result
-
-
-def _announce(paths: Sequence[Path], say: Callable[[str], None]) -> None:
-    for path in paths:
-        say(str(path))
 
 
 def known_seed(folder: Path) -> int | None:

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pi3 import Pi3Config
 from pi3.checkpoints import find_weights, open_weights, read_config
-from pi3.images import PIXEL_LIMIT
 from poze.adapter import Pi3FeatureAdapter, load_adapter
 from poze.datasets import Dataset, find_dataset, read_latents, read_wanted
 from poze.finetune import FinetuneSettings
+from poze.guidance import PI3_ID, pi3_errors
 from poze.objectives import Supervision, check_point_size
-from wan_core.errors import MediaError, RequestError
-from wan_core.loading import RuntimeOptions, load_pipeline
+from poze.presets import BUNDLED_ADAPTER, TINY_POZE
+from wan_core import ConfigError, MediaError, RequestError
+from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
 from wan_core.media import VideoGeometry
+from wan_core.models import WanDiTConfig
 from wan_core.pipeline import Pipeline, plan_request
 from wan_core.presets import Preset, get_preset
 from wan_core.runtime import resolve_device
 from wan_core.tasks import TextImageToVideo, TI2VInputs, TI2VRequest
-from wan_core.training import ClipSettings
+from wan_core.training import ClipSettings, clip_settings, examples_mark, network_config
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +38,7 @@ class FinetuneOptions:
     wan_config: str = "ti2v-5B"
     wan_ckpt_dir: Path | None = None
     pi3_checkpoint: Path | None = None
-    pi3_pretrained_id: str = "yyfz233/Pi3"
+    pi3_pretrained_id: str = PI3_ID
     prompt: str | None = None
     image: Path | None = None
     gt_video: Path | None = None
@@ -47,6 +50,7 @@ class FinetuneOptions:
     dataset_latents: bool = False
     adapter: Path | None = None
     adapter_tokens: int = 64
+    context_space: str = "dit"
     use_pi3: bool = True
     device: str | None = None
     offload_model: bool = False
@@ -81,7 +85,7 @@ class FinetunePlan:
             "prompt": options.prompt,
             "files": [None if path is None else _digest(path) for path in files],
             "weights": [options.video_weight, options.point_weight, options.align_points],
-            "examples": None if self.dataset is None else examples_digest(self.dataset),
+            "examples": None if self.dataset is None else examples_mark(self.dataset.examples),
             "adapter_tokens": options.adapter_tokens,
             "guided": self.is_guided,
             "sampling": dict(options.sampling),
@@ -92,7 +96,7 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
     """Read and check everything but weights. Raises RequestError, ConfigError, CheckpointError or MediaError."""
     _check_sources(options, settings)
     device = resolve_device(options.device)
-    preset = _preset(options.wan_config)
+    preset = _preset(options)
     is_single = options.dataset_root is None
     inputs = supervision = dataset = clips = None
     if is_single:
@@ -103,12 +107,16 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
         dataset = find_dataset(_given(options.dataset_root), with_latents=options.dataset_latents)
         clips = _clips(options, preset)
     if options.pi3_checkpoint is not None:
-        find_weights(options.pi3_checkpoint)
-    adapter = None if options.adapter is None else load_adapter(options.adapter)
+        with pi3_errors():
+            find_weights(options.pi3_checkpoint)
+    adapter = _adapter(options)
     dtype = "float32" if "wan" in settings.trained or device.type == "cpu" else None
     pipeline = load_pipeline(
         preset, options.wan_ckpt_dir, RuntimeOptions(device=str(device), dtype=dtype, offload=options.offload_model)
     )
+    if adapter is not None:
+        config = network_config(preset, checkpoint_folder(preset, options.wan_ckpt_dir), str(preset.files.dit))
+        _check_adapter(adapter, config, _pi3_config(pi3_source(options, preset)))
     if dataset is not None and dataset.latent_files is not None and clips is not None:
         frames = VideoGeometry.for_video(preset.latent_spec, num_frames=clips.num_frames, height=64, width=64)
         for path in dataset.latent_files:
@@ -133,11 +141,12 @@ def pi3_source(options: FinetuneOptions, preset: Preset) -> str | Path | None:
     return None if preset.bundled else options.pi3_pretrained_id
 
 
-def _pixel_limit(source: str | Path | None) -> int:
-    """How many pixels Pi3's pictures have; a file on the hub has the published network's."""
+def _pi3_config(source: str | Path | None) -> Pi3Config:
+    """Pi3's dims; on the hub is the published network."""
     if isinstance(source, str):
-        return PIXEL_LIMIT
-    return read_config(open_weights(find_weights(source))).pixel_limit
+        return Pi3Config()
+    with pi3_errors():
+        return read_config(open_weights(find_weights(source)))
 
 
 def read_supervision(options: FinetuneOptions) -> Supervision:
@@ -149,15 +158,6 @@ def read_supervision(options: FinetuneOptions) -> Supervision:
         point_weight=options.point_weight,
         align=options.align_points,
     )
-
-
-def examples_digest(dataset: Dataset) -> str:
-    """A short mark of a folder's examples: names, captions, sizes of the files."""
-    lines = [
-        f"{item.file.name} {item.file.stat().st_size} {item.start} {item.end} {item.caption}"
-        for item in dataset.examples
-    ]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _check_sources(options: FinetuneOptions, settings: FinetuneSettings) -> None:
@@ -183,11 +183,38 @@ def _check_sources(options: FinetuneOptions, settings: FinetuneSettings) -> None
             raise RequestError(f"{name} is needed unless --dataset-root is given")
 
 
-def _preset(name: str) -> Preset:
-    preset = get_preset(name)
+def _preset(options: FinetuneOptions) -> Preset:
+    """The model as one that goes on from a picture; guidance is added by the stage. Without a folder the tiny one."""
+    if options.wan_ckpt_dir is None:
+        return replace(TINY_POZE, task=TextImageToVideo())
+    preset = get_preset(options.wan_config)
     if not isinstance(preset.task, TextImageToVideo) or preset.has_experts:
-        raise RequestError(f"{name} is no model that goes on from a picture; --wan-config takes ti2v-5B or tiny-ti2v")
-    return preset
+        raise RequestError(f"--wan-config must be ti2v-5B, got {options.wan_config!r}: the others take no picture")
+    return replace(preset, task=TextImageToVideo())
+
+
+def _adapter(options: FinetuneOptions) -> Pi3FeatureAdapter | None:
+    """The adapter to go on from: the one given, or the tiny model's own."""
+    path = options.adapter or (BUNDLED_ADAPTER if options.wan_ckpt_dir is None and BUNDLED_ADAPTER.is_file() else None)
+    if path is None or not options.use_pi3:
+        return None
+    adapter = load_adapter(path)
+    if options.adapter_tokens != adapter.target_tokens:
+        raise ConfigError(
+            f"the adapter was trained for --adapter-tokens {adapter.target_tokens}, got {options.adapter_tokens}"
+        )
+    return adapter
+
+
+def _check_adapter(adapter: Pi3FeatureAdapter, network: WanDiTConfig, pi3: Pi3Config) -> None:
+    in_text = adapter.context_space == "text"
+    wanted = (2 * pi3.encoder.dim, network.text_dim if in_text else network.dim)
+    width, in_dim = adapter.state_dict()["proj.1.weight"].shape
+    if (in_dim, width) != wanted:
+        raise ConfigError(
+            f"the adapter leads from width {in_dim} to {width}; this Pi3 and this transformer need {wanted[0]} to "
+            f"{wanted[1]}: it was trained for others"
+        )
 
 
 def _plan_inputs(options: FinetuneOptions, preset: Preset, supervision: Supervision) -> TI2VInputs:
@@ -221,18 +248,13 @@ def _check_sizes(
         raise RequestError(
             f"--gt-points have {supervision.points.shape[1]} views, the video {geometry.num_frames} frames"
         )
-    check_point_size(supervision.points, geometry.width, geometry.height, _pixel_limit(source))
+    check_point_size(supervision.points, geometry.width, geometry.height, _pi3_config(source).pixel_limit)
 
 
 def _clips(options: FinetuneOptions, preset: Preset) -> ClipSettings:
-    sampling, spec = preset.sampling, preset.latent_spec
-    width, height = options.sampling.get("width", sampling.width), options.sampling.get("height", sampling.height)
-    return ClipSettings(
-        num_frames=options.sampling.get("num_frames", sampling.num_frames),
-        fps=sampling.fps,
-        area=width * height,
-        multiple=max(spec.width_multiple, spec.height_multiple),
-    )
+    asked = options.sampling
+    size = (asked["width"], asked["height"]) if "width" in asked else None
+    return clip_settings(preset, num_frames=asked.get("num_frames"), size=size)
 
 
 def _check_writable(folder: Path) -> None:

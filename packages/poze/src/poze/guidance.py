@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pi3 import Pi3, Pi3Error, Pi3Latents, Pi3Output, load_pi3, pictures_to_tensor
 from poze.adapter import Pi3FeatureAdapter
-from wan_core.errors import BackendError, CheckpointError, ConfigError, MediaError, RequestError, WanError
+from wan_core import BackendError, CheckpointError, ConfigError, MediaError, RequestError, WanError
 
 if TYPE_CHECKING:
     from PIL import Image

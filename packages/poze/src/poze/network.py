@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from poze.adapter import Pi3FeatureAdapter, save_adapter
+from wan_core import ConfigError
 from wan_core.checkpoints import MemorySource, write_file
-from wan_core.errors import ConfigError
-from wan_core.models import WanDiT
+from wan_core.models import DiTInputs, WanDiT
 from wan_core.runtime import apply_recompute
-from wan_core.training import AveragedWeights, LoRASettings, attach_lora, save_lora
+from wan_core.training import (
+    AveragedWeights,
+    LoRASettings,
+    Ranks,
+    attach_lora,
+    averaged,
+    lora_tensors,
+    own_weights,
+    save_network,
+)
 
 TRAINABLE = ("wan", "adapter", "lora")
 
@@ -39,9 +49,10 @@ class GuidedNetwork(nn.Module):
         self, dit: WanDiT, adapter: Pi3FeatureAdapter, trained: Collection[str], lora: LoRASettings | None = None
     ) -> None:
         super().__init__()
-        width = adapter.proj[1].out_features
-        if width != dit.config.dim:
-            raise ConfigError(f"the adapter makes tokens of width {width}, this transformer takes {dit.config.dim}")
+        in_text = adapter.context_space == "text"
+        width, wanted = adapter.proj[1].out_features, dit.config.text_dim if in_text else dit.config.dim
+        if width != wanted:
+            raise ConfigError(f"the adapter makes tokens of width {width}, this transformer takes {wanted}")
         self.dit = dit
         self.adapter = adapter
         self.trained = frozenset(trained)
@@ -54,36 +65,62 @@ class GuidedNetwork(nn.Module):
         adapter.requires_grad_("adapter" in trained)
         apply_recompute(dit)
 
-    def guidance(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Guidance tokens [B, K, dim] of Pi3's tokens [B, h * w, C], in float32."""
+    def guided(self, inputs: DiTInputs, tokens: Tensor, grid: tuple[int, int]) -> DiTInputs:
+        """Conditions with the guidance of Pi3's tokens [B, h * w, C], behind the text states or behind their embedding.
+
+        The adapter computes in float32.
+        """
         with torch.autocast(tokens.device.type, enabled=False):
             guidance: Tensor = self.adapter(tokens.float(), grid)
-        return guidance
+        if self.adapter.context_space == "text":
+            return replace(inputs, context=torch.cat([inputs.context, guidance.to(inputs.context)], dim=1))
+        return replace(inputs, extra_context=guidance)
 
-    def save(self, folder: Path, step: int, metadata: dict[str, str], average: AveragedWeights | None) -> list[Path]:
-        """Write the trained parts, averaged if there is an average: ``wan_finetune_stepN.safetensors`` and so on."""
-        if average is not None:
-            average.exchange(self)
-        try:
-            return list(self._write(folder, step, metadata))
-        finally:
-            if average is not None:
-                average.exchange(self)
+    def save(
+        self,
+        folder: Path,
+        step: int,
+        metadata: Mapping[str, str],
+        *,
+        average: AveragedWeights | None = None,
+        ranks: Ranks | None = None,
+        complete: Callable[[Path], Path] | None = None,
+    ) -> list[Path]:
+        """Write the trained parts, averaged if there is an average; all ranks must call it, the first writes.
 
-    def _write(self, folder: Path, step: int, metadata: dict[str, str]) -> list[Path]:
-        written = []
+        Wan goes to the folder ``wan_finetune_stepN``, which ``complete`` fills up to a whole model; updates to
+        ``lora_stepN.safetensors``, the adapter to ``adapter_stepN.safetensors``. Raises MediaError.
+        """
+        with averaged(self, average):
+            return list(self._write(folder, step, metadata, ranks or Ranks(), complete))
+
+    def _write(
+        self,
+        folder: Path,
+        step: int,
+        metadata: Mapping[str, str],
+        ranks: Ranks,
+        complete: Callable[[Path], Path] | None,
+    ) -> Iterator[Path]:
         if "wan" in self.trained:
-            path = folder / f"wan_finetune_step{step}.safetensors"
-            write_file(MemorySource(self.dit.state_dict()), path, metadata={"format": "pt", **metadata})
-            written.append(path)
+            path = folder / f"wan_finetune_step{step}"
+            save_network(self.dit, path, dtype=torch.float32, metadata=metadata, ranks=ranks)
+            if ranks.is_first and complete is not None:
+                complete(path)
+            yield path
         if "lora" in self.trained:
-            written.append(save_lora(self.dit, folder / f"lora_step{step}.safetensors", metadata=metadata))
+            path = folder / f"lora_step{step}.safetensors"
+            tensors = {name: ranks.whole(tensor).cpu() for name, tensor in lora_tensors(self.dit).items()}
+            if ranks.is_first:
+                write_file(MemorySource(tensors), path, metadata={"format": "pt", **metadata})
+            yield path
         if "adapter" in self.trained:
-            written.append(save_adapter(self.adapter, folder / f"adapter_step{step}.safetensors", metadata))
-        return written
-
-
-def own_weights(model: nn.Module) -> None:
-    """Give a model memory of its own for its weights, which may still be pages of a file."""
-    for parameter in model.parameters():
-        parameter.data = parameter.data.clone()
+            path = folder / f"adapter_step{step}.safetensors"
+            tensors = {name: ranks.whole(tensor).cpu() for name, tensor in self.adapter.state_dict().items()}
+            if ranks.is_first:
+                width, in_dim = tensors["proj.1.weight"].shape
+                space = self.adapter.context_space
+                whole = Pi3FeatureAdapter(in_dim, width, self.adapter.target_tokens, context_space=space)
+                whole.load_state_dict(tensors)
+                save_adapter(whole, path, dict(metadata))
+            yield path

@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 from pi3 import Pi3
 from pi3.evaluation import align_points
 from pi3.images import input_size
-from wan_core.errors import ConfigError, RequestError
+from wan_core import ConfigError, RequestError
 from wan_core.models import DiTInputs, WanDiT
 from wan_core.sampling import Anchors, Solver, sample
 from wan_core.training import NoiseLevels, make_flow_batch

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from pi3 import Pi3Latents, Pi3Output, keep_mask, write_ply
 from poze.guidance import pi3_errors
-from wan_core.errors import MediaError
+from wan_core import MediaError
 
 CONFIDENCE = torch.sigmoid(torch.tensor(0.5)).item()
 """Points stay whose confidence logit is above 0.5, as in the reference; all of them where none is."""

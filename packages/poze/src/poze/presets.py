@@ -9,7 +9,7 @@ from poze.task import GuidedImageToVideo
 from wan_core.presets import get_preset
 
 WEIGHTS = Path(str(files("poze") / "weights"))
-_ADAPTER = WEIGHTS / "adapter.safetensors"
+BUNDLED_ADAPTER = WEIGHTS / "adapter.safetensors"
 
 POZE_5B = replace(
     get_preset("ti2v-5B"),
@@ -22,5 +22,5 @@ TINY_POZE = replace(
     get_preset("tiny-ti2v"),
     name="tiny-poze",
     summary="picture to video guided by Pi3, in seconds on a CPU",
-    task=GuidedImageToVideo(adapter=_ADAPTER if _ADAPTER.is_file() else None),
+    task=GuidedImageToVideo(adapter=BUNDLED_ADAPTER if BUNDLED_ADAPTER.is_file() else None),
 )

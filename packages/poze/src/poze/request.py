@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wan_core.errors import RequestError
+from wan_core import RequestError
 from wan_core.tasks import TI2VRequest
 
 FUSIONS = ("context", "channel", "frame", "width", "height")

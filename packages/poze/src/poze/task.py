@@ -17,7 +17,7 @@ from poze.fusion import Stitch, fuse
 from poze.guidance import check_adapter, guidance_tokens, is_silent, look, open_pi3, picture_views
 from poze.outputs import Findings, write_findings, write_latents
 from poze.request import PozeRequest
-from wan_core.errors import RequestError
+from wan_core import RequestError
 from wan_core.media import LatentSpec, load_image
 from wan_core.models import DiTInputs
 from wan_core.tasks import (

@@ -41,4 +41,4 @@ class Pi3Group(LazyGroup):
 pi3 = Pi3Group("pi3", COMMANDS, help="Pi3: 3D geometry from unordered pictures.", package="pi3")
 main = main_of(pi3)
 
-__all__ = ["COMMANDS", "main", "pi3"]
+__all__ = ["COMMANDS", "Pi3Group", "main", "pi3"]

@@ -6,8 +6,8 @@ import click
 
 from poze.guidance import PI3_ID
 from poze.presets import POZE_5B
+from wan_core import RequestError
 from wan_core.cli import ErrorReporting, fetch_model, main_of, reporter, version_option
-from wan_core.errors import RequestError
 
 PI3_FILES = ("model.safetensors",)
 

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import secrets
-import signal
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
 
-from pi3.errors import Pi3Error
 from poze.finetune import OBJECTIVES, FinetuneSettings, known_seed
 from poze.finetune_plan import FinetuneOptions, FinetunePlan, plan_finetuning
 from poze.finetune_run import carry_out
 from poze.network import parse_trained
-from wan_core.cli import ErrorReporting, reporter, version_option
-from wan_core.errors import RequestError
+from wan_core import RequestError
+from wan_core.cli import ErrorReporting, main_of, reporter, version_option
 from wan_core.media import parse_size
 from wan_core.sampling import SOLVERS
 from wan_core.training import LoRASettings
@@ -27,24 +24,13 @@ _FILE = click.Path(path_type=Path)
 _SAMPLING = ("num_frames", "num_inference_steps", "flow_shift", "guidance_scale", "solver")
 
 
-class FinetuneCommand(ErrorReporting):
-    """Turns the errors of pi3, besides those of wan-core, into a sentence and an exit code."""
-
-    def invoke(self, ctx: click.Context) -> Any:
-        """Run the command."""
-        try:
-            return super().invoke(ctx)
-        except Pi3Error as error:
-            reported = click.ClickException(str(error))
-            reported.exit_code = error.exit_code  # type: ignore[misc]  # click declares a class variable
-            raise reported from error
-
-
 def seed_options() -> list[click.Parameter]:
     """The flags of the seed, with its defaults."""
     return [
-        click.Option(["--wan-ckpt-dir"], type=_FILE, help="Folder of Wan's weights; the tiny models need none."),
-        click.Option(["--wan-config"], default="ti2v-5B", show_default=True, help="ti2v-5B or tiny-ti2v."),
+        click.Option(
+            ["--wan-ckpt-dir"], type=_FILE, help="Folder of Wan's weights; without it the tiny model is trained."
+        ),
+        click.Option(["--wan-config"], default="ti2v-5B", show_default=True, help="The Wan model."),
         click.Option(["--pi3-checkpoint"], type=_FILE, help="Pi3's weights: a file or a folder."),
         click.Option(["--pi3-pretrained-id"], default="yyfz233/Pi3", show_default=True, help="Else: from the hub."),
         click.Option(["--prompt"], help="What the video shows."),
@@ -79,6 +65,7 @@ def further_options() -> list[click.Parameter]:
         click.Option(["--dataset-root"], type=_FILE, help="Folder of videos and captions, for --objective flow."),
         click.Option(["--dataset-latents"], is_flag=True, help="Take the latents that lie in --dataset-root."),
         click.Option(["--adapter"], type=_FILE, help="Go on from a trained adapter."),
+        click.Option(["--context-space"], type=click.Choice(["dit", "text"]), default="dit", help="Of a new adapter."),
         click.Option(["--use-pi3"], type=bool, default=True, show_default=True, help="False: without guidance."),
         click.Option(["--align-points"], is_flag=True, help="Compare points after the similarity that fits best."),
         click.Option(["--lora-rank"], type=int, default=16, show_default=True, help="Of --train lora."),
@@ -149,7 +136,7 @@ def describe(plan: FinetunePlan) -> str:
     )
 
 
-finetune = FinetuneCommand(
+finetune = ErrorReporting(
     "poze-finetune",
     params=[*seed_options(), *further_options()],
     callback=run,
@@ -158,11 +145,4 @@ finetune = FinetuneCommand(
 )
 
 
-def main() -> None:
-    """The entry point of ``poze-finetune``."""
-    signal.signal(signal.SIGTERM, _stop)
-    finetune.main(prog_name="poze-finetune")
-
-
-def _stop(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
+main = main_of(finetune)

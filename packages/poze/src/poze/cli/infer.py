@@ -8,8 +8,8 @@ import click
 
 from poze.fusion import widen_input
 from poze.presets import POZE_5B, TINY_POZE
+from wan_core import RequestError
 from wan_core.cli import build_command, main_of, reporter, run_generate, version_option
-from wan_core.errors import RequestError
 from wan_core.presets import Preset
 
 DEFAULT_PROMPT = "A drone flythrough of a canyon"

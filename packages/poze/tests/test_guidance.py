@@ -1,0 +1,223 @@
+"""Adapter, guidance, fusion: shapes, silence before training, files, and what the network sees."""
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from torch import Tensor
+
+from pi3 import DinoConfig, Pi3, Pi3Config, Pi3Latents
+from poze import (
+    TINY_POZE,
+    Findings,
+    GuidedImageToVideo,
+    Pi3FeatureAdapter,
+    Stitch,
+    fuse,
+    guidance_tokens,
+    guide,
+    load_adapter,
+    look,
+    picture_views,
+    save_adapter,
+    widen_input,
+)
+from poze.guidance import check_adapter, is_silent
+from wan_core import CheckpointError, ConfigError
+from wan_core.models import DiTInputs
+from wan_core.sampling import Anchors
+from wan_core.tasks import Conditioning
+
+CONFIG = Pi3Config(
+    encoder=DinoConfig(image_size=56, dim=32, num_layers=1, num_heads=2),
+    decoder_layers=2, decoder_heads=2, head_dim=32, head_heads=2, head_layers=1, camera_dim=16, pixel_limit=5000,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def pi3() -> Pi3:
+    torch.manual_seed(0)
+    return CONFIG.build().eval()
+
+
+@pytest.fixture(scope="module")
+def latents(pi3: Pi3) -> Pi3Latents:
+    return look(pi3, torch.rand(1, 2, 3, 28, 42, generator=torch.Generator().manual_seed(1)))[0]
+
+
+def trained(in_dim: int = 64, out_dim: int = 12, tokens: int = 6, **more: Any) -> Pi3FeatureAdapter:
+    """An adapter whose last layer is not zero."""
+    adapter = Pi3FeatureAdapter(in_dim, out_dim, tokens, **more)
+    torch.manual_seed(2)
+    torch.nn.init.normal_(adapter.proj[3].weight)
+    return adapter
+
+
+@settings(max_examples=60, deadline=None)
+@given(tokens=st.integers(1, 300), rows=st.integers(1, 9), columns=st.integers(1, 9), surplus=st.integers(0, 3))
+def test_the_true_number_of_tokens_is_the_grid_below_the_target(
+    tokens: int, rows: int, columns: int, surplus: int
+) -> None:
+    adapter = Pi3FeatureAdapter(4, 6, tokens)
+    assert 1 <= adapter.num_tokens <= tokens
+    assert adapter.num_tokens > tokens - max(1, int(tokens**0.5))
+    assert adapter(torch.randn(2, rows * columns + surplus, 4), (rows, columns)).shape == (2, adapter.num_tokens, 6)
+
+
+def test_surplus_tokens_are_dropped_and_the_mean_is_over_views(latents: Pi3Latents) -> None:
+    adapter = trained()
+    patches = latents.hidden[:, 5:].unflatten(0, (1, 2)).mean(1)
+    expected = adapter(patches, latents.grid)
+    torch.testing.assert_close(guidance_tokens(adapter, latents), expected)
+    torch.testing.assert_close(adapter(torch.cat([patches, patches], 1), latents.grid), expected)
+
+
+def test_an_untrained_adapter_is_silent_and_gradients_wake_it(latents: Pi3Latents) -> None:
+    adapter = Pi3FeatureAdapter(64, 12)
+    assert is_silent(adapter)
+    assert not guidance_tokens(adapter, latents).any()
+    guidance_tokens(adapter, latents).sum().backward()
+    assert adapter.proj[3].bias.grad is not None
+    assert not is_silent(trained())
+
+
+@pytest.mark.parametrize("space", ["dit", "text"])
+def test_an_adapter_comes_back_from_its_file(space: str, tmp_path: Path, latents: Pi3Latents) -> None:
+    adapter = trained(tokens=10, context_space=space)
+    found = load_adapter(save_adapter(adapter, tmp_path / "a.safetensors", {"recipe": "none"}))
+    assert (found.target_tokens, found.num_tokens, found.context_space) == (10, 9, space)
+    assert torch.equal(guidance_tokens(found, latents), guidance_tokens(adapter, latents))
+
+
+def test_files_that_are_no_adapters_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import save_file
+
+    save_file({"x": torch.zeros(2)}, tmp_path / "other.safetensors")
+    save_file({"proj.1.weight": torch.zeros(3, 2)}, tmp_path / "part.safetensors")
+    for name in ("other", "part"):
+        with pytest.raises(CheckpointError, match=f"{name}.safetensors is no adapter"):
+            load_adapter(tmp_path / f"{name}.safetensors")
+
+
+def test_an_adapter_of_another_pi3_or_another_count_is_refused(latents: Pi3Latents) -> None:
+    check_adapter(trained(), latents, None)
+    with pytest.raises(ConfigError, match="width 32, this Pi3 gives 64"):
+        check_adapter(trained(in_dim=32), latents, None)
+    with pytest.raises(ConfigError, match="--adapter-tokens 6, got 7"):
+        check_adapter(trained(), latents, 7)
+
+
+@pytest.mark.parametrize("size", [(64, 64), (101, 37), (9, 300)])
+def test_any_picture_fits_pi3(size: tuple[int, int], pi3: Pi3) -> None:
+    views = picture_views(Image.new("RGB", size, (200, 10, 30)), pi3)
+    assert views.shape[:3] == (1, 1, 3)
+    assert views.shape[3] % 14 == views.shape[4] % 14 == 0
+    assert look(pi3, views)[1].points.shape == (1, 1, *views.shape[3:], 3)
+
+
+def conditioning(channels: int = 24, frames: int = 3) -> Conditioning:
+    first = torch.randn(1, channels, 1, 4, 6, generator=torch.Generator().manual_seed(3))
+    return Conditioning(
+        positive=DiTInputs(context=torch.randn(1, 5, 16)),
+        negative=DiTInputs(context=torch.zeros(1, 2, 16)),
+        latent_shape=(1, channels, frames, 4, 6),
+        anchors=Anchors.leading(first, frames),
+    )
+
+
+def test_tokens_join_both_branches_or_one() -> None:
+    tokens, base = torch.randn(1, 4, 12), conditioning()
+    both = guide(base, tokens)
+    assert both.negative is not None
+    assert both.positive.extra_context is tokens
+    assert both.negative.extra_context is tokens
+    one = guide(base, tokens, drop_in_negative=True)
+    assert one.negative is not None
+    assert one.negative.extra_context is None
+
+
+def test_tokens_in_the_text_space_are_rows_of_text() -> None:
+    tokens, base = torch.randn(1, 4, 16), conditioning()
+    joined = guide(base, tokens, space="text")
+    assert joined.positive.extra_context is None
+    assert torch.equal(joined.positive.context, torch.cat([base.positive.context, tokens], 1))
+
+
+def test_a_stitch_starts_as_the_identity_of_the_first_channels(latents: Pi3Latents) -> None:
+    rows, columns = latents.grid
+    frame = Stitch(64, 24)(latents, rows, columns)
+    mean = latents.patch_hidden.mean(1)[0].T.unflatten(1, (rows, columns))[:24]
+    torch.testing.assert_close(frame[0, :, 0], mean)
+
+
+@pytest.mark.parametrize(
+    ("fusion", "shape", "fixed"),
+    [
+        ("channel", (1, 24, 3, 4, 6), [0]),
+        ("frame", (1, 24, 4, 4, 6), [0, 1]),
+        ("width", (1, 24, 3, 4, 12), [0]),
+        ("height", (1, 24, 3, 8, 6), [0]),
+    ],
+)
+def test_fusion_joins_a_frame_of_features(fusion: str, shape: tuple[int, ...], fixed: list[int]) -> None:
+    base, condition = conditioning(), torch.randn(1, 24, 1, 4, 6)
+    fused = fuse(base, condition, fusion)
+    assert fused.latent_shape == shape
+    assert fused.anchors is not None
+    assert fused.anchors.mask[0].nonzero().flatten().tolist() == fixed
+    if fusion == "channel":
+        concat = fused.positive.channel_concat
+        assert concat is not None
+        assert torch.equal(concat[:, :, :1], condition)
+        assert not concat[:, :, 1:].any()
+    if fusion == "frame":
+        drawn = torch.randn(shape)
+        assert base.anchors is not None
+        decoded = fused.decode.apply(fused.anchors.apply(drawn))
+        assert torch.equal(decoded, torch.cat([base.anchors.latents[:, :, :1], drawn[:, :, 2:]], 2))
+
+
+def test_a_widened_network_ignores_the_new_channels_until_it_is_trained() -> None:
+    torch.manual_seed(0)
+    config = replace(TINY_POZE.dit, num_layers=1)
+    network = config.build().eval()
+    latents, time = torch.randn(1, 24, 2, 4, 4), torch.tensor([500.0])
+    inputs = DiTInputs(context=torch.randn(1, 3, config.text_dim))
+    with torch.no_grad():
+        expected: Tensor = network(latents, time, inputs)
+        wide = widen_input(network)
+        found = wide(latents, time, replace(inputs, channel_concat=torch.randn(1, 24, 2, 4, 4)))
+    torch.testing.assert_close(found, expected)
+    assert wide.config.in_dim == 48
+    assert widen_input(wide) is wide
+
+
+def test_findings_name_the_latents_as_the_reference_does(pi3: Pi3) -> None:
+    views = torch.rand(1, 1, 3, 28, 42)
+    seen, output = look(pi3, views)
+    found = Findings(views=views, latents=seen, output=output)
+    tensors = found.latent_tensors()
+    assert tensors["decoder_hidden"].shape == (1, 5 + 6, 64)
+    assert tensors["pos"].dtype == torch.int64
+    assert tensors["hw"].tolist() == [28, 42]
+    arrays = found.arrays()
+    assert arrays["depth"].shape == (1, 28, 42)
+    assert arrays["rgb"].shape == (1, 28, 42, 3)
+
+
+def test_the_task_says_when_nothing_guides(tmp_path: Path) -> None:
+    from poze import PozeRequest
+    from wan_core.pipeline import plan_request
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    untrained = replace(TINY_POZE, task=GuidedImageToVideo())
+    request = PozeRequest(prompt="p", image=tmp_path / "a.png")
+    assert "no trained adapter" in plan_request(untrained, request, TINY_POZE.latent_spec).notes[-1]
+    save_adapter(trained(), tmp_path / "a.safetensors")
+    told = replace(request, adapter=tmp_path / "a.safetensors")
+    assert plan_request(untrained, told, TINY_POZE.latent_spec).notes == ()
