@@ -14,7 +14,7 @@ import torch
 from click.testing import CliRunner
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tools.make_checkpoint import make_checkpoint
@@ -22,7 +22,7 @@ from wan_core.checkpoints import (
     ExportOptions,
     MemorySource,
     PipelineFacts,
-    export,
+    export_networks,
     find_weights,
     in_format,
     infer_clip_config,
@@ -145,7 +145,7 @@ def test_any_transformer_survives_any_chain_of_layouts(
         path = root / (f"{number}.safetensors" if layout == "single" else f"{number}")
         options = ExportOptions(layout=layout, max_shard_bytes=shard)  # type: ignore[arg-type]
         facts, quiet = PipelineFacts(flow_shift=5.0), byte_progress("", quiet=True)
-        export(networks_in(contents), contents, path, options, facts=facts, progress=quiet)
+        export_networks(networks_in(contents), contents, path, options, facts=facts, progress=quiet)
     (network,) = networks_in(find_weights(path))
     assert network.config == config
     assert all(torch.equal(network.native.read(name), native.read(name)) for name in native)
@@ -284,6 +284,34 @@ def test_one_network_becomes_a_file_or_a_folder(official: Callable[[str], Path],
     assert sorted(contents_of(tmp_path / "t5")) == ["config.json", "model.safetensors"]
     convert(source / "Wan2.1_VAE.pth", tmp_path / "vae", "--to", "official")
     assert sorted(contents_of(tmp_path / "vae")) == ["Wan2.1_VAE.pth"]
+
+
+def test_a_whole_model_in_one_file_is_taken_apart(official: Callable[[str], Path], tmp_path: Path) -> None:
+    source = official("i2v-14B-480P")
+    convert(source, tmp_path / "single", "--to", "single")
+    prefixes = {
+        "diffusion_models": "model.diffusion_model.",
+        "vae": "first_stage_model.",
+        "text_encoders": "text_encoders.umt5xxl.transformer.",
+        "clip_vision": "clip_vision.",
+    }
+    whole: dict[str, Tensor] = {}
+    for folder, prefix in prefixes.items():
+        stored = load_file(next((tmp_path / "single" / folder).iterdir()))
+        whole |= {f"{prefix}{name}": tensor for name, tensor in stored.items()}
+    stated = {"config": json.dumps({"num_heads": 4})}
+    save_file(whole, tmp_path / "all.safetensors", stated)
+    convert(tmp_path / "all.safetensors", tmp_path / "w", "--to", "official")
+    found, expected = weights_of(tmp_path / "w"), weights_of(source)
+    assert_same(
+        {part: tensors for part, tensors in found.items() if part != "clip"},
+        {part: tensors for part, tensors in expected.items() if part != "clip"},
+    )
+    assert set(found) == set(expected)
+    result = CliRunner().invoke(wan, ["inspect", str(tmp_path / "all.safetensors"), "--json"])
+    report = json.loads(result.output)
+    assert [entry["family"] for entry in report["weights"]] == ["dit", "vae", "umt5", "clip"]
+    assert report["bytes"] == (tmp_path / "all.safetensors").stat().st_size
 
 
 def test_single_files_of_text_encoders_carry_the_tokenizer(official: Callable[[str], Path], tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from tools.make_checkpoint import LAYOUTS, make_checkpoint
 from wan_core.checkpoints import (
     ExportOptions,
     PipelineFacts,
-    export,
+    export_networks,
     find_weights,
     native_weights,
     networks_in,
@@ -105,7 +105,7 @@ def in_layout(source: Path, out: Path, layout: str) -> Path:
     contents = find_weights(source)
     facts = PipelineFacts(flow_shift=5.0, boundary=0.9)
     options = ExportOptions(layout=layout)  # type: ignore[arg-type]
-    export(networks_in(contents), contents, out, options, facts=facts, progress=byte_progress("", quiet=True))
+    export_networks(networks_in(contents), contents, out, options, facts=facts, progress=byte_progress("", quiet=True))
     return out
 
 

@@ -10,7 +10,7 @@ from wan_core.checkpoints.configs import (
 from wan_core.checkpoints.contents import FAMILY_NAMES, PARTS, Contents, Weights, find_weights
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
 from wan_core.checkpoints.download import DownloadPlan, download_files, gigabytes, plan_download
-from wan_core.checkpoints.export import ExportOptions, Merge, Network, export, networks_in
+from wan_core.checkpoints.export import ExportOptions, Merge, Network, export_networks, networks_in
 from wan_core.checkpoints.export_targets import Layout
 from wan_core.checkpoints.fetch import FetchedFile
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
@@ -78,7 +78,7 @@ __all__ = [
     "detect_family",
     "detect_format",
     "download_files",
-    "export",
+    "export_networks",
     "find_weights",
     "gigabytes",
     "in_format",

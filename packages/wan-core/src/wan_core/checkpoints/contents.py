@@ -7,10 +7,11 @@ from pathlib import Path
 
 from wan_core.checkpoints.families import family_of
 from wan_core.checkpoints.file_source import unreadable
+from wan_core.checkpoints.formats import PARTS_OF_ONE_FILE
 from wan_core.checkpoints.layout import PART_NAMES, Part
 from wan_core.checkpoints.reader import read_weights
 from wan_core.checkpoints.shards import WeightFiles, weight_files
-from wan_core.checkpoints.sources import TensorSource
+from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorSource
 from wan_core.errors import CheckpointError
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
@@ -70,7 +71,7 @@ def find_weights(path: str | Path, *, mmap: bool | None = None) -> Contents:
     """
     path = Path(path)
     if not path.is_dir():
-        return Contents(path, (_recognised(path, WeightFiles(path, (path,)), path.name, mmap),))
+        return Contents(path, tuple(_recognised(path, WeightFiles(path, (path,)), path.name, mmap)))
     found: list[Weights] = []
     tokenizers: list[Path] = []
     notes: list[tuple[str, str]] = []
@@ -86,7 +87,7 @@ def find_weights(path: str | Path, *, mmap: bool | None = None) -> Contents:
             # A folder with one model is called by its own name.
             name = _below(path, folder if len(groups) == 1 and len(group.files) > 1 else group.path)
             try:
-                found.append(_recognised(path, group, name, mmap))
+                found += _recognised(path, group, name, mmap)
             except CheckpointError as error:
                 notes.append((name, str(error)))
     found.sort(key=lambda weights: list(FAMILY_NAMES).index(weights.family))
@@ -95,9 +96,22 @@ def find_weights(path: str | Path, *, mmap: bool | None = None) -> Contents:
     return Contents(path, tuple(found), tuple(tokenizers), tuple(notes))
 
 
-def _recognised(root: Path, group: WeightFiles, name: str, mmap: bool | None) -> Weights:
+def _recognised(root: Path, group: WeightFiles, name: str, mmap: bool | None) -> list[Weights]:
+    """The weights of a file: one model, or each part of a whole model that it holds."""
     source = read_weights(group.path, mmap=mmap)
-    return Weights(group.path, name or root.name, group.files, source, family_of(source))
+    name = name or root.name
+    parts = {
+        family: [key for key in source if key.startswith(prefixes)] for family, prefixes in PARTS_OF_ONE_FILE.items()
+    }
+    parts = {family: keys for family, keys in parts.items() if keys}
+    if len(parts) < 2:
+        return [Weights(group.path, name, group.files, source, family_of(source))]
+    found = []
+    for family, keys in parts.items():
+        part = DerivedSource(source, {key: Recipe((key,), source.info(key)) for key in keys})
+        if family_of(part) == family:
+            found.append(Weights(group.path, f"{name} ({PART_NAMES[PARTS[family]]})", group.files, part, family))
+    return found
 
 
 def _below(root: Path, path: Path) -> str:

@@ -150,7 +150,7 @@ def _dtypes(network: Network, dtype: torch.dtype | None) -> dict[str, torch.dtyp
     return dtypes
 
 
-def export(
+def export_networks(
     networks: Sequence[Network],
     contents: Contents,
     out: Path,

@@ -148,6 +148,10 @@ class DerivedSource(TensorSource):
         inputs = self._recipes[name].inputs
         return self.base.stored_dtype(inputs[0]) if inputs else self.info(name).dtype
 
+    def storage(self, name: str) -> str:
+        recipe = self._recipes[name]
+        return self.base.storage(recipe.inputs[0]) if recipe.make is None else super().storage(name)
+
     def read(self, name: str) -> Tensor:
         recipe = self._recipes[name]
         tensors = [self.base.read(source) for source in recipe.inputs]

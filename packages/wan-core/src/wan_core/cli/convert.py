@@ -14,7 +14,7 @@ from wan_core.checkpoints import (
     Layout,
     Network,
     PipelineFacts,
-    export,
+    export_networks,
     find_weights,
     networks_in,
 )
@@ -99,7 +99,7 @@ def write_again(source: Path, out: Path, layout: Layout | None, values: Mapping[
     )
     facts = pipeline_facts(contents, networks)
     progress = byte_progress("writing", quiet=values["quiet"])
-    names = export(networks, contents, out, options, facts=facts, progress=progress)
+    names = export_networks(networks, contents, out, options, facts=facts, progress=progress)
     click.echo(f"{plain_text(out)}: {len(names)} files written" if len(names) > 1 else f"{plain_text(out)} written")
 
 

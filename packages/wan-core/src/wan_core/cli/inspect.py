@@ -90,7 +90,7 @@ def report(
     return {
         "path": str(contents.path),
         "models": {name: {"missing_parts": missing} for name, missing in models.items()},
-        "bytes": sum(item.num_bytes for item in found),
+        "bytes": total_bytes(found),
         "parameters": sum(item.num_parameters for item in found),
         "weights": [item.to_json(keys=keys) for item in found],
         "tokenizers": [str(folder.relative_to(contents.path)) for folder in contents.tokenizers],
@@ -98,9 +98,14 @@ def report(
     }
 
 
+def total_bytes(found: list[Inspection]) -> int:
+    """Bytes of all files; one that holds several networks counts once."""
+    return sum({item.weights.files: item.num_bytes for item in found}.values())
+
+
 def lines(contents: Contents, found: list[Inspection], models: Mapping[str, list[str]], *, keys: bool) -> Iterator[str]:
     """The report for people."""
-    total = sum(item.num_bytes for item in found)
+    total = total_bytes(found)
     yield _row(plain_text(contents.path), f"{len(found)} networks, {gigabytes(total)}" if len(found) != 1 else "")
     yield from _model_rows(models)
     for folder in contents.tokenizers:
