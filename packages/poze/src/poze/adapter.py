@@ -20,21 +20,36 @@ class Pi3FeatureAdapter(nn.Module):
     K is the product of side = floor(sqrt(``target_tokens``)) and floor(``target_tokens`` / side). The last layer starts
     at zero, so an untrained adapter is silent. ``context_space`` says where its tokens join: behind the embedded text
     (``dit``: ``out_dim`` is the transformer's width) or before the text embedding (``text``: the width of text states).
-    Raises ConfigError for sizes below 1.
+    ``seed`` makes the first weights the same every time, by default they follow torch's generator; ``zero_last=False``
+    gives the last layer PyTorch's own start, as in the reference. Raises ConfigError for sizes below 1.
     """
 
-    def __init__(self, in_dim: int, out_dim: int, target_tokens: int = 64, *, context_space: str = "dit") -> None:
+    def __init__(
+        self,
+        in_dim: int,
+        out_dim: int,
+        target_tokens: int = 64,
+        *,
+        context_space: str = "dit",
+        seed: int | None = None,
+        zero_last: bool = True,
+    ) -> None:
         super().__init__()
         if min(in_dim, out_dim, target_tokens) < 1:
             raise ConfigError(f"an adapter needs positive sizes, got {in_dim}, {out_dim} and {target_tokens} tokens")
         side = max(1, math.isqrt(target_tokens))
+        self.in_dim = in_dim
         self.target_tokens = target_tokens
         self.context_space = context_space
         self.pooled = (side, max(1, target_tokens // side))
-        last = nn.Linear(out_dim, out_dim)
-        self.proj = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, out_dim), nn.GELU(), last)
-        nn.init.zeros_(last.weight)
-        nn.init.zeros_(last.bias)
+        with torch.random.fork_rng(devices=[], enabled=seed is not None):
+            if seed is not None:
+                torch.manual_seed(seed)
+            last = nn.Linear(out_dim, out_dim)
+            self.proj = nn.Sequential(nn.LayerNorm(in_dim), nn.Linear(in_dim, out_dim), nn.GELU(), last)
+        if zero_last:
+            nn.init.zeros_(last.weight)
+            nn.init.zeros_(last.bias)
 
     @property
     def num_tokens(self) -> int:
@@ -42,7 +57,15 @@ class Pi3FeatureAdapter(nn.Module):
         return self.pooled[0] * self.pooled[1]
 
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
-        """Guidance tokens of the patch tokens of a grid of (rows, columns)."""
+        """Guidance tokens of the patch tokens of a grid of (rows, columns); further tokens are left out.
+
+        Raises ConfigError for tokens of another width, or fewer than the grid has.
+        """
+        if tokens.shape[1] < grid[0] * grid[1] or tokens.shape[2] != self.in_dim:
+            raise ConfigError(
+                f"the adapter takes [B, {grid[0] * grid[1]}, {self.in_dim}] for {grid[0]} x {grid[1]} patches, "
+                f"got {list(tokens.shape)}"
+            )
         image = torch.unflatten(tokens[:, : grid[0] * grid[1]].transpose(1, 2), 2, grid)
         pooled = functional.adaptive_avg_pool2d(image, self.pooled)
         guidance: Tensor = self.proj(pooled.flatten(2).transpose(1, 2))
@@ -50,8 +73,15 @@ class Pi3FeatureAdapter(nn.Module):
 
 
 def save_adapter(adapter: Pi3FeatureAdapter, path: Path, metadata: dict[str, str] | None = None) -> Path:
-    """Write an adapter to safetensors in one step."""
-    config = {"target_tokens": adapter.target_tokens, "context_space": adapter.context_space}
+    """Write an adapter to safetensors in one step, with what :func:`load_adapter` needs and the true token count.
+
+    ``metadata`` adds strings: the Pi3 it was trained for, the settings. Raises MediaError when the disk refuses.
+    """
+    config = {
+        "target_tokens": adapter.target_tokens,
+        "num_tokens": adapter.num_tokens,
+        "context_space": adapter.context_space,
+    }
     extra = {"config": json.dumps(config), **(metadata or {})}
     write_file(MemorySource(adapter.state_dict()), path, metadata={"format": "pt", **extra})
     return path

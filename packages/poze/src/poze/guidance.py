@@ -12,8 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from pi3 import Pi3, Pi3Error, Pi3Latents, Pi3Output, load_pi3, pictures_to_tensor
+from pi3.checkpoints import find_weights, open_weights, read_config
 from poze.adapter import Pi3FeatureAdapter
 from wan_core import BackendError, CheckpointError, ConfigError, MediaError, RequestError, WanError
 
@@ -42,6 +44,17 @@ def open_pi3(source: str | Path | None, device: torch.device | str = "cpu", *, r
         return load_pi3(source, device=device, revision=revision)
 
 
+def check_pi3(source: str | Path | None) -> int | None:
+    """The width of Pi3's hidden states from a file's header; None where the source is still to be downloaded.
+
+    Raises CheckpointError when a local source is not there, damaged or no Pi3.
+    """
+    if source is not None and not Path(source).exists():
+        return None
+    with pi3_errors():
+        return 2 * read_config(open_weights(find_weights(source))).encoder.dim
+
+
 def picture_views(picture: Image.Image, pi3: Pi3) -> Tensor:
     """A picture as Pi3 takes it, [1, 1, 3, H, W] in [0, 1], on the CPU: stretched by Pi3's size rule.
 
@@ -52,6 +65,12 @@ def picture_views(picture: Image.Image, pi3: Pi3) -> Tensor:
             [picture], pixel_limit=pi3.config.pixel_limit, patch_size=pi3.config.encoder.patch_size
         )
     return views[None]
+
+
+def small_frames(chunk: Tensor, height: int, width: int) -> Tensor:
+    """A chunk of video [3, t, H, W] in [-1, 1] as colours of Pi3's points: [t, 3, height, width] in [0, 1]."""
+    frames = chunk.detach().float().cpu().transpose(0, 1).clamp(-1, 1) / 2 + 0.5
+    return functional.interpolate(frames, size=(height, width), mode="bilinear", antialias=True, align_corners=False)
 
 
 @torch.no_grad()
@@ -75,10 +94,10 @@ def guidance_tokens(adapter: Pi3FeatureAdapter, latents: Pi3Latents) -> Tensor:
     return guidance
 
 
-def check_adapter(adapter: Pi3FeatureAdapter, latents: Pi3Latents, tokens: int | None) -> None:
-    """Raise ConfigError when the adapter was made for another Pi3, or for another number of tokens."""
-    wanted, found = latents.hidden.shape[-1], adapter.proj[1].in_features
-    if found != wanted:
+def check_adapter(adapter: Pi3FeatureAdapter, wanted: int | None, tokens: int | None = None) -> None:
+    """Raise ConfigError when the adapter was made for a Pi3 of another width, or for another number of tokens."""
+    found = adapter.proj[1].in_features
+    if wanted is not None and found != wanted:
         raise ConfigError(
             f"the adapter takes features of width {found}, this Pi3 gives {wanted}: it was trained for another one"
         )

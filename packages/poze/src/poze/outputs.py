@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import io
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from pi3 import Pi3Latents, Pi3Output, keep_mask, write_ply
@@ -64,18 +66,29 @@ def write_latents(findings: Findings, path: Path) -> Path:
     Raises MediaError when the file cannot be written.
     """
     tensors = findings.latent_tensors()
+    if path.suffix == ".pt":
+        stream = io.BytesIO()
+        torch.save(tensors, stream)
+        content = stream.getvalue()
+    else:
+        content = save(tensors, {"format": "pt"})
+    with _replacing(path) as temporary:
+        temporary.write_bytes(content)
+    return path
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A temporary name beside ``path`` that takes its place when all went well, and goes when not."""
     temporary = path.with_name(f".unfinished-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        if path.suffix == ".pt":
-            torch.save(tensors, temporary)
-        else:
-            save_file(tensors, temporary, {"format": "pt"})
+        yield temporary
         os.replace(temporary, path)
     except OSError as error:
+        raise MediaError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise MediaError(f"cannot write {path}: {error.strerror or error}") from error
-    return path
 
 
 def write_findings(findings: Findings, path: Path, stem: str) -> int:
@@ -86,13 +99,8 @@ def write_findings(findings: Findings, path: Path, stem: str) -> int:
     if path.suffix == ".ply":
         return _write_cloud(findings, path, slice(None))
     total = 0
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        temporary = path / f".unfinished-{stem}.npz"
+    with _replacing(path / f"{stem}.npz") as temporary:
         save_arrays(temporary, findings.arrays())
-        os.replace(temporary, path / f"{stem}.npz")
-    except OSError as error:
-        raise MediaError(f"cannot write into {path}: {error.strerror or error}") from error
     for view in range(findings.latents.num_views):
         total += _write_cloud(findings, path / f"{stem}_{view:04d}.ply", slice(view, view + 1))
     return total

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from pi3.files import check_place
+from poze.guidance import pi3_errors
 from wan_core import RequestError
 from wan_core.tasks import TI2VRequest
 
@@ -126,6 +128,11 @@ class PozeRequest(TI2VRequest):
         """Whether Pi3 is used at all."""
         return self.use_pi3 is not False
 
+    @property
+    def is_fused(self) -> bool:
+        """Whether features join the latents instead of the text."""
+        return self.fusion not in (None, "context")
+
     def validate(self) -> None:
         super().validate()
         if self.image is None:
@@ -145,8 +152,13 @@ class PozeRequest(TI2VRequest):
         if self.save_pi3 is not None and self.save_pi3.suffix not in ("", ".ply"):
             raise RequestError(f"--save-pi3 is a folder or a .ply file, got {self.save_pi3}")
         for option, path in (("--save-latents", self.save_latents), ("--save-pi3", self.save_pi3)):
-            if path is not None and path.parent.exists() and not path.parent.is_dir():
-                raise RequestError(f"{option}: {path.parent} is a file, not a folder")
+            if path is None:
+                continue
+            if path == self.save_latents or path.suffix == ".ply" or not path.exists() or path.is_dir():
+                with pi3_errors():
+                    check_place(path)
+            else:
+                raise RequestError(f"{option} {path} is a file; name a folder, or a .ply file")
 
     def _check_combinations(self) -> None:
         if not self.looks:
@@ -161,8 +173,10 @@ class PozeRequest(TI2VRequest):
             ]
             if needless:
                 raise RequestError(f"{needless[0]} needs Pi3; leave out --use-pi3 false")
-        if self.fusion not in (None, "context"):
+        if self.is_fused:
             if self.context_space == "text":
                 raise RequestError(f"--context-space is for --fusion context, not for {self.fusion}")
+            if self.drop_in_negative:
+                raise RequestError(f"--drop-in-negative is for --fusion context, not for {self.fusion}")
             if self.adapter is not None:
                 raise RequestError(f"--adapter is for --fusion context; --fusion {self.fusion} has no adapter")
