@@ -111,7 +111,7 @@ def in_layout(source: Path, out: Path, layout: str) -> Path:
 
 def transformers(folder: Path, preset: str) -> list[Tensors]:
     """The weights of every transformer of a model, read and placed as for generation; the high-noise expert first."""
-    dit = load_pipeline(preset, folder, RuntimeOptions(device="cpu", dtype="float32")).components.dit
+    dit = load_pipeline(preset, folder, RuntimeOptions(device="cpu", dtype="float32", offload=False)).components.dit
     found = []
     for placed in (dit.high, dit.low) if isinstance(dit, Experts) else (dit,):
         with placed.active() as network:

@@ -135,7 +135,7 @@ class Pi3(nn.Module):
         self.check_images(images)
         patches = self.encode_views(images)
         hidden = self.mix_views(patches, images)
-        return self._decode_tokens(hidden, images)
+        return self.decode_tokens(hidden, images)
 
     def check_images(self, images: Tensor) -> None:
         """Raise RequestError unless images are floats [B, N, 3, H, W] of whole patches."""
@@ -188,7 +188,8 @@ class Pi3(nn.Module):
                 tokens = inject(index, tokens)
         return torch.cat([previous, tokens], dim=-1)
 
-    def _decode_tokens(self, hidden: Tensor, images: Tensor) -> Pi3Latents:
+    def decode_tokens(self, hidden: Tensor, images: Tensor) -> Pi3Latents:
+        """What the heads need of ``hidden`` [B * N, L, 2 C], registers first; of ``images`` only the shape counts."""
         rope = self.view_rope(images, self.config.head_dim // self.config.head_heads)
         decoders = (self.point_decoder, self.conf_decoder, self.camera_decoder)
         point, conf, camera = (in_chunks(partial(decoder, rope=rope), hidden) for decoder in decoders)

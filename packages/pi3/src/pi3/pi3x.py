@@ -98,7 +98,7 @@ class Pi3X(Pi3):
             patches = patches + self._embed_conditions(prepared).to(patches.dtype)
             inject = self._pose_injection(prepared, images)
         hidden = self.mix_views(patches, images, inject)
-        latents = self._decode_tokens(hidden, images)
+        latents = self.decode_tokens(hidden, images)
         return Pi3XLatents(**vars(latents), metric_tokens=self._metric_tokens(hidden, images))
 
     def _embed_conditions(self, prepared: PreparedConditions) -> Tensor:

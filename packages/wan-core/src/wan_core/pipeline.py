@@ -116,6 +116,7 @@ class Pipeline:
             clip = replace(clip, index=index)
             conditioning = task.condition(inputs, self.components, clip)
             latents = self.denoise(conditioning, inputs.request, task.noise_seed(inputs.request.seed, clip), progress)
+            task.denoised(inputs, latents)
             if on_latents is not None:
                 on_latents(latents)
             chunks = self.decode(latents, conditioning)

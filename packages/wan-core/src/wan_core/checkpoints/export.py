@@ -22,7 +22,7 @@ from wan_core.checkpoints.inspection import NetworkConfig, network_config
 from wan_core.checkpoints.load import check_fit
 from wan_core.checkpoints.lora import Expert
 from wan_core.checkpoints.meta import build_on_meta
-from wan_core.checkpoints.sources import TensorSource
+from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorSource
 from wan_core.checkpoints.torch_writer import write_torch_file
 from wan_core.checkpoints.verify import Progress
 from wan_core.checkpoints.writer import DEFAULT_SHARD_BYTES, whole_folder, write_file, write_shards
@@ -43,10 +43,14 @@ _EXPERT_FOLDERS: Mapping[str, Expert] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Network:
-    """One network of a checkpoint, checked: its weights under native names, and the dtypes to write them in."""
+    """One network of a checkpoint, checked: its weights under native names, and the dtypes to write them in.
+
+    ``format`` is the naming of its file.
+    """
 
     weights: Weights
     native: TensorSource
+    format: str
     config: NetworkConfig
     dtypes: Mapping[str, torch.dtype]
     expert: Expert | None = None
@@ -101,12 +105,21 @@ def _of_one_model(contents: Contents, family: str) -> list[Weights]:
 
 
 def _network(weights: Weights, expert: Expert | None, merge: Merge | None) -> Network:
-    native: TensorSource = native_weights(weights.source, weights.family)
+    native = native_weights(weights.source, weights.family)
     config = network_config(weights, native)
-    check_fit(build_on_meta(config.build), native)
-    if merge is not None and weights.family == "dit":
-        native = merge(native, expert)
-    return Network(weights=weights, native=native, config=config, dtypes={}, expert=expert)
+    model = build_on_meta(config.build)
+    check_fit(model, native)
+    merged = merge(native, expert) if merge is not None and weights.family == "dit" else native
+    # In the network's order, so that equal weights give equal files.
+    recipes = {name: Recipe((name,), merged.info(name)) for name in model.state_dict()}
+    return Network(
+        weights=weights,
+        native=DerivedSource(merged, recipes),
+        format=native.report.format,
+        config=config,
+        dtypes={},
+        expert=expert,
+    )
 
 
 def _experts(found: Sequence[Weights]) -> list[Expert | None]:
@@ -193,8 +206,7 @@ def _own_layout(networks: Sequence[Network], out: Path) -> Layout:
     """The layout of the source; a file of its own is a single one."""
     if out.suffix == ".safetensors":
         return "single"
-    form = native_weights(networks[0].weights.source, networks[0].family).report.format
-    return "diffusers" if form == "diffusers" else "official"
+    return "diffusers" if networks[0].format == "diffusers" else "official"
 
 
 def _check_file(networks: Sequence[Network], out: Path) -> None:

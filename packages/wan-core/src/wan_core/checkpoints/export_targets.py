@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from wan_core.checkpoints.contents import TOKENIZER_FILES, Contents
-from wan_core.checkpoints.convert import NativeWeights, in_format
+from wan_core.checkpoints.convert import in_format
 from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.checkpoints.writer import write_text
 from wan_core.checkpoints.written_configs import (
@@ -100,8 +100,7 @@ def place(network: "Network", layout: Layout, *, is_file: bool, is_alone: bool, 
 
 def _renamed(network: "Network", form: str, layout: Layout, pieces: Tensor | None) -> TensorSource:
     native = network.native
-    found = native.report.format if isinstance(native, NativeWeights) else ""
-    if network.family == "clip" and found == form == "official":
+    if network.family == "clip" and network.format == form == "official":
         # With the halves of the file that no Wan network uses: the original code loads them all the same.
         return _with_left_out(network.weights.source, network.dtypes)
     cast = CastSource(native, network.dtypes)

@@ -57,7 +57,9 @@ def dequantized(source: TensorSource) -> TensorSource:
             recipes[name] = Recipe((name,), source.info(name))
     orphans = [scale for weight, scale in scales.items() if weight not in recipes]
     if orphans:
-        raise CheckpointError(f"{source.path}: {len(orphans)} scales have no weight ({', '.join(orphans[:5])})")
+        raise CheckpointError(
+            f"{source.path}: {len(orphans)} scales have no weight ({', '.join(orphans[:5])}); fetch it again"
+        )
     return ScaledWeights(source, recipes)
 
 

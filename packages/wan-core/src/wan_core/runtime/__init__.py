@@ -6,6 +6,8 @@ from wan_core.runtime.attention_backends import (
     choose_attention_backend,
 )
 from wan_core.runtime.devices import DTYPES, peak_memory, resolve_device, resolve_dtype
+from wan_core.runtime.fsdp import is_sharded, mean_over_processes, shard_model, whole_tensor
+from wan_core.runtime.launch import Launch, launched, make_mesh, process_group
 from wan_core.runtime.placement import Between, Placed, release_cached_memory
 from wan_core.runtime.recompute import RecomputedBlocks, apply_recompute
 
@@ -13,13 +15,21 @@ __all__ = [
     "ATTENTION_BACKENDS",
     "DTYPES",
     "Between",
+    "Launch",
     "Placed",
     "RecomputedBlocks",
     "apply_attention_backend",
     "apply_recompute",
     "choose_attention_backend",
+    "is_sharded",
+    "launched",
+    "make_mesh",
+    "mean_over_processes",
     "peak_memory",
+    "process_group",
     "release_cached_memory",
     "resolve_device",
     "resolve_dtype",
+    "shard_model",
+    "whole_tensor",
 ]

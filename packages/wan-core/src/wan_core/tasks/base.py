@@ -201,6 +201,10 @@ class Task(ABC):
         """How many clips make the video."""
         return 1
 
+    def denoised(self, inputs: TaskInputs, latents: Tensor) -> None:
+        """A clip's denoised latents [1, C, T, h, w] before they are decoded, for a task that reads more from them."""
+        return
+
     def watch(self, inputs: TaskInputs, frames: Iterator[Tensor], say: Callable[[str], None]) -> Iterator[Tensor]:
         """The chunks [3, t, H, W] of a video on their way out, unchanged.
 

@@ -1,7 +1,15 @@
 """Training parts: objective, data, optimizers, state, loop, and the run of `wan train`; each usable on its own."""
 
-from wan_core.training.cache import Cache, ShuffledBatches, write_cache
-from wan_core.training.data import ClipSettings, Example, bucket, find_examples, load_clip, load_first_picture
+from wan_core.training.cache import Cache, ShuffledBatches, check_cache, write_cache
+from wan_core.training.data import (
+    ClipSettings,
+    Example,
+    bucket,
+    check_example,
+    find_examples,
+    load_clip,
+    load_first_picture,
+)
 from wan_core.training.estimate import activation_bytes, describe_plan
 from wan_core.training.examples import (
     Batch,
@@ -23,6 +31,7 @@ from wan_core.training.loop import (
     Reduce,
     TrainingResult,
     noted_signals,
+    run_identity,
     seed_step,
     this_rank_only,
     train,
@@ -56,6 +65,8 @@ from wan_core.training.ranks import Ranks
 from wan_core.training.run import Listeners, RunResult, carry_out, load_network, own_weights, trained_levels
 from wan_core.training.settings import EXPERTS, OPTIMIZERS, TIMESTEPS, TrainSettings, read_config
 from wan_core.training.state import AveragedWeights, CheckpointFolder, TrainingState, trained_tensors
+from wan_core.training.tar_shards import Member
+from wan_core.training.tensorboard import require_tensorboard, tensorboard_listener
 from wan_core.training.validation import Validation, averaged, with_network
 
 __all__ = [
@@ -78,6 +89,7 @@ __all__ = [
     "LoRALinear",
     "LoRASettings",
     "LoopSettings",
+    "Member",
     "Muon",
     "NoiseLevels",
     "Ranks",
@@ -97,6 +109,8 @@ __all__ = [
     "bucket",
     "build_optimizers",
     "carry_out",
+    "check_cache",
+    "check_example",
     "check_writable",
     "clip_settings",
     "complete_model",
@@ -125,12 +139,15 @@ __all__ = [
     "plan_training",
     "read_config",
     "require_optimizer",
+    "require_tensorboard",
+    "run_identity",
     "save_lora",
     "save_network",
     "seed_step",
     "seeded_rows",
     "stack",
     "task_kind",
+    "tensorboard_listener",
     "this_rank_only",
     "train",
     "trained_levels",

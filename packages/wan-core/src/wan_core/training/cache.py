@@ -41,7 +41,7 @@ def write_cache(
     folder = Path(folder)
     if count < 1 or shard_size < 1:
         raise RequestError(f"a cache needs at least one example and shards of at least one, got {count}, {shard_size}")
-    wanted = json.loads(json.dumps({**settings, "count": count, "shard_size": shard_size}))
+    wanted = _wanted(settings, count, shard_size)
     index = _read_index(folder) if (folder / _INDEX).exists() else {"settings": wanted, "shards": {}}
     _compare(index["settings"], wanted, folder)
     for start in range(0, count, shard_size):
@@ -57,6 +57,18 @@ def write_cache(
         if report is not None:
             report(stop)
     return folder
+
+
+def check_cache(folder: str | Path, count: int, settings: Mapping[str, Any], *, shard_size: int = 16) -> None:
+    """Check that a cache, if it was begun, has these settings. Raises ConfigError, CheckpointError."""
+    folder = Path(folder)
+    if (folder / _INDEX).exists():
+        _compare(_read_index(folder)["settings"], _wanted(settings, count, shard_size), folder)
+
+
+def _wanted(settings: Mapping[str, Any], count: int, shard_size: int) -> dict[str, Any]:
+    wanted: dict[str, Any] = json.loads(json.dumps({**settings, "count": count, "shard_size": shard_size}))
+    return wanted
 
 
 class Cache:
@@ -87,8 +99,11 @@ class Cache:
         return self.count
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
-        """The tensors of one example by name."""
-        return self._shard_of(number).read(number)
+        """The tensors of one example by name. A shard is checked against its SHA-256 when first read."""
+        shard = self._shard_of(number)
+        if not shard.is_verified:
+            self._verify(shard)
+        return shard.read(number)
 
     def shape(self, number: int, name: str) -> list[int]:
         """The shape of one tensor of an example, without reading it."""
@@ -97,6 +112,11 @@ class Cache:
     def verify(self) -> None:
         """Check every shard against its SHA-256. Raises CheckpointError naming the first that is damaged."""
         for number in range(0, self.count, self._shard_size):
+            self._verify(self._shard_of(number))
+
+    def check_headers(self) -> None:
+        """Check that every shard is there and as long as it says. Raises CheckpointError."""
+        for number in range(0, self.count, self._shard_size):
             self._shard_of(number)
 
     def _shard_of(self, number: int) -> _Shard:
@@ -104,23 +124,26 @@ class Cache:
             raise IndexError(number)
         name = f"shard-{number // self._shard_size:05d}.safetensors"
         if name not in self._open:
-            path = self.folder / name
-            if _digest(path) != self._digests.get(name):
-                raise CheckpointError(f"{path} is damaged or missing; run 'wan cache' again to make it anew")
-            self._open[name] = _Shard(path)
+            self._open[name] = _Shard(self.folder / name)
         return self._open[name]
+
+    def _verify(self, shard: _Shard) -> None:
+        if _digest(shard.path) != self._digests.get(shard.path.name):
+            raise CheckpointError(f"{shard.path} is damaged; run 'wan cache' again to make it anew")
+        shard.is_verified = True
 
 
 class _Shard:
     """One mapped file: tensors are read when asked for."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        self.path = path
+        self.is_verified = False
         try:
             file: Any = safe_open(path, framework="pt")
             names: list[str] = list(file.keys())
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}; run 'wan cache' again") from error
+            raise CheckpointError(f"{path} is damaged or missing: {error}; run 'wan cache' again") from error
         self._file = file
         self._names: dict[int, list[str]] = {}
         for name in names:
@@ -133,7 +156,7 @@ class _Shard:
         try:
             return list(self._file.get_slice(name).get_shape())
         except SafetensorError as error:
-            raise CheckpointError(f"{self._path} has no {name}; run 'wan cache' again") from error
+            raise CheckpointError(f"{self.path} has no {name}; run 'wan cache' again") from error
 
 
 class ShuffledBatches:

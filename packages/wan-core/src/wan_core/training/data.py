@@ -1,7 +1,8 @@
 """Training clips from a folder: which videos, their captions, and their frames at the size and rate to train on.
 
 A folder has ``metadata.csv`` or ``metadata.jsonl`` with the columns ``file`` and ``caption`` and, if wanted, ``image``,
-``start`` and ``end`` (seconds); or, without such a file, videos beside text files of the same name.
+``start`` and ``end`` (seconds); or, without such a file, videos beside text files of the same name, or WebDataset
+shards (`wan_core.training.tar_shards`).
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,8 +19,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from wan_core.errors import ConfigError, MediaError, RequestError
+from wan_core.errors import ConfigError, MediaError, RequestError, WanError
 from wan_core.media import best_output_size, fit_cover, image_to_tensor, load_image, probe_video, read_video
+from wan_core.training.tar_shards import Member, read_groups
 
 COLUMNS = ("file", "caption", "image", "start", "end")
 VIDEO_ENDINGS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".gif")
@@ -50,17 +53,43 @@ class ClipSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One training clip: a video, its caption, the part of it in seconds, perhaps another first picture."""
+    """One training clip: a video, its caption, the part of it in seconds, perhaps another first picture.
+
+    ``packed`` and ``packed_image`` say where the files lie inside a tar file; ``file`` and ``image`` are names then.
+    """
 
     file: Path
     caption: str
     image: Path | None = None
     start: float = 0.0
     end: float | None = None
+    packed: Member | None = None
+    packed_image: Member | None = None
 
     def size(self) -> int:
         """The size of the video file in bytes."""
-        return self.file.stat().st_size
+        return self.file.stat().st_size if self.packed is None else self.packed.size
+
+    @contextmanager
+    def opened(self) -> Iterator[Path]:
+        """The video as a file on the disk, for as long as it is needed. Raises MediaError."""
+        if self.packed is None:
+            yield self.file
+            return
+        with self.packed.unpacked() as path:
+            try:
+                yield path
+            except WanError as error:
+                raise type(error)(str(error).replace(str(path), str(self.packed))) from error
+
+    @contextmanager
+    def opened_image(self) -> Iterator[Path | None]:
+        """The first picture as a file on the disk, if there is one of its own. Raises MediaError."""
+        if self.packed_image is None:
+            yield self.image
+            return
+        with self.packed_image.unpacked() as path:
+            yield path
 
 
 def find_examples(folder: str | Path) -> list[Example]:
@@ -75,10 +104,30 @@ def find_examples(folder: str | Path) -> list[Example]:
     metadata = [folder / name for name in _METADATA if (folder / name).is_file()]
     if len(metadata) > 1:
         raise RequestError(f"{folder} has both {_METADATA[0]} and {_METADATA[1]}; keep one")
-    examples = list(_from_metadata(metadata[0]) if metadata else _from_text_files(folder))
+    shards = sorted(folder.glob("*.tar"))
+    if metadata:
+        examples = list(_from_metadata(metadata[0]))
+    else:
+        examples = [*_from_text_files(folder), *(each for shard in shards for each in _from_shard(shard))]
     if not examples:
-        raise RequestError(f"{folder} has no examples; it needs {' or '.join(_METADATA)}, or videos with .txt files")
+        raise RequestError(
+            f"{folder} has no examples; it needs {' or '.join(_METADATA)}, or videos with .txt files, or .tar shards"
+        )
     return examples
+
+
+def _from_shard(archive: Path) -> Iterator[Example]:
+    for group in read_groups(archive, VIDEO_ENDINGS):
+        place = str(group.video)
+        caption = str(group.values.get("caption") or "").strip()
+        if not caption:
+            raise RequestError(f"{place} has no caption; it needs a .txt, or a .json with one")
+        start, end = _part(group.values, place)
+        picture = None if group.picture is None else Path(group.picture.name)
+        yield Example(
+            file=Path(group.video.name), caption=caption, image=picture, start=start, end=end,
+            packed=group.video, packed_image=group.picture,
+        )  # fmt: skip
 
 
 def _from_metadata(path: Path) -> Iterator[Example]:
@@ -90,9 +139,7 @@ def _from_metadata(path: Path) -> Iterator[Example]:
         for name in ("file", "caption"):
             if not str(row.get(name) or "").strip():
                 raise RequestError(f"{place}: {name} is missing")
-        start, end = _seconds(row, "start", place) or 0.0, _seconds(row, "end", place)
-        if start < 0 or (end is not None and end <= start):
-            raise RequestError(f"{place}: start must be at least 0 and below end, got {start} and {end}")
+        start, end = _part(row, place)
         yield Example(
             file=_existing(path.parent / str(row["file"]), place),
             caption=str(row["caption"]).strip(),
@@ -124,6 +171,13 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         if not isinstance(values, dict):
             raise RequestError(f"{path.name}, line {number}: each line must be one JSON object")
         yield number, values
+
+
+def _part(row: Mapping[str, Any], place: str) -> tuple[float, float | None]:
+    start, end = _seconds(row, "start", place) or 0.0, _seconds(row, "end", place)
+    if start < 0 or (end is not None and end <= start):
+        raise RequestError(f"{place}: start must be at least 0 and below end, got {start} and {end}")
+    return start, end
 
 
 def _seconds(row: Mapping[str, Any], name: str, place: str) -> float | None:
@@ -159,9 +213,30 @@ def _from_text_files(folder: Path) -> Iterator[Example]:
 
 def bucket(example: Example, settings: ClipSettings) -> tuple[int, int]:
     """The (width, height) that an example is trained at. Raises what `probe_video` raises."""
-    info = probe_video(example.file)
+    with example.opened() as path:
+        info = probe_video(path)
     size = best_output_size(info.width, info.height, settings.multiple, settings.multiple, settings.area)
     return size[0], size[1]
+
+
+def check_example(example: Example, settings: ClipSettings) -> None:
+    """Check that a video can be read and, as far as the file tells, is long enough. Raises what `load_clip` raises."""
+    with example.opened() as path:
+        info = probe_video(path)
+    best_output_size(info.width, info.height, settings.multiple, settings.multiple, settings.area)
+    if info.seconds is None:
+        return
+    part = min(info.seconds, example.end or info.seconds) - example.start
+    if part <= (settings.num_frames - 1) / settings.fps - 1 / settings.fps:
+        raise _too_short(example, max(0, int(part * settings.fps)), settings)
+
+
+def _too_short(example: Example, frames: int, settings: ClipSettings) -> MediaError:
+    needed = settings.num_frames / settings.fps
+    return MediaError(
+        f"{example.packed or example.file} has {frames} frames at {settings.fps:g} fps from second {example.start:g}; "
+        f"{settings.num_frames} frames need {needed:.2f} s"
+    )
 
 
 def load_clip(example: Example, settings: ClipSettings) -> Tensor:
@@ -169,15 +244,10 @@ def load_clip(example: Example, settings: ClipSettings) -> Tensor:
 
     Raises MediaError for a video that is unreadable or too short, saying how long it would have to be.
     """
-    video = read_video(
-        example.file, start=example.start, end=example.end, fps=settings.fps, max_frames=settings.num_frames
-    )
+    with example.opened() as path:
+        video = read_video(path, start=example.start, end=example.end, fps=settings.fps, max_frames=settings.num_frames)
     if len(video.frames) < settings.num_frames:
-        needed = settings.num_frames / settings.fps
-        raise MediaError(
-            f"{example.file} has {len(video.frames)} frames at {settings.fps:g} fps from second {example.start:g}; "
-            f"{settings.num_frames} frames need {needed:.2f} s"
-        )
+        raise _too_short(example, len(video.frames), settings)
     height, width = video.frames.shape[2:]
     size = best_output_size(width, height, settings.multiple, settings.multiple, settings.area)
     return torch.stack([_fit(frame, size[0], size[1]) for frame in video.frames], dim=1)
@@ -185,9 +255,10 @@ def load_clip(example: Example, settings: ClipSettings) -> Tensor:
 
 def load_first_picture(example: Example, clip: Tensor) -> Tensor:
     """The picture ``[3, H, W]`` that a clip ``[3, F, H, W]`` starts from: the example's image, or the first frame."""
-    if example.image is None:
-        return clip[:, 0]
-    return image_to_tensor(fit_cover(load_image(example.image), clip.shape[3], clip.shape[2]))
+    with example.opened_image() as path:
+        if path is None:
+            return clip[:, 0]
+        return image_to_tensor(fit_cover(load_image(path), clip.shape[3], clip.shape[2]))
 
 
 def _fit(frame: Tensor, width: int, height: int) -> Tensor:

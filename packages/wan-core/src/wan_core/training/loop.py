@@ -61,8 +61,9 @@ class LoopSettings:
             least = {"steps": self.steps, "accumulation": self.accumulation, "log_steps": self.log_steps}
             raise ConfigError(f"steps, accumulation and log_steps must be at least 1, got {least}")
         for name in ("save_steps", "validate_steps"):
-            if (getattr(self, name) or 1) < 1:
-                raise ConfigError(f"{name} must be at least 1, got {getattr(self, name)}")
+            every = getattr(self, name)
+            if every is not None and every < 1:
+                raise ConfigError(f"{name} must be at least 1, got {every}; leave it out for the default")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
         if self.clip_norm is not None and self.clip_norm <= 0:
@@ -131,6 +132,11 @@ def this_rank_only(values: Sequence[float]) -> list[float]:
     return list(values)
 
 
+def run_identity(settings: LoopSettings, recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """What a run that goes on must share with the one it goes on from."""
+    return {"loop": settings.identity(), "recipe": dict(recipe)}
+
+
 def find_nothing(step: int) -> dict[str, Any]:
     """The validation of a run without one."""
     return {}
@@ -160,7 +166,7 @@ def train(
     and return. Raises RequestError when the loss or the gradient is not finite (the last checkpoint stays), MediaError
     when the log cannot be written, and what `CheckpointFolder` raises.
     """
-    state = TrainingState(model, optimizers, average, {"loop": settings.identity(), "recipe": recipe or {}})
+    state = TrainingState(model, optimizers, average, run_identity(settings, recipe or {}))
     step = checkpoints.restore(state)
     log = _Log(log_path if rank == 0 else None, report if rank == 0 else None)
     base_rates = [[group.setdefault("base_lr", group["lr"]) for group in each.param_groups] for each in optimizers]

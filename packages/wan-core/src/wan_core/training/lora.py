@@ -7,7 +7,7 @@ Wan release, which ComfyUI, diffusers and `wan_core.checkpoints` read.
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wan_core.errors import ConfigError, MediaError
+from wan_core.training.ranks import Ranks
 
 DEFAULT_TARGETS = ("blocks.*.self_attn.[qkvo]", "blocks.*.cross_attn.[qkvo]", "blocks.*.ffn.[02]")
 _PREFIX = "diffusion_model."
@@ -82,12 +83,17 @@ def attach_lora(model: nn.Module, settings: LoRASettings) -> list[str]:
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     idle = [target for target in settings.targets if not any(fnmatchcase(name, target) for name in linears)]
     if idle:
-        raise ConfigError(f"no linear layer matches {', '.join(idle)}; there are {', '.join(list(linears)[:4])} ...")
+        raise ConfigError(f"no linear layer matches {', '.join(idle)}; there are {', '.join(_shown(linears))} ...")
     model.requires_grad_(False)
     chosen = [name for name in linears if any(fnmatchcase(name, target) for target in settings.targets)]
     for name in chosen:
         _replace(model, name, LoRALinear(linears[name], settings))
     return chosen
+
+
+def _shown(names: Iterable[str]) -> list[str]:
+    """A few names, those inside blocks first."""
+    return sorted(names, key=lambda name: not name.startswith("blocks."))[:4]
 
 
 def merge_lora(model: nn.Module) -> None:
@@ -115,17 +121,25 @@ def lora_tensors(model: nn.Module) -> dict[str, Tensor]:
 
 
 def save_lora(
-    model: nn.Module, path: str | Path, *, dtype: torch.dtype = torch.float32, metadata: Mapping[str, str] | None = None
+    model: nn.Module,
+    path: str | Path,
+    *,
+    dtype: torch.dtype = torch.float32,
+    metadata: Mapping[str, str] | None = None,
+    ranks: Ranks | None = None,
 ) -> Path:
     """Write the adapters of ``model`` to a safetensors file, whole or not at all; returns its path.
 
-    ``metadata`` says how they were made. Raises ConfigError when the model has none, MediaError when the file cannot be
-    written.
+    ``metadata`` says how they were made. With several ``ranks`` all must call it; the first writes. Raises ConfigError
+    when the model has none, MediaError when the file cannot be written.
     """
-    path = Path(path)
-    tensors = {name: tensor.to(dtype).contiguous() for name, tensor in lora_tensors(model).items()}
+    path, ranks = Path(path), ranks or Ranks()
+    whole = {name: ranks.whole(tensor) for name, tensor in lora_tensors(model).items()}
+    tensors = {name: tensor.to("cpu", dtype).contiguous() for name, tensor in whole.items()}
     if not tensors:
         raise ConfigError("this model has no LoRA adapters to save")
+    if not ranks.is_first:
+        return path
     temporary = path.with_name(f".unfinished-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

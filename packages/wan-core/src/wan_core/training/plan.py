@@ -20,13 +20,15 @@ from wan_core.pipeline import Pipeline, plan_request
 from wan_core.presets import Preset, get_preset
 from wan_core.runtime import resolve_device, resolve_dtype
 from wan_core.tasks import Experts, TaskInputs
-from wan_core.training.cache import Cache
-from wan_core.training.data import ClipSettings, Example, bucket, find_examples
+from wan_core.training.cache import Cache, check_cache
+from wan_core.training.data import ClipSettings, Example, bucket, check_example, find_examples
 from wan_core.training.examples import clip_settings, describe_cache, model_marks, task_kind
-from wan_core.training.loop import LoopSettings
+from wan_core.training.loop import LoopSettings, run_identity
 from wan_core.training.lora import LoRASettings, attach_lora
 from wan_core.training.optimizers import require_optimizer
 from wan_core.training.settings import EXPERTS, TrainSettings
+from wan_core.training.state import CheckpointFolder
+from wan_core.training.tensorboard import require_tensorboard
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +77,7 @@ class TrainingPlan:
     folder: Path
     clips: ClipSettings
     examples: Sequence[Example] | None
-    cache_settings: dict[str, Any] | None
+    cache_settings: dict[str, Any]
     prompts: Sequence[TaskInputs]
     device: torch.device
     dtype: torch.dtype
@@ -95,17 +97,17 @@ class TrainingPlan:
         runtime = RuntimeOptions(device=str(self.device), dtype=str(dtype).removeprefix("torch."))
         return load_pipeline(self.preset, self.options.checkpoint_dir, runtime)
 
-    def run_folder(self, expert: Expert) -> Path:
-        """Where the checkpoints of one network go."""
-        return self.options.output / "checkpoints" / expert.name
+    def checkpoints(self, expert: Expert) -> CheckpointFolder:
+        """The checkpoints of one network."""
+        return CheckpointFolder(self.options.output / "checkpoints" / expert.name, keep=self.options.keep)
 
     def recipe(self, expert: Expert) -> dict[str, Any]:
         """What a run that goes on must share, beside the loop's settings."""
-        values: dict[str, Any] = {
-            name: getattr(self.settings, name) for name in TrainSettings.__dataclass_fields__ if name != "checkpointing"
-        }
+        fields = [name for name in TrainSettings.__dataclass_fields__ if name != "checkpointing"]
+        values: dict[str, Any] = {name: getattr(self.settings, name) for name in fields}
         values |= {"rate": self.settings.base_rate(), "lora_targets": list(self.settings.lora_targets)}
-        return {**values, "model": self.preset.name, "expert": expert.name, "dtype": str(self.dtype)[6:]}
+        values |= {"model": self.preset.name, "expert": expert.name, "dtype": str(self.dtype)[6:]}
+        return {**values, "examples": self.cache_settings["examples"]}
 
 
 def plan_training(options: RunOptions, settings: TrainSettings, loop: LoopSettings) -> TrainingPlan:
@@ -118,6 +120,8 @@ def plan_training(options: RunOptions, settings: TrainSettings, loop: LoopSettin
     _check_task(preset, settings, loop)
     experts = choose_experts(preset, options.expert, settings.lora())
     require_optimizer(settings.optimizer)
+    if options.tensorboard:
+        require_tensorboard()
     device, dtype = machine(options.device, options.dtype)
     prompts = _plan_prompts(preset, options)
     clips = clip_settings(preset, num_frames=options.num_frames, fps=options.fps, size=options.size)
@@ -127,23 +131,34 @@ def plan_training(options: RunOptions, settings: TrainSettings, loop: LoopSettin
         )
     examples = None if options.data is None else examples_of(options.data, clips)
     check_writable(options.output)
+    CheckpointFolder(options.output, keep=options.keep)
     folder = checkpoint_folder(preset, options.checkpoint_dir)
     plan = TrainingPlan(
         preset=preset, options=options, settings=settings, loop=loop, experts=experts, folder=folder, clips=clips,
-        examples=examples, cache_settings=None, prompts=prompts, device=device, dtype=dtype,
+        examples=examples, cache_settings={}, prompts=prompts, device=device, dtype=dtype,
     )  # fmt: skip
     plan.pipeline(plan.weights_dtype)  # reads the headers of all files
     _check_network(plan)
-    vae, text_encoder = encoder_files(preset, folder)
+    plan = replace(plan, cache_settings=_cache_settings(plan))
+    for expert in experts:
+        plan.checkpoints(expert).compare(run_identity(loop, plan.recipe(expert)))
+    return plan
+
+
+def _cache_settings(plan: TrainingPlan) -> dict[str, Any]:
+    """What the cache was, or will be, made with; a cache that exists is compared."""
+    preset, files, examples = plan.preset, encoder_files(plan.preset, plan.folder), plan.examples
     if examples is None:
-        cache = Cache(plan.cache_folder, expected=model_marks(preset, vae, text_encoder))
-        settings.held_out_of(len(cache))
-        _check_cache(cache, options)
-        return plan
-    settings.held_out_of(len(examples))
-    pictures = settings.clean_frames > 1
-    made_with = describe_cache(preset, vae, text_encoder, clips, examples, pictures=pictures)
-    return replace(plan, cache_settings=made_with)
+        cache = Cache(plan.cache_folder, expected=model_marks(preset, *files))
+        cache.check_headers()
+        plan.settings.held_out_of(len(cache))
+        _check_cache(cache, plan.options)
+        return cache.settings
+    plan.settings.held_out_of(len(examples))
+    pictures = plan.settings.clean_frames > 1
+    made_with = describe_cache(preset, *files, plan.clips, examples, pictures=pictures)
+    check_cache(plan.cache_folder, len(examples), made_with)
+    return made_with
 
 
 def machine(device: str | None, dtype: str | None) -> tuple[torch.device, torch.dtype]:
@@ -181,10 +196,10 @@ def encoder_files(preset: Preset, folder: Path) -> tuple[Path, Path]:
 
 def examples_of(folder: Path, clips: ClipSettings) -> list[Example]:
     """The examples of a folder, each one's video opened once. Raises RequestError for a wrong folder, MediaError naming
-    the first video that cannot be read."""
+    the first video that cannot be read or is too short."""
     examples = find_examples(folder)
     for example in examples:
-        bucket(example, clips)
+        check_example(example, clips)
     return examples
 
 

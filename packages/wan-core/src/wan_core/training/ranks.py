@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
-from torch import Tensor, nn
+import torch
+from torch import Tensor, distributed, nn
 
+from wan_core.runtime import Launch, make_mesh, mean_over_processes, process_group, shard_model, whole_tensor
 from wan_core.training.loop import Reduce, this_rank_only
 
 
@@ -42,3 +46,32 @@ class Ranks:
     def is_first(self) -> bool:
         """Whether this process writes what is written once."""
         return self.rank == 0
+
+
+@contextmanager
+def distributed_ranks(launch: Launch | None, device: torch.device, *, replicas: int = 1) -> Iterator[Ranks]:
+    """The processes that torchrun started, their weights divided; one alone without ``launch``.
+
+    ``replicas`` groups hold the same weights each (HSDP). Raises BackendError when they cannot meet, ConfigError for
+    groups that cannot be equal.
+    """
+    if launch is None:
+        yield Ranks()
+        return
+    with process_group(launch, device):
+        mesh = make_mesh(launch.world, device, replicas=replicas)
+
+        def reduce(values: Sequence[float]) -> list[float]:
+            return mean_over_processes(values, device)
+
+        def wait() -> None:
+            distributed.barrier()
+
+        yield Ranks(
+            rank=launch.rank,
+            world=launch.world,
+            reduce=reduce,
+            shard=partial(shard_model, mesh=mesh),
+            whole=whole_tensor,
+            wait=wait,
+        )

@@ -24,7 +24,8 @@ from wan_core.training.objective import NoiseLevels, expert_levels
 from wan_core.training.optimizers import build_optimizers
 from wan_core.training.plan import Expert, TrainingPlan
 from wan_core.training.ranks import Ranks
-from wan_core.training.state import AveragedWeights, CheckpointFolder
+from wan_core.training.state import AveragedWeights
+from wan_core.training.tensorboard import tensorboard_listener
 from wan_core.training.validation import Validation, averaged, with_network
 
 LOG_NAME = "log.jsonl"
@@ -68,7 +69,7 @@ def carry_out(plan: TrainingPlan, listeners: Listeners, ranks: Ranks | None = No
 def prepare_cache(plan: TrainingPlan, listeners: Listeners, ranks: Ranks) -> Cache:
     """The finished cache of a plan; made here, by the first rank, when the plan has examples."""
     examples = plan.examples
-    if examples is not None and plan.cache_settings is not None and ranks.is_first:
+    if examples is not None and ranks.is_first:
         encoder = ExampleEncoder(plan.pipeline(plan.dtype), plan.clips, pictures=bool(plan.cache_settings["pictures"]))
         write_cache(
             plan.cache_folder,
@@ -78,7 +79,7 @@ def prepare_cache(plan: TrainingPlan, listeners: Listeners, ranks: Ranks) -> Cac
             report=listeners.encoded,
         )
     ranks.wait()
-    return Cache(plan.cache_folder, expected=plan.cache_settings)
+    return Cache(plan.cache_folder, expected=plan.cache_settings if examples is not None else None)
 
 
 def _train_expert(
@@ -102,11 +103,11 @@ def _train_expert(
         optimizers,
         loss,
         plan.loop,
-        checkpoints=CheckpointFolder(plan.run_folder(expert), keep=plan.options.keep),
+        checkpoints=plan.checkpoints(expert),
         average=average,
-        recipe={**plan.recipe(expert), "cache": cache.settings.get("examples"), "world": ranks.world},
+        recipe=plan.recipe(expert),
         log_path=plan.options.output / expert.name / LOG_NAME,
-        report=listeners.step,
+        report=_report(plan, expert, listeners, ranks),
         validate=validation,
         rank=ranks.rank,
         reduce=ranks.reduce,
@@ -115,6 +116,18 @@ def _train_expert(
         return result, plan.options.output
     with averaged(model, average):
         return result, _export(plan, expert, model, result, ranks)
+
+
+def _report(plan: TrainingPlan, expert: Expert, listeners: Listeners, ranks: Ranks) -> Callable[[dict[str, Any]], None]:
+    if not plan.options.tensorboard or not ranks.is_first:
+        return listeners.step
+    board = tensorboard_listener(plan.options.output / "tensorboard" / expert.name)
+
+    def report(line: dict[str, Any]) -> None:
+        listeners.step(line)
+        board(line)
+
+    return report
 
 
 def load_network(plan: TrainingPlan, expert: Expert) -> WanDiT:
@@ -170,8 +183,7 @@ def _export(plan: TrainingPlan, expert: Expert, model: WanDiT, result: TrainingR
     output = plan.options.output
     if plan.settings.lora() is not None:
         path = output / (f"lora-{expert.name}.safetensors" if expert.name else "lora.safetensors")
-        if ranks.is_first:
-            save_lora(model, path, metadata=metadata)
+        save_lora(model, path, metadata=metadata, ranks=ranks)
         ranks.wait()
         return path
     target = output / "model"

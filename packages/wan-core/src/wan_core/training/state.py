@@ -1,7 +1,8 @@
 """Training state on disk: atomic checkpoint folders from which a run goes on bit for bit, and averaged weights.
 
 A folder ``step-00000120`` holds ``model.safetensors`` (the trained weights), ``training.safetensors`` (optimizer and
-averaged weights) and ``state.json`` (step, settings, structure, sizes). Random numbers need no state: the loop seeds
+averaged weights) and ``state.json`` (step, settings, structure, sizes). Runs of several processes write parts instead
+of the two (see `sharded`); either kind is read by any number of processes. Random numbers need no state: the loop seeds
 them from (seed, step, rank) at every step.
 """
 
@@ -10,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +19,16 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from wan_core.errors import CheckpointError, ConfigError, MediaError
+from wan_core.runtime import is_sharded
+from wan_core.training.sharded import copy_whole, is_sharded_folder, read_parts, write_parts, zeros_of
 
 _STATE = "state.json"
 _MODEL = "model.safetensors"
 _TRAINING = "training.safetensors"
+_WEIGHTS = "model."
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -126,21 +130,38 @@ class CheckpointFolder:
         Raises MediaError when the disk is full or not writable; checkpoints that were there are untouched then.
         """
         temporary = self.root / f".unfinished-{step:08d}"
+        together = is_sharded(state.model)
         try:
-            self._remove_unfinished()
-            temporary.mkdir(parents=True)
-            _write(temporary, state, step)
-            if self.path(step).exists():
-                shutil.rmtree(self.path(step))
-            os.replace(temporary, self.path(step))
-            _sync(self.root)
+            first_alone(lambda: self._begin(temporary), together)
+            tensors, summary = _packed(state, step)
+            if together:
+                write_parts(temporary, tensors)
+            first_alone(lambda: self._finish(temporary, tensors, summary, together), together)
         except (OSError, SafetensorError) as error:
             shutil.rmtree(temporary, ignore_errors=True)
             last = f"the last good one is {self.path(self.steps()[-1])}" if self.steps() else "there is no earlier one"
             raise MediaError(f"cannot save a checkpoint in {self.root}: {error}; {last}") from error
+        return self.path(step)
+
+    def _begin(self, temporary: Path) -> None:
+        self._remove_unfinished()
+        temporary.mkdir(parents=True)
+
+    def _finish(self, temporary: Path, tensors: Mapping[str, Tensor], summary: dict[str, Any], together: bool) -> None:
+        """Complete the folder, give it its name and remove old ones."""
+        if not together:
+            _write_files(temporary, tensors)
+            summary["sizes"] = {name: (temporary / name).stat().st_size for name in (_MODEL, _TRAINING)}
+        (temporary / _STATE).write_text(json.dumps(summary, indent=1))
+        for path in temporary.iterdir():
+            _sync(path)
+        final = self.path(summary["step"])
+        if final.exists():
+            shutil.rmtree(final)
+        os.replace(temporary, final)
+        _sync(self.root)
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.path(old))
-        return self.path(step)
 
     def restore(self, state: TrainingState, *, may_change: Iterable[str] = ()) -> int:
         """Load the newest checkpoint into ``state`` and return its step, or 0 when there is none.
@@ -155,17 +176,32 @@ class CheckpointFolder:
         saved = _read_state(folder)
         _compare_settings(saved["settings"], state.settings, set(may_change), folder)
         try:
-            weights, training = load_file(folder / _MODEL), load_file(folder / _TRAINING)
+            tensors = _read_tensors(folder, saved, state)
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{folder} is damaged: {error}; remove it to go on from an earlier one") from error
-        _restore_model(state.model, weights, folder)
+        _restore_model(state.model, _below(tensors, _WEIGHTS), folder)
         for number, optimizer in enumerate(state.optimizers):
-            unpack_optimizer(optimizer, _below(training, f"optimizer.{number}."), saved["optimizers"][number])
+            entries = {
+                name: _fitted(tensor, _owner(optimizer, name))
+                for name, tensor in _below(tensors, f"optimizer.{number}.").items()
+            }
+            unpack_optimizer(optimizer, entries, saved["optimizers"][number])
         if state.average is not None:
             state.average.updates = saved["average_updates"]
-            for name, tensor in _below(training, "average.").items():
-                state.average.tensors[name].copy_(tensor)
+            for name, tensor in _below(tensors, "average.").items():
+                copy_whole(state.average.tensors[name], tensor)
         return int(saved["step"])
+
+    def compare(self, settings: Mapping[str, Any], *, may_change: Iterable[str] = ()) -> int:
+        """The step of the newest checkpoint, 0 when there is none; only its settings are read.
+
+        Raises as `restore` does, but for weights.
+        """
+        steps = self.steps()
+        if steps:
+            folder = self.path(steps[-1])
+            _compare_settings(_read_state(folder)["settings"], settings, set(may_change), folder)
+        return steps[-1] if steps else 0
 
     def _remove_unfinished(self) -> None:
         for path in self.root.glob(".unfinished-*"):
@@ -176,28 +212,90 @@ def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def _write(folder: Path, state: TrainingState, step: int) -> None:
-    training: dict[str, Tensor] = {}
+def first_alone(action: Callable[[], None], together: bool) -> None:
+    """Do something once: in the first process, while the others wait; an OSError there is one everywhere."""
+    if not together:
+        action()
+        return
+    reason: list[str | None] = [None]
+    if distributed.get_rank() == 0:
+        try:
+            action()
+        except OSError as error:
+            reason[0] = str(error)
+    distributed.broadcast_object_list(reason)
+    if reason[0] is not None:
+        raise OSError(reason[0])
+
+
+def _packed(state: TrainingState, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All tensors of a run by name, and the rest as plain values."""
+    tensors = {f"{_WEIGHTS}{name}": value.detach() for name, value in trained_tensors(state.model).items()}
     structures = []
     for number, optimizer in enumerate(state.optimizers):
-        tensors, plain = pack_optimizer(optimizer)
-        training.update({f"optimizer.{number}.{name}": tensor for name, tensor in tensors.items()})
+        packed, plain = pack_optimizer(optimizer)
+        tensors.update({f"optimizer.{number}.{name}": tensor for name, tensor in packed.items()})
         structures.append(plain)
     if state.average is not None:
-        training.update({f"average.{name}": tensor for name, tensor in state.average.tensors.items()})
-    weights = {name: value.detach() for name, value in trained_tensors(state.model).items()}
-    for name, tensors in ((_MODEL, weights), (_TRAINING, training)):
-        save_file({key: tensor.contiguous() for key, tensor in tensors.items()}, folder / name)
+        tensors.update({f"average.{name}": tensor for name, tensor in state.average.tensors.items()})
     summary = {
         "step": step,
         "settings": dict(state.settings),
         "optimizers": structures,
         "average_updates": 0 if state.average is None else state.average.updates,
-        "sizes": {name: (folder / name).stat().st_size for name in (_MODEL, _TRAINING)},
+        "sizes": {},
+        "shapes": {name: list(tensor.shape) for name, tensor in tensors.items()},
     }
-    (folder / _STATE).write_text(json.dumps(summary, indent=1))
-    for path in folder.iterdir():
-        _sync(path)
+    return tensors, summary
+
+
+def _write_files(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Whole tensors in two files: the weights, which others may read too, and the rest."""
+    weights = _below(tensors, _WEIGHTS)
+    training = {name: tensor for name, tensor in tensors.items() if not name.startswith(_WEIGHTS)}
+    for file, content in ((_MODEL, weights), (_TRAINING, training)):
+        save_file({key: tensor.contiguous() for key, tensor in content.items()}, folder / file)
+
+
+def _read_tensors(folder: Path, saved: Mapping[str, Any], state: TrainingState) -> dict[str, Tensor]:
+    """All tensors of a checkpoint: whole, or divided as the model is."""
+    if not is_sharded_folder(folder):
+        weights = {f"{_WEIGHTS}{name}": tensor for name, tensor in load_file(folder / _MODEL).items()}
+        return weights | load_file(folder / _TRAINING)
+    tensors = {name: _room(name, shape, state) for name, shape in saved["shapes"].items()}
+    read_parts(folder, tensors)
+    return tensors
+
+
+def _room(name: str, shape: Sequence[int], state: TrainingState) -> Tensor:
+    """Memory for a saved tensor, divided as its counterpart of the run is."""
+    kind, _, rest = name.partition(".")
+    if kind == "optimizer":
+        number, _, entry = rest.partition(".")
+        number_of = int(number)
+        if number_of < len(state.optimizers):
+            return zeros_of(shape, _owner(state.optimizers[number_of], entry))
+    counterparts = trained_tensors(state.model)
+    return zeros_of(shape, counterparts[rest]) if rest in counterparts else torch.zeros(tuple(shape))
+
+
+def _owner(optimizer: torch.optim.Optimizer, entry: str) -> Tensor:
+    """The weight that an entry ``index.name`` of an optimizer's state belongs to."""
+    weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+    index = int(entry.partition(".")[0])
+    if index >= len(weights):
+        raise CheckpointError(f"the optimizer state belongs to other parameters: it has more than {len(weights)}")
+    owner: Tensor = weights[index]
+    return owner
+
+
+def _fitted(tensor: Tensor, owner: Tensor) -> Tensor:
+    """A saved entry of an optimizer, divided as the weight that it belongs to."""
+    room = zeros_of(tensor.shape, owner)
+    if type(room) is type(tensor):
+        return tensor
+    copy_whole(room, tensor)
+    return room
 
 
 def _sync(path: Path) -> None:
@@ -222,13 +320,27 @@ def _read_state(folder: Path) -> dict[str, Any]:
 
 
 def _compare_settings(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: set[str], folder: Path) -> None:
-    now = json.loads(json.dumps(dict(now)))  # tuples become lists, as in the file
+    saved, now = _flat(saved), _flat(json.loads(json.dumps(dict(now))))  # tuples become lists, as in the file
     names = sorted((set(saved) | set(now)) - may_change)
     changed = [
         f"{name} was {saved.get(name)!r}, is {now.get(name)!r}" for name in names if saved.get(name) != now.get(name)
     ]
     if changed:
-        raise ConfigError(f"cannot go on from {folder} with other settings: {'; '.join(changed[:5])}")
+        raise ConfigError(
+            f"cannot go on from {folder} with other settings: {'; '.join(changed[:5])}; set them back, or name another "
+            "output folder"
+        )
+
+
+def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested settings by dotted names, so that a message shows the one that differs."""
+    flat: dict[str, Any] = {}
+    for name, value in settings.items():
+        if isinstance(value, dict):
+            flat |= {f"{name}.{inner}": each for inner, each in _flat(value).items()}
+        else:
+            flat[name] = value
+    return flat
 
 
 def _restore_model(model: nn.Module, weights: Mapping[str, Tensor], folder: Path) -> None:
@@ -242,4 +354,4 @@ def _restore_model(model: nn.Module, weights: Mapping[str, Tensor], folder: Path
         )
     with torch.no_grad():
         for name, parameter in present.items():
-            parameter.copy_(weights[name])
+            copy_whole(parameter, weights[name])

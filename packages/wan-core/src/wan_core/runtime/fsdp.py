@@ -1,0 +1,45 @@
+"""Weights divided among processes: FSDP2 around each block and the rest (Zhao et al., arXiv 2304.11277)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import DeviceMesh
+from torch.distributed.fsdp import fully_shard
+from torch.distributed.tensor import DTensor
+
+
+def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
+    """Divide a model's weights over ``mesh`` in place: each block on its own, the rest together.
+
+    A block's weights are gathered when it runs and let go after it. Weights keep their dtype; what should be computed
+    in bfloat16 is said by autocast, so what a model keeps in float32 stays so. Adapters come before, optimizers after.
+    """
+    for module in model.modules():
+        blocks = getattr(module, "blocks", None)
+        if isinstance(blocks, nn.ModuleList):
+            for block in blocks:
+                fully_shard(block, mesh=mesh)
+    fully_shard(model, mesh=mesh)
+
+
+def is_sharded(model: nn.Module) -> bool:
+    """Whether any weight of a model is divided."""
+    return any(isinstance(parameter, DTensor) for parameter in model.parameters())
+
+
+def whole_tensor(tensor: Tensor) -> Tensor:
+    """A weight gathered from all processes, on each of them; a whole one as it is. All must call it."""
+    if not isinstance(tensor, DTensor):
+        return tensor.detach()
+    whole: Tensor = tensor.full_tensor()
+    return whole.detach()
+
+
+def mean_over_processes(values: Sequence[float], device: torch.device) -> list[float]:
+    """The mean of each number over all processes, the same on each."""
+    numbers = torch.tensor(values, dtype=torch.float64 if device.type == "cpu" else torch.float32, device=device)
+    distributed.all_reduce(numbers)
+    return [float(number) for number in numbers / distributed.get_world_size()]

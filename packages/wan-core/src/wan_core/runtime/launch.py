@@ -1,0 +1,85 @@
+"""Several processes of one run: what torchrun says about this one, and its process group while it is needed."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from torch import distributed
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+
+from wan_core.errors import BackendError, ConfigError
+
+_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@dataclass(frozen=True)
+class Launch:
+    """This process among ``world``: ``rank`` over all machines, ``local_rank`` on this one."""
+
+    rank: int
+    world: int
+    local_rank: int
+
+    def device(self, asked: str | None = None) -> str:
+        """The device of this process: its own GPU where nothing, or just ``cuda``, was asked for."""
+        if asked in (None, "cuda") and torch.cuda.is_available():
+            return f"cuda:{self.local_rank}"
+        return asked or "cpu"
+
+
+def launched(environment: Mapping[str, str] | None = None) -> Launch | None:
+    """What torchrun's variables say, None without them or for a single process.
+
+    Raises BackendError when only some are set, or when they are no numbers that can be.
+    """
+    environment = os.environ if environment is None else environment
+    if not any(name in environment for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK")):
+        return None
+    missing = [name for name in _VARIABLES if name not in environment]
+    if missing:
+        raise BackendError(
+            f"of torchrun's variables {', '.join(missing)} is missing; start with torchrun, or unset all"
+        )
+    try:
+        rank, world, local = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+    except ValueError as error:
+        raise BackendError(f"RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers: {error}") from error
+    if not 0 <= rank < world or local < 0:
+        raise BackendError(f"RANK {rank} of WORLD_SIZE {world} cannot be; start with torchrun, or unset all")
+    return Launch(rank, world, local) if world > 1 else None
+
+
+@contextmanager
+def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
+    """The default process group (nccl on GPUs, gloo on the CPU); it is gone afterwards, also after an error.
+
+    Raises BackendError when the processes cannot meet.
+    """
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    try:
+        distributed.init_process_group(
+            "nccl" if device.type == "cuda" else "gloo", rank=launch.rank, world_size=launch.world
+        )
+    except (RuntimeError, ValueError) as error:
+        raise BackendError(f"process {launch.rank} of {launch.world} cannot reach the others: {error}") from error
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def make_mesh(world: int, device: torch.device, *, replicas: int = 1) -> DeviceMesh:
+    """How processes share weights: all together, or in ``replicas`` groups that hold the same (HSDP).
+
+    Raises ConfigError when the groups would not be equal.
+    """
+    if replicas < 1 or world % replicas:
+        raise ConfigError(f"{world} processes cannot make {replicas} equal groups; take a divisor of {world}")
+    if replicas == 1:
+        return init_device_mesh(device.type, (world,), mesh_dim_names=("shard",))
+    return init_device_mesh(device.type, (replicas, world // replicas), mesh_dim_names=("replicate", "shard"))

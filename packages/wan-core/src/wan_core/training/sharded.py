@@ -1,0 +1,62 @@
+"""Training state of divided weights, through torch.distributed.checkpoint: every process writes and reads its part.
+
+A folder can be read by any number of processes, also by one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
+from torch.distributed.checkpoint.state_dict_loader import load
+from torch.distributed.checkpoint.state_dict_saver import save
+from torch.distributed.tensor import DTensor, distribute_tensor
+
+_INDEX = ".metadata"
+
+
+def is_sharded_folder(folder: Path) -> bool:
+    """Whether a checkpoint was written by several processes."""
+    return (folder / _INDEX).is_file()
+
+
+def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors, divided ones by their parts; every process calls it. Raises OSError when a disk refuses."""
+    try:
+        save(dict(tensors), storage_writer=FileSystemWriter(folder, sync_files=True))
+    except CheckpointException as error:
+        raise OSError(_reason(error)) from error
+
+
+def read_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Fill tensors of any division, in place. Raises OSError when the folder is damaged or lacks one."""
+    alone = not distributed.is_initialized()
+    try:
+        load(dict(tensors), storage_reader=FileSystemReader(folder), no_dist=alone)
+    except (CheckpointException, RuntimeError, KeyError, ValueError, EOFError) as error:
+        raise OSError(_reason(error)) from error
+
+
+def zeros_of(shape: Sequence[int], like: Tensor) -> Tensor:
+    """Room for a saved tensor: divided as ``like`` where it has its shape, else whole."""
+    if tuple(shape) == tuple(like.shape):
+        return torch.zeros_like(like, dtype=torch.float32, requires_grad=False)
+    return torch.zeros(tuple(shape))
+
+
+def copy_whole(target: Tensor, source: Tensor) -> None:
+    """Copy a whole tensor into one that may be divided; every process has the whole."""
+    if isinstance(target, DTensor) and not isinstance(source, DTensor):
+        source = distribute_tensor(source.to(target.device, target.dtype), target.device_mesh, target.placements)
+    target.copy_(source)
+
+
+def _reason(error: BaseException) -> str:
+    failures: Mapping[int, Any] = getattr(error, "failures", {})
+    first = next(iter(failures.values()), (error,))
+    return str(first[0] if isinstance(first, tuple) else first).splitlines()[0][:200]

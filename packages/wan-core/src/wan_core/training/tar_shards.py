@@ -1,0 +1,142 @@
+"""WebDataset shards as a source of examples: tar files in which members of one key belong together.
+
+``000001.mp4`` and ``000001.txt`` (the caption) are one example; ``000001.json`` may give ``caption``, ``start`` and
+``end`` instead, ``000001.png`` or ``.jpg`` its first picture. Members are read in place, nothing is unpacked into the
+folder, and what a member may be is checked before it is read: a plain file, a safe name, a known ending, a sane size.
+"""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, BinaryIO
+
+from wan_core.errors import MediaError, RequestError
+from wan_core.media import plain_text
+
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+TEXT_ENDINGS = (".txt", ".json")
+_CHUNK = 1 << 20
+_MOST_TEXT = 1 << 20
+_MOST_MEDIA = 16 << 30
+_MOST_MEMBERS = 1_000_000
+
+
+@dataclass(frozen=True)
+class Member:
+    """A file inside an uncompressed tar file, by its place there: ``offset`` and ``size`` in bytes."""
+
+    archive: Path
+    name: str
+    offset: int
+    size: int
+
+    @contextmanager
+    def unpacked(self) -> Iterator[Path]:
+        """A temporary file with the member's content. Raises MediaError when the shard is cut off or the disk full."""
+        with tempfile.TemporaryDirectory(prefix="wan-") as folder:
+            path = Path(folder) / PurePosixPath(self.name).name
+            try:
+                with self.archive.open("rb") as source, path.open("wb") as target:
+                    source.seek(self.offset)
+                    _copy(source, target, self.size)
+            except OSError as error:
+                raise MediaError(f"cannot unpack {self}: {error.strerror or error}") from error
+            if path.stat().st_size != self.size:
+                raise MediaError(f"{self.archive} is cut off inside {plain_text(self.name)}; download it again")
+            yield path
+
+    def text(self) -> str:
+        """The member as UTF-8 text. Raises MediaError."""
+        try:
+            with self.archive.open("rb") as source:
+                source.seek(self.offset)
+                return source.read(self.size).decode("utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise MediaError(f"{self} is no UTF-8 text: {error}") from error
+
+    def __str__(self) -> str:
+        return f"{self.archive}:{plain_text(self.name)}"
+
+
+def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
+    """Copy ``size`` bytes, or as many as there are."""
+    while size > 0 and (data := source.read(min(size, _CHUNK))):
+        target.write(data)
+        size -= len(data)
+
+
+@dataclass(frozen=True)
+class Group:
+    """The members of one key: a video, its caption and what else is said of it."""
+
+    video: Member
+    picture: Member | None
+    values: dict[str, Any]
+
+
+def read_groups(archive: Path, video_endings: tuple[str, ...]) -> list[Group]:
+    """The examples of one shard, in its order. Raises RequestError naming the first member that may not be there or
+    the first key that is not whole, MediaError for a file that is no tar file."""
+    keys: dict[str, dict[str, Member]] = {}
+    for member in _members(archive, (*video_endings, *PICTURE_ENDINGS, *TEXT_ENDINGS)):
+        path = PurePosixPath(member.name)
+        key, _, ending = path.name.partition(".")
+        keys.setdefault(str(path.parent / key), {})[f".{ending}".lower()] = member
+    return [_group(archive, key, members, video_endings) for key, members in keys.items()]
+
+
+def _group(archive: Path, key: str, members: dict[str, Member], video_endings: tuple[str, ...]) -> Group:
+    place = f"{archive}: {plain_text(key)}"
+    videos = [member for ending, member in members.items() if ending in video_endings]
+    if len(videos) != 1:
+        raise RequestError(f"{place} has {len(videos)} videos; each key needs one, among {', '.join(video_endings)}")
+    values: dict[str, Any] = {}
+    if ".json" in members:
+        try:
+            values = json.loads(members[".json"].text())
+        except ValueError as error:
+            raise RequestError(f"{place}.json is no JSON: {error}") from error
+        if not isinstance(values, dict):
+            raise RequestError(f"{place}.json must be one JSON object")
+    if ".txt" in members:
+        values = {**values, "caption": members[".txt"].text()}
+    pictures = [member for ending, member in members.items() if ending in PICTURE_ENDINGS]
+    kept = {name: values[name] for name in ("caption", "start", "end") if values.get(name) is not None}
+    return Group(videos[0], pictures[0] if pictures else None, kept)
+
+
+def _members(archive: Path, endings: tuple[str, ...]) -> Iterator[Member]:
+    try:
+        with tarfile.open(archive, "r:") as file:
+            for count, info in enumerate(file):
+                if info.isdir():
+                    continue
+                if count >= _MOST_MEMBERS:
+                    raise RequestError(f"{archive} has more than {_MOST_MEMBERS} members; divide it")
+                yield _checked(archive, info, endings)
+    except (tarfile.TarError, EOFError) as error:
+        raise MediaError(f"{archive} is no uncompressed tar file, or damaged: {error}") from error
+    except OSError as error:
+        raise MediaError(f"cannot read {archive}: {error.strerror or error}") from error
+
+
+def _checked(archive: Path, info: tarfile.TarInfo, endings: tuple[str, ...]) -> Member:
+    name, place = info.name, f"{archive}: member {plain_text(info.name)[:80]!r}"
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.name:
+        raise RequestError(f"{place} has an unsafe name; members have relative names inside the shard")
+    if not info.isreg() or info.issparse():
+        raise RequestError(f"{place} is no plain file (a link or a device); shards hold plain files")
+    ending = "." + path.name.partition(".")[2].lower()
+    if ending not in endings:
+        raise RequestError(f"{place} has an unknown ending {ending!r}; known are {', '.join(endings)}")
+    most = _MOST_TEXT if ending in TEXT_ENDINGS else _MOST_MEDIA
+    if not 0 < info.size <= most:
+        raise RequestError(f"{place} has {info.size} bytes; 1 to {most} are possible")
+    return Member(archive, name, info.offset_data, info.size)
