@@ -96,10 +96,11 @@ def test_every_fusion_runs_without_weights_of_its_own(
     assert tuple(read_video(tmp_path / "v.mp4").frames.shape) == (5, 3, *shape)
 
 
-def test_without_pi3_it_is_plain_ti2v(run: Run, files: Path, tmp_path: Path) -> None:
+def test_without_pi3_it_is_plain_ti2v(run: Run, checkpoint: Callable[[str], Path], files: Path, tmp_path: Path) -> None:
     words = ["--image", files / "frame0.png", "--prompt", "p", "--seed", 3, "--sample-steps", 1, "--frame-num", 5]
+    words += ["--size", "96*64", "--ckpt-dir", checkpoint("ti2v-5B")]
     assert run(*words, "--use-pi3", "false", "--output", "a.mp4", "--no-metadata", command=infer).exit_code == 0
-    assert run("generate", "tiny-ti2v", *words, "--output", "b.mp4", "--no-metadata").exit_code == 0
+    assert run("generate", "ti2v-5B", *words, "--output", "b.mp4", "--no-metadata").exit_code == 0
     assert (tmp_path / "a.mp4").read_bytes() == (tmp_path / "b.mp4").read_bytes()
 
 

@@ -195,7 +195,7 @@ def _preset(options: FinetuneOptions) -> Preset:
 
 def _adapter(options: FinetuneOptions) -> Pi3FeatureAdapter | None:
     """The adapter to go on from: the one given, or the tiny model's own."""
-    path = options.adapter or (BUNDLED_ADAPTER if options.wan_ckpt_dir is None and BUNDLED_ADAPTER.is_file() else None)
+    path = options.adapter or (BUNDLED_ADAPTER if options.wan_ckpt_dir is None else None)
     if path is None or not options.use_pi3:
         return None
     adapter = load_adapter(path)

@@ -18,9 +18,14 @@ POZE_5B = replace(
     task=GuidedImageToVideo(PI3_ID),
 )
 
+_TINY = get_preset("tiny-ti2v")
+# Changes of the tiny model's weights, which the core's loader finds by their full paths.
+_FILES = replace(_TINY.files, dit=str(WEIGHTS / "dit"), vae=str(WEIGHTS / "vae.safetensors"))
+
 TINY_POZE = replace(
-    get_preset("tiny-ti2v"),
+    _TINY,
     name="tiny-poze",
-    summary="picture to video guided by Pi3, in seconds on a CPU",
-    task=GuidedImageToVideo(adapter=BUNDLED_ADAPTER if BUNDLED_ADAPTER.is_file() else None),
+    summary="camera moves in rendered rooms guided by Pi3, in seconds on a CPU",
+    task=GuidedImageToVideo(adapter=BUNDLED_ADAPTER),
+    files=_FILES,
 )
