@@ -13,7 +13,7 @@ from wan_core.cli.options import ParsedType, debug_option
 from wan_core.cli.progress import item_progress, reporter, training_progress
 from wan_core.errors import RequestError
 from wan_core.media import parse_size
-from wan_core.runtime import peak_memory
+from wan_core.runtime import launched, peak_memory
 from wan_core.training import (
     DEFAULT_TARGETS,
     EXPERTS,
@@ -22,12 +22,14 @@ from wan_core.training import (
     TIMESTEPS,
     Listeners,
     LoopSettings,
+    Ranks,
     RunOptions,
     RunResult,
     TrainingPlan,
     TrainSettings,
     carry_out,
     describe_plan,
+    distributed_ranks,
     plan_training,
     read_config,
 )
@@ -90,6 +92,7 @@ _OPTIONS = [
     _option("--checkpointing/--no-checkpointing", default=False, help="Less memory, a third more time."),
     _option("--device", help="cpu, cuda, cuda:INDEX or mps.  [default: the best there is]"),
     _option("--dtype", help="float32 or bfloat16.  [default: float32 on the CPU, bfloat16 on GPUs that have it]"),
+    _option("--replicas", type=int, default=1, help="Under torchrun: groups of processes that hold all weights each."),
     _option("--seed", type=int, default=0, help="Of data order, noise and new weights."),
     _option("--dry-run", is_flag=True, help="Check everything, print plan, parameters and memory; read no weights."),
     _option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
@@ -98,17 +101,22 @@ _OPTIONS = [
 
 
 def _call(**values: Any) -> None:
+    launch = launched()
+    if launch is not None:
+        values = {**values, "device": launch.device(values["device"]), "quiet": values["quiet"] or launch.rank > 0}
     plan = plan_of(values)
     if values["dry_run"]:
         _show(describe_plan(plan), values["as_json"])
         return
-    result = run_plan(plan, quiet=values["quiet"])
+    with distributed_ranks(launch, plan.device, replicas=values["replicas"]) as ranks:
+        result = run_plan(plan, quiet=values["quiet"], ranks=ranks)
     if result.signal is not None:
         done = max((each.step for each in result.results.values()), default=0)
         click.echo(f"stopped at step {done}, everything is saved; the same command goes on from there", err=True)
         raise click.exceptions.Exit(143 if result.signal == signal.SIGTERM else 130)
     losses = {name or "model": each.loss for name, each in result.results.items()}
-    _show({"output": str(result.output), "steps": plan.loop.steps, "loss": losses}, values["as_json"])
+    if launch is None or launch.rank == 0:
+        _show({"output": str(result.output), "steps": plan.loop.steps, "loss": losses}, values["as_json"])
 
 
 train = ErrorReporting(
@@ -160,14 +168,14 @@ _RUN_NAMES = (
 )  # fmt: skip
 
 
-def run_plan(plan: TrainingPlan, *, quiet: bool) -> RunResult:
+def run_plan(plan: TrainingPlan, *, quiet: bool, ranks: Ranks | None = None) -> RunResult:
     """Carry out a plan with progress on the terminal."""
     total = 0 if plan.examples is None else len(plan.examples)
     with (
         item_progress("encode", total, quiet=quiet) as encoded,
         training_progress(plan.loop.steps, lambda: peak_memory(plan.device), quiet=quiet) as step,
     ):
-        return carry_out(plan, Listeners(say=reporter(quiet), encoded=encoded, step=step))
+        return carry_out(plan, Listeners(say=reporter(quiet), encoded=encoded, step=step), ranks)
 
 
 def _show(values: Mapping[str, Any], as_json: bool) -> None:

@@ -61,7 +61,7 @@ from wan_core.training.plan import (
     network_config,
     plan_training,
 )
-from wan_core.training.ranks import Ranks
+from wan_core.training.ranks import Ranks, distributed_ranks
 from wan_core.training.run import Listeners, RunResult, carry_out, load_network, own_weights, trained_levels
 from wan_core.training.settings import EXPERTS, OPTIMIZERS, TIMESTEPS, TrainSettings, read_config
 from wan_core.training.state import AveragedWeights, CheckpointFolder, TrainingState, trained_tensors
@@ -117,6 +117,7 @@ __all__ = [
     "count_weights",
     "describe_cache",
     "describe_plan",
+    "distributed_ranks",
     "draw_clean_frames",
     "encoder_files",
     "examples_mark",
