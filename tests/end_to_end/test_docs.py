@@ -23,6 +23,7 @@ NEEDS_WEIGHTS = (
     "wan convert",
     "wan merge-lora",
     "wan train",
+    "wan cache",
     "torchrun",
 )
 SCRIPTS = {"wan": wan, "mi2v": mi2v}

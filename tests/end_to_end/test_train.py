@@ -192,3 +192,17 @@ def test_the_commands_of_the_training_page_run(run: Run, monkeypatch: pytest.Mon
             elif words[:3] == ["uv", "run", "wan"] and "--ckpt-dir ./Wan" not in line:
                 good(run(*words[3:]))
     shutil.rmtree(tmp_path / "outputs")
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one_does(few: Path, tmp_path: Path) -> None:
+    good = ["train", "--data", few, "--lora-rank", 2, *SHORT, "--steps", 6]
+    alone = [sys.executable, "-m", "wan_core", *good, "--output", tmp_path / "one", "--batch-size", 2]
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    together = [*launch, "-m", "wan_core", *good, "--output", tmp_path / "two", "--batch-size", 1]
+    for command in (alone, together):
+        subprocess.run([str(word) for word in command], check=True, timeout=200)
+    assert log_of(tmp_path / "two", "loss") == pytest.approx(log_of(tmp_path / "one", "loss"), abs=1e-5)
+    one, two = (load_file(tmp_path / name / "lora.safetensors") for name in ("one", "two"))
+    for name, tensor in one.items():
+        torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0)
