@@ -338,30 +338,34 @@ def resident(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
 from click.testing import CliRunner
 from wan_core.cli.convert import convert
-import wan_core.checkpoints, wan_core.presets.fit
-from wan_core.checkpoints import find_weights, networks_in
-networks_in(find_weights(sys.argv[1] + "/small.safetensors"))
+def run(name, out):
+    arguments = [f"{sys.argv[1]}/{name}.safetensors", f"{sys.argv[1]}/{out}", *sys.argv[2:], "--quiet"]
+    result = CliRunner().invoke(convert, arguments)
+    assert result.exit_code == 0, result.output
+run("small", "first")  # what libraries load at first use is not the converter's
+Path("/proc/self/clear_refs").write_text("5")
 before = resident("VmRSS")
-result = CliRunner().invoke(convert, [sys.argv[1] + "/w.safetensors", sys.argv[1] + "/out", *sys.argv[2:], "--quiet"])
-assert result.exit_code == 0, result.output
+run("w", "out")
 print(resident("VmHWM") - before)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
-    "options", [["--dtype", "float32"], pytest.param(["--to", "diffusers"], marks=pytest.mark.slow)]
+    ("options", "megabytes"),
+    [(["--dtype", "float32"], 60), pytest.param(["--to", "diffusers"], 40, marks=pytest.mark.slow)],
 )
-def test_converting_needs_no_more_memory_than_one_shard(tmp_path: Path, options: list[str]) -> None:
+def test_converting_needs_no_more_memory_than_one_shard(tmp_path: Path, options: list[str], megabytes: int) -> None:
     for name, layers in (("w", 4), ("small", 1)):
-        config = WanDiTConfig(dim=1024, num_heads=8, num_layers=layers, ffn_dim=4096, text_dim=64, freq_dim=64)
+        dim = 1024 if name == "w" else 128
+        config = WanDiTConfig(dim=dim, num_heads=8, num_layers=layers, ffn_dim=4 * dim, text_dim=64, freq_dim=64)
         with torch.device("meta"):
             shapes = {key: tensor.shape for key, tensor in config.build().state_dict().items()}
         stored = {key: torch.zeros(shape, dtype=torch.bfloat16) for key, shape in shapes.items()}
         write_file(MemorySource(stored), tmp_path / f"{name}.safetensors")
-    arguments = [sys.executable, "-c", MEASURED, str(tmp_path), "--shard-size", "40MB", *options]
+    arguments = [sys.executable, "-c", MEASURED, str(tmp_path), "--shard-size", f"{megabytes}MB", *options]
     result = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert int(result.stdout) <= 1.2 * 40e6, result.stdout
+    assert int(result.stdout) <= 1.2e6 * megabytes, result.stdout
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 3
 
 
