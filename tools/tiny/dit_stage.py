@@ -26,8 +26,8 @@ from wan_core.models import DiTInputs, TextEncoder, VideoVAE, WanDiT
 from wan_core.sampling import Anchors, Denoiser, make_solver, sample, seeded_noise
 from wan_core.training import Muon, NoiseLevels, draw_clean_frames, make_flow_batch
 
-CLIPS = 6000
-FIRST_CLIPS = 1500
+CLIPS = 9000
+FIRST_CLIPS = 6000
 PICTURE_CLIPS = 1000
 _SHARD = 100
 _EMPTY_CAPTIONS = 0.1
@@ -203,7 +203,7 @@ class DiTStage:
     clean_share: float = 0.0
     with_pictures: bool = False
     from_condition: bool = False
-    batch: int = 32
+    batch: int = 16
     clips: int = CLIPS
     first_clips: int = FIRST_CLIPS
 

@@ -31,6 +31,7 @@ DIT = WanDiTConfig(
     num_layers=6,
     text_dim=TEXT.dim,
     text_len=TEXT_LEN,
+    patch_size=(1, 1, 1),
 )
 I2V = replace(DIT, in_dim=2 * Z_DIM + 4)
 BOUNDARY = 0.875

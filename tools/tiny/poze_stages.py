@@ -30,7 +30,6 @@ from wan_core.training import (
     Muon,
     NoiseLevels,
     attach_lora,
-    lora_tensors,
     make_flow_batch,
     trained_tensors,
 )
@@ -107,11 +106,6 @@ class GuidedDiT(nn.Module):
         blocks = self.dit.blocks.named_parameters()
         matrices = {id(p) for name, p in blocks if p.ndim == 2 and "_attn." in name}
         return by_kind(self, matrices, 0.01, 1.5e-3)
-
-    def change(self) -> dict[str, Tensor]:
-        """The change of the bundled transformer, for `wan_core.checkpoints.with_delta`."""
-        whole = {name: value for name, value in trained_tensors(self.dit).items() if ".lora_" not in name}
-        return whole | lora_tensors(self.dit)
 
     def extra_context(self, tokens: Tensor) -> Tensor | None:
         """Guidance tokens [B, K, dim] of Pi3's tokens [B, h * w, C] of square pictures; None without an adapter."""

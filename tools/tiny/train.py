@@ -23,7 +23,7 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": "268435456",
     "OMP_NUM_THREADS": "1",
 }
-STAGES = ("vae", "text", "t2v", "ti2v", "i2v", "high", "low")
+STAGES = ("vae", "text", "t2v", "more", "i2v", "high", "low")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -115,12 +115,12 @@ def run_text(arguments: argparse.Namespace) -> None:
 
 
 def run_dit(arguments: argparse.Namespace) -> None:
-    """Stages "t2v" and "ti2v": the second goes on from the first's weights, with pictures among the clean frames."""
+    """Stages "t2v" and "more": the second goes on from the bundled weights, at a lower rate and on more noise."""
     from tools.tiny import dit_stage, evaluate, family, weights
     from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, NoiseLevels, train
 
     vae, encoder = load_frozen()
-    second = arguments.stage == "ti2v"
+    second = arguments.stage == "more"
     dit = family.DIT.build()
     dit_stage.use_plain_attention(dit)
     if second:
@@ -131,18 +131,18 @@ def run_dit(arguments: argparse.Namespace) -> None:
         dit,
         encoder,
         dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16()),
-        NoiseLevels(shift=4.0) if second else NoiseLevels(shift=2.0, std=1.2),
+        NoiseLevels(shift=4.0 if second else 3.0, std=1.2),
         dit_stage.channel_weights(vae),
         clean_share=0.3,
-        with_pictures=second,
+        with_pictures=True,
         first_clips=dit_stage.CLIPS if second else dit_stage.FIRST_CLIPS,
     )
-    steps = arguments.steps or (1600 if second else 6400)
-    warmup, decay = (50, 1.0) if second else (100, 0.3)
-    settings = LoopSettings(steps=steps, warmup_steps=warmup, decay_share=decay, final_rate=0.04)
-    average = AveragedWeights(dit, 0.995 if second else 0.998)
+    steps = arguments.steps or (4000 if second else 9000)
+    warmup, decay = (50, 1.0) if second else (100, 0.5)
+    settings = LoopSettings(steps=steps, warmup_steps=warmup, decay_share=decay, final_rate=0.03)
+    average = AveragedWeights(dit, 0.998)
     clips = evaluate.held_back_clips(evaluate.PROMPTS)
-    recipe = f"tools/tiny/dit_stage.py, stage {arguments.stage}, {{}} steps of 32, one CPU core"
+    recipe = f"tools/tiny/dit_stage.py, stage {arguments.stage}, {{}} steps of 16, one CPU core"
 
     def score(count: int) -> dict[str, Any]:
         chosen = clips[:count]
@@ -165,7 +165,7 @@ def run_dit(arguments: argparse.Namespace) -> None:
     report = Reporter(arguments.evaluate_minutes, lambda: score(40))
     result = train(
         dit,
-        dit_stage.dit_optimizers(dit, 0.4 if second else 1.0),
+        dit_stage.dit_optimizers(dit, 0.3 if second else 0.7),
         stage.loss,
         settings,
         checkpoints=CheckpointFolder(arguments.work / arguments.stage),
@@ -237,7 +237,7 @@ def main() -> None:
     import torch
 
     torch.set_num_threads(1)
-    {"vae": run_vae, "text": run_text, "t2v": run_dit, "ti2v": run_dit}.get(arguments.stage, run_delta)(arguments)
+    {"vae": run_vae, "text": run_text, "t2v": run_dit, "more": run_dit}.get(arguments.stage, run_delta)(arguments)
 
 
 if __name__ == "__main__":

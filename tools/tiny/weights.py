@@ -19,7 +19,7 @@ from tools.tiny.world import WORLD_VERSION
 def write_weights(
     path: Path, tensors: Mapping[str, Tensor], *, recipe: str, scores: Mapping[str, Any], base: str | None = None
 ) -> None:
-    """Write ``tensors`` as float16 in one step; the file is whole or the old one stays.
+    """Write ``tensors`` as float16 (8-bit ones as they are) in one step; the file is whole or the old one stays.
 
     ``base`` names the folder of the weights that they are a change of.
     """
@@ -35,9 +35,11 @@ def write_weights(
     if base is not None:
         metadata["base"] = base
     temporary = path.with_suffix(".unfinished")
-    save_file(
-        {name: value.detach().to(torch.float16).contiguous() for name, value in tensors.items()}, temporary, metadata
-    )
+    stored = {
+        name: (value.detach() if value.dtype is torch.int8 else value.detach().to(torch.float16)).contiguous()
+        for name, value in tensors.items()
+    }
+    save_file(stored, temporary, metadata)
     temporary.chmod(0o644)
     os.replace(temporary, path)
 
@@ -46,3 +48,16 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read every tensor of a file as float32."""
     with safe_open(path, "pt") as file:
         return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
+
+
+def in_8_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The same with the matrices inside blocks as int8, a scale per row (``X.weight_scale``) beside, as the core reads."""
+    stored: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        if not (name.startswith("blocks.") and name.endswith(".weight") and tensor.ndim == 2):
+            stored[name] = tensor
+            continue
+        scale = tensor.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-8) / 127
+        stored[name] = (tensor.float() / scale).round().to(torch.int8)
+        stored[f"{name}_scale"] = scale
+    return stored

@@ -19,7 +19,7 @@ POZE_5B = replace(
 )
 
 _TINY = get_preset("tiny-ti2v")
-# Changes of the tiny model's weights, which the core's loader finds by their full paths.
+# The core's loader finds them by their full paths. The transformer is whole, the autoencoder a change of the tiny one.
 _FILES = replace(_TINY.files, dit=str(WEIGHTS / "dit"), vae=str(WEIGHTS / "vae.safetensors"))
 
 TINY_POZE = replace(
@@ -27,5 +27,6 @@ TINY_POZE = replace(
     name="tiny-poze",
     summary="camera moves in rendered rooms guided by Pi3, in seconds on a CPU",
     task=GuidedImageToVideo(adapter=BUNDLED_ADAPTER),
+    dit=replace(_TINY.dit, patch_size=(1, 2, 2)),  # it was trained from the first tiny-ti2v, which had these
     files=_FILES,
 )

@@ -34,6 +34,7 @@ TINY_T2V = Preset(
         num_layers=6,
         text_dim=96,
         text_len=24,
+        patch_size=(1, 1, 1),
     ),
     vae=TINY_VAE,
     text_encoder=TINY_TEXT_ENCODER,
