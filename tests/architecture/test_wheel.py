@@ -131,6 +131,15 @@ def test_the_wheel_of_pi3_brings_its_model_and_its_command(environment: Path) ->
 
 
 @pytest.mark.slow
+def test_the_wheel_of_poze_adds_its_commands_and_its_tasks(environment: Path) -> None:
+    for command in ("poze", "poze-infer", "poze-finetune", "poze-download"):
+        assert re.fullmatch(command + r" \d+\.\d+\.\d+\n", run(environment / command, "--version").stdout)
+    picture = ROOT / "tests/data/moving_circle/00.png"
+    assert '"preset": "tiny-poze"' in run(environment / "poze-infer", "--image", picture, "--dry-run", "--json").stdout
+    assert "poze-5B" in run(environment / "wan", "presets").stdout
+
+
+@pytest.mark.slow
 def test_the_model_of_pi3_imports_no_package_of_ours(environment: Path) -> None:
     code = "import sys, pi3; pi3.Pi3Config; print(sorted(name for name in sys.modules if name.startswith('wan')))"
     assert run(environment / "python", "-c", code).stdout == "[]\n"

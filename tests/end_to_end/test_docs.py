@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from poze.cli import poze
+from poze.cli.infer import infer
 from wan_core.cli import wan
 from wan_mi2v.cli import mi2v
 
@@ -17,6 +19,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NEEDS_WEIGHTS = (
     "--ckpt-dir",
     "--ckpt_dir",
+    "--wan-ckpt-dir",
     "wan download",
     "wan verify",
     "wan inspect",
@@ -26,7 +29,7 @@ NEEDS_WEIGHTS = (
     "wan cache",
     "torchrun",
 )
-SCRIPTS = {"wan": wan, "mi2v": mi2v}
+SCRIPTS = {"wan": wan, "mi2v": mi2v, "poze": poze, "poze-infer": infer}
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 

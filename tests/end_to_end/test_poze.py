@@ -31,6 +31,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     image.save(folder / "frame0.png")
     (folder / "text.png").write_text("no picture")
     (folder / "text.safetensors").write_text("no weights")
+    (folder / "file").write_text("a file")
     (folder / "empty").mkdir()
     return folder
 
@@ -96,6 +97,59 @@ def test_every_fusion_runs_without_weights_of_its_own(
     assert tuple(read_video(tmp_path / "v.mp4").frames.shape) == (5, 3, *shape)
 
 
+@pytest.mark.parametrize("fusion", ["width", "height"])
+def test_points_of_every_frame_come_out_of_the_features_half(
+    fusion: str, run: Run, files: Path, tmp_path: Path
+) -> None:
+    words = ["--image", files / "frame0.png", "--fusion", fusion, "--sample-steps", 1, "--frame-num", 5]
+    result = run(*words, "--output", "v.mp4", "--save-pi3", "clouds", command=infer)
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "clouds").glob("*.ply")) == [
+        f"frame0_{index:04d}.ply" for index in range(5)
+    ]
+    arrays = np.load(tmp_path / "clouds/frame0.npz")
+    assert arrays["points"].shape[0] == arrays["rgb"].shape[0] == 5
+    film = run("view", "clouds", "--save", "film.mp4", command=poze)
+    assert film.exit_code == 0, film.output
+    assert len(read_video(tmp_path / "film.mp4").frames) == 5
+
+
+def test_pi3_as_folder_and_as_pickle_is_read(run: Run, files: Path, tmp_path: Path) -> None:
+    with safe_open(bundled_weights(), "pt") as file:
+        weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+    (tmp_path / "ckpt").mkdir()
+    (tmp_path / "ckpt/model.safetensors").symlink_to(bundled_weights())
+    torch.save(weights, tmp_path / "pi3.pt")  # no metadata: taken for the published network, which it is not
+    words = ["--image", files / "frame0.png", "--sample-steps", 1, "--frame-num", 5, "--output", "v.mp4"]
+    folder = run(*words, "--pi3-checkpoint", "ckpt", "--save-latents", "l.pt", command=infer)
+    assert folder.exit_code == 0, folder.output
+    saved = torch.load(tmp_path / "l.pt", weights_only=True)
+    assert saved["decoder_hidden"].shape[-1] == PI3_WIDTH
+    (tmp_path / "v.mp4").unlink()
+    pickle = run(*words, "--pi3-checkpoint", "pi3.pt", command=infer)
+    assert pickle.exit_code == 3
+    assert "does not fit" in pickle.output
+    assert not (tmp_path / "v.mp4").exists()
+
+
+def test_tokens_may_stand_among_the_text_or_in_one_branch(run: Run, files: Path, tmp_path: Path) -> None:
+    text = Pi3FeatureAdapter(PI3_WIDTH, 96, 4, context_space="text", seed=0, zero_last=False)
+    dit = Pi3FeatureAdapter(PI3_WIDTH, 128, 4, seed=0, zero_last=False)
+    paths = [save_adapter(one, tmp_path / f"{one.context_space}.safetensors") for one in (text, dit)]
+    words = ["--image", files / "frame0.png", "--sample-steps", 2, "--frame-num", 5, "--seed", 1, "--no-metadata"]
+    ways = {
+        "text": ["--adapter", paths[0]],
+        "both": ["--adapter", paths[1]],
+        "one": ["--adapter", paths[1], "--drop-in-negative"],
+    }
+    for name, more in ways.items():
+        result = run(*words, *more, "--output", f"{name}.mp4", command=infer)
+        assert result.exit_code == 0, result.output
+    assert len({(tmp_path / f"{name}.mp4").read_bytes() for name in ways}) == 3
+    plan = run(*words, *ways["both"], "--dry-run", "--json", "--quiet", command=infer)
+    assert json.loads(plan.stdout)[0]["guidance_tokens"] == 4
+
+
 def test_without_pi3_it_is_plain_ti2v(run: Run, checkpoint: Callable[[str], Path], files: Path, tmp_path: Path) -> None:
     words = ["--image", files / "frame0.png", "--prompt", "p", "--seed", 3, "--sample-steps", 1, "--frame-num", 5]
     words += ["--size", "96*64", "--ckpt-dir", checkpoint("ti2v-5B")]
@@ -146,7 +200,10 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "clouds without pi3": ([*GIVEN, "--use-pi3", "false", "--save-pi3", "{tmp}/c"], 2, ("--save-pi3",)),
     "latents of another kind": ([*GIVEN, "--save-latents", "{tmp}/l.npy"], 2, ("l.npy", ".safetensors")),
     "clouds of another kind": ([*GIVEN, "--save-pi3", "{tmp}/c.obj"], 2, ("c.obj", ".ply")),
-    "latents below a file": ([*GIVEN, "--save-latents", "{in}/text.png/l.pt"], 2, ("text.png",)),
+    "channel in one branch": ([*GIVEN, "--fusion", "channel", "--drop-in-negative"], 2, ("--drop-in-negative",)),
+    "clouds over a file": ([*GIVEN, "--save-pi3", "{in}/file"], 2, ("file",)),
+    "damaged pi3": ([*GIVEN, "--pi3-checkpoint", "{in}/text.safetensors"], 3, ("text.safetensors",)),
+    "latents below a file": ([*GIVEN, "--save-latents", "{in}/text.png/l.pt"], 4, ("text.png",)),
     "unknown config": ([*GIVEN, "--wan-config", "t2v-A14B"], 2, ("t2v-A14B", "ti2v-5B")),
     "folder without weights": ([*GIVEN, "--wan-ckpt-dir", "{in}/empty"], 3, ("empty",)),
     "frames not 4n+1": ([*GIVEN, "--frame-num", "6"], 2, ("6", "5", "9")),
@@ -184,6 +241,9 @@ def test_an_adapter_for_another_network_is_refused(run: Run, files: Path, tmp_pa
     result = run("--image", files / "frame0.png", "--adapter", adapter, "--quiet", command=infer)
     assert result.exit_code == 2
     assert "extra_context" in result.output
+    refused = run("generate", "tiny-poze", "--image", files / "frame0.png", "--prompt", "p", "--fusion", "channel")
+    assert refused.exit_code == 2
+    assert "poze-infer" in refused.output
     adapter = make_adapter(tmp_path / "b.safetensors", width=128, in_dim=64)
     result = run("--image", files / "frame0.png", "--adapter", adapter, "--quiet", command=infer)
     assert result.exit_code == 2

@@ -17,6 +17,7 @@ from poze import (
     Findings,
     GuidedImageToVideo,
     Pi3FeatureAdapter,
+    Recover,
     Stitch,
     fuse,
     guidance_tokens,
@@ -24,6 +25,7 @@ from poze import (
     load_adapter,
     look,
     picture_views,
+    recovered,
     save_adapter,
     widen_input,
 )
@@ -104,12 +106,12 @@ def test_files_that_are_no_adapters_are_refused(tmp_path: Path) -> None:
             load_adapter(tmp_path / f"{name}.safetensors")
 
 
-def test_an_adapter_of_another_pi3_or_another_count_is_refused(latents: Pi3Latents) -> None:
-    check_adapter(trained(), latents, None)
+def test_an_adapter_of_another_pi3_or_another_count_is_refused() -> None:
+    check_adapter(trained(), 64, None)
     with pytest.raises(ConfigError, match="width 32, this Pi3 gives 64"):
-        check_adapter(trained(in_dim=32), latents, None)
+        check_adapter(trained(in_dim=32), 64)
     with pytest.raises(ConfigError, match="--adapter-tokens 6, got 7"):
-        check_adapter(trained(), latents, 7)
+        check_adapter(trained(), 64, 7)
 
 
 @pytest.mark.parametrize("size", [(64, 64), (101, 37), (9, 300)])
@@ -182,6 +184,46 @@ def test_fusion_joins_a_frame_of_features(fusion: str, shape: tuple[int, ...], f
         assert torch.equal(decoded, torch.cat([base.anchors.latents[:, :, :1], drawn[:, :, 2:]], 2))
 
 
+def test_a_recovering_layer_undoes_a_stitch_where_both_are_the_identity(latents: Pi3Latents) -> None:
+    frame = Stitch(64, 24)(latents, *latents.grid)
+    hidden = Recover(24, 64)(frame.expand(-1, -1, 2, -1, -1), 5, latents.grid)
+    assert hidden.shape == (1, 5, latents.grid[0] * latents.grid[1], 64)
+    mean = latents.patch_hidden.mean(1)
+    for index in range(5):
+        torch.testing.assert_close(hidden[:, index, :, :24], mean[..., :24])
+    assert not hidden[..., 24:].any()
+
+
+def test_hidden_states_of_pi3_give_its_points_again(pi3: Pi3) -> None:
+    views = torch.rand(1, 3, 3, 28, 42, generator=torch.Generator().manual_seed(4))
+    seen, output = look(pi3, views)
+    with torch.no_grad():
+        pi3.register_token.copy_(torch.randn(pi3.register_token.shape))
+        registers = torch.cat([pi3.register_token[0]] * 2, -1).expand(3, -1, -1)
+        hidden = torch.cat([registers, seen.hidden[:, 5:]], 1)
+        expected = pi3.decode(pi3.decode_tokens(hidden, views))
+    latents, found = recovered(pi3, seen.patch_hidden, 28, 42)
+    assert latents.num_views == 3
+    torch.testing.assert_close(found.points, expected.points)
+    assert found.points.shape == output.points.shape
+
+
+def test_equal_seeds_make_equal_adapters_and_leave_the_generator_alone() -> None:
+    state = torch.get_rng_state()
+    first, second = (Pi3FeatureAdapter(8, 4, seed=5, zero_last=False) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
+    assert not is_silent(first)
+    assert not torch.equal(first.proj[1].weight, Pi3FeatureAdapter(8, 4, seed=6).proj[1].weight)
+
+
+def test_tokens_that_do_not_fit_are_refused() -> None:
+    with pytest.raises(ConfigError, match=r"takes \[B, 6, 8\] for 2 x 3"):
+        Pi3FeatureAdapter(8, 4)(torch.randn(1, 5, 8), (2, 3))
+    with pytest.raises(ConfigError, match="got"):
+        Pi3FeatureAdapter(8, 4)(torch.randn(1, 6, 9), (2, 3))
+
+
 def test_a_widened_network_ignores_the_new_channels_until_it_is_trained() -> None:
     torch.manual_seed(0)
     config = replace(TINY_POZE.dit, num_layers=1)
@@ -218,6 +260,9 @@ def test_the_task_says_when_nothing_guides(tmp_path: Path) -> None:
     untrained = replace(TINY_POZE, task=GuidedImageToVideo())
     request = PozeRequest(prompt="p", image=tmp_path / "a.png")
     assert "no trained adapter" in plan_request(untrained, request, TINY_POZE.latent_spec).notes[-1]
-    save_adapter(trained(), tmp_path / "a.safetensors")
+    save_adapter(trained(in_dim=192), tmp_path / "a.safetensors")
     told = replace(request, adapter=tmp_path / "a.safetensors")
     assert plan_request(untrained, told, TINY_POZE.latent_spec).notes == ()
+    save_adapter(trained(), tmp_path / "a.safetensors")
+    with pytest.raises(ConfigError, match="width 64, this Pi3 gives 192"):
+        plan_request(untrained, told, TINY_POZE.latent_spec)

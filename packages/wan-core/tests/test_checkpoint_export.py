@@ -3,11 +3,9 @@
 import json
 import subprocess
 import sys
-import zipfile
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -35,10 +33,8 @@ from wan_core.checkpoints import (
     read_weights,
     write_file,
 )
-from wan_core.checkpoints.torch_writer import write_torch_file
 from wan_core.cli import wan
 from wan_core.cli.progress import byte_progress
-from wan_core.errors import CheckpointError
 from wan_core.models import DiTInputs, WanDiTConfig
 
 PRESETS = ["t2v-A14B", "ti2v-5B", "i2v-14B-480P"]
@@ -338,62 +334,32 @@ def resident(key):
     return next(int(line.split()[1]) for line in open("/proc/self/status") if line.startswith(key)) * 1024
 from click.testing import CliRunner
 from wan_core.cli.convert import convert
-import wan_core.checkpoints, wan_core.presets.fit
-from wan_core.checkpoints import find_weights, networks_in
-networks_in(find_weights(sys.argv[1] + "/small.safetensors"))
+def run(name, out):
+    arguments = [f"{sys.argv[1]}/{name}.safetensors", f"{sys.argv[1]}/{out}", *sys.argv[2:], "--quiet"]
+    result = CliRunner().invoke(convert, arguments)
+    assert result.exit_code == 0, result.output
+run("small", "first")  # what libraries load at first use is not the converter's
+Path("/proc/self/clear_refs").write_text("5")
 before = resident("VmRSS")
-result = CliRunner().invoke(convert, [sys.argv[1] + "/w.safetensors", sys.argv[1] + "/out", *sys.argv[2:], "--quiet"])
-assert result.exit_code == 0, result.output
+run("w", "out")
 print(resident("VmHWM") - before)
 """
 
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="reads /proc")
 @pytest.mark.parametrize(
-    "options", [["--dtype", "float32"], pytest.param(["--to", "diffusers"], marks=pytest.mark.slow)]
+    ("options", "megabytes"),
+    [(["--dtype", "float32"], 60), pytest.param(["--to", "diffusers"], 40, marks=pytest.mark.slow)],
 )
-def test_converting_needs_no_more_memory_than_one_shard(tmp_path: Path, options: list[str]) -> None:
+def test_converting_needs_no_more_memory_than_one_shard(tmp_path: Path, options: list[str], megabytes: int) -> None:
     for name, layers in (("w", 4), ("small", 1)):
-        config = WanDiTConfig(dim=1024, num_heads=8, num_layers=layers, ffn_dim=4096, text_dim=64, freq_dim=64)
+        dim = 1024 if name == "w" else 128
+        config = WanDiTConfig(dim=dim, num_heads=8, num_layers=layers, ffn_dim=4 * dim, text_dim=64, freq_dim=64)
         with torch.device("meta"):
             shapes = {key: tensor.shape for key, tensor in config.build().state_dict().items()}
         stored = {key: torch.zeros(shape, dtype=torch.bfloat16) for key, shape in shapes.items()}
         write_file(MemorySource(stored), tmp_path / f"{name}.safetensors")
-    arguments = [sys.executable, "-c", MEASURED, str(tmp_path), "--shard-size", "40MB", *options]
+    arguments = [sys.executable, "-c", MEASURED, str(tmp_path), "--shard-size", f"{megabytes}MB", *options]
     result = subprocess.run(arguments, capture_output=True, text=True, check=True)
-    assert int(result.stdout) <= 1.2 * 40e6, result.stdout
+    assert int(result.stdout) <= 1.2e6 * megabytes, result.stdout
     assert len(list((tmp_path / "out").glob("*.safetensors"))) > 3
-
-
-# -- torch files -------------------------------------------------------------------------------------------------------
-
-
-def odd_tensors() -> dict[str, Any]:
-    torch.manual_seed(0)
-    return {
-        "a.weight": torch.randn(3, 5), "half": torch.randn(7).half(), "bf": torch.randn(2, 2, 2).bfloat16(),
-        "scalar": torch.tensor(3.5), "empty": torch.zeros(0, 4), "long": torch.arange(3), "b": torch.tensor([True]),
-        "transposed": torch.randn(4, 2).t(), "é": torch.ones(1, dtype=torch.uint8), "d": torch.ones(2).double(),
-    }  # fmt: skip
-
-
-@pytest.mark.parametrize("mmap", [False, True])
-def test_torch_reads_what_we_write(tmp_path: Path, mmap: bool) -> None:
-    write_torch_file(MemorySource(odd_tensors()), tmp_path / "w.pth", dtypes={"d": torch.float32})
-    loaded = torch.load(tmp_path / "w.pth", weights_only=True, mmap=mmap)
-    expected = odd_tensors() | {"d": torch.ones(2)}
-    assert list(loaded) == list(expected)
-    for name, tensor in expected.items():
-        assert loaded[name].dtype == tensor.dtype
-        assert torch.equal(loaded[name], tensor)
-        assert loaded[name].data_ptr() % 8 == 0
-    source = read_weights(tmp_path / "w.pth")
-    assert all(torch.equal(source.read(name), tensor) for name, tensor in expected.items())
-    with zipfile.ZipFile(tmp_path / "w.pth") as archive:
-        assert archive.testzip() is None
-
-
-def test_a_dtype_that_torch_files_lack_is_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="tensor a has dtype"):
-        write_torch_file(MemorySource({"a": torch.ones(1).to(torch.float8_e4m3fn)}), tmp_path / "w.pth")
-    assert not list(tmp_path.iterdir())

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh
 from torch.distributed.fsdp import fully_shard
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, Replicate
 
 
 def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
@@ -39,6 +39,16 @@ def whole_tensor(tensor: Tensor) -> Tensor:
         return tensor.detach()
     whole: Tensor = tensor.full_tensor()
     return whole.detach()
+
+
+def divided_as(like: Tensor, whole: Tensor) -> Tensor:
+    """A tensor that every process has whole, divided as ``like`` is; nothing is sent."""
+    if not isinstance(like, DTensor):
+        return whole
+    mesh = like.device_mesh
+    everywhere = DTensor.from_local(whole, mesh, [Replicate()] * mesh.ndim, run_check=False)
+    divided: Tensor = everywhere.redistribute(placements=like.placements)
+    return divided
 
 
 def mean_over_processes(values: Sequence[float], device: torch.device) -> list[float]:

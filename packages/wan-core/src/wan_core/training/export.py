@@ -33,9 +33,13 @@ def save_network(
     MediaError when the disk refuses.
     """
     ranks, folder = ranks or Ranks(), Path(folder)
-    tensors = {name: ranks.whole(tensor) for name, tensor in network.state_dict().items()}
+    tensors = {}
+    for name, tensor in network.state_dict().items():
+        whole = ranks.whole(tensor)
+        if ranks.is_first:  # the others, and every GPU, hold one gathered weight at a time
+            tensors[name] = whole.cpu()
     if ranks.is_first:
-        source = MemorySource({name: tensor.cpu() for name, tensor in tensors.items()})
+        source = MemorySource(tensors)
         kept = set(network.float32_modules)
         dtypes = {name: dtype for name in tensors if not any(f".{part}." in f".{name}." for part in kept)}
         write_shards(source, folder, dtypes=dtypes, metadata={"format": "pt", **(metadata or {})})

@@ -228,13 +228,14 @@ def _is_save_due(step: int, settings: LoopSettings, is_late: bool) -> bool:
 
 
 def _backward(loss_of: Loss, settings: LoopSettings, step: int) -> float:
-    """Gradients of one step; the mean loss of its parts. Stops adding to it at the first that is not finite."""
+    """Gradients of one step; the mean loss of its parts.
+
+    A loss that is not finite is no reason to leave early: other ranks may wait for this one's gradients.
+    """
     total = 0.0
     for index in range(settings.accumulation):
         loss = loss_of(step, index) / settings.accumulation
         total += loss.item()
-        if not math.isfinite(total):
-            break
         loss.backward()  # type: ignore[no-untyped-call]
     return total
 

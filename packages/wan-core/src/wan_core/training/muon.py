@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from wan_core.errors import ConfigError
+from wan_core.runtime import divided_as, whole_tensor
 
 # Quintic Newton-Schulz coefficients of the Muon article: singular values end up in about 0.7..1.2 after five rounds.
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
@@ -30,7 +31,8 @@ class Muon(torch.optim.Optimizer):
     """Momentum with orthogonalised steps, for weights of two or more dimensions (the rest belongs to AdamW).
 
     A convolution kernel counts as ``[out, in * taps]``. A step changes a matrix by ``lr`` in spectral norm, times
-    ``sqrt(rows / columns)`` for tall ones. State is one momentum buffer in the parameter's dtype. Raises ConfigError
+    ``sqrt(rows / columns)`` for tall ones. State is one momentum buffer in the parameter's dtype. Directions of
+    divided weights are gathered, one at a time, and orthogonalised whole, in every process alike. Raises ConfigError
     for a weight of fewer than two dimensions, a learning rate that is not positive or a momentum outside 0..1.
     """
 
@@ -71,7 +73,8 @@ class Muon(torch.optim.Optimizer):
         momentum: Tensor = state["momentum"]
         momentum.lerp_(gradient, 1 - group["momentum"])
         direction = gradient.lerp(momentum, group["momentum"])  # Nesterov
-        matrix = orthogonalize(direction.flatten(1).float())
+        matrix = orthogonalize(whole_tensor(direction).flatten(1).float())
         scale = max(1.0, matrix.shape[0] / matrix.shape[1]) ** 0.5
         parameter.mul_(1 - group["lr"] * group["weight_decay"])
-        parameter.add_(matrix.view_as(parameter).to(parameter.dtype), alpha=-group["lr"] * scale)
+        change = divided_as(parameter, matrix.view(parameter.shape).to(parameter.dtype))
+        parameter.add_(change, alpha=-group["lr"] * scale)
