@@ -21,6 +21,7 @@ from poze.network import GuidedNetwork
 from poze.objectives import Supervision, flow_loss, rollout
 from wan_core import ConfigError
 from wan_core.models import DiTInputs, VideoVAE
+from wan_core.runtime import apply_recompute
 from wan_core.sampling import Denoiser, make_solver
 from wan_core.tasks import Conditioning, GenerationRequest
 from wan_core.training import (
@@ -224,6 +225,7 @@ def run_finetuning(
     ranks = ranks or Ranks()
     for part in (network.dit, network.adapter):
         ranks.shard(part)
+    apply_recompute(network.dit)  # after the weights are divided, which needs the blocks themselves
     optimizer = torch.optim.AdamW(
         list(trained_tensors(network).values()), lr=settings.lr, weight_decay=settings.weight_decay
     )

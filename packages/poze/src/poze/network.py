@@ -13,7 +13,6 @@ from poze.adapter import Pi3FeatureAdapter, save_adapter
 from wan_core import ConfigError
 from wan_core.checkpoints import MemorySource, write_file
 from wan_core.models import DiTInputs, WanDiT
-from wan_core.runtime import apply_recompute
 from wan_core.training import (
     AveragedWeights,
     LoRASettings,
@@ -42,7 +41,7 @@ def parse_trained(text: str) -> frozenset[str]:
 class GuidedNetwork(nn.Module):
     """A transformer and the adapter that guides it; only the parts in ``trained`` get gradients.
 
-    Blocks are computed again in the backward pass. Raises ConfigError when the adapter makes tokens of another width.
+    Raises ConfigError when the adapter makes tokens of another width.
     """
 
     def __init__(
@@ -63,7 +62,6 @@ class GuidedNetwork(nn.Module):
             own_weights(dit)
             dit.requires_grad_(True)
         adapter.requires_grad_("adapter" in trained)
-        apply_recompute(dit)
 
     def guided(self, inputs: DiTInputs, tokens: Tensor, grid: tuple[int, int]) -> DiTInputs:
         """Conditions with the guidance of Pi3's tokens [B, h * w, C], behind the text states or behind their embedding.

@@ -17,8 +17,9 @@ from poze.network import parse_trained
 from wan_core import RequestError
 from wan_core.cli import ErrorReporting, main_of, reporter, version_option
 from wan_core.media import parse_size
+from wan_core.runtime import launched
 from wan_core.sampling import SOLVERS
-from wan_core.training import LoRASettings
+from wan_core.training import LoRASettings, distributed_ranks
 
 _FILE = click.Path(path_type=Path)
 _SAMPLING = ("num_frames", "num_inference_steps", "flow_shift", "guidance_scale", "solver")
@@ -89,12 +90,20 @@ def further_options() -> list[click.Parameter]:
 
 def run(**values: Any) -> None:
     """Check, plan, load, train."""
-    say = reporter(values.pop("quiet"))
+    launch = launched()
+    if launch is not None:
+        values["device"] = launch.device(values["device"])
+        if values["seed"] is None:
+            raise RequestError("several processes need one --seed, so that they agree on the order of the examples")
+    is_first = launch is None or launch.rank == 0
+    say = reporter(values.pop("quiet") or not is_first)
     plan = plan_of(values)
     if values["dry_run"]:
-        click.echo(describe(plan))
+        if is_first:
+            click.echo(describe(plan))
         return
-    result = carry_out(plan, say)
+    with distributed_ranks(launch, plan.pipeline.components.device) as ranks:
+        result = carry_out(plan, say, ranks)
     if result.was_interrupted:
         say(f"interrupted after step {result.step}; the same command goes on from there")
         raise click.exceptions.Exit(143)
