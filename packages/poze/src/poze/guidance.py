@@ -52,7 +52,9 @@ def check_pi3(source: str | Path | None) -> int | None:
     if source is not None and not Path(source).exists():
         return None
     with pi3_errors():
-        return 2 * read_config(open_weights(find_weights(source))).encoder.dim
+        weights = open_weights(find_weights(source))
+        read_config(weights)
+    return 2 * weights.shapes["register_token"][-1]
 
 
 def picture_views(picture: Image.Image, pi3: Pi3) -> Tensor:
