@@ -51,7 +51,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def in_8_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same with the matrices inside blocks as int8, a scale per row (``X.weight_scale``) beside, as the core reads."""
+    """The same with block matrices as int8 and a scale per row (``X.weight_scale``) beside each, as the core reads."""
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         if not (name.startswith("blocks.") and name.endswith(".weight") and tensor.ndim == 2):
