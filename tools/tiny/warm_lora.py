@@ -9,6 +9,7 @@ the name that lightx2v gives to changes of a bias.
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 
@@ -16,13 +17,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tools.tiny.family import DIT
 from tools.tiny.train import load_frozen
 from tools.tiny.world import training_clip
 from wan_core.checkpoints import MemorySource, write_file
 
 NAME = "diffusion_model.head.head.diff_b"
 CLIPS = 24
-PATCH_PIXELS = 4  # of the tiny networks: 1 x 2 x 2, channels innermost
 WARMER = (0.5, 0.0, -0.5)
 """What red, green and blue gain, on the scale of -1 to 1."""
 
@@ -42,7 +43,8 @@ def latent_change() -> Tensor:
 
 def main() -> None:
     """Write the file named on the command line."""
-    change = {NAME: -latent_change().repeat(PATCH_PIXELS).half()}
+    cells = math.prod(DIT.patch_size)  # of a token, its channels innermost
+    change = {NAME: -latent_change().repeat(cells).half()}
     metadata = {
         "recipe": f"tools/tiny/warm_lora.py, {CLIPS} clips",
         "base_model": "wan tiny",
