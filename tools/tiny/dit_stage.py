@@ -1,4 +1,4 @@
-"""Stages "t2v", "ti2v", "i2v", "moe": train the tiny family's diffusion transformers.
+"""Stages "t2v", "more", "i2v", "high", "low": train the tiny family's diffusion transformers.
 
 A DiT sees cached latents of training clips, noised as `wan_core.training` says, and frozen states of freshly worded
 captions (one in ten empty, for guidance). A share of the samples keeps leading frames clean, so one network makes

@@ -116,8 +116,7 @@ def evaluate_models(arguments: argparse.Namespace, clips: list[Clip]) -> Iterabl
         yield score_vae(vae_stage.reconstructor(vae), clips)
         return
     dit = family.DIT.build().eval()
-    folder = "ti2v" if arguments.what == "ti2v" else "t2v"
-    dit.load_state_dict(weights.read_tensors(arguments.weights or family.WEIGHTS / folder / "model.safetensors"))
+    dit.load_state_dict(weights.read_tensors(arguments.weights or family.WEIGHTS / "t2v" / "model.safetensors"))
     settings = [(arguments.solver, arguments.steps, arguments.guidance)]
     if arguments.what == "table":
         settings = [(solver, steps, 4.0) for solver in ("euler", "unipc", "dpm++") for steps in (4, 8, 20, 50)]
