@@ -155,14 +155,15 @@ class LatentCache:
 
 
 @torch.no_grad()
-def channel_weights(vae: VideoVAE) -> Tensor:
+def channel_weights(vae: VideoVAE, latents: Tensor | None = None) -> Tensor:
     """How much each latent channel shows: the energy of pixel changes by a little noise in it, of mean 1 ``[C]``.
 
     Standardised channels look alike to a loss, but some move a figure and others trim its edges; a third of the weight
-    stays uniform.
+    stays uniform. Seen on ``latents`` ``[B, C, T, h, w]``, by default those of two clips of the world.
     """
     generator = torch.Generator().manual_seed(0)
-    latents = vae.encode(to_pixels([training_clip(seed).video for seed in range(2)]), latents_per_chunk=None)
+    if latents is None:
+        latents = vae.encode(to_pixels([training_clip(seed).video for seed in range(2)]), latents_per_chunk=None)
     plain = vae.decode(latents, latents_per_chunk=None)
     energies = []
     for channel in range(latents.shape[1]):

@@ -154,20 +154,6 @@ def caption_states(encoder: TextEncoder) -> dict[str, Tensor]:
         return dict(zip(captions, text_states(encoder, captions).clone(), strict=True))
 
 
-@torch.no_grad()
-def channel_weights(vae: VideoVAE, latents: Tensor) -> Tensor:
-    """How much each latent channel shows [C], of mean 1, a third of it uniform; as `dit_stage.channel_weights`."""
-    generator = torch.Generator().manual_seed(0)
-    plain = vae.decode(latents, latents_per_chunk=None)
-    energies = []
-    for channel in range(latents.shape[1]):
-        noisy = latents.clone()
-        noisy[:, channel] += 0.3 * torch.randn(noisy[:, channel].shape, generator=generator)
-        energies.append((vae.decode(noisy, latents_per_chunk=None) - plain).square().mean())
-    energy = torch.stack(energies)
-    return 1 / 3 + 2 / 3 * energy / energy.mean()
-
-
 def rooms_decoder(vae: VideoVAE, change: Path) -> VideoVAE:
     """The autoencoder with the change that stage "decoder" wrote."""
     vae.load_state_dict(vae.state_dict() | read_tensors(change))

@@ -82,8 +82,8 @@ def run_decoder(arguments: argparse.Namespace) -> None:
 def run_arm(arguments: argparse.Namespace) -> None:
     """Stages "with" and "without"."""
     from tools.tiny import poze_stages
-    from tools.tiny.dit_stage import use_plain_attention
-    from tools.tiny.poze_stages import GuidedDiT, RoomStage, caption_states, channel_weights
+    from tools.tiny.dit_stage import channel_weights, use_plain_attention
+    from tools.tiny.poze_stages import GuidedDiT, RoomStage, caption_states
     from tools.tiny.train import load_frozen
     from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, NoiseLevels, train
 

@@ -2,12 +2,14 @@
 
 import contextlib
 import resource
+import sys
 from pathlib import Path
 
 
 def peak_memory() -> int:
     """Bytes of the largest resident set since :func:`reset_peak`, or since the start."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def reset_peak() -> int:

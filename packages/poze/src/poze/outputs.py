@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import io
-import os
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pi3 import Pi3Latents, Pi3Output, keep_mask, write_ply
+from pi3.files import replaced_file
 from poze.guidance import pi3_errors
-from wan_core import MediaError
 
 CONFIDENCE = torch.sigmoid(torch.tensor(0.5)).item()
 """Points stay whose confidence logit is above 0.5, as in the reference; all of them where none is."""
@@ -72,23 +70,9 @@ def write_latents(findings: Findings, path: Path) -> Path:
         content = stream.getvalue()
     else:
         content = save(tensors, {"format": "pt"})
-    with _replacing(path) as temporary:
+    with pi3_errors(), replaced_file(path) as temporary:
         temporary.write_bytes(content)
     return path
-
-
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A temporary name beside ``path`` that takes its place when all went well, and goes when not."""
-    temporary = path.with_name(f".unfinished-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield temporary
-        os.replace(temporary, path)
-    except OSError as error:
-        raise MediaError(f"cannot write {path}: {(error.strerror or str(error)).lower()}") from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_findings(findings: Findings, path: Path, stem: str) -> int:
@@ -99,7 +83,7 @@ def write_findings(findings: Findings, path: Path, stem: str) -> int:
     if path.suffix == ".ply":
         return _write_cloud(findings, path, slice(None))
     total = 0
-    with _replacing(path / f"{stem}.npz") as temporary:
+    with pi3_errors(), replaced_file(path / f"{stem}.npz") as temporary:
         save_arrays(temporary, findings.arrays())
     for view in range(findings.latents.num_views):
         total += _write_cloud(findings, path / f"{stem}_{view:04d}.ply", slice(view, view + 1))
@@ -120,6 +104,5 @@ def _write_cloud(findings: Findings, path: Path, views: slice) -> int:
     points = output.points[0, views][keep]
     colours = findings.views[0, views].permute(0, 2, 3, 1).to(keep.device)[keep]
     with pi3_errors():
-        path.parent.mkdir(parents=True, exist_ok=True)
         write_ply(path, points.float().cpu().numpy(), colours.float().cpu().numpy())
     return len(points)

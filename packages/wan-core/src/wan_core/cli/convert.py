@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
 from wan_core.checkpoints import (
     Contents,
@@ -26,8 +25,8 @@ from wan_core.media import plain_text
 from wan_core.models import WanDiTConfig
 from wan_core.presets import get_preset
 from wan_core.presets.fit import fitting_presets
+from wan_core.runtime import DTYPES
 
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
 

@@ -57,7 +57,7 @@ class ErrorReporting(click.Command):
                 raise
             raise ReportedError(error) from error
         except KeyboardInterrupt as interrupt:
-            click.echo("interrupted; nothing was left behind", err=True)
+            click.echo("interrupted; nothing half-written was left behind", err=True)
             raise click.exceptions.Exit(143 if isinstance(interrupt, Terminated) else 130) from interrupt
         except (MemoryError, RuntimeError) as error:
             if ctx.meta.get(DEBUG_KEY) or not _is_out_of_memory(error):

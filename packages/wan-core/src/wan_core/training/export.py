@@ -12,6 +12,7 @@ from pathlib import Path
 import torch
 
 from wan_core.checkpoints import CheckpointLayout, MemorySource, write_shards
+from wan_core.checkpoints.writer import replacing
 from wan_core.errors import MediaError
 from wan_core.loading import parts_of
 from wan_core.models import WanDiT
@@ -82,9 +83,5 @@ def _link_file(source: str, place: str) -> None:
 
 
 def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    draft = path.with_name(f".unfinished-{path.name}")
-    try:
-        draft.write_text(json.dumps(content, indent=2) + "\n")
-        os.replace(draft, path)
-    except OSError as error:
-        raise MediaError(f"cannot write {path}: {error.strerror}") from error
+    with replacing(path) as file:
+        file.write((json.dumps(content, indent=2) + "\n").encode())

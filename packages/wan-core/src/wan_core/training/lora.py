@@ -6,18 +6,17 @@ Wan release, which ComfyUI, diffusers and `wan_core.checkpoints` read.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wan_core.errors import ConfigError, MediaError
+from wan_core.checkpoints import MemorySource, write_file
+from wan_core.errors import ConfigError
 from wan_core.training.ranks import Ranks
 
 DEFAULT_TARGETS = ("blocks.*.self_attn.[qkvo]", "blocks.*.cross_attn.[qkvo]", "blocks.*.ffn.[02]")
@@ -140,15 +139,7 @@ def save_lora(
         raise ConfigError("this model has no LoRA adapters to save")
     if not ranks.is_first:
         return path
-    temporary = path.with_name(f".unfinished-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        save_file(tensors, temporary, {"format": "pt", **(metadata or {})})
-        os.replace(temporary, path)
-    except OSError as error:
-        if temporary.parent.is_dir():
-            temporary.unlink(missing_ok=True)
-        raise MediaError(f"cannot write {path}: {error}") from error
+    write_file(MemorySource(tensors), path, metadata={"format": "pt", **(metadata or {})})
     return path
 
 
