@@ -97,7 +97,8 @@ def test_npz_holds_every_array(scene: Scene, tmp_path: Path) -> None:
 
 
 def test_glb_holds_points_and_a_pyramid_per_camera(scene: Scene, tmp_path: Path) -> None:
-    trimesh = pytest.importorskip("trimesh")
+    import trimesh
+
     write_scene(scene, tmp_path / "scene.glb")
     loaded = trimesh.load(tmp_path / "scene.glb")
     kinds = sorted(type(part).__name__ for part in loaded.geometry.values())
