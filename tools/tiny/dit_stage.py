@@ -2,7 +2,7 @@
 
 A DiT sees cached latents of training clips, noised as `wan_core.training` says, and frozen states of freshly worded
 captions (one in ten empty, for guidance). A share of the samples keeps leading frames clean, so one network makes
-videos from text and goes on from pictures.
+videos from text and goes on from pictures. Single first frames teach outlines at a fifth of a clip's tokens.
 """
 
 from __future__ import annotations
@@ -24,11 +24,13 @@ from tools.tiny.vae_stage import to_pixels, to_video
 from tools.tiny.world import Clip, Combination, training_clip
 from wan_core.models import DiTInputs, TextEncoder, VideoVAE, WanDiT
 from wan_core.sampling import Anchors, Denoiser, make_solver, sample, seeded_noise
-from wan_core.training import Muon, NoiseLevels, draw_clean_frames, make_flow_batch
+from wan_core.training import FlowBatch, Muon, NoiseLevels, draw_clean_frames, make_flow_batch
 
 CLIPS = 9000
 FIRST_CLIPS = 6000
 PICTURE_CLIPS = 1000
+STILLS = 30000
+STILL_LEVELS = NoiseLevels(shift=2.0, std=1.2)
 _SHARD = 100
 _EMPTY_CAPTIONS = 0.1
 
@@ -106,8 +108,9 @@ class LatentCache:
     """Latents of training clips in shards of 100 on disk, made when first asked for.
 
     ``clips`` are the latents of whole clips ``[24, 5, 8, 8]``, ``pictures`` those of their frames 4, 8, 12 and 16
-    encoded as single pictures ``[24, 4, 8, 8]``, ``conditions`` those of their first frame followed by grey, as
-    image-to-video by channels is given them ``[24, 5, 8, 8]``.
+    encoded as single pictures ``[24, 4, 8, 8]``, ``stills`` those of their first frame alone ``[24, 1, 8, 8]``,
+    ``conditions`` those of their first frame followed by grey, as image-to-video by channels is given them
+    ``[24, 5, 8, 8]``.
     """
 
     def __init__(self, folder: Path, vae: VideoVAE) -> None:
@@ -142,7 +145,8 @@ class LatentCache:
     def _encode(self, kind: str, number: int) -> Tensor:
         encoded = []
         for index in range(number * _SHARD, (number + 1) * _SHARD, 4):
-            pixels = to_pixels([training_clip(index + k).video for k in range(4)])
+            shown = slice(0, 1) if kind == "stills" else slice(None)
+            pixels = to_pixels([training_clip(index + k).video[shown] for k in range(4)])
             if kind == "pictures":
                 frames = pixels[:, :, 4::4].transpose(1, 2).flatten(0, 1).unsqueeze(2)
                 latents = self.vae.encode(frames, latents_per_chunk=None)
@@ -193,7 +197,7 @@ class DiTStage:
 
     ``clean_share`` of the samples has clean leading frames, ``with_pictures`` some of them as single pictures;
     ``from_condition`` gives the first frame by channels instead; ``levels`` are the noise levels trained,
-    ``weights`` those of the latent channels.
+    ``weights`` those of the latent channels. ``rank`` numbers processes that train together.
     """
 
     dit: WanDiT
@@ -207,10 +211,25 @@ class DiTStage:
     batch: int = 16
     clips: int = CLIPS
     first_clips: int = FIRST_CLIPS
+    stills: int = 64
+    rank: int = 0
 
-    def loss(self, step: int, _: int) -> Tensor:
-        """Flow-matching loss of one step; the set of clips grows by two a step until it is whole."""
-        rng = np.random.default_rng([5, step])
+    def loss(self, step: int, index: int) -> Tensor:
+        """Flow-matching loss of clips, or of stills where accumulation index and rank add up to an odd number."""
+        return self.still_loss(step) if (index + self.rank) % 2 else self.clip_loss(step)
+
+    def still_loss(self, step: int) -> Tensor:
+        """Loss of one step on single first frames."""
+        rng = np.random.default_rng([6, step, self.rank])
+        indices = [int(i) for i in rng.integers(0, STILLS, self.stills)]
+        latents = self.cache.rows(indices, "stills")
+        captions = [self._caption(index, rng) for index in indices]
+        batch = make_flow_batch(latents, STILL_LEVELS.sample(self.stills), torch.randn_like(latents))
+        return self._velocity_loss(batch, captions)
+
+    def clip_loss(self, step: int) -> Tensor:
+        """Loss of one step on clips; the set of clips grows by two a step until it is whole."""
+        rng = np.random.default_rng([5, step, self.rank])
         known = min(self.clips, self.first_clips + 2 * step) // _SHARD * _SHARD
         indices = [int(i) for i in rng.integers(0, known, self.batch)]
         latents = self.cache.rows(indices)
@@ -220,6 +239,9 @@ class DiTStage:
             latents = self._with_pictures(latents, indices, clean)
         batch = make_flow_batch(latents, self.levels.sample(self.batch), torch.randn_like(latents), clean)
         concat = first_frame_channels(self.cache.rows(indices, "conditions")) if self.from_condition else None
+        return self._velocity_loss(batch, captions, concat)
+
+    def _velocity_loss(self, batch: FlowBatch, captions: list[str], concat: Tensor | None = None) -> Tensor:
         with torch.autocast("cpu", torch.bfloat16):
             context = text_states(self.encoder, captions)
             velocity = self.dit(batch.latents, batch.timesteps, DiTInputs(context=context, channel_concat=concat))

@@ -14,6 +14,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,17 +34,22 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, caches, logs and sheets")
     parser.add_argument("--steps", type=int, help="number of steps; may be changed when a run goes on")
     parser.add_argument("--prompts", type=int, default=200, help="held-back prompts of the last evaluation")
-    parser.add_argument("--core", type=int, help="CPU core to stay on")
+    parser.add_argument("--core", type=int, help="CPU core to stay on; under torchrun each process has its own")
+    parser.add_argument("--compile", action="store_true", help="compile the blocks of a DiT (needs a C++ compiler)")
     parser.add_argument("--evaluate-minutes", type=float, default=5.0, help="time between evaluations")
     return parser.parse_args()
 
 
 def prepare_process(core: int | None) -> None:
-    """Start again with the allocator settings if they are not there, then keep to one core."""
+    """Start again with the allocator settings if they are not there, then keep to one core.
+
+    Without ``core`` a process that torchrun started takes the core of its number, any other may run anywhere.
+    """
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
         arguments = [sys.executable, "-m", "tools.tiny.train", *sys.argv[1:]]
         os.execve(sys.executable, arguments, {**os.environ, **ALLOCATOR})
-    if core is not None and hasattr(os, "sched_setaffinity"):
+    core = int(os.environ.get("LOCAL_RANK", "-1")) if core is None else core
+    if core >= 0 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
 
 
@@ -115,9 +121,15 @@ def run_text(arguments: argparse.Namespace) -> None:
 
 
 def run_dit(arguments: argparse.Namespace) -> None:
-    """Stages "t2v" and "more": the second goes on from the bundled weights, at a lower rate and on more noise."""
-    from tools.tiny import dit_stage, evaluate, family, weights
-    from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, NoiseLevels, train
+    """Stages "t2v" and "more": the second goes on from the bundled weights, at a lower rate.
+
+    A step sees clips and stills: one after the other, or at once in two processes that torchrun starts.
+    """
+    import torch
+
+    from tools.tiny import dit_stage, family, together, weights
+    from wan_core.runtime import launched
+    from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, NoiseLevels, distributed_ranks, train
 
     vae, encoder = load_frozen()
     second = arguments.stage == "more"
@@ -127,53 +139,75 @@ def run_dit(arguments: argparse.Namespace) -> None:
         dit.load_state_dict(weights.read_tensors(family.WEIGHTS / "t2v" / "model.safetensors"))
     else:
         dit_stage.start_weights(dit)
-    stage = dit_stage.DiTStage(
-        dit,
-        encoder,
-        dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16()),
-        NoiseLevels(shift=4.0 if second else 3.0, std=1.2),
-        dit_stage.channel_weights(vae),
-        clean_share=0.3,
-        with_pictures=True,
-        first_clips=dit_stage.CLIPS if second else dit_stage.FIRST_CLIPS,
-    )
-    steps = arguments.steps or (4000 if second else 9000)
-    warmup, decay = (50, 1.0) if second else (100, 0.5)
-    settings = LoopSettings(steps=steps, warmup_steps=warmup, decay_share=decay, final_rate=0.03)
-    average = AveragedWeights(dit, 0.998)
-    clips = evaluate.held_back_clips(evaluate.PROMPTS)
-    recipe = f"tools/tiny/dit_stage.py, stage {arguments.stage}, {{}} steps of 16, one CPU core"
+    with distributed_ranks(launched(), torch.device("cpu")) as ranks:
+        if ranks.world > 1:
+            together.average_gradients(dit)
+        if arguments.compile:
+            for block in dit.blocks:
+                block.compile(dynamic=False)
+        stage = dit_stage.DiTStage(
+            dit,
+            encoder,
+            dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16()),
+            NoiseLevels(shift=3.0, std=1.2),
+            dit_stage.channel_weights(vae),
+            clean_share=0.3,
+            with_pictures=True,
+            first_clips=dit_stage.CLIPS if second else dit_stage.FIRST_CLIPS,
+            rank=ranks.rank,
+        )
+        steps = arguments.steps or (7000 if second else 9000)
+        settings = LoopSettings(
+            steps=steps,
+            warmup_steps=100,
+            decay_share=0.7 if second else 0.5,
+            final_rate=0.03,
+            accumulation=1 if ranks.world > 1 else 2,
+        )
+        average = AveragedWeights(dit, 0.999 if second else 0.998)
+        score = partial(score_dit, arguments, average, dit, vae, encoder)
+        folder = CheckpointFolder if ranks.is_first else together.FollowerFolder
+        result = train(
+            dit,
+            dit_stage.dit_optimizers(dit, 0.5 if second else 0.7),
+            stage.loss,
+            settings,
+            checkpoints=folder(arguments.work / arguments.stage),
+            average=average,
+            report=Reporter(arguments.evaluate_minutes, lambda: score(40)),
+            rank=ranks.rank,
+            reduce=ranks.reduce,
+        )
+        if ranks.is_first and not result.was_interrupted:
+            sys.stdout.write(json.dumps(score(arguments.prompts)) + "\n")
 
-    def score(count: int) -> dict[str, Any]:
-        chosen = clips[:count]
-        average.exchange(dit)
-        made = dit_stage.generate(dit, vae, encoder, chosen)
-        continued = dit_stage.generate(dit, vae, encoder, chosen, from_first_frame=True)
-        evaluate.contact_sheet(made[:24], arguments.work / f"{arguments.stage}.png")
-        evaluate.contact_sheet(continued[:24], arguments.work / f"{arguments.stage}-first-frame.png")
-        scores = evaluate.score_videos(made, chosen)
-        scores |= {f"ti2v_{name}": value for name, value in evaluate.score_continuations(continued, chosen).items()}
-        scores |= {
-            "motions": evaluate.score_by(made, chosen, "motion"),
-            "shapes": evaluate.score_by(made, chosen, "shape"),
-        }
-        path = arguments.work / f"{arguments.stage}-latest.safetensors"
-        weights.write_weights(path, dit.state_dict(), recipe=recipe.format(average.updates), scores=scores)
-        average.exchange(dit)
-        return scores
 
-    report = Reporter(arguments.evaluate_minutes, lambda: score(40))
-    result = train(
-        dit,
-        dit_stage.dit_optimizers(dit, 0.3 if second else 0.7),
-        stage.loss,
-        settings,
-        checkpoints=CheckpointFolder(arguments.work / arguments.stage),
-        average=average,
-        report=report,
-    )
-    if not result.was_interrupted:
-        sys.stdout.write(json.dumps(score(arguments.prompts)) + "\n")
+def score_dit(
+    arguments: argparse.Namespace, average: Any, dit: Any, vae: Any, encoder: Any, count: int
+) -> dict[str, Any]:
+    """Write the averaged weights and contact sheets to the work folder; the scores on ``count`` held-back prompts."""
+    import torch
+
+    from tools.tiny import dit_stage, evaluate, weights
+
+    chosen = evaluate.held_back_clips(count)
+    average.exchange(dit)
+    with torch.compiler.set_stance("force_eager"):
+        made = dit_stage.generate(dit, vae, encoder, chosen, guidance_scale=2.0)
+        continued = dit_stage.generate(dit, vae, encoder, chosen, guidance_scale=2.0, from_first_frame=True)
+    evaluate.contact_sheet(made[:24], arguments.work / f"{arguments.stage}.png")
+    evaluate.contact_sheet(continued[:24], arguments.work / f"{arguments.stage}-first-frame.png")
+    scores: dict[str, Any] = evaluate.score_videos(made, chosen)
+    scores |= {f"ti2v_{name}": value for name, value in evaluate.score_continuations(continued, chosen).items()}
+    scores |= {
+        "motions": evaluate.score_by(made, chosen, "motion"),
+        "shapes": evaluate.score_by(made, chosen, "shape"),
+    }
+    recipe = f"tools/tiny/dit_stage.py, stage {arguments.stage}, {average.updates} steps of 16 clips and 64 stills"
+    path = arguments.work / f"{arguments.stage}-latest.safetensors"
+    weights.write_weights(path, dit.state_dict(), recipe=recipe, scores=scores)
+    average.exchange(dit)
+    return scores
 
 
 def run_delta(arguments: argparse.Namespace) -> None:

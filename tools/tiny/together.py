@@ -1,0 +1,32 @@
+"""Two processes that train one small network, each with the whole of it: their gradients are averaged.
+
+A tiny network is not worth dividing, which is what `wan_core.training` does with large ones.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor, distributed, nn
+
+from wan_core.training import CheckpointFolder, TrainingState
+
+
+def average_gradients(model: nn.Module) -> None:
+    """Make every backward pass average the gradients of all processes, weight by weight as they come."""
+
+    def average(weight: Tensor) -> None:
+        assert weight.grad is not None
+        distributed.all_reduce(weight.grad)
+        weight.grad /= distributed.get_world_size()
+
+    for weight in model.parameters():
+        weight.register_post_accumulate_grad_hook(average)
+
+
+class FollowerFolder(CheckpointFolder):
+    """The checkpoints of a process that writes none: it goes on from what the first process wrote."""
+
+    def save(self, state: TrainingState, step: int) -> Path:
+        """Nothing is written; the folder that the first process writes."""
+        return self.path(step)
