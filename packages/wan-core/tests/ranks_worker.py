@@ -1,7 +1,7 @@
-"""One process of a small run, alone or under torchrun: ``ranks_worker.py FOLDER STEPS [lora] [fail] [die]``.
+"""One process of a small run, alone or under torchrun: ``ranks_worker.py FOLDER STEPS [lora] [muon] [groups] [fail] [die]``.
 
 It trains a tiny transformer on seeded latents with the core's loop; the first process writes losses and final weights.
-``fail`` lets the last process raise at step 3, ``die`` kills the first one while it saves step 20.
+``groups`` makes two groups of processes that hold the same weights each, ``fail`` lets the last process raise at step 3, ``die`` kills the first one while it saves step 20.
 """
 
 import json
@@ -43,7 +43,7 @@ def main() -> None:
     """Run this process's part."""
     folder, steps, flags = Path(sys.argv[1]), int(sys.argv[2]), set(sys.argv[3:])
     torch.set_num_threads(1)
-    with distributed_ranks(launched(), CPU) as ranks:
+    with distributed_ranks(launched(), CPU, replicas=2 if "groups" in flags else 1) as ranks:
         run(folder, steps, flags, ranks)
 
 

@@ -10,8 +10,19 @@ import pytest
 import torch
 from torch import nn
 
-from wan_core.errors import CheckpointError, ConfigError, MediaError, RequestError
-from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, Muon, TrainingState, orthogonalize, train
+from wan_core.errors import BackendError, CheckpointError, ConfigError, MediaError, RequestError
+from wan_core.training import (
+    OPTIMIZERS,
+    AveragedWeights,
+    CheckpointFolder,
+    LoopSettings,
+    Muon,
+    TrainingState,
+    build_optimizers,
+    orthogonalize,
+    require_optimizer,
+    train,
+)
 
 
 def parts():
@@ -49,6 +60,31 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path) -> Non
     for stop in (1, 7, 23, 40):
         _, resumed = run(tmp_path / "parts", stop, accumulation=2)
     assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_every_optimizer_goes_on_bit_for_bit(name, tmp_path) -> None:
+    def weights(folder, steps):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(64, 128), nn.SiLU(), nn.Linear(128, 64))  # bitsandbytes keeps small ones whole
+
+        def loss_of(step, index):
+            x = torch.randn(16, 64)
+            return (model(x) - x * x.roll(1, 1)).square().mean()
+
+        settings = LoopSettings(steps=steps, warmup_steps=3, save_seconds=1e9, decay_share=0.0)
+        train(model, build_optimizers(model, name, 1e-2), loss_of, settings, checkpoints=CheckpointFolder(folder))
+        return list(model.parameters())
+
+    whole = weights(tmp_path / "whole", 12)
+    for stop in (3, 12):
+        resumed = weights(tmp_path / "parts", stop)
+    assert all(torch.equal(a, b) for a, b in zip(whole, resumed, strict=True))
+
+
+def test_an_8_bit_optimizer_is_refused_for_divided_weights() -> None:
+    with pytest.raises(BackendError, match="2 processes share; use adamw"):
+        require_optimizer("adamw8bit", world=2)
 
 
 def test_only_the_last_checkpoints_stay(tmp_path) -> None:

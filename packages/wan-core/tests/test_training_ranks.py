@@ -97,6 +97,11 @@ def test_adapters_and_muon_agree_too(flag: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_two_groups_of_two_processes_agree_with_one(runs: tuple[Path, Path], tmp_path: Path) -> None:
+    assert_same(load_file(runs[0] / "final.safetensors"), finish(4, tmp_path / "four", 20, "groups"))
+
+
+@pytest.mark.slow
 def test_a_failing_process_ends_all_of_them(tmp_path: Path) -> None:
     status, said = start(2, tmp_path / "run", 20, "fail")
     assert status != 0

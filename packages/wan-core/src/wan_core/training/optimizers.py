@@ -34,10 +34,16 @@ def build_optimizers(
     return [_adamw(list(trained.values()), rate, weight_decay)]
 
 
-def require_optimizer(name: str) -> None:
-    """Check that an optimizer can be had here. Raises BackendError."""
-    if name == "adamw8bit":
-        _bitsandbytes()
+def require_optimizer(name: str, world: int = 1) -> None:
+    """Check that an optimizer can be had here, for weights divided among ``world`` processes. Raises BackendError."""
+    if name != "adamw8bit":
+        return
+    if world > 1:
+        raise BackendError(
+            f"the optimizer adamw8bit cannot work on weights that {world} processes share; use adamw, whose state is "
+            "divided among them, or one process"
+        )
+    _bitsandbytes()
 
 
 def _is_inside(name: str) -> bool:

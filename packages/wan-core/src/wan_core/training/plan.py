@@ -122,7 +122,7 @@ def plan_training(options: RunOptions, settings: TrainSettings, loop: LoopSettin
     preset = get_preset(options.model)
     _check_task(preset, settings, loop)
     experts = choose_experts(preset, options.expert, settings.lora())
-    require_optimizer(settings.optimizer)
+    require_optimizer(settings.optimizer, options.world)
     if options.tensorboard:
         require_tensorboard()
     device, dtype = machine(options.device, options.dtype)

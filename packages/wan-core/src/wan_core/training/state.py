@@ -78,25 +78,38 @@ class TrainingState:
 
 
 def pack_optimizer(optimizer: torch.optim.Optimizer) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Split an optimizer's state into tensors ``index.name`` and a structure of plain values for JSON."""
+    """Split an optimizer's state into tensors ``index.name`` and a structure of plain values for JSON.
+
+    A state inside a state, as bitsandbytes keeps its 8-bit one, has longer names: ``index.group.name``.
+    """
     state = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
-    values: dict[str, dict[str, Any]] = {}
+    values: dict[str, Any] = {}
     for index, entries in state["state"].items():
-        for name, entry in entries.items():
-            if isinstance(entry, Tensor):
-                tensors[f"{index}.{name}"] = entry
-            else:
-                values.setdefault(str(index), {})[name] = entry
+        _split(str(index), entries, tensors, values)
     return tensors, {"values": values, "groups": state["param_groups"]}
+
+
+def _split(path: str, entries: Mapping[str, Any], tensors: dict[str, Tensor], values: dict[str, Any]) -> None:
+    for name, entry in entries.items():
+        if isinstance(entry, Tensor):
+            tensors[f"{path}.{name}"] = entry
+        elif isinstance(entry, Mapping):
+            _split(f"{path}.{name}", entry, tensors, values)
+        else:
+            values.setdefault(path, {})[name] = entry
 
 
 def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor], plain: dict[str, Any]) -> None:
     """Put back what `pack_optimizer` took out. Raises CheckpointError when it belongs to other parameters."""
-    state: dict[int, dict[str, Any]] = {int(index): dict(entries) for index, entries in plain["values"].items()}
-    for name, tensor in tensors.items():
-        index, _, entry = name.partition(".")
-        state.setdefault(int(index), {})[entry] = tensor
+    named = {f"{path}.{name}": value for path, entries in plain["values"].items() for name, value in entries.items()}
+    state: dict[int, dict[str, Any]] = {}
+    for name, entry in (named | dict(tensors)).items():
+        index, *groups, last = name.split(".")
+        inner = state.setdefault(int(index), {})
+        for group in groups:
+            inner = inner.setdefault(group, {})
+        inner[last] = entry
     try:
         optimizer.load_state_dict({"state": state, "param_groups": plain["groups"]})
     except ValueError as error:
@@ -254,7 +267,18 @@ def _write_files(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     weights = _below(tensors, _WEIGHTS)
     training = {name: tensor for name, tensor in tensors.items() if not name.startswith(_WEIGHTS)}
     for file, content in ((_MODEL, weights), (_TRAINING, training)):
-        save_file({key: tensor.contiguous() for key, tensor in content.items()}, folder / file)
+        save_file(_apart(content), folder / file)
+
+
+def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors, each with memory of its own: optimizers share tables, which safetensors refuses."""
+    seen: set[int] = set()
+    apart = {}
+    for name, tensor in tensors.items():
+        is_shared = tensor.numel() > 0 and tensor.data_ptr() in seen
+        seen.add(tensor.data_ptr())
+        apart[name] = tensor.clone() if is_shared else tensor.contiguous()
+    return apart
 
 
 def _read_tensors(folder: Path, saved: Mapping[str, Any], state: TrainingState) -> dict[str, Tensor]:
