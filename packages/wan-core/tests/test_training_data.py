@@ -41,6 +41,15 @@ def test_metadata_wins_and_gives_parts_and_pictures(folder) -> None:
     torch.testing.assert_close(load_first_picture(second, clip), clip[:, 0])
 
 
+def test_captions_may_have_several_lines(folder) -> None:
+    (folder / "metadata.csv").write_text('file,caption\na.mp4,"first line\nsecond \u2028 line"\nb.mp4,other\n')
+    assert [each.caption for each in find_examples(folder)] == ["first line\nsecond \u2028 line", "other"]
+    (folder / "metadata.csv").unlink()
+    line = json.dumps({"file": "a.mp4", "caption": "one \u2028 two"}, ensure_ascii=False)
+    (folder / "metadata.jsonl").write_text(f"{line}\n\n", encoding="utf-8")
+    assert [each.caption for each in find_examples(folder)] == ["one \u2028 two"]
+
+
 def test_clips_have_the_size_of_their_bucket_and_start_where_asked(folder) -> None:
     write_jsonl(folder, {"file": "a.mp4", "caption": "x", "start": 0.25}, {"file": "b.mp4", "caption": "y"})
     later, whole = find_examples(folder)
@@ -66,6 +75,7 @@ def test_frames_are_resampled_to_the_asked_rate(folder) -> None:
         ({"file": "a.mp4", "caption": "x", "image": "c.png"}, "no file"),
         ({"file": "a.mp4", "text": "x"}, "unknown column 'text'; columns are file, caption"),
         ({"file": "a.mp4", "caption": "x", "start": "soon"}, "start must be seconds, got 'soon'"),
+        ({"file": "a.mp4", "caption": "x", "end": "nan"}, "end must be seconds, got 'nan'"),
         ({"file": "a.mp4", "caption": "x", "start": 2, "end": 1}, "below end"),
         ({"file": "a.mp4", "caption": "x", "start": -1}, "at least 0"),
         (["a.mp4", "x"], "one JSON object"),

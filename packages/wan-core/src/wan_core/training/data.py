@@ -8,7 +8,9 @@ shards (`wan_core.training.tar_shards`).
 from __future__ import annotations
 
 import csv
+import io
 import json
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -155,13 +157,13 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
     except (OSError, UnicodeDecodeError) as error:
         raise RequestError(f"cannot read {path}: {error}; it must be UTF-8 text") from error
     if path.suffix == ".csv":
-        reader = csv.DictReader(text.splitlines())
+        reader = csv.DictReader(io.StringIO(text, newline=""))  # a quoted caption may have several lines
         for row in reader:
             if None in row:
                 raise RequestError(f"{path.name}, line {reader.line_num}: more values than columns; quote commas")
             yield reader.line_num, row
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    for number, line in enumerate(text.split("\n"), 1):  # JSON strings may hold other line separators
         if not line.strip():
             continue
         try:
@@ -185,9 +187,12 @@ def _seconds(row: Mapping[str, Any], name: str, place: str) -> float | None:
     if value is None or value == "":
         return None
     try:
-        return float(value)
-    except (TypeError, ValueError) as error:
-        raise RequestError(f"{place}: {name} must be seconds, got {value!r}") from error
+        seconds = float(value)
+    except (TypeError, ValueError):
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise RequestError(f"{place}: {name} must be seconds, got {value!r}")
+    return seconds
 
 
 def _existing(path: Path, place: str) -> Path:
