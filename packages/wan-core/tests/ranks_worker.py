@@ -1,7 +1,8 @@
-"""One process of a small run, alone or under torchrun: ``ranks_worker.py FOLDER STEPS [lora] [muon] [groups] [fail] [die]``.
+"""One process of a small run, alone or under torchrun: ``ranks_worker.py FOLDER STEPS [FLAG ...]``.
 
 It trains a tiny transformer on seeded latents with the core's loop; the first process writes losses and final weights.
-``groups`` makes two groups of processes that hold the same weights each, ``fail`` lets the last process raise at step 3, ``die`` kills the first one while it saves step 20.
+Flags: ``lora`` and ``muon`` say what is trained and how, ``groups`` makes two groups of processes that hold the same
+weights each, ``fail`` lets the last process raise at step 3, ``die`` kills the first one while it saves step 20.
 """
 
 import json
