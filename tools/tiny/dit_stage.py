@@ -7,6 +7,7 @@ videos from text and goes on from pictures. Single first frames teach outlines a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,18 +19,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tools.tiny.evaluate import Video
-from tools.tiny.family import LATENT_FRAMES, LATENT_SIZE, TEXT_LEN, Z_DIM
+from tools.tiny.family import BOUNDARY, LATENT_FRAMES, LATENT_SIZE, TEXT_LEN, Z_DIM
 from tools.tiny.text_stage import draw_caption
 from tools.tiny.vae_stage import to_pixels, to_video
 from tools.tiny.world import Clip, Combination, training_clip
 from wan_core.models import DiTInputs, TextEncoder, VideoVAE, WanDiT
-from wan_core.sampling import Anchors, Denoiser, make_solver, sample, seeded_noise
+from wan_core.sampling import Anchors, Denoiser, ExpertDenoiser, make_solver, sample, seeded_noise
 from wan_core.training import FlowBatch, Muon, NoiseLevels, draw_clean_frames, make_flow_batch
 
 CLIPS = 9000
 FIRST_CLIPS = 6000
 PICTURE_CLIPS = 1000
 STILLS = 30000
+HARD_SHAPES = {"circle": 0.25, "square": 0.35, "triangle": 0.5, "ring": 0.6, "cross": 1.0}
 STILL_LEVELS = NoiseLevels(shift=2.0, std=1.2)
 _SHARD = 100
 _EMPTY_CAPTIONS = 0.1
@@ -197,7 +199,8 @@ class DiTStage:
 
     ``clean_share`` of the samples has clean leading frames, ``with_pictures`` some of them as single pictures;
     ``from_condition`` gives the first frame by channels instead; ``levels`` are the noise levels trained,
-    ``weights`` those of the latent channels. ``rank`` numbers processes that train together.
+    ``weights`` those of the latent channels. ``shares`` say how much of the drawn samples of a shape is kept, so that
+    hard ones are seen more often. ``rank`` numbers processes that train together.
     """
 
     dit: WanDiT
@@ -211,7 +214,8 @@ class DiTStage:
     batch: int = 16
     clips: int = CLIPS
     first_clips: int = FIRST_CLIPS
-    stills: int = 64
+    stills: int = 80
+    shares: Mapping[str, float] | None = None
     rank: int = 0
 
     def loss(self, step: int, index: int) -> Tensor:
@@ -221,7 +225,7 @@ class DiTStage:
     def still_loss(self, step: int) -> Tensor:
         """Loss of one step on single first frames."""
         rng = np.random.default_rng([6, step, self.rank])
-        indices = [int(i) for i in rng.integers(0, STILLS, self.stills)]
+        indices = self._draw(rng, STILLS, self.stills)
         latents = self.cache.rows(indices, "stills")
         captions = [self._caption(index, rng) for index in indices]
         batch = make_flow_batch(latents, STILL_LEVELS.sample(self.stills), torch.randn_like(latents))
@@ -231,7 +235,7 @@ class DiTStage:
         """Loss of one step on clips; the set of clips grows by two a step until it is whole."""
         rng = np.random.default_rng([5, step, self.rank])
         known = min(self.clips, self.first_clips + 2 * step) // _SHARD * _SHARD
-        indices = [int(i) for i in rng.integers(0, known, self.batch)]
+        indices = self._draw(rng, known, self.batch)
         latents = self.cache.rows(indices)
         captions = [self._caption(index, rng) for index in indices]
         clean = draw_clean_frames(self.batch, LATENT_FRAMES, self.clean_share) if self.clean_share else None
@@ -246,6 +250,17 @@ class DiTStage:
             context = text_states(self.encoder, captions)
             velocity = self.dit(batch.latents, batch.timesteps, DiTInputs(context=context, channel_concat=concat))
         return batch.loss(velocity, self.weights)
+
+    def _draw(self, rng: np.random.Generator, known: int, count: int) -> list[int]:
+        """``count`` numbers of clips below ``known``."""
+        if self.shares is None:
+            return [int(index) for index in rng.integers(0, known, count)]
+        drawn: list[int] = []
+        while len(drawn) < count:
+            index = int(rng.integers(0, known))
+            if rng.random() < self.shares[self.cache.combination(index).shape]:
+                drawn.append(index)
+        return drawn
 
     def _caption(self, index: int, rng: np.random.Generator) -> str:
         caption = draw_caption(self.cache.combination(index), rng)
@@ -275,11 +290,13 @@ def generate(
     flow_shift: float = 3.0,
     solver: str = "euler",
     from_first_frame: bool = False,
+    low_noise: WanDiT | None = None,
     batch: int = 20,
 ) -> list[Video]:
     """Make a video for each clip's caption; noise by position in the list.
 
     The first frame is given as an anchor (``from_first_frame``), by channels if the DiT takes them, or not at all.
+    ``low_noise`` takes over below the family's boundary.
     """
     videos: list[Video] = []
     by_channels = dit.config.in_dim > Z_DIM
@@ -298,7 +315,10 @@ def generate(
         context = text_states(encoder, [clip.caption for clip in part])
         positive = DiTInputs(context=context, channel_concat=concat)
         negative = DiTInputs(context=empty.expand(len(part), -1, -1), channel_concat=concat)
-        denoiser = Denoiser(dit, positive, negative, guidance_scale, anchors=anchors)
+        high, low = (
+            Denoiser(each, positive, negative, guidance_scale, anchors=anchors) for each in (dit, low_noise or dit)
+        )
+        denoiser = ExpertDenoiser(high, low, BOUNDARY)
         with torch.autocast("cpu", torch.bfloat16):
             latents = sample(denoiser, make_solver(solver, steps, flow_shift=flow_shift), noise, anchors=anchors)
         for one in latents.split(4):

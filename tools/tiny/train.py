@@ -154,6 +154,7 @@ def run_dit(arguments: argparse.Namespace) -> None:
             clean_share=0.3,
             with_pictures=True,
             first_clips=dit_stage.CLIPS if second else dit_stage.FIRST_CLIPS,
+            shares=dit_stage.HARD_SHAPES if second else None,
             rank=ranks.rank,
         )
         steps = arguments.steps or (7000 if second else 9000)
@@ -203,7 +204,7 @@ def score_dit(
         "motions": evaluate.score_by(made, chosen, "motion"),
         "shapes": evaluate.score_by(made, chosen, "shape"),
     }
-    recipe = f"tools/tiny/dit_stage.py, stage {arguments.stage}, {average.updates} steps of 16 clips and 64 stills"
+    recipe = f"tools/tiny/dit_stage.py, stage {arguments.stage}, {average.updates} steps of 16 clips and 80 stills"
     path = arguments.work / f"{arguments.stage}-latest.safetensors"
     weights.write_weights(path, dit.state_dict(), recipe=recipe, scores=scores)
     average.exchange(dit)
@@ -223,6 +224,8 @@ def run_delta(arguments: argparse.Namespace) -> None:
     name, levels = arguments.stage, NoiseLevels(shift=2.0, std=1.2)
     from_condition = name == "i2v"
     dit = delta_stage.build(family.WEIGHTS / "t2v", family.I2V if from_condition else family.DIT)
+    base = family.DIT.build().eval()
+    base.load_state_dict(weights.read_tensors(family.WEIGHTS / "t2v" / "model.safetensors"))
     dit_stage.use_plain_attention(dit)
     cache = dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16())
     stage = dit_stage.DiTStage(
@@ -239,9 +242,12 @@ def run_delta(arguments: argparse.Namespace) -> None:
     clips = evaluate.held_back_clips()
 
     def score(count: int) -> dict[str, Any]:
-        if not from_condition:
-            return {}
-        return evaluate.score_continuations(dit_stage.generate(dit, vae, encoder, clips[:count]), clips[:count])
+        chosen = clips[:count]
+        if from_condition:
+            return evaluate.score_continuations(dit_stage.generate(dit, vae, encoder, chosen), chosen)
+        high, low = (dit, base) if name == "high" else (base, dit)
+        made = dit_stage.generate(high, vae, encoder, chosen, guidance_scale=2.0, solver="unipc", low_noise=low)
+        return evaluate.score_videos(made, chosen)
 
     report = Reporter(arguments.evaluate_minutes, lambda: score(20))
     folder = CheckpointFolder(arguments.work / name)
@@ -249,7 +255,7 @@ def run_delta(arguments: argparse.Namespace) -> None:
         return
     average.exchange(dit)
     path = family.WEIGHTS / name / "model.safetensors"
-    recipe = f"tools/tiny/delta_stage.py, stage {name}, {steps} steps of 32, one CPU core"
+    recipe = f"tools/tiny/delta_stage.py, stage {name}, {steps} steps of {stage.batch}, one CPU core"
     weights.write_weights(path, delta_stage.tensors(dit), recipe=recipe, scores=score(arguments.prompts), base="t2v")
 
 
