@@ -206,3 +206,13 @@ def test_two_processes_train_as_one_does(few: Path, tmp_path: Path) -> None:
     one, two = (load_file(tmp_path / name / "lora.safetensors") for name in ("one", "two"))
     for name, tensor in one.items():
         torch.testing.assert_close(two[name], tensor, atol=1e-5, rtol=0)
+
+
+@pytest.mark.slow
+def test_what_all_processes_refuse_is_told_once(few: Path, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", 2]
+    command = [*launch, "-m", "wan_core", "train", "--data", few, "--output", tmp_path, "--optimizer", "adamw8bit"]
+    done = subprocess.run([str(word) for word in command], check=False, capture_output=True, text=True, timeout=200)
+    assert done.returncode != 0
+    assert done.stderr.count("Error: the optimizer adamw8bit cannot work on weights that 2 processes share") == 1
+    assert 'File "' not in done.stderr.partition("Error: ")[0]

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from wan_core import BackendError, ConfigError
-from wan_core.runtime import Launch, launched, make_mesh
+from wan_core.runtime import Launch, is_first_to_say, launched, make_mesh
 
 WORKER = Path(__file__).with_name("ranks_worker.py")
 TORCHRUN = {"RANK": "1", "WORLD_SIZE": "2", "LOCAL_RANK": "1", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
@@ -142,3 +142,12 @@ def test_a_process_takes_its_own_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_groups_must_be_equal() -> None:
     with pytest.raises(ConfigError, match="3 equal groups"):
         make_mesh(4, torch.device("cpu"), replicas=3)
+
+
+def test_a_sentence_is_for_the_first_process_where_they_can_agree() -> None:
+    server = torch.distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+    shared = {"TORCHELASTIC_USE_AGENT_STORE": "True", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(server.port)}
+    assert [is_first_to_say(text, shared) for text in ("one", "one", "two")] == [True, False, True]
+    assert is_first_to_say("one", {**shared, "TORCHELASTIC_RESTART_COUNT": "1"}), "another attempt tells it again"
+    assert is_first_to_say("one", {}), "without torchrun"
+    assert is_first_to_say("one", {**shared, "MASTER_PORT": "none"}), "without a store"

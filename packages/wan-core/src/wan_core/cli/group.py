@@ -55,6 +55,8 @@ class ErrorReporting(click.Command):
         except WanError as error:
             if ctx.meta.get(DEBUG_KEY):
                 raise
+            if not _is_ours_to_tell(error):
+                raise click.exceptions.Exit(error.exit_code) from error
             raise ReportedError(error) from error
         except KeyboardInterrupt as interrupt:
             click.echo("interrupted; nothing half-written was left behind", err=True)
@@ -67,6 +69,15 @@ class ErrorReporting(click.Command):
                     "out of memory; use a smaller --size or --frame-num, --offload_model True, or --dtype bfloat16"
                 )
             ) from error
+
+
+def _is_ours_to_tell(error: WanError) -> bool:
+    """Whether no other process that torchrun started with this one has told the same."""
+    if "TORCHELASTIC_RUN_ID" not in os.environ:
+        return True
+    from wan_core.runtime import is_first_to_say
+
+    return is_first_to_say(str(error))
 
 
 def _is_out_of_memory(error: BaseException) -> bool:

@@ -7,7 +7,7 @@ from wan_core.runtime.attention_backends import (
 )
 from wan_core.runtime.devices import DTYPES, peak_memory, resolve_device, resolve_dtype
 from wan_core.runtime.fsdp import divided_as, is_sharded, mean_over_processes, shard_model, whole_tensor
-from wan_core.runtime.launch import Launch, launched, make_mesh, process_group
+from wan_core.runtime.launch import Launch, is_first_to_say, launched, make_mesh, process_group
 from wan_core.runtime.placement import Between, Placed, release_cached_memory
 from wan_core.runtime.recompute import RecomputedBlocks, apply_recompute
 
@@ -22,6 +22,7 @@ __all__ = [
     "apply_recompute",
     "choose_attention_backend",
     "divided_as",
+    "is_first_to_say",
     "is_sharded",
     "launched",
     "make_mesh",

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import distributed
@@ -51,6 +53,25 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch | None:
     if not 0 <= rank < world or local < 0:
         raise BackendError(f"RANK {rank} of WORLD_SIZE {world} cannot be; start with torchrun, or unset all")
     return Launch(rank, world, local) if world > 1 else None
+
+
+def is_first_to_say(sentence: str, environment: Mapping[str, str] | None = None) -> bool:
+    """Whether no other process of this run has said ``sentence``, so that a failure of all is told once.
+
+    The processes agree through torchrun's own store. True where there is none, or where it cannot be reached.
+    """
+    environment = os.environ if environment is None else environment
+    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+        return True
+    attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
+    key = f"wan-said-{attempt}-{hashlib.sha256(sentence.encode()).hexdigest()}"
+    try:
+        store = distributed.TCPStore(  # type: ignore[attr-defined]  # torch does not list what it documents
+            environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), timeout=timedelta(seconds=10)
+        )
+        return int(store.add(key, 1)) == 1
+    except (KeyError, ValueError, RuntimeError):
+        return True
 
 
 @contextmanager
