@@ -4,8 +4,9 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from tools.tiny import delta_stage, family, train, vae_stage
+from tools.tiny import delta_stage, dit_stage, family, train, vae_stage
 from tools.tiny.dit_stage import (
+    HARD_SHAPES,
     DiTStage,
     LatentCache,
     PlainAttention,
@@ -122,6 +123,22 @@ def test_a_dit_step_lowers_its_loss(tmp_path) -> None:
             optimizer.step()
             optimizer.zero_grad()
     assert losses[-1] < losses[0]
+
+
+def test_hard_shapes_are_seen_more_often_and_stills_teach_too(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(dit_stage, "STILLS", 200)
+    vae, encoder = train.load_frozen()
+    cache = LatentCache(tmp_path, vae)
+    for number in range(2):
+        cache._shards[("stills", number)] = torch.randn(100, family.Z_DIM, 1, 8, 8)
+    dit = small_dit()
+    torch.nn.init.normal_(dit.head.head.weight)
+    stage = DiTStage(dit, encoder, cache, NoiseLevels(), torch.ones(family.Z_DIM), stills=6, shares=HARD_SHAPES)
+    assert 0 < stage.loss(0, 1).item() < 100
+    drawn = [cache.combination(index).shape for index in stage._draw(np.random.default_rng(0), 200, 400)]
+    plain = [cache.combination(index).shape for index in range(200)]
+    assert drawn.count("cross") / 400 > 1.3 * plain.count("cross") / 200
+    assert 0 < drawn.count("circle") / 400 < 0.7 * plain.count("circle") / 200
 
 
 def test_latents_are_cached_once(tmp_path) -> None:

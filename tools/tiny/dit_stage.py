@@ -37,6 +37,24 @@ _SHARD = 100
 _EMPTY_CAPTIONS = 0.1
 
 
+@dataclass(frozen=True)
+class Course:
+    """How long and how fast a stage trains, and on what: see `DiTStage` and `wan_core.training.LoopSettings`."""
+
+    steps: int
+    rate: float
+    decay_share: float
+    average: float
+    first_clips: int
+    shares: Mapping[str, float] | None = None
+
+
+COURSES = {
+    "t2v": Course(9000, rate=0.7, decay_share=0.5, average=0.998, first_clips=FIRST_CLIPS),
+    "more": Course(7000, rate=0.5, decay_share=0.7, average=0.999, first_clips=CLIPS, shares=HARD_SHAPES),
+}
+
+
 class _Attend(torch.autograd.Function):
     """Softmax attention over ``[B, n, L, d]`` whose every step stays in the inputs' dtype.
 

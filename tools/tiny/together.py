@@ -9,7 +9,17 @@ from pathlib import Path
 
 from torch import Tensor, distributed, nn
 
+from wan_core.models import WanDiT
 from wan_core.training import CheckpointFolder, TrainingState
+
+
+def prepare(dit: WanDiT, *, world: int, compiled: bool) -> None:
+    """Make a DiT ready to train in ``world`` processes, its blocks compiled or not."""
+    if world > 1:
+        average_gradients(dit)
+    if compiled:
+        for block in dit.blocks:
+            block.compile(dynamic=False)
 
 
 def average_gradients(model: nn.Module) -> None:

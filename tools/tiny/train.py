@@ -132,19 +132,15 @@ def run_dit(arguments: argparse.Namespace) -> None:
     from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, NoiseLevels, distributed_ranks, train
 
     vae, encoder = load_frozen()
-    second = arguments.stage == "more"
+    course = dit_stage.COURSES[arguments.stage]
     dit = family.DIT.build()
     dit_stage.use_plain_attention(dit)
-    if second:
+    if arguments.stage == "more":
         dit.load_state_dict(weights.read_tensors(family.WEIGHTS / "t2v" / "model.safetensors"))
     else:
         dit_stage.start_weights(dit)
     with distributed_ranks(launched(), torch.device("cpu")) as ranks:
-        if ranks.world > 1:
-            together.average_gradients(dit)
-        if arguments.compile:
-            for block in dit.blocks:
-                block.compile(dynamic=False)
+        together.prepare(dit, world=ranks.world, compiled=arguments.compile)
         stage = dit_stage.DiTStage(
             dit,
             encoder,
@@ -153,24 +149,22 @@ def run_dit(arguments: argparse.Namespace) -> None:
             dit_stage.channel_weights(vae),
             clean_share=0.3,
             with_pictures=True,
-            first_clips=dit_stage.CLIPS if second else dit_stage.FIRST_CLIPS,
-            shares=dit_stage.HARD_SHAPES if second else None,
+            first_clips=course.first_clips,
+            shares=course.shares,
             rank=ranks.rank,
         )
-        steps = arguments.steps or (7000 if second else 9000)
         settings = LoopSettings(
-            steps=steps,
-            warmup_steps=100,
-            decay_share=0.7 if second else 0.5,
+            steps=arguments.steps or course.steps,
+            decay_share=course.decay_share,
             final_rate=0.03,
             accumulation=1 if ranks.world > 1 else 2,
         )
-        average = AveragedWeights(dit, 0.999 if second else 0.998)
+        average = AveragedWeights(dit, course.average)
         score = partial(score_dit, arguments, average, dit, vae, encoder)
         folder = CheckpointFolder if ranks.is_first else together.FollowerFolder
         result = train(
             dit,
-            dit_stage.dit_optimizers(dit, 0.5 if second else 0.7),
+            dit_stage.dit_optimizers(dit, course.rate),
             stage.loss,
             settings,
             checkpoints=folder(arguments.work / arguments.stage),
