@@ -8,17 +8,17 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from wan_core.errors import CheckpointError, ConfigError, MediaError, RequestError
+from wan_core.checkpoints import MemorySource, write_file
+from wan_core.checkpoints.writer import write_text
+from wan_core.errors import CheckpointError, ConfigError, RequestError
 
 _INDEX = "cache.json"
 
@@ -49,11 +49,9 @@ def write_cache(
         name = f"shard-{start // shard_size:05d}.safetensors"
         made = _digest(folder / name)
         if made is None or index["shards"].get(name) != made:
-            tensors = _encode_shard(encode, range(start, stop))
-            try:
-                _write_shard(folder, name, tensors, index)
-            except OSError as error:
-                raise MediaError(f"cannot write the cache {folder}: {error}; finished shards are kept") from error
+            write_file(MemorySource(_encode_shard(encode, range(start, stop))), folder / name, metadata={})
+            index["shards"][name] = _digest(folder / name)
+            write_text(folder / _INDEX, json.dumps(index, indent=1))
         if report is not None:
             report(stop)
     return folder
@@ -203,22 +201,6 @@ def _encode_shard(encode: Callable[[int], Mapping[str, Tensor]], numbers: range)
         for name, tensor in encode(number).items():
             tensors[f"{name}.{number}"] = tensor.contiguous()
     return tensors
-
-
-def _write_shard(folder: Path, name: str, tensors: dict[str, Tensor], index: dict[str, Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    temporary = folder / f".unfinished-{name}"
-    try:
-        save_file(tensors, temporary)
-        os.replace(temporary, folder / name)
-    except SafetensorError as error:
-        raise OSError(str(error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-    index["shards"][name] = _digest(folder / name)
-    draft = folder / f".unfinished-{_INDEX}"
-    draft.write_text(json.dumps(index, indent=1))
-    os.replace(draft, folder / _INDEX)
 
 
 def _read_index(folder: Path) -> dict[str, Any]:
