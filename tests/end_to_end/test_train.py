@@ -100,6 +100,7 @@ def test_a_resumed_run_ends_with_the_same_bytes(run: Run, few: Path, tmp_path: P
         ("tiny-i2v", [], "model/i2v/diffusion_pytorch_model.safetensors"),
         ("tiny-ti2v", ["--clean-frames", 2, "--optimizer", "muon", "--checkpointing"], "model/t2v/config.json"),
         ("tiny-moe", ["--lora-rank", 2, "--expert", "low"], "lora-low.safetensors"),
+        ("tiny-moe", [], "model/high/diffusion_pytorch_model.safetensors"),
     ],
 )
 def test_every_kind_of_model_is_trained(

@@ -61,7 +61,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "no rank": ([*GOOD, "--lora-rank", "0"], 2, ("rank", "0")),
     "alpha without rank": ([*GOOD, "--lora-alpha", "8"], 2, ("--lora-rank",)),
     "expert of one network": ([*GOOD, "--expert", "high"], 2, ("tiny-ti2v", "one network")),
-    "all weights of experts that share a file": ([*GOOD, "--model", "tiny-moe"], 2, ("share", "--lora-rank")),
+    "no such expert": ([*GOOD, "--model", "tiny-moe", "--expert", "middle"], 2, ("expert", "middle", "high")),
     "clean frames of a text model": ([*GOOD, "--model", "tiny-t2v", "--clean-frames", "1"], 2, ("clean-frames", "t2v")),
     "half precision": ([*GOOD, "--dtype", "float16"], 2, ("float16", "bfloat16")),
     "unknown dtype": ([*GOOD, "--dtype", "int3"], 2, ("int3",)),

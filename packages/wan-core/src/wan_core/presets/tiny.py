@@ -76,6 +76,6 @@ TINY_MOE = replace(
     name="tiny-moe",
     summary="text to video with two experts in seconds on a CPU",
     sampling=replace(TINY_T2V.sampling, guidance_scale=Experts(high=2.0, low=2.0)),
-    files=replace(TINY_T2V.files, dit=Experts(high="t2v", low="t2v")),
+    files=replace(TINY_T2V.files, dit=Experts(high="high", low="low")),
     boundary=0.875,
 )

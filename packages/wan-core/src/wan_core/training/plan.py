@@ -121,7 +121,7 @@ def plan_training(options: RunOptions, settings: TrainSettings, loop: LoopSettin
     """
     preset = get_preset(options.model)
     _check_task(preset, settings, loop)
-    experts = choose_experts(preset, options.expert, settings.lora())
+    experts = choose_experts(preset, options.expert)
     require_optimizer(settings.optimizer, options.world)
     if options.tensorboard:
         require_tensorboard()
@@ -176,7 +176,7 @@ def machine(device: str | None, dtype: str | None) -> tuple[torch.device, torch.
     return found, chosen
 
 
-def choose_experts(preset: Preset, asked: str | None, lora: LoRASettings | None) -> list[Expert]:
+def choose_experts(preset: Preset, asked: str | None) -> list[Expert]:
     """The networks to train, one run each. Raises ConfigError for an expert of a model that has none."""
     files = preset.files.dit
     if asked is not None and asked not in EXPERTS:
@@ -185,8 +185,6 @@ def choose_experts(preset: Preset, asked: str | None, lora: LoRASettings | None)
         if asked in ("high", "low"):
             raise ConfigError(f"{preset.name} is one network and has no {asked}-noise expert; leave --expert out")
         return [Expert("", files)]
-    if lora is None and files.high == files.low:
-        raise ConfigError(f"the experts of {preset.name} share one file; train LoRAs of them: --lora-rank 16")
     both = [Expert("high", files.high), Expert("low", files.low)]
     return [expert for expert in both if asked in (None, "both", expert.name)]
 
