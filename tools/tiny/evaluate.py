@@ -98,7 +98,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--weights", type=Path, help="text-to-video weights other than the bundled ones")
     parser.add_argument("--solver", default="unipc")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--shift", type=float, default=3.0)
     parser.add_argument("--sheet", type=Path, help="write a contact sheet of the first 24 clips here")
     return parser.parse_args()
@@ -123,7 +123,7 @@ def evaluate_models(arguments: argparse.Namespace, clips: list[Clip]) -> Iterabl
         settings = [
             (solver, steps, arguments.guidance) for solver in ("euler", "unipc", "dpm++") for steps in (4, 8, 20, 50)
         ]
-        settings += [("unipc", 20, guidance) for guidance in (1.0, 3.0, 4.0, 6.0)]
+        settings += [("unipc", 20, guidance) for guidance in (1.0, 2.0, 4.0, 6.0)]
     for solver, steps, guidance in settings:
         videos = dit_stage.generate(
             *(dit, vae, encoder, clips),

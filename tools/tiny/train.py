@@ -188,8 +188,8 @@ def score_dit(
     chosen = evaluate.held_back_clips(count)
     average.exchange(dit)
     with torch.compiler.set_stance("force_eager"):
-        made = dit_stage.generate(dit, vae, encoder, chosen, guidance_scale=2.0)
-        continued = dit_stage.generate(dit, vae, encoder, chosen, guidance_scale=2.0, from_first_frame=True)
+        made = dit_stage.generate(dit, vae, encoder, chosen, guidance_scale=3.0)
+        continued = dit_stage.generate(dit, vae, encoder, chosen, guidance_scale=3.0, from_first_frame=True)
     evaluate.contact_sheet(made[:24], arguments.work / f"{arguments.stage}.png")
     evaluate.contact_sheet(continued[:24], arguments.work / f"{arguments.stage}-first-frame.png")
     scores: dict[str, Any] = evaluate.score_videos(made, chosen)
@@ -240,7 +240,7 @@ def run_delta(arguments: argparse.Namespace) -> None:
         if from_condition:
             return evaluate.score_continuations(dit_stage.generate(dit, vae, encoder, chosen), chosen)
         high, low = (dit, base) if name == "high" else (base, dit)
-        made = dit_stage.generate(high, vae, encoder, chosen, guidance_scale=2.0, solver="unipc", low_noise=low)
+        made = dit_stage.generate(high, vae, encoder, chosen, guidance_scale=3.0, solver="unipc", low_noise=low)
         return evaluate.score_videos(made, chosen)
 
     report = Reporter(arguments.evaluate_minutes, lambda: score(20))

@@ -45,7 +45,7 @@ TINY_T2V = Preset(
         height=64,
         num_inference_steps=20,
         flow_shift=3.0,
-        guidance_scale=2.0,
+        guidance_scale=3.0,
         negative_prompt="",
     ),
     files=CheckpointFiles(
@@ -60,6 +60,7 @@ TINY_TI2V = replace(
     name="tiny-ti2v",
     summary="text and image to video in seconds on a CPU",
     task=TextImageToVideo(),
+    sampling=replace(TINY_T2V.sampling, guidance_scale=2.0),
 )
 
 TINY_I2V = replace(
@@ -75,7 +76,7 @@ TINY_MOE = replace(
     TINY_T2V,
     name="tiny-moe",
     summary="text to video with two experts in seconds on a CPU",
-    sampling=replace(TINY_T2V.sampling, guidance_scale=Experts(high=2.0, low=2.0)),
+    sampling=replace(TINY_T2V.sampling, guidance_scale=Experts(high=3.0, low=3.0)),
     files=replace(TINY_T2V.files, dit=Experts(high="high", low="low")),
     boundary=0.875,
 )
