@@ -218,8 +218,6 @@ def run_delta(arguments: argparse.Namespace) -> None:
     name, levels = arguments.stage, NoiseLevels(shift=2.0, std=1.2)
     from_condition = name == "i2v"
     dit = delta_stage.build(family.WEIGHTS / "t2v", family.I2V if from_condition else family.DIT)
-    base = family.DIT.build().eval()
-    base.load_state_dict(weights.read_tensors(family.WEIGHTS / "t2v" / "model.safetensors"))
     dit_stage.use_plain_attention(dit)
     cache = dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16())
     stage = dit_stage.DiTStage(
@@ -239,6 +237,8 @@ def run_delta(arguments: argparse.Namespace) -> None:
         chosen = clips[:count]
         if from_condition:
             return evaluate.score_continuations(dit_stage.generate(dit, vae, encoder, chosen), chosen)
+        base = family.DIT.build().eval()
+        base.load_state_dict(weights.read_tensors(family.WEIGHTS / "t2v" / "model.safetensors"))
         high, low = (dit, base) if name == "high" else (base, dit)
         made = dit_stage.generate(high, vae, encoder, chosen, guidance_scale=3.0, solver="unipc", low_noise=low)
         return evaluate.score_videos(made, chosen)

@@ -74,7 +74,7 @@ class ErrorReporting(click.Command):
 def _is_ours_to_tell(error: WanError) -> bool:
     """Whether no other process that torchrun started with this one has told the same."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
-        return True
+        return True  # torch need not be imported to say so
     from wan_core.runtime import is_first_to_say
 
     return is_first_to_say(str(error))

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from wan_core.checkpoints import CheckpointLayout, MemorySource, write_shards
-from wan_core.checkpoints.writer import replacing
+from wan_core.checkpoints.writer import write_text
 from wan_core.errors import MediaError
 from wan_core.loading import parts_of
 from wan_core.models import WanDiT
@@ -45,7 +45,7 @@ def save_network(
         dtypes = {name: dtype for name in tensors if not any(f".{part}." in f".{name}." for part in kept)}
         write_shards(source, folder, dtypes=dtypes, metadata={"format": "pt", **(metadata or {})})
         config = {name: value for name, value in asdict(network.config).items() if name not in ("image_tokens",)}
-        _write_json(folder / "config.json", config)
+        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
     return folder
 
 
@@ -80,8 +80,3 @@ def _link_file(source: str, place: str) -> None:
         os.link(real, place)
     except OSError:
         shutil.copy2(real, place)
-
-
-def _write_json(path: Path, content: Mapping[str, object]) -> None:
-    with replacing(path) as file:
-        file.write((json.dumps(content, indent=2) + "\n").encode())
