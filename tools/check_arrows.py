@@ -13,7 +13,8 @@ from pathlib import Path
 
 LAYERS = (
     {"errors"},
-    {"models", "media", "llm"},
+    {"files"},
+    {"models", "media", "hub", "llm"},
     {"sampling", "checkpoints"},
     {"runtime"},
     {"tasks"},
@@ -29,7 +30,8 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ONLY = {
     "models": {"errors"},
     "sampling": {"errors", "media"},
-    "tasks": {"errors", "models", "sampling", "media", "runtime"},
+    "hub": {"errors", "files"},
+    "tasks": {"errors", "files", "models", "sampling", "media", "runtime"},
 }
 # Other people's packages that the models may use, by the longest prefix that fits; elsewhere any declared one may do.
 MODEL_PACKAGES = {
@@ -44,8 +46,8 @@ LIGHT = ("wan_core", "wan_core.errors", "wan_core.cli", "wan_core.__main__")
 HEAVY = {"torch", "transformers", "diffusers", "av", "numpy", "PIL", "safetensors", "einops"}
 
 PUBLIC = {
-    "models", "sampling", "tasks", "checkpoints", "runtime", "media", "presets", "pipeline", "loading", "training",
-    "llm", "cli",
+    "files", "hub", "models", "sampling", "tasks", "checkpoints", "runtime", "media", "presets", "pipeline", "loading",
+    "training", "llm", "cli",
 }  # fmt: skip
 # Arrows between packages of ours besides "project -> wan_core": importer, imported, by which modules.
 PROJECT_ARROWS = {("poze", "pi3"): None, ("pi3", "wan_core"): {"cli"}}

@@ -166,7 +166,7 @@ def misplaced_name(name: str, module: str) -> str:
     if name.endswith(".cuda"):
         return "" if module.startswith("runtime/") else "cuda"
     if name == "torch.load":
-        return "" if module == "checkpoints/reader.py" else "torch-load"
+        return "" if module == "checkpoints/readers/reader.py" else "torch-load"
     return name if name in ("sys.path", "types.MethodType") else ""
 
 

@@ -39,7 +39,7 @@ BROKEN = [
 ]
 FINE = [
     ("runtime/devices.py", "import torch\nDEVICE = 'cuda' if torch.cuda.is_available() else 'cpu'\n"),
-    ("checkpoints/reader.py", "import torch\nw = torch.load('w.pth', weights_only=True)\n"),
+    ("checkpoints/readers/reader.py", "import torch\nw = torch.load('w.pth', weights_only=True)\n"),
     (
         "media/a.py",
         "def f(size: int) -> int:\n    '''Never cuda.'''\n    total = size + 1\n    assert total\n    return total\n",

@@ -8,8 +8,11 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from wan_core.checkpoints import MANIFEST_NAME, fetch
 from wan_core.cli import wan
+from wan_core.hub import (
+    MANIFEST_NAME,
+    fetch,
+)
 
 from .small_hub import SmallHub, serving
 

@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from wan_core.checkpoints import TensorSource, read_weights
-from wan_core.checkpoints.file_systems import is_on_network
+from wan_core.checkpoints.readers.file_systems import is_on_network
 from wan_core.errors import CheckpointError
 
 DTYPES = (
@@ -269,6 +269,6 @@ def test_without_a_list_of_mounts_everything_is_local(tmp_path: Path) -> None:
 
 def test_files_on_a_network_are_not_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "w.safetensors")
-    monkeypatch.setattr("wan_core.checkpoints.reader.is_on_network", lambda path: True)
+    monkeypatch.setattr("wan_core.checkpoints.readers.reader.is_on_network", lambda path: True)
     monkeypatch.setattr("mmap.mmap", None)
     assert read_weights(tmp_path / "w.safetensors").read("a").tolist() == [1.0, 1.0]

@@ -22,7 +22,7 @@ from wan_core.checkpoints import (
     native_weights,
     read_weights,
 )
-from wan_core.checkpoints.quantized import stored_in_8_bits
+from wan_core.checkpoints.readers.quantized import stored_in_8_bits
 from wan_core.errors import BackendError, CheckpointError
 from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
 

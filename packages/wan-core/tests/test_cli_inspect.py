@@ -194,7 +194,7 @@ def test_networks_with_other_tensors_fit_nothing(folders: Callable[[str], Path],
 
 
 def test_nothing_is_read_but_headers(folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
-    from wan_core.checkpoints.file_source import FileSource
+    from wan_core.checkpoints.readers.file_source import FileSource
 
     monkeypatch.setattr(FileSource, "read", lambda self, name: pytest.fail(f"{name} was read"))
     inspect(folders("i2v-14B-480P"), "--keys")

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wan_core.checkpoints.clip_names import CLIP_ORIGINAL_RENAMES, split_clip_tensor
+from wan_core.checkpoints.families.clip_names import CLIP_ORIGINAL_RENAMES, split_clip_tensor
 from wan_core.errors import ConfigError
 from wan_core.models import CLIP_VIT_H14, CLIPConfig, CLIPVision, clip_pixels
 

@@ -8,9 +8,12 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
-from wan_core.checkpoints import MANIFEST_NAME, verify_folder
 from wan_core.cli import wan
 from wan_core.cli.download import companions_of, files_of
+from wan_core.hub import (
+    MANIFEST_NAME,
+    verify_folder,
+)
 from wan_core.presets import get_preset, list_presets
 
 from .download_setting import FILES, TOKEN, WEIGHTS, contents, hub, quiet_environment, run

@@ -15,7 +15,13 @@ from typing import Any
 
 import pytest
 
-from wan_core.checkpoints import download_files, fetch, open_hub, plan_download, verify_folder
+from wan_core.hub import (
+    download_files,
+    fetch,
+    open_hub,
+    plan_download,
+    verify_folder,
+)
 
 from .download_setting import FILES, WEIGHTS, contents, hub, quiet_environment, run
 from .small_hub import SmallHub

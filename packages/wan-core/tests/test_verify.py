@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from wan_core.checkpoints import MANIFEST_NAME, verify_folder, write_manifest
 from wan_core.cli import wan
 from wan_core.errors import CheckpointError
+from wan_core.hub import (
+    MANIFEST_NAME,
+    verify_folder,
+    write_manifest,
+)
 
 FILES = {"config.json": b"{}", "high/model.safetensors": b"a" * 5000, "google/umt5/tokenizer.json": b"tokens"}
 

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from tests.goldens.harness import GoldenCase, handles
-from wan_core.checkpoints.clip_names import CLIP_ORIGINAL_RENAMES, split_clip_tensor
+from wan_core.checkpoints.families.clip_names import CLIP_ORIGINAL_RENAMES, split_clip_tensor
 from wan_core.models import CLIPConfig, CLIPVision, clip_pixels
 
 

@@ -9,16 +9,13 @@ from wan_core.checkpoints.configs import (
 )
 from wan_core.checkpoints.contents import FAMILY_NAMES, PARTS, Contents, Weights, find_weights
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
-from wan_core.checkpoints.download import DownloadPlan, download_files, gigabytes, plan_download
 from wan_core.checkpoints.export import ExportOptions, Merge, Network, export_networks, networks_in
 from wan_core.checkpoints.export_targets import Layout
-from wan_core.checkpoints.fetch import FetchedFile
 from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
-from wan_core.checkpoints.hubs import Hub, HubName, Listing, RemoteFile, open_hub
 from wan_core.checkpoints.inspection import Inspection, NetworkConfig, inspect_weights, tensor_rows
 from wan_core.checkpoints.layout import CheckpointLayout, Part
 from wan_core.checkpoints.load import load_model
-from wan_core.checkpoints.lora import (
+from wan_core.checkpoints.lora.merge import (
     Expert,
     LoRA,
     LoRAFile,
@@ -28,38 +25,30 @@ from wan_core.checkpoints.lora import (
     with_delta,
     with_loras,
 )
-from wan_core.checkpoints.lora_names import is_lora
-from wan_core.checkpoints.lora_summary import LoRASummary
+from wan_core.checkpoints.lora.names import is_lora
+from wan_core.checkpoints.lora.summary import LoRASummary
 from wan_core.checkpoints.meta import build_on_meta
-from wan_core.checkpoints.reader import read_weights
-from wan_core.checkpoints.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
-from wan_core.checkpoints.verify import MANIFEST_NAME, ManifestEntry, Progress, verify_folder, write_manifest
+from wan_core.checkpoints.readers.reader import read_weights
+from wan_core.checkpoints.readers.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
 from wan_core.checkpoints.writer import write_file, write_shards
 from wan_core.checkpoints.written_configs import PipelineFacts
 
 __all__ = [
     "FAMILY_NAMES",
     "FORMATS",
-    "MANIFEST_NAME",
     "PARTS",
     "CheckpointFormat",
     "CheckpointLayout",
     "Contents",
     "ConversionReport",
     "DerivedSource",
-    "DownloadPlan",
     "Expert",
     "ExportOptions",
-    "FetchedFile",
-    "Hub",
-    "HubName",
     "Inspection",
     "Layout",
-    "Listing",
     "LoRA",
     "LoRAFile",
     "LoRASummary",
-    "ManifestEntry",
     "MemorySource",
     "Merge",
     "MergedWeights",
@@ -68,19 +57,15 @@ __all__ = [
     "NetworkConfig",
     "Part",
     "PipelineFacts",
-    "Progress",
     "Recipe",
-    "RemoteFile",
     "TensorInfo",
     "TensorSource",
     "Weights",
     "build_on_meta",
     "detect_family",
     "detect_format",
-    "download_files",
     "export_networks",
     "find_weights",
-    "gigabytes",
     "in_format",
     "infer_clip_config",
     "infer_dit_config",
@@ -92,16 +77,12 @@ __all__ = [
     "loras_for",
     "native_weights",
     "networks_in",
-    "open_hub",
-    "plan_download",
     "read_dit_config",
     "read_lora",
     "read_weights",
     "tensor_rows",
-    "verify_folder",
     "with_delta",
     "with_loras",
     "write_file",
-    "write_manifest",
     "write_shards",
 ]

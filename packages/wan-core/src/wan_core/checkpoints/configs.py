@@ -11,8 +11,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from wan_core.checkpoints.shards import read_json
-from wan_core.checkpoints.sources import TensorSource
+from wan_core.checkpoints.readers.shards import read_json
+from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError, ConfigError
 from wan_core.models import CLIP_VIT_H14, WAN21_VAE, WAN22_VAE, CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
 

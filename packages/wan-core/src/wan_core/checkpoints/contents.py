@@ -5,13 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_core.checkpoints.families import family_of
-from wan_core.checkpoints.file_source import unreadable
+from wan_core.checkpoints.detect import family_of
 from wan_core.checkpoints.formats import PARTS_OF_ONE_FILE
 from wan_core.checkpoints.layout import PART_NAMES, Part
-from wan_core.checkpoints.reader import read_weights
-from wan_core.checkpoints.shards import WeightFiles, weight_files
-from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorSource
+from wan_core.checkpoints.readers.file_source import unreadable
+from wan_core.checkpoints.readers.reader import read_weights
+from wan_core.checkpoints.readers.shards import WeightFiles, weight_files
+from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorSource
 from wan_core.errors import CheckpointError
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")

@@ -15,8 +15,8 @@ from wan_core.checkpoints.formats import (
     get_format,
     rename,
 )
-from wan_core.checkpoints.quantized import dequantized
-from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorInfo, TensorSource
+from wan_core.checkpoints.readers.quantized import dequantized
+from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
 

@@ -9,7 +9,6 @@ import torch
 
 from wan_core.checkpoints.contents import FAMILY_NAMES, PARTS, Contents, Weights
 from wan_core.checkpoints.convert import native_weights
-from wan_core.checkpoints.download import gigabytes
 from wan_core.checkpoints.export_targets import (
     Layout,
     Target,
@@ -20,15 +19,16 @@ from wan_core.checkpoints.export_targets import (
 )
 from wan_core.checkpoints.inspection import NetworkConfig, network_config
 from wan_core.checkpoints.load import check_fit
-from wan_core.checkpoints.lora import Expert
+from wan_core.checkpoints.lora.merge import Expert
 from wan_core.checkpoints.meta import build_on_meta
-from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorSource
+from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorSource
 from wan_core.checkpoints.torch_writer import write_torch_file
-from wan_core.checkpoints.verify import Progress
 from wan_core.checkpoints.writer import DEFAULT_SHARD_BYTES, whole_folder, write_file, write_shards
 from wan_core.checkpoints.written_configs import PipelineFacts
 from wan_core.errors import CheckpointError, MediaError, RequestError
-from wan_core.media.files import plain_text
+from wan_core.files import plain_text
+from wan_core.hub.download import gigabytes
+from wan_core.hub.manifest import Progress
 
 Merge = Callable[[TensorSource, Expert | None], TensorSource]
 """Native weights of a transformer with LoRAs merged in, for one expert or for the only network."""

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wan_core.checkpoints.contents import TOKENIZER_FILES, Contents
 from wan_core.checkpoints.convert import in_format
-from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorInfo, TensorSource
+from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.checkpoints.writer import write_text
 from wan_core.checkpoints.written_configs import (
     PipelineFacts,

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from wan_core.checkpoints.clip_names import CLIP_ORIGINAL_RENAMES, join_clip_tensors, split_clip_tensor
-from wan_core.checkpoints.vae_names import vae_renames
+from wan_core.checkpoints.families.clip_names import CLIP_ORIGINAL_RENAMES, join_clip_tensors, split_clip_tensor
+from wan_core.checkpoints.families.vae_names import vae_renames
 from wan_core.errors import CheckpointError
 
 Renames = tuple[tuple[str, str | None], ...]

@@ -10,10 +10,10 @@ from wan_core.checkpoints.configs import infer_clip_config, infer_umt5_config, i
 from wan_core.checkpoints.contents import Weights
 from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.formats import groups_of
-from wan_core.checkpoints.lora_summary import LoRASummary, lora_summary
+from wan_core.checkpoints.lora.summary import LoRASummary, lora_summary
 from wan_core.checkpoints.meta import build_on_meta
-from wan_core.checkpoints.reader import file_kind
-from wan_core.checkpoints.sources import TensorSource
+from wan_core.checkpoints.readers.reader import file_kind
+from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
 from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
 

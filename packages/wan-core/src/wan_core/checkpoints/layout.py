@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from wan_core.checkpoints.families import family_of
-from wan_core.checkpoints.reader import read_weights
+from wan_core.checkpoints.detect import family_of
+from wan_core.checkpoints.readers.reader import read_weights
 from wan_core.errors import CheckpointError
 
 Part = Literal["dit", "vae", "text_encoder", "tokenizer", "image_encoder"]

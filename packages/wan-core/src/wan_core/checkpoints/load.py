@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.formats import detect_family
 from wan_core.checkpoints.meta import build_on_meta, computed_buffers
-from wan_core.checkpoints.sources import TensorSource
+from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
 
 ModuleT_co = TypeVar("ModuleT_co", bound=nn.Module, covariant=True)

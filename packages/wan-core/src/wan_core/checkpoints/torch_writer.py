@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from wan_core.checkpoints.sources import TensorInfo, TensorSource
+from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
 from wan_core.checkpoints.writer import replacing, tensor_bytes
 from wan_core.errors import CheckpointError
 

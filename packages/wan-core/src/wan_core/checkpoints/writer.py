@@ -12,10 +12,10 @@ from typing import BinaryIO
 import torch
 from torch import Tensor
 
-from wan_core.checkpoints.safetensors_header import DTYPES
-from wan_core.checkpoints.sources import TensorInfo, TensorSource
+from wan_core.checkpoints.readers.safetensors_header import DTYPES
+from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
 from wan_core.errors import CheckpointError, RequestError
-from wan_core.media.files import write_error
+from wan_core.files import write_error
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 DEFAULT_SHARD_BYTES = 10_000_000_000

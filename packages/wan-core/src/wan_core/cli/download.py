@@ -8,7 +8,10 @@ from typing import NoReturn
 
 import click
 
-from wan_core.checkpoints import (
+from wan_core.cli.group import Terminated
+from wan_core.cli.progress import byte_progress, reporter
+from wan_core.errors import RequestError
+from wan_core.hub import (
     MANIFEST_NAME,
     DownloadPlan,
     FetchedFile,
@@ -18,9 +21,6 @@ from wan_core.checkpoints import (
     open_hub,
     plan_download,
 )
-from wan_core.cli.group import Terminated
-from wan_core.cli.progress import byte_progress, reporter
-from wan_core.errors import RequestError
 from wan_core.media import plain_text
 from wan_core.presets import Preset, get_preset
 from wan_core.tasks import Experts

@@ -16,11 +16,13 @@ from wan_core.checkpoints import (
     LoRASummary,
     NetworkConfig,
     find_weights,
-    gigabytes,
     inspect_weights,
     tensor_rows,
 )
 from wan_core.errors import CheckpointError
+from wan_core.hub import (
+    gigabytes,
+)
 from wan_core.loading import parts_of
 from wan_core.media import plain_text
 from wan_core.models import WanDiTConfig

@@ -4,8 +4,12 @@ from pathlib import Path
 
 import click
 
-from wan_core.checkpoints import MANIFEST_NAME, verify_folder, write_manifest
 from wan_core.cli.progress import byte_progress
+from wan_core.hub import (
+    MANIFEST_NAME,
+    verify_folder,
+    write_manifest,
+)
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})

@@ -1,7 +1,7 @@
 """Pictures, videos and sound: read, fit, written whole or not at all, with the record of how they were made."""
 
+from wan_core.files import plain_text
 from wan_core.media.audio import AudioTrack, load_audio, resample
-from wan_core.media.files import plain_text
 from wan_core.media.geometry import (
     FrameSize,
     LatentSpec,

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from wan_core.errors import MediaError, RequestError
-from wan_core.media.files import existing_file, plain_text, read_error
+from wan_core.files import existing_file, plain_text, read_error
 
 if TYPE_CHECKING:
     import av

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_core.errors import MediaError
-from wan_core.media.files import plain_text, read_error
+from wan_core.files import plain_text, read_error
 
 if TYPE_CHECKING:
     from av.container import InputContainer

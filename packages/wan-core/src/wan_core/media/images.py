@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wan_core.errors import MediaError, RequestError
-from wan_core.media.files import existing_file, plain_text, read_error
+from wan_core.files import existing_file, plain_text, read_error
 
 MAX_PIXELS = 100_000_000
 """Largest picture that is decoded, in pixels: 300 MB of RGB."""

@@ -14,7 +14,7 @@ from types import TracebackType
 from typing import Self
 
 from wan_core.errors import BackendError, MediaError, RequestError
-from wan_core.media.files import plain_text, write_error
+from wan_core.files import plain_text, write_error
 
 _KINDS = {".mp4": "mp4", ".gif": "gif", ".webp": "webp", ".png": "png"}
 _ENCODERS = {"mp4": "libx264", "webp": "libwebp_anim"}

@@ -16,7 +16,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from wan_core.errors import MediaError, RequestError
-from wan_core.media.files import existing_file, plain_text, read_error
+from wan_core.files import existing_file, plain_text, read_error
 from wan_core.media.tags import read_text
 
 _FORMAT = "wan-core/1"

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from wan_core.errors import MediaError, RequestError
+from wan_core.files import existing_file, plain_text, read_error
 from wan_core.media.containers import open_container
-from wan_core.media.files import existing_file, plain_text, read_error
 
 if TYPE_CHECKING:
     import av

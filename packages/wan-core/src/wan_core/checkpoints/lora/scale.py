@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from wan_core.checkpoints.sources import TensorSource
+from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
 
 PEFT_CONFIG = "adapter_config.json"

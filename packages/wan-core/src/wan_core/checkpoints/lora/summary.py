@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from wan_core.checkpoints.lora_names import other_kind, part_of
-from wan_core.checkpoints.sources import TensorSource
+from wan_core.checkpoints.lora.names import other_kind, part_of
+from wan_core.checkpoints.readers.sources import TensorSource
 
 _INDEX = re.compile(r"(?<=blocks[._])\d+")
 _QUERY = re.compile(r"(?:self_attn|attn1)[._](?:to_)?q$")

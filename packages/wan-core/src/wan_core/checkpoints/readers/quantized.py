@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorInfo, TensorSource
+from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
 _SCALES = (".scale_weight", ".weight_scale")

@@ -6,7 +6,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_core.checkpoints.file_source import file_size, unreadable
+from wan_core.checkpoints.readers.file_source import file_size, unreadable
 from wan_core.errors import CheckpointError
 
 _MAX_RECORDS = 50_000

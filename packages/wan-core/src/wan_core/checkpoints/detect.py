@@ -1,8 +1,8 @@
 """What kind of weights a source holds, by the names of its tensors."""
 
 from wan_core.checkpoints.formats import detect_family
-from wan_core.checkpoints.lora_names import is_lora
-from wan_core.checkpoints.sources import TensorSource
+from wan_core.checkpoints.lora.names import is_lora
+from wan_core.checkpoints.readers.sources import TensorSource
 
 
 def family_of(source: TensorSource) -> str:

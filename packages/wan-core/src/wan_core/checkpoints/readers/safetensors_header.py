@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from wan_core.checkpoints.file_source import StoredTensor, file_size, unreadable
-from wan_core.checkpoints.sources import TensorInfo
+from wan_core.checkpoints.readers.file_source import StoredTensor, file_size, unreadable
+from wan_core.checkpoints.readers.sources import TensorInfo
 from wan_core.errors import CheckpointError
 
 MAX_HEADER_BYTES = 4_000_000

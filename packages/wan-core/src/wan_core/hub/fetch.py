@@ -13,11 +13,11 @@ from io import FileIO
 from pathlib import Path
 from typing import Literal
 
-from wan_core.checkpoints.hub_http import Answer, ConnectionTroubleError, StatusError
-from wan_core.checkpoints.hubs import Hub, Listing, RemoteFile, refusal
-from wan_core.checkpoints.verify import file_pieces
 from wan_core.errors import CheckpointError
-from wan_core.media.files import plain_text
+from wan_core.files import plain_text
+from wan_core.hub.http import Answer, ConnectionTroubleError, StatusError
+from wan_core.hub.hubs import Hub, Listing, RemoteFile, refusal
+from wan_core.hub.manifest import file_pieces
 
 ATTEMPTS = 6
 """Tries in a row that may bring nothing before a download gives up."""

@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from wan_core.checkpoints.convert import native_weights
-from wan_core.checkpoints.lora_fit import Misfits, refuse_other_models
-from wan_core.checkpoints.lora_names import LayerNames, Role, other_kind, part_of
-from wan_core.checkpoints.lora_scale import ScaleSettings, scale_settings, stored_alpha
-from wan_core.checkpoints.lora_updates import AddedUpdate, LowRankUpdate, NewValue, Update
-from wan_core.checkpoints.reader import read_weights
-from wan_core.checkpoints.sources import DerivedSource, Recipe, TensorInfo, TensorSource
+from wan_core.checkpoints.lora.fit import Misfits, refuse_other_models
+from wan_core.checkpoints.lora.names import LayerNames, Role, other_kind, part_of
+from wan_core.checkpoints.lora.scale import ScaleSettings, scale_settings, stored_alpha
+from wan_core.checkpoints.lora.updates import AddedUpdate, LowRankUpdate, NewValue, Update
+from wan_core.checkpoints.readers.reader import read_weights
+from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError, RequestError
 
 Expert = Literal["high", "low"]

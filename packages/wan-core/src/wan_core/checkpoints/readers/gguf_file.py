@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from wan_core.checkpoints.file_source import FileSource, StoredTensor, file_size, unreadable
-from wan_core.checkpoints.sources import TensorInfo, TensorSource
+from wan_core.checkpoints.readers.file_source import FileSource, StoredTensor, file_size, unreadable
+from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
 from wan_core.errors import BackendError, CheckpointError
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}

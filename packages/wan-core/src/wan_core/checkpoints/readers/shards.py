@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from wan_core.checkpoints.file_source import file_size, unreadable
-from wan_core.checkpoints.sources import JoinedSource, TensorSource
+from wan_core.checkpoints.readers.file_source import file_size, unreadable
+from wan_core.checkpoints.readers.sources import JoinedSource, TensorSource
 from wan_core.errors import CheckpointError
 
 INDEX_SUFFIX = ".index.json"

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from wan_core.checkpoints.sources import TensorInfo, TensorSource
+from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
 

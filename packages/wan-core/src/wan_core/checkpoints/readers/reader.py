@@ -15,13 +15,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from wan_core.checkpoints.archives import Record, storage_records
-from wan_core.checkpoints.file_source import FileSource, StoredTensor, file_size, unreadable
-from wan_core.checkpoints.file_systems import is_on_network
-from wan_core.checkpoints.gguf_file import read_gguf
-from wan_core.checkpoints.safetensors_header import read_header
-from wan_core.checkpoints.shards import INDEX_SUFFIX, read_folder, read_index
-from wan_core.checkpoints.sources import TensorInfo, TensorSource
+from wan_core.checkpoints.readers.archives import Record, storage_records
+from wan_core.checkpoints.readers.file_source import FileSource, StoredTensor, file_size, unreadable
+from wan_core.checkpoints.readers.file_systems import is_on_network
+from wan_core.checkpoints.readers.gguf_file import read_gguf
+from wan_core.checkpoints.readers.safetensors_header import read_header
+from wan_core.checkpoints.readers.shards import INDEX_SUFFIX, read_folder, read_index
+from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
 _GLOBAL = re.compile(r"(?:GLOBAL|global) (\S+)")

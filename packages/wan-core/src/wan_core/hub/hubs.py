@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any, Literal, Protocol
 from urllib.parse import quote
 
-from wan_core.checkpoints.hub_http import HubClient, StatusError
-from wan_core.checkpoints.verify import MANIFEST_NAME, is_inside
 from wan_core.errors import CheckpointError, RequestError
-from wan_core.media.files import plain_text
+from wan_core.files import plain_text
+from wan_core.hub.http import HubClient, StatusError
+from wan_core.hub.manifest import MANIFEST_NAME, is_inside
 
 HubName = Literal["huggingface", "modelscope"]
 MODELSCOPE_ENDPOINT = "https://modelscope.cn"

@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 
 from wan_core.checkpoints.writer import write_text
 from wan_core.errors import CheckpointError
-from wan_core.media.files import plain_text
+from wan_core.files import plain_text
 
 MANIFEST_NAME = "manifest.sha256"
 CHUNK_BYTES = 1 << 22

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from wan_core.checkpoints.fetch import ATTEMPTS, Fetch, FetchedFile, gave_up, part_of, size_of, wait
-from wan_core.checkpoints.hub_http import ConnectionTroubleError
-from wan_core.checkpoints.hubs import Hub, Listing, RemoteFile, check_repository
-from wan_core.checkpoints.verify import ManifestEntry, Progress, no_progress, read_manifest, save_manifest
 from wan_core.errors import CheckpointError, MediaError
-from wan_core.media.files import plain_text, write_error
+from wan_core.files import plain_text, write_error
+from wan_core.hub.fetch import ATTEMPTS, Fetch, FetchedFile, gave_up, part_of, size_of, wait
+from wan_core.hub.http import ConnectionTroubleError
+from wan_core.hub.hubs import Hub, Listing, RemoteFile, check_repository
+from wan_core.hub.manifest import ManifestEntry, Progress, no_progress, read_manifest, save_manifest
 
 
 @dataclass(frozen=True)

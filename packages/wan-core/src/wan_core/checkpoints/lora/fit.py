@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from wan_core.checkpoints.sources import TensorSource
+from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
 
 _SHOWN = 4
