@@ -9,14 +9,16 @@ import json
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
 from pi3 import Pi3Config, Pi3XConfig
 from poze import Pi3FeatureAdapter
-from wan_core.checkpoints import MemorySource, build_on_meta, native_weights
+from wan_core.checkpoints import CLIP, DIT, UMT5, VAE, Family, MemorySource, build_on_meta, native_weights
 from wan_core.errors import CheckpointError
 from wan_core.models import CLIP_VIT_H14, UMT5_XXL, WAN21_VAE, WAN22_VAE
 from wan_core.presets import get_preset
@@ -32,6 +34,11 @@ class Expected:
     build: Callable[[], nn.Module]
 
 
+def expected(family: Family, config: Any) -> Expected:
+    """A network of one of the core's families."""
+    return Expected(family.name, partial(family.build, config))
+
+
 DITS = {
     "wan2.1_i2v_14b": "i2v-14B-720P",
     "wan2.1_t2v_1.3b": "t2v-1.3B",
@@ -45,22 +52,22 @@ DITS = {
 
 def dit(name: str) -> Expected:
     """The transformer of a preset."""
-    return Expected("dit", get_preset(name).dit.build)
+    return expected(DIT, get_preset(name).dit)
 
 
 MANIFESTS: Mapping[str, Expected] = {
     **{f"dit_{name}": dit(preset) for name, preset in DITS.items()},
     **{f"diffusers_dit_{name}": dit(preset) for name, preset in DITS.items()},
     "wan21_i2v_14b": dit("i2v-14B-720P"),
-    "wan2.1_vae": Expected("vae", WAN21_VAE.build),
-    "wan2.1_vae_diffusers": Expected("vae", WAN21_VAE.build),
-    "wan2.2_vae": Expected("vae", WAN22_VAE.build),
-    "wan2.2_vae_diffusers": Expected("vae", WAN22_VAE.build),
-    "umt5_xxl_encoder_original": Expected("umt5", UMT5_XXL.build),
-    "umt5_xxl_encoder_transformers": Expected("umt5", UMT5_XXL.build),
-    "clip_vit_h14_visual_original": Expected("clip", CLIP_VIT_H14.build),
-    "clip_vit_h14_visual_transformers": Expected("clip", CLIP_VIT_H14.build),
-    "clip_xlm_roberta_vit_h14_full_original": Expected("clip", CLIP_VIT_H14.build),
+    "wan2.1_vae": expected(VAE, WAN21_VAE),
+    "wan2.1_vae_diffusers": expected(VAE, WAN21_VAE),
+    "wan2.2_vae": expected(VAE, WAN22_VAE),
+    "wan2.2_vae_diffusers": expected(VAE, WAN22_VAE),
+    "umt5_xxl_encoder_original": expected(UMT5, UMT5_XXL),
+    "umt5_xxl_encoder_transformers": expected(UMT5, UMT5_XXL),
+    "clip_vit_h14_visual_original": expected(CLIP, CLIP_VIT_H14),
+    "clip_vit_h14_visual_transformers": expected(CLIP, CLIP_VIT_H14),
+    "clip_xlm_roberta_vit_h14_full_original": expected(CLIP, CLIP_VIT_H14),
     "pi3": Expected(None, Pi3Config().build),
     "pi3x": Expected(None, Pi3XConfig().build),
     "poze_adapter_ti2v5b": Expected(None, lambda: Pi3FeatureAdapter(2048, 3072)),

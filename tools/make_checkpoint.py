@@ -17,7 +17,9 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from tools.small_tokenizer import VOCAB_SIZE, write_tokenizer
-from wan_core.checkpoints import MemorySource, in_format, write_shards
+from wan_core.checkpoints import CLIP as CLIP_FAMILY
+from wan_core.checkpoints import DIT as DIT_FAMILY
+from wan_core.checkpoints import UMT5, VAE, Family, MemorySource, in_format, write_shards
 from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
 
 TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
@@ -32,6 +34,11 @@ VAE_22 = VAEConfig(dim=8, dec_dim=8, z_dim=48, patch_size=2, residual=True)
 TEXT_ENCODER = UMT5Config(vocab_size=VOCAB_SIZE + 8, dim=32, dim_attn=32, dim_ffn=64, num_heads=2, num_layers=2)
 # 80 channels a head, as in the real tower; 257 tokens an image, which the transformer counts on.
 CLIP = CLIPConfig(dim=160, ffn_dim=320, num_heads=2, num_layers=2)
+
+
+NETWORKS: Mapping[type, Family] = {
+    WanDiTConfig: DIT_FAMILY, VAEConfig: VAE, UMT5Config: UMT5, CLIPConfig: CLIP_FAMILY
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,7 +88,7 @@ def seeded(config: WanDiTConfig | VAEConfig | UMT5Config | CLIPConfig, seed: int
     """The network of a config; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return config.build()
+        return NETWORKS[type(config)].build(config)
 
 
 def write_dit(layout: Layout, folder: Path, seed: int) -> None:

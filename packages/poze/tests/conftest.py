@@ -1,7 +1,5 @@
 """Small networks for the tests of finetuning: seconds on one core."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -40,7 +38,7 @@ PI3 = Pi3Config(
 def dit() -> WanDiT:
     """A transformer of width 24 whose every weight matters."""
     torch.manual_seed(0)
-    network = DIT.build()
+    network = WanDiT(DIT)
     for parameter in network.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return network
@@ -63,7 +61,7 @@ def network(dit: WanDiT, adapter: Pi3FeatureAdapter) -> GuidedNetwork:
 def vae() -> VideoVAE:
     """A frozen autoencoder of stride 4x8x8."""
     torch.manual_seed(2)
-    return replace(VAE).build().eval().requires_grad_(False)
+    return VideoVAE(VAE).eval().requires_grad_(False)
 
 
 @pytest.fixture

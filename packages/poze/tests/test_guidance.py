@@ -31,7 +31,7 @@ from poze import (
 )
 from poze.guidance import check_adapter, is_silent
 from wan_core import CheckpointError, ConfigError
-from wan_core.models import DiTInputs
+from wan_core.models import DiTInputs, WanDiT
 from wan_core.sampling import Anchors
 from wan_core.tasks import Conditioning
 
@@ -227,7 +227,7 @@ def test_tokens_that_do_not_fit_are_refused() -> None:
 def test_a_widened_network_ignores_the_new_channels_until_it_is_trained() -> None:
     torch.manual_seed(0)
     config = replace(TINY_POZE.dit, num_layers=1)
-    network = config.build().eval()
+    network = WanDiT(config).eval()
     latents, time = torch.randn(1, 24, 2, 4, 4), torch.tensor([500.0])
     inputs = DiTInputs(context=torch.randn(1, 3, config.text_dim))
     with torch.no_grad():

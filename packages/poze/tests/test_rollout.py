@@ -14,7 +14,7 @@ SMALL = WanDiTConfig(
 
 def small_dit() -> WanDiT:
     torch.manual_seed(0)
-    dit = SMALL.build()
+    dit = WanDiT(SMALL)
     for parameter in dit.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
     return dit

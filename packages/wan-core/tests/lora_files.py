@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wan_core.checkpoints import FORMATS
+from wan_core.checkpoints import DIT
 from wan_core.checkpoints.formats import rename
 
 Halves = tuple[Tensor, Tensor]
@@ -35,7 +35,7 @@ def updates(weights: Mapping[str, Tensor], rank: int, *, seed: int = 0) -> dict[
 
 def diffusers_name(layer: str) -> str:
     """A native layer as diffusers calls it."""
-    table = next(candidate for candidate in FORMATS["dit"] if candidate.name == "diffusers").renames
+    table = next(candidate for candidate in DIT.formats if candidate.name == "diffusers").renames
     return rename(layer, {ours: theirs for theirs, ours in reversed(table) if ours is not None}) or layer
 
 

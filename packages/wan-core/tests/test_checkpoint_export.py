@@ -18,25 +18,24 @@ from torch import Tensor
 
 from tools.make_checkpoint import make_checkpoint
 from wan_core.checkpoints import (
+    DIT,
     ExportOptions,
     MemorySource,
     PipelineFacts,
     export_networks,
     find_weights,
     in_format,
-    infer_clip_config,
-    infer_umt5_config,
-    infer_vae_config,
     load_model,
     native_weights,
     networks_in,
-    read_dit_config,
     read_weights,
     write_file,
 )
 from wan_core.cli import wan
 from wan_core.cli.progress import byte_progress
 from wan_core.models import DiTInputs, WanDiTConfig
+
+from .networks import build, infer_clip_config, infer_umt5_config, infer_vae_config
 
 PRESETS = ["t2v-A14B", "ti2v-5B", "i2v-14B-480P"]
 LAYOUTS = ["official", "diffusers", "single"]
@@ -61,7 +60,7 @@ def weights_of(path: Path) -> dict[str, dict[str, Tensor]]:
     """Native tensors of every network below a path; two transformers under their expert's name."""
     found = {}
     for network in networks_in(find_weights(path)):
-        name = f"{network.family} {network.expert or ''}".strip()
+        name = f"{network.family.name} {network.expert or ''}".strip()
         found[name] = {key: network.native.read(key).clone() for key in network.native}
     return found
 
@@ -132,7 +131,7 @@ def test_any_transformer_survives_any_chain_of_layouts(
         freq_dim=4, text_len=9, image_dim=8 if image else None,
     )  # fmt: skip
     with torch.random.fork_rng(devices=[]):
-        native = MemorySource(config.build().state_dict())
+        native = MemorySource(build(config).state_dict())
     stated = {"config": json.dumps({"num_heads": heads, "text_len": 9})}
     root = tmp_path_factory.mktemp("chain")
     write_file(in_format(native, "dit", form), root / "w.safetensors", metadata=stated)
@@ -176,7 +175,7 @@ def test_diffusers_computes_the_same_with_our_transformer(
     source = official(preset) / ("low_noise_model" if part == "transformer_2" else "")
     peer = WanTransformer3DModel.from_pretrained(diffusers_folder(preset) / part).eval()
     native = native_weights(read_weights(source), "dit")
-    config = read_dit_config(source, native)
+    config = DIT.read_config(source, native)
     ours = load_model(config, native, family="dit")
     torch.manual_seed(0)
     latents, context = torch.randn(1, config.in_dim, 2, 4, 6), torch.randn(1, 512, config.text_dim)
@@ -353,7 +352,7 @@ def test_converting_needs_no_more_memory_than_one_shard(tmp_path: Path, options:
         dim = 1024 if name == "w" else 128
         config = WanDiTConfig(dim=dim, num_heads=8, num_layers=layers, ffn_dim=4 * dim, text_dim=64, freq_dim=64)
         with torch.device("meta"):
-            shapes = {key: tensor.shape for key, tensor in config.build().state_dict().items()}
+            shapes = {key: tensor.shape for key, tensor in build(config).state_dict().items()}
         stored = {key: torch.zeros(shape, dtype=torch.bfloat16) for key, shape in shapes.items()}
         write_file(MemorySource(stored), tmp_path / f"{name}.safetensors")
     arguments = [sys.executable, "-c", MEASURED, str(tmp_path), "--shard-size", f"{megabytes}MB", *options]

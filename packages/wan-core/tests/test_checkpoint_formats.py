@@ -14,15 +14,10 @@ from transformers import UMT5Config as PeerUMT5Config
 from transformers import UMT5EncoderModel
 
 from wan_core.checkpoints import (
-    FORMATS,
     MemorySource,
-    detect_family,
-    detect_format,
+    family_of,
+    get_family,
     in_format,
-    infer_clip_config,
-    infer_dit_config,
-    infer_umt5_config,
-    infer_vae_config,
     load_model,
     native_weights,
     read_weights,
@@ -31,6 +26,8 @@ from wan_core.checkpoints import (
 from wan_core.checkpoints.formats import rename
 from wan_core.errors import CheckpointError
 from wan_core.models import CLIPConfig, DiTInputs, UMT5Config, VAEConfig, WanDiTConfig
+
+from .networks import build, infer_clip_config, infer_dit_config, infer_umt5_config, infer_vae_config
 
 DIT = WanDiTConfig(dim=32, ffn_dim=48, num_heads=2, num_layers=2, text_dim=24, text_len=8, freq_dim=16)
 VAE_22 = VAEConfig(dim=8, dec_dim=8, z_dim=48, patch_size=2, residual=True)
@@ -54,7 +51,7 @@ def weights(config: Any, seed: int = 0) -> dict[str, Tensor]:
     """Random weights of a network, norms and biases too."""
     generator = torch.Generator().manual_seed(seed)
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in config.build().state_dict().items()}
+        shapes = {name: tensor.shape for name, tensor in build(config).state_dict().items()}
     return {name: torch.randn(shape, generator=generator) * 0.2 for name, shape in shapes.items()}
 
 
@@ -71,7 +68,7 @@ def assert_equal(left: Mapping[str, Tensor], right: Mapping[str, Tensor]) -> Non
 def test_every_table_leaves_native_names_alone(network: str) -> None:
     family, config = NETWORKS[network]
     names = list(weights(config))
-    for candidate in FORMATS[family]:
+    for candidate in get_family(family).formats:
         rules = dict(candidate.table(names))
         assert [rename(name, rules) for name in names] == names, candidate.name
 
@@ -89,10 +86,10 @@ def test_native_weights_stay_as_they_are(network: str) -> None:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_every_format_survives_a_round_trip(network: str) -> None:
     family, config = NETWORKS[network]
-    for candidate in FORMATS[family]:
+    for candidate in get_family(family).formats:
         foreign = in_format(MemorySource(weights(config)), family, candidate.name)
-        assert detect_format(foreign.keys(), family).name in (candidate.name, FORMATS[family][-1].name)
-        assert detect_family(foreign.keys()) == family
+        assert native_weights(foreign, family).report.format in (candidate.name, get_family(family).formats[-1].name)
+        assert family_of(foreign.keys()) == family
         assert_equal(tensors(native_weights(foreign, family)), weights(config))
 
 
@@ -105,7 +102,7 @@ def test_shapes_tell_the_config(network: str) -> None:
     metadata = {"config": '{"num_heads": 2, "text_len": 8}'} if family == "dit" else {}
     inferred = INFERENCE[family](MemorySource(weights(config), metadata=metadata))
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in inferred.build().state_dict().items()}
+        shapes = {name: tensor.shape for name, tensor in build(inferred).state_dict().items()}
     assert shapes == {name: tensor.shape for name, tensor in weights(config).items()}
     for name in ("num_heads", "text_len", "patch_size", "temporal_downsample", "residual", "image_size"):
         assert getattr(inferred, name, None) == getattr(config, name, None), name

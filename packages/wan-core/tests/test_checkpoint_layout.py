@@ -7,44 +7,48 @@ from typing import Any
 import pytest
 import torch
 
-from tools.make_checkpoint import CLIP, CLIP_FILE, LAYOUTS, TEXT_ENCODER, TEXT_ENCODER_FILE, make_checkpoint
+from tools.make_checkpoint import CLIP, LAYOUTS, TEXT_ENCODER, make_checkpoint
 from wan_core.checkpoints import (
+    DIT,
     CheckpointLayout,
     MemorySource,
-    infer_clip_config,
-    infer_umt5_config,
-    infer_vae_config,
     load_model,
     native_weights,
-    read_dit_config,
     read_weights,
 )
 from wan_core.errors import CheckpointError
-from wan_core.models import WAN21_VAE, WAN22_VAE, WanDiTConfig, load_tokenizer
+from wan_core.models import WAN21_VAE, WAN22_VAE, WanDiT, WanDiTConfig, load_tokenizer
+from wan_core.presets import get_preset
 
+from .networks import build, infer_clip_config, infer_dit_config, infer_umt5_config, infer_vae_config
+
+VAE_21 = get_preset("t2v-A14B").part("vae")
 CONFIG = WanDiTConfig(dim=16, ffn_dim=24, num_heads=2, num_layers=2, text_dim=8, text_len=4, freq_dim=8)
 
 
 @pytest.mark.parametrize("preset", ["i2v-A14B", "ti2v-5B", "t2v-1.3B", "i2v-14B-720P"])
 def test_every_part_of_an_official_folder_is_found_inferred_and_loaded(tmp_path: Path, preset: str) -> None:
-    layout = LAYOUTS[preset]
+    layout, model = LAYOUTS[preset], get_preset(preset)
     found = CheckpointLayout(make_checkpoint(preset, tmp_path / preset), preset)
-    for name in layout.folders:
-        source = native_weights(read_weights(found.dit(name)), "dit")
-        config = read_dit_config(found.dit(name), source)
+    vae, text_encoder, tokenizer, clip = (
+        model.part(name) for name in ("vae", "text_encoder", "tokenizer", "image_encoder")
+    )
+    for part in model.dits:
+        source = native_weights(read_weights(found.find(part)), "dit")
+        config = DIT.read_config(found.find(part), source)
         assert config == layout.dit
         load_model(config, source, family="dit", dtype=torch.bfloat16)
-    source = native_weights(read_weights(found.vae(layout.vae_file)), "vae")
+    source = native_weights(read_weights(found.find(vae)), "vae")
     config = infer_vae_config(source)
     released = WAN22_VAE if layout.vae.residual else WAN21_VAE
     assert (config.latents_mean, config.latents_std) == (released.latents_mean, released.latents_std)
     load_model(config, source, family="vae")
-    source = native_weights(read_weights(found.text_encoder(TEXT_ENCODER_FILE)), "umt5")
+    source = native_weights(read_weights(found.find(text_encoder)), "umt5")
     assert infer_umt5_config(source) == TEXT_ENCODER
     load_model(TEXT_ENCODER, source, family="umt5")
-    assert load_tokenizer(found.tokenizer("google/umt5-xxl")).vocab_size <= TEXT_ENCODER.vocab_size
+    assert load_tokenizer(found.find(tokenizer)).vocab_size <= TEXT_ENCODER.vocab_size
     if layout.clip is not None:
-        source = native_weights(read_weights(found.image_encoder(CLIP_FILE)), "clip")
+        source = native_weights(read_weights(found.find(clip)), "clip")
         assert infer_clip_config(source) == CLIP
         load_model(CLIP, source, family="clip")
 
@@ -66,9 +70,9 @@ def test_missing_parts_are_named_with_what_was_looked_for(tmp_path: Path) -> Non
     (tmp_path / "low_noise_model").mkdir()
     (tmp_path / "low_noise_model" / "diffusion_pytorch_model.safetensors").touch()
     layout = CheckpointLayout(tmp_path, "t2v-A14B")
-    parts = [("dit", "high_noise_model"), ("dit", "low_noise_model"), ("vae", "Wan2.1_VAE.pth")]
+    parts = get_preset("t2v-A14B").parts[:3]
     with pytest.raises(CheckpointError) as caught:
-        layout.require(parts)  # type: ignore[arg-type]
+        layout.require(parts)
     message = str(caught.value)
     assert str(tmp_path) in message
     assert "high_noise_model/diffusion_pytorch_model*.safetensors or transformer/" in message
@@ -81,14 +85,14 @@ def test_the_folder_that_was_meant_is_suggested(tmp_path: Path) -> None:
     folder = make_checkpoint("t2v-1.3B", tmp_path / "models" / "Wan2.1-T2V-1.3B")
     for given in (folder.parent, folder / "google"):
         with pytest.raises(CheckpointError, match=r"Wan2\.1-T2V-1\.3B has them: is that the one\?"):
-            CheckpointLayout(given, "t2v-1.3B").vae("Wan2.1_VAE.pth")
+            CheckpointLayout(given, "t2v-1.3B").find(VAE_21)
 
 
 @pytest.mark.parametrize(("name", "words"), [("none", "does not exist"), ("file", "is a file, not a folder")])
 def test_a_folder_that_is_none_is_named(tmp_path: Path, name: str, words: str) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(CheckpointError, match=words):
-        CheckpointLayout(tmp_path / name, "t2v-1.3B").dit()
+        CheckpointLayout(tmp_path / name, "t2v-1.3B").find(get_preset("t2v-1.3B").dits[0])
 
 
 def test_safetensors_and_diffusers_folders_stand_in_for_official_files(tmp_path: Path) -> None:
@@ -96,13 +100,13 @@ def test_safetensors_and_diffusers_folders_stand_in_for_official_files(tmp_path:
     for folder in ("transformer", "transformer_2", "vae", "text_encoder"):
         (tmp_path / folder).mkdir()
         (tmp_path / folder / "diffusion_pytorch_model.safetensors").touch()
-    assert layout.dit("high_noise_model") == tmp_path / "transformer"
-    assert layout.dit("low_noise_model") == tmp_path / "transformer_2"
-    assert layout.vae("Wan2.1_VAE.pth") == tmp_path / "vae"
+    assert layout.find(get_preset("t2v-A14B").dits[0]) == tmp_path / "transformer"
+    assert layout.find(get_preset("t2v-A14B").dits[1]) == tmp_path / "transformer_2"
+    assert layout.find(VAE_21) == tmp_path / "vae"
     (tmp_path / "Wan2.1_VAE.safetensors").touch()
-    assert layout.vae("Wan2.1_VAE.pth") == tmp_path / "Wan2.1_VAE.safetensors"
+    assert layout.find(VAE_21) == tmp_path / "Wan2.1_VAE.safetensors"
     (tmp_path / "Wan2.1_VAE.pth").touch()
-    assert layout.vae("Wan2.1_VAE.pth") == tmp_path / "Wan2.1_VAE.pth"
+    assert layout.find(VAE_21) == tmp_path / "Wan2.1_VAE.pth"
 
 
 # -- config.json -------------------------------------------------------------------------------------------------------
@@ -110,7 +114,7 @@ def test_safetensors_and_diffusers_folders_stand_in_for_official_files(tmp_path:
 
 def source(config: WanDiTConfig = CONFIG) -> MemorySource:
     with torch.device("meta"):
-        return MemorySource(config.build().state_dict())
+        return MemorySource(build(config).state_dict())
 
 
 OFFICIAL = {
@@ -131,32 +135,32 @@ def written(folder: Path, content: Any) -> Path:
 
 
 def test_official_and_diffusers_configs_are_read(tmp_path: Path) -> None:
-    assert read_dit_config(written(tmp_path, OFFICIAL), source()) == CONFIG
-    ours = read_dit_config(written(tmp_path, DIFFUSERS), source())
+    assert DIT.read_config(written(tmp_path, OFFICIAL), source()) == CONFIG
+    ours = DIT.read_config(written(tmp_path, DIFFUSERS), source())
     assert ours == WanDiTConfig(**{**CONFIG.__dict__, "text_len": 512})
     plain = WanDiTConfig(**{**CONFIG.__dict__, "qk_norm": False})
-    assert not read_dit_config(written(tmp_path, DIFFUSERS | {"qk_norm": None}), source(plain)).qk_norm
+    assert not DIT.read_config(written(tmp_path, DIFFUSERS | {"qk_norm": None}), source(plain)).qk_norm
 
 
 def test_a_width_that_does_not_tell_the_heads_is_not_guessed_from(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="how many heads"):
-        read_dit_config(tmp_path, source())
+        DIT.read_config(tmp_path, source())
     stated = MemorySource({n: source().read(n) for n in source()}, metadata={"config": '{"num_heads": 4}'})
-    assert read_dit_config(tmp_path, stated).num_heads == 4
+    assert DIT.read_config(tmp_path, stated).num_heads == 4
 
 
 def test_the_image_branch_is_told_by_the_tensors_not_by_the_name(tmp_path: Path) -> None:
     written(tmp_path, OFFICIAL | {"model_type": "i2v"})
-    assert read_dit_config(tmp_path, source()).image_dim is None
+    assert DIT.read_config(tmp_path, source()).image_dim is None
     branch = WanDiTConfig(**{**CONFIG.__dict__, "image_dim": 12})
-    assert read_dit_config(tmp_path, source(branch)) == branch
+    assert DIT.read_config(tmp_path, source(branch)) == branch
 
 
 def test_without_a_config_the_shapes_tell(tmp_path: Path) -> None:
     config = WanDiTConfig(
         dim=256, ffn_dim=24, num_heads=2, num_layers=3, text_dim=8, freq_dim=8, in_dim=36, image_dim=9
     )
-    assert read_dit_config(tmp_path, source(config)) == config
+    assert DIT.read_config(tmp_path, source(config)) == config
 
 
 ABSURD = {
@@ -191,14 +195,14 @@ def test_absurd_configs_are_refused_before_anything_is_built(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tensors = source()
-    monkeypatch.setattr(WanDiTConfig, "build", lambda self: pytest.fail("built"))
+    monkeypatch.setattr(WanDiT, "__init__", lambda self, config: pytest.fail("built"))
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        read_dit_config(written(tmp_path, ABSURD[name]), tensors)
+        DIT.read_config(written(tmp_path, ABSURD[name]), tensors)
 
 
-@pytest.mark.parametrize("infer", [infer_vae_config, infer_umt5_config, infer_clip_config, read_dit_config])
+@pytest.mark.parametrize("infer", [infer_vae_config, infer_umt5_config, infer_clip_config, infer_dit_config])
 def test_tensors_of_something_else_are_one_error(tmp_path: Path, infer: Any) -> None:
     for tensors in ({}, {"x": torch.ones(1)}, {"patch_embedding.weight": torch.ones(2)}):
         other = MemorySource(tensors)
         with pytest.raises(CheckpointError):
-            infer(tmp_path, other) if infer is read_dit_config else infer(other)
+            infer(other)

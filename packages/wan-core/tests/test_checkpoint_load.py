@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,16 +12,18 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from wan_core.checkpoints import MemorySource, load_model, read_weights
+from wan_core.checkpoints import DIT, MemorySource, load_model, read_weights
 from wan_core.errors import CheckpointError
 from wan_core.models import UMT5Config, WanDiTConfig
+
+from .networks import build
 
 CONFIG = WanDiTConfig(dim=16, ffn_dim=24, num_heads=2, num_layers=2, text_dim=8, text_len=4, freq_dim=8)
 
 
 def weights(dtype: torch.dtype = torch.float32) -> dict[str, Tensor]:
     torch.manual_seed(0)
-    return {name: tensor.to(dtype) for name, tensor in CONFIG.build().state_dict().items()}
+    return {name: tensor.to(dtype) for name, tensor in build(CONFIG).state_dict().items()}
 
 
 def test_a_loaded_model_has_the_weights_of_the_file_and_is_in_eval_mode() -> None:
@@ -49,8 +52,8 @@ def test_every_difference_is_in_one_error() -> None:
 
 
 def test_the_file_of_another_network_is_named() -> None:
-    umt5 = UMT5Config(vocab_size=8, dim=8, dim_attn=8, dim_ffn=8, num_heads=2, num_layers=1).build()
-    with pytest.raises(CheckpointError, match="looks like the weights of a umt5"):
+    umt5 = build(UMT5Config(vocab_size=8, dim=8, dim_attn=8, dim_ffn=8, num_heads=2, num_layers=1))
+    with pytest.raises(CheckpointError, match="looks like the text encoder"):
         load_model(CONFIG, MemorySource(umt5.state_dict()), family="dit")
     with pytest.raises(CheckpointError, match="holds no weights of such a network"):
         load_model(CONFIG, MemorySource({"x": torch.ones(1)}), family="dit")
@@ -103,7 +106,12 @@ def test_buffers_that_no_file_holds_are_computed() -> None:
     saved = WithBuffers()
     saved.stored += 5
     saved.count += 7
-    model = load_model(WithBuffers, MemorySource(saved.state_dict()), family="dit", dtype=torch.bfloat16)
+    model = load_model(
+        None,
+        MemorySource(saved.state_dict()),
+        family=replace(DIT, network=lambda _: WithBuffers()),
+        dtype=torch.bfloat16,
+    )
     assert model.table.tolist() == WithBuffers().table.tolist()
     assert model.stored.tolist() == [5.0] * 3
     assert (int(model.count), model.count.dtype) == (7, torch.long)
@@ -119,7 +127,7 @@ class Uncomputed(nn.Module):
 
 def test_a_buffer_that_nothing_computes_is_a_fault_of_the_code() -> None:
     with pytest.raises(TypeError, match="lost is neither stored nor computed"):
-        load_model(Uncomputed, MemorySource({}), family="dit")
+        load_model(None, MemorySource({}), family=replace(DIT, network=lambda _: Uncomputed()))
 
 
 # -- memory ------------------------------------------------------------------------------------------------------------
@@ -128,7 +136,8 @@ MEMORY_PROBE = """
 import json, resource, sys
 import torch
 from torch import nn
-from wan_core.checkpoints import load_model, read_weights
+from dataclasses import replace
+from wan_core.checkpoints import DIT, load_model, read_weights
 
 path, dtype, mmap = sys.argv[1], getattr(torch, sys.argv[2]), json.loads(sys.argv[3])
 
@@ -140,13 +149,13 @@ class Big(nn.Module):
 def resident(field):
     return next(int(line.split()[1]) * 1024 for line in open("/proc/self/status") if line.startswith(field))
 
-def build():
+def build(config):
     return Big()
 
 torch.empty(8).to(dtype)
 open("/proc/self/clear_refs", "w").write("5")
 before = resident("VmRSS")
-model = load_model(build, read_weights(path, mmap=mmap), family="dit", dtype=dtype)
+model = load_model(None, read_weights(path, mmap=mmap), family=replace(DIT, network=build), dtype=dtype)
 total = sum(float(p.detach().reshape(-1)[::1024].float().sum()) for p in model.parameters())
 kept = sum(p.numel() * p.element_size() for p in model.parameters())
 print(json.dumps({"peak": resident("VmHWM") - before, "kept": kept, "total": total}))

@@ -10,6 +10,8 @@ from wan_core.checkpoints.families.clip_names import CLIP_ORIGINAL_RENAMES, spli
 from wan_core.errors import ConfigError
 from wan_core.models import CLIP_VIT_H14, CLIPConfig, CLIPVision, clip_pixels
 
+from .networks import build
+
 TINY = CLIPConfig(image_size=12, patch_size=4, dim=12, ffn_dim=20, num_heads=3, num_layers=3)
 
 # ViT-H/14 as transformers 5 and as the original file name it: what each holds once, and in every one of 32 blocks.
@@ -68,7 +70,7 @@ def written_out(once: Shapes, block: Shapes, prefix: str) -> Shapes:
 
 def make_tower(config: CLIPConfig = TINY) -> CLIPVision:
     torch.manual_seed(0)
-    model = config.build().eval()
+    model = build(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.2)
@@ -85,7 +87,7 @@ def shapes(model: CLIPVision) -> Shapes:
 
 def test_vit_h14_has_the_names_and_shapes_of_transformers() -> None:
     with torch.device("meta"):
-        built = shapes(CLIP_VIT_H14.build())
+        built = shapes(build(CLIP_VIT_H14))
     assert built == written_out(TRANSFORMERS_ONCE, TRANSFORMERS_BLOCK, "encoder.layers")
 
 
@@ -189,7 +191,7 @@ def test_batch_equals_single_images() -> None:
         torch.testing.assert_close(model(images), torch.cat([model(images[:1]), model(images[1:])]))
 
 
-@pytest.mark.parametrize("name", [name for name, _ in TINY.build().named_parameters()])
+@pytest.mark.parametrize("name", [name for name, _ in build(TINY).named_parameters()])
 def test_every_weight_before_the_last_block_influences_the_states(name: str) -> None:
     model, images = make_tower(), make_images(1)
     with torch.no_grad():
@@ -215,7 +217,7 @@ def test_half_precision_stays_close_to_float32(dtype: torch.dtype, bound: float)
 
 def test_a_tower_built_on_meta_holds_nothing_but_its_weights() -> None:
     with torch.device("meta"):
-        model = TINY.build()
+        model = build(TINY)
     weights = make_tower().state_dict()
     model.load_state_dict(weights, assign=True)
     with torch.no_grad():

@@ -225,7 +225,8 @@ def test_every_published_preset_has_patterns_for_each_part() -> None:
     assert len(published) >= 7
     for preset in published:
         patterns = files_of(preset)
-        assert {preset.files.vae, preset.files.text_encoder, f"{preset.files.tokenizer}/*"} <= set(patterns)
-        assert (preset.files.image_encoder in patterns) == (preset.files.image_encoder is not None)
+        parts = {part.name: part.file for part in preset.parts}
+        assert {parts["vae"], parts["text_encoder"], f"{parts['tokenizer']}/*"} <= set(patterns)
+        assert any("clip" in pattern for pattern in patterns) == ("image_encoder" in parts)
         assert any(pattern.endswith("diffusion_pytorch_model*.safetensors") for pattern in patterns)
         assert companions_of(preset)[-1] == "LICENSE*"

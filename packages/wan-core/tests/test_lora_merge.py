@@ -17,6 +17,7 @@ from wan_core.presets import get_preset
 from .dit_networks import CONFIG, network
 from .lora_files import merged, spelt, updates, write
 from .memory import peak_memory, reset_peak
+from .networks import build
 
 BASE = {name: tensor.clone() for name, tensor in network(CONFIG).state_dict().items()}
 HEADS = {"config": json.dumps({"num_heads": CONFIG.num_heads, "text_len": CONFIG.text_len})}
@@ -73,7 +74,7 @@ def test_a_diffusers_folder_stays_one_and_gets_shards(run: Callable[..., Result]
 
 def test_each_expert_gets_its_own(run: Callable[..., Result], tmp_path: Path) -> None:
     weights = {
-        name: torch.zeros_like(tensor) for name, tensor in get_preset("tiny-moe").dit.build().state_dict().items()
+        name: torch.zeros_like(tensor) for name, tensor in build(get_preset("tiny-moe").dit).state_dict().items()
     }
     for folder in ("high_noise_model", "low_noise_model"):
         write_shards(MemorySource(weights, metadata={"config": TINY}), tmp_path / "moe" / folder)

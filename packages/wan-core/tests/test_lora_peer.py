@@ -16,6 +16,7 @@ from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
 from wan_core.training import LoRASettings, attach_lora, save_lora, trained_tensors
 
 from .lora_files import Halves, spelt, updates, write
+from .networks import build
 
 CONFIG = WanDiTConfig(
     in_dim=4, out_dim=4, dim=24, ffn_dim=40, num_heads=2, num_layers=2, freq_dim=16, text_dim=8, text_len=6
@@ -25,7 +26,7 @@ TRAINED = LoRASettings(rank=3, alpha=6.0)
 
 def weights() -> dict[str, Tensor]:
     torch.manual_seed(1)
-    model = CONFIG.build()
+    model = build(CONFIG)
     for name, parameter in model.named_parameters():
         nn.init.normal_(parameter, mean=float("norm" in name and "bias" not in name), std=0.2)
     return dict(model.state_dict())

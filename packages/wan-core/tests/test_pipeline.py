@@ -29,6 +29,8 @@ from wan_core.tasks import (
     encode_prompts,
 )
 
+from .networks import build
+
 CPU = torch.device("cpu")
 
 
@@ -53,7 +55,7 @@ class Model:
         self.preset: Preset = get_preset(name)
         self.log: list[str] = []
         self.text = FakeText(self.preset.dit.text_dim)
-        vae = self.preset.vae.build().eval()
+        vae = build(self.preset.vae).eval()
         vae.reset_parameters(0)
         self.vae: VideoVAE = vae
         dit: Placed[nn.Module] | Experts[Placed[nn.Module]]
@@ -63,16 +65,18 @@ class Model:
             dit = self._placed("dit", between)
         components = Components(
             device=CPU,
-            text_encoder=Placed(lambda _: self.text, CPU),
-            vae=Placed(lambda _: self.vae, CPU),
-            dit=dit,
+            parts={
+                "text_encoder": Placed(lambda _: self.text, CPU),
+                "vae": Placed(lambda _: self.vae, CPU),
+                "dit": dit,
+            },
         )
         self.pipeline = Pipeline(self.preset, components, latent_spec=self.preset.latent_spec)
 
     def _placed(self, name: str, between: Between) -> Placed[nn.Module]:
         def load(_: torch.device) -> nn.Module:
             self.log.append(name)
-            return self.preset.dit.build().eval()
+            return build(self.preset.dit).eval()
 
         return Placed(load, CPU, between=between)
 

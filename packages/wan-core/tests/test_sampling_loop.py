@@ -7,6 +7,8 @@ from torch import Tensor
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
 from wan_core.sampling import Anchors, Denoiser, ExpertDenoiser, make_solver, sample, seeded_generator, seeded_noise
 
+from .networks import build
+
 SHAPE = (1, 4, 3, 4, 6)
 
 
@@ -15,7 +17,7 @@ def networks() -> list[WanDiT]:
     config = WanDiTConfig(
         in_dim=4, out_dim=4, dim=24, ffn_dim=32, num_heads=2, num_layers=2, freq_dim=16, text_dim=12, text_len=8
     )
-    made = [config.build().eval() for _ in range(2)]
+    made = [build(config).eval() for _ in range(2)]
     for seed, network in enumerate(made):
         for parameter in network.parameters():
             parameter.data = 0.2 * torch.randn(parameter.shape, generator=seeded_generator(seed))

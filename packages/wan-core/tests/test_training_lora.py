@@ -7,11 +7,13 @@ from wan_core.errors import ConfigError, MediaError
 from wan_core.models import DiTInputs, WanDiTConfig
 from wan_core.training import LoRASettings, attach_lora, lora_tensors, merge_lora, save_lora, trained_tensors
 
+from .networks import build
+
 
 def tiny():
     torch.manual_seed(0)
     config = WanDiTConfig(in_dim=4, out_dim=4, dim=24, ffn_dim=32, num_heads=2, num_layers=2, text_dim=8, text_len=4)
-    dit = config.build()
+    dit = build(config)
     nn.init.normal_(dit.head.head.weight)
     return dit
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import nn
 
+from wan_core.checkpoints import DIT
 from wan_core.errors import CheckpointError, ConfigError, MediaError
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
 from wan_core.runtime import apply_recompute
@@ -29,6 +30,8 @@ from wan_core.training import (
     write_cache,
 )
 
+from .networks import build
+
 CONFIG = WanDiTConfig(
     in_dim=4, out_dim=4, dim=32, ffn_dim=64, num_heads=2, num_layers=2, freq_dim=16, text_dim=8, text_len=6
 )
@@ -36,7 +39,7 @@ CONFIG = WanDiTConfig(
 
 def network() -> WanDiT:
     torch.manual_seed(0)
-    return CONFIG.build()
+    return build(CONFIG)
 
 
 @pytest.fixture
@@ -139,9 +142,11 @@ def test_recomputed_blocks_keep_names_gradients_and_adapters() -> None:
 
 
 def test_the_estimate_of_activations_is_near_what_is_kept() -> None:
-    model = WanDiTConfig(
-        in_dim=4, out_dim=4, dim=64, ffn_dim=256, num_heads=4, num_layers=4, freq_dim=16, text_dim=8, text_len=4
-    ).build()
+    model = WanDiT(
+        WanDiTConfig(
+            in_dim=4, out_dim=4, dim=64, ffn_dim=256, num_heads=4, num_layers=4, freq_dim=16, text_dim=8, text_len=4
+        )
+    )
     kept: dict[int, int] = {}
     weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
 
@@ -229,12 +234,12 @@ def test_settings_that_differ_are_named_one_by_one(tmp_path) -> None:
 
 
 def test_a_network_is_saved_as_an_official_folder(tmp_path) -> None:
-    from wan_core.checkpoints import load_model, native_weights, read_dit_config, read_weights
+    from wan_core.checkpoints import load_model, native_weights, read_weights
 
     model = network()
     save_network(model, tmp_path / "dit", dtype=torch.bfloat16)
     source = native_weights(read_weights(tmp_path / "dit"), "dit")
-    assert read_dit_config(tmp_path / "dit", source) == CONFIG
+    assert DIT.read_config(tmp_path / "dit", source) == CONFIG
     loaded = load_model(CONFIG, source, family="dit", dtype=torch.float32)
     for name, weight in model.state_dict().items():
         exact = any(f".{part}." in f".{name}." for part in model.float32_modules)

@@ -11,6 +11,8 @@ from torch import Tensor
 from wan_core.errors import ConfigError, RequestError
 from wan_core.models import WAN21_VAE, WAN22_VAE, DecoderCache, EncoderCache, Tiling, VAEConfig, VideoVAE
 
+from .networks import build
+
 PLAIN = VAEConfig(
     dim=4,
     z_dim=4,
@@ -43,7 +45,7 @@ ALL = pytest.mark.parametrize("config", CONFIGS.values(), ids=CONFIGS)
 def built(config: VAEConfig, seed: int = 0) -> VideoVAE:
     """A model whose zero-initialised branches have random weights too."""
     torch.manual_seed(seed)
-    model = config.build().eval()
+    model = build(config).eval()
     for parameter in model.parameters():
         torch.nn.init.normal_(parameter, 1.0 if parameter.ndim == 1 else 0.0, 0.1 if parameter.ndim == 1 else 0.2)
     return model
@@ -78,7 +80,7 @@ def test_shapes_follow_the_strides(config: VAEConfig) -> None:
 def test_released_models_have_the_published_sizes() -> None:
     for config, tensors, parameters in ((WAN21_VAE, 194, 126_892_531), (WAN22_VAE, 196, 704_688_668)):
         with torch.device("meta"):
-            state = config.build().state_dict()
+            state = build(config).state_dict()
         assert len(state) == tensors
         assert sum(tensor.numel() for tensor in state.values()) == parameters
     assert (WAN21_VAE.temporal_stride, WAN21_VAE.spatial_stride) == (4, 8)
@@ -179,7 +181,7 @@ def test_gradients_do_not_depend_on_the_chunks() -> None:
 
 
 def test_training_from_the_seeded_start_learns() -> None:
-    model = SMALL.build()
+    model = build(SMALL)
     model.reset_parameters(seed=3)
     video = some_video(5, 16, 16, batch=2)
     optimizer = torch.optim.AdamW(model.parameters(), 2e-3)
@@ -198,7 +200,7 @@ def test_training_from_the_seeded_start_learns() -> None:
 def test_equal_seeds_give_equal_weights() -> None:
     states = []
     for seed in (1, 1, 2):
-        model = SMALL.build()
+        model = build(SMALL)
         model.reset_parameters(seed)
         states.append(torch.cat([tensor.flatten() for tensor in model.state_dict().values()]))
     assert torch.equal(states[0], states[1])

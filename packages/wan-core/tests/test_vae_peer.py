@@ -12,6 +12,8 @@ from torch import Tensor
 from wan_core.checkpoints import MemorySource, load_model, native_weights
 from wan_core.models import WAN21_VAE, WAN22_VAE, Tiling, VAEConfig, VideoVAE
 
+from .networks import build
+
 TINY = {"num_res_blocks": 1, "dim_mult": [1, 2, 4, 4], "temperal_downsample": [False, True, True]}
 PLAIN = TINY | {"base_dim": 4, "z_dim": 4, "latents_mean": [0.0] * 4, "latents_std": [1.0] * 4}
 RESIDUAL = TINY | {
@@ -117,7 +119,7 @@ def test_released_dims_have_the_tensors_of_diffusers(config: VAEConfig) -> None:
             out_channels=config.image_channels,
             patch_size=config.patch_size if config.residual else None,
         )
-        ours = config.build()
+        ours = build(config)
     theirs = native_weights(MemorySource(peer.state_dict()), "vae")
     assert {name: theirs.info(name).shape for name in theirs} == {
         name: tuple(value.shape) for name, value in ours.state_dict().items()

@@ -4,7 +4,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from wan_core.models import VideoVAE
+from wan_core.models import VideoVAE, WanDiT
 from wan_core.pipeline import Pipeline
 from wan_core.runtime import Placed
 from wan_core.tasks import Components
@@ -48,20 +48,22 @@ class Model:
 
     def __init__(self) -> None:
         torch.manual_seed(0)
-        vae = TINY_MI2V.vae.build().eval()
+        vae = VideoVAE(TINY_MI2V.vae).eval()
         vae.reset_parameters(0)
         self.vae, self.text, self.log = CountingVAE(vae), FakeText(), list[str]()
         components = Components(
             device=CPU,
-            text_encoder=Placed(lambda _: self.text, CPU),  # type: ignore[arg-type,return-value]
-            vae=Placed(lambda _: self.vae, CPU),  # type: ignore[arg-type,return-value]
-            dit=Placed(self._network, CPU),  # type: ignore[arg-type]
+            parts={
+                "text_encoder": Placed(lambda _: self.text, CPU),  # type: ignore[arg-type,return-value]
+                "vae": Placed(lambda _: self.vae, CPU),  # type: ignore[arg-type,return-value]
+                "dit": Placed(self._network, CPU),
+            },
         )
         self.pipeline = Pipeline(TINY_MI2V, components, latent_spec=TINY_MI2V.latent_spec)
 
     def _network(self, _: torch.device) -> nn.Module:
         self.log.append("dit")
-        return TINY_MI2V.dit.build().eval()
+        return WanDiT(TINY_MI2V.dit).eval()
 
     def plan(self, **values: object) -> MI2VInputs:
         inputs = self.pipeline.plan(request(**values))

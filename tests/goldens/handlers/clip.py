@@ -17,16 +17,18 @@ def clip_tower(case: GoldenCase) -> CLIPVision:
     differing = {key: config[key] for key, usual in unusual.items() if config.get(key, usual) != usual}
     if differing:
         raise ValueError(f"the tower has no variant {differing}")
-    model = CLIPConfig(
-        image_size=config["image_size"],
-        patch_size=config["patch_size"],
-        dim=config["dim"],
-        ffn_dim=int(config["dim"] * config["mlp_ratio"]),
-        num_heads=config["num_heads"],
-        num_layers=config["num_layers"],
-        activation=config["activation"],
-        eps=config.get("norm_eps", 1e-5),
-    ).build()
+    model = CLIPVision(
+        CLIPConfig(
+            image_size=config["image_size"],
+            patch_size=config["patch_size"],
+            dim=config["dim"],
+            ffn_dim=int(config["dim"] * config["mlp_ratio"]),
+            num_heads=config["num_heads"],
+            num_layers=config["num_layers"],
+            activation=config["activation"],
+            eps=config.get("norm_eps", 1e-5),
+        )
+    )
     model.load_state_dict(native_weights(case.weights))
     return model.eval()
 

@@ -1,6 +1,7 @@
 """Families dit, dit_bf16 and dit_primitives: the diffusion transformer."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import fields
 from typing import Any
 
 import torch
@@ -13,7 +14,9 @@ from wan_core.models import DiTInputs, WanDiT, WanDiTConfig, rotary_table, rotat
 def build_dit(case: GoldenCase, weights: Mapping[str, Tensor]) -> WanDiT:
     """The network of a case's ``config`` with these weights."""
     image = weights.get("img_emb.proj.0.weight")
-    model = WanDiTConfig.from_dict(case.config, image_dim=None if image is None else image.shape[0]).build()
+    known = {field.name for field in fields(WanDiTConfig)}
+    options = {name: value for name, value in case.config.items() if name in known}
+    model = WanDiT(WanDiTConfig(**{"image_dim": None if image is None else image.shape[0], **options}))
     model.load_state_dict(weights)
     return model.eval()
 

@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from tests.goldens.harness import Computed, GoldenCase, handles
-from wan_core.models import TextEncoder, Tokenizer, UMT5Config, clean_prompt, relative_position_bucket
+from wan_core.models import TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, clean_prompt, relative_position_bucket
 
 
 def umt5_config(config: dict[str, Any]) -> UMT5Config:
@@ -25,7 +25,7 @@ def umt5_config(config: dict[str, Any]) -> UMT5Config:
 @handles("umt5")
 def umt5(case: GoldenCase) -> dict[str, Tensor]:
     config = umt5_config(case.config)
-    model = config.build().eval()
+    model = UMT5Encoder(config).eval()
     model.load_state_dict(case.weights)
     ids, mask = case.inputs["ids"], case.inputs["mask"]
     computed = {"out.hidden": model(ids, mask)}

@@ -55,7 +55,7 @@ def _statistics(inputs: dict[str, Tensor]) -> tuple[Any, Any] | None:
 
 def _decoding_half(config: VAEConfig, weights: dict[str, Tensor]) -> VideoVAE:
     """A model from a file that holds the decoder and its input convolution only."""
-    model = config.build().eval()
+    model = VideoVAE(config).eval()
     model.decoder.load_state_dict(_part(weights, "decoder."))
     model.conv2.load_state_dict(_part(weights, "conv2."))
     return model

@@ -115,7 +115,7 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
         preset, options.wan_ckpt_dir, RuntimeOptions(device=str(device), dtype=dtype, offload=options.offload_model)
     )
     if adapter is not None:
-        config = network_config(preset, checkpoint_folder(preset, options.wan_ckpt_dir), str(preset.files.dit))
+        config = network_config(preset, checkpoint_folder(preset, options.wan_ckpt_dir), preset.dits[0])
         _check_adapter(adapter, config, _pi3_config(pi3_source(options, preset)))
     if dataset is not None and dataset.latent_files is not None and clips is not None:
         frames = VideoGeometry.for_video(preset.latent_spec, num_frames=clips.num_frames, height=64, width=64)

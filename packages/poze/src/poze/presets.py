@@ -19,14 +19,13 @@ POZE_5B = replace(
 )
 
 _TINY = get_preset("tiny-ti2v")
-# The core's loader finds them by their full paths. The transformer is whole, the autoencoder a change of the tiny one.
-_FILES = replace(_TINY.files, dit=str(WEIGHTS / "dit"), vae=str(WEIGHTS / "vae.safetensors"))
-
+# Their files are found by their full paths. The transformer is whole, the autoencoder a change of the tiny one.
+# The transformer was trained from the first tiny-ti2v, which had these patches.
 TINY_POZE = replace(
-    _TINY,
+    _TINY.with_part("dit", file=str(WEIGHTS / "dit"), config=replace(_TINY.dit, patch_size=(1, 2, 2))).with_part(
+        "vae", file=str(WEIGHTS / "vae.safetensors")
+    ),
     name="tiny-poze",
     summary="camera moves in rendered rooms guided by Pi3, in seconds on a CPU",
     task=GuidedImageToVideo(adapter=BUNDLED_ADAPTER),
-    dit=replace(_TINY.dit, patch_size=(1, 2, 2)),  # it was trained from the first tiny-ti2v, which had these
-    files=_FILES,
 )

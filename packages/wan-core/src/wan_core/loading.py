@@ -1,32 +1,29 @@
 """From a preset name and a checkpoint folder to a ready :class:`Pipeline`. Weights are read when first needed."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from importlib.resources import files
+from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from wan_core.checkpoints import (
+    TOKENIZER,
     CheckpointLayout,
-    Expert,
+    Family,
     LoRA,
     Part,
     TensorSource,
-    infer_clip_config,
-    infer_umt5_config,
-    infer_vae_config,
     load_model,
     loras_for,
     native_weights,
-    read_dit_config,
     read_weights,
     with_delta,
     with_loras,
 )
 from wan_core.errors import CheckpointError, RequestError
-from wan_core.models import CLIPVision, TextEncoder, VideoVAE, WanDiT, WanDiTConfig, load_tokenizer
+from wan_core.models import TextEncoder, Tokenizer, WanDiTConfig, load_tokenizer
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset, get_preset
 from wan_core.runtime import (
@@ -47,7 +44,8 @@ class RuntimeOptions:
     ``offload`` sends each part off the device after use (on the CPU: out of memory); by default it is on, as with
     the original for one process. ``text_encoder_on_cpu`` keeps the text encoder on the CPU. ``mmap=False`` reads
     files instead of mapping them. ``loras`` are merged into the network while it is read; ``force_lora`` allows those
-    made for another model.
+    made for another model. ``parts`` puts a part elsewhere than the checkpoint folder, by name: a file, a folder, or a
+    repository where its family fetches from one.
     """
 
     device: str | None = None
@@ -58,6 +56,7 @@ class RuntimeOptions:
     mmap: bool | None = None
     loras: tuple[LoRA, ...] = ()
     force_lora: bool = False
+    parts: Mapping[str, str | Path] = field(default_factory=dict)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
 
@@ -86,22 +85,13 @@ def checkpoint_folder(preset: Preset, checkpoint_dir: str | Path | None) -> Path
             f"{preset.name} needs its weights: give their folder with --ckpt-dir, or fetch them with "
             f"'wan download {preset.name}'"
         )
-    return Path(str(files("wan_core") / "weights" / preset.bundled))
+    return Path(str(package_files("wan_core") / "weights" / preset.bundled))
 
 
 def check_loras(preset: Preset, loras: Sequence[LoRA]) -> None:
     """Raises ``RequestError`` when a LoRA is for one of two experts and the model has only one network."""
-    for expert in ("high", "low") if isinstance(preset.files.dit, Experts) else (None,):
-        loras_for(loras, expert)
-
-
-def parts_of(preset: Preset) -> list[tuple[Part, str]]:
-    """The parts of a model and their official paths inside its checkpoint folder."""
-    names = preset.files
-    dits = (names.dit.high, names.dit.low) if isinstance(names.dit, Experts) else (names.dit,)
-    parts: list[tuple[Part, str]] = [("dit", name) for name in dits]
-    parts += [("vae", names.vae), ("text_encoder", names.text_encoder), ("tokenizer", names.tokenizer)]
-    return parts if names.image_encoder is None else [*parts, ("image_encoder", names.image_encoder)]
+    for part in preset.dits:
+        loras_for(loras, part.expert)
 
 
 class _Loader:
@@ -111,7 +101,8 @@ class _Loader:
         self.preset = preset
         self.folder = folder
         self.layout = CheckpointLayout(folder, preset.name)
-        self.layout.require(parts_of(preset))
+        self.places = _places(preset, options)
+        self.layout.require(part for part in preset.parts if part.name not in self.places)
         check_loras(preset, options.loras)
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
@@ -124,23 +115,28 @@ class _Loader:
 
     def pipeline(self) -> Pipeline:
         """All parts, checked against each other."""
-        names = self.preset.files.dit
-        if isinstance(names, Experts):
-            high, low = self._network(names.high, "high"), self._network(names.low, "low")
-            if high.config != low.config:
-                raise CheckpointError(f"the experts in {self.folder} differ in size; they belong to different models")
-            network = high
-            dit: Placed[WanDiT] | Experts[Placed[WanDiT]] = Experts(high=high.placed, low=low.placed)
-        else:
-            network = self._network(names)
-            dit = network.placed
-        components = Components(
-            device=self.device,
-            text_encoder=self._text_encoder(network.config),
-            vae=self._vae(),
-            dit=dit,
-            image_encoder=self._image_encoder(network.config),
+        opened = [self._open(part) for part in self.preset.parts if part.family is not TOKENIZER]
+        dits = [each for each in opened if each.part.name == "dit"]
+        if len(dits) == 2 and dits[0].config != dits[1].config:
+            raise CheckpointError(f"the experts in {self.folder} differ in size; they belong to different models")
+        configs = {each.part.name: each.config for each in opened}
+        self._check_widths(opened, dits[0].config)
+        placed = [self._placed(each, dits[0].config) for each in opened]
+        parts: dict[str, Any] = {each.part.name: made for each, made in zip(opened, placed, strict=True)}
+        if len(dits) == 2:
+            high, low = (made for each, made in zip(opened, placed, strict=True) if each in dits)
+            parts["dit"] = Experts(high=high, low=low)
+        components = Components(device=self.device, parts=parts, configs=configs)
+        return Pipeline(
+            self.preset,
+            components,
+            latent_spec=self.preset.latent_spec,
+            options=self.options.sampling,
+            record=self._record(),
+            notes=self.notes,
         )
+
+    def _record(self) -> dict[str, Any]:
         record: dict[str, Any] = {
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -149,43 +145,42 @@ class _Loader:
         }
         if not self.preset.bundled:
             record["checkpoint"] = self.folder.resolve().name
+        if self.options.parts:
+            record["parts"] = {name: Path(place).name for name, place in self.options.parts.items()}
         if self.options.loras:
             record["lora"] = [str(replace(lora, path=Path(lora.path.name))) for lora in self.options.loras]
             record["force_lora"] = self.options.force_lora
-        trained = network.source.metadata.get("trained") != "false"
-        if not trained:
-            self.notes.append(f"note: the bundled {self.preset.name} is not trained yet; it makes coloured noise")
-        return Pipeline(
-            self.preset,
-            components,
-            latent_spec=self.preset.latent_spec,
-            options=self.options.sampling,
-            record=record,
-            notes=self.notes,
-        )
+        return record
 
-    def _source(self, path: Path, family: str) -> TensorSource:
+    def _open(self, part: Part) -> "_Opened":
+        """What a part's files say; a part that is still to be fetched is opened when it is first used."""
+        place = self.places.get(part.name, part.source)
+        if place is not None and part.family.find is not None:
+            path = Path(place)
+            if not path.exists():
+                return _Opened(part, None, None, part.config)
+            path = part.family.find(place)
+        else:
+            path = self.layout.find(part) if place is None else existing_part(place)
+        return self._read(part, path)
+
+    def _read(self, part: Part, path: Path) -> "_Opened":
+        if part.family.load is not None:
+            return _Opened(part, path, None, part.config)
+        source = self._source(path, part.family)
+        if part.name == "dit":
+            config = part.family.read_config(path, source)
+            self._check_channels(config, path)
+            return _Opened(part, path, self._merged(source, loras_for(self.options.loras, part.expert)), config)
+        is_ours = self.preset.bundled is not None and part.name not in self.places and part.config is not None
+        return _Opened(part, path, source, part.config if is_ours else part.family.read_config(path, source))
+
+    def _source(self, path: Path, family: Family) -> TensorSource:
         weights = read_weights(path, mmap=self.options.mmap)
         base = weights.metadata.get("base") if self.preset.bundled else None
         if base is None:
             return native_weights(weights, family)
-        return with_delta(self._source(self.layout.dit(base), family), weights)
-
-    def _network(self, name: str, expert: Expert | None = None) -> "_Network":
-        path = self.layout.dit(name)
-        source = self._source(path, "dit")
-        config = read_dit_config(path, source)
-        self._check_channels(config, path)
-        source = self._merged(source, loras_for(self.options.loras, expert))
-
-        def load(device: torch.device) -> WanDiT:
-            model: WanDiT = load_model(config, source, family="dit", dtype=self.dtype, device=device)
-            if self.preset.adapt is not None:
-                model = self.preset.adapt(model)
-            apply_attention_backend(model, self.attention, device)
-            return model
-
-        return _Network(config, source, Placed(load, self.device, between=self.between))
+        return with_delta(self._source(self.folder / base, family), weights)
 
     def _merged(self, source: TensorSource, loras: Sequence[LoRA]) -> TensorSource:
         if not loras:
@@ -193,6 +188,34 @@ class _Loader:
         merged = with_loras(source, loras, force=self.options.force_lora, dtype=self.dtype)
         self.notes += [note for note in merged.notes if note not in self.notes]
         return merged
+
+    def _placed(self, opened: "_Opened", network: WanDiTConfig) -> Placed[Any]:
+        part, family = opened.part, opened.part.family
+        dtype = family.dtype_in(self.dtype)
+        tokenizer = self._tokenizer() if part.name == "text_encoder" else None
+
+        def load(device: torch.device) -> Any:
+            found = opened
+            if found.path is None and family.find is not None:
+                found = self._read(part, family.find(self.places.get(part.name, part.source or "")))
+            if found.source is None:
+                if family.load is None or found.path is None:
+                    raise CheckpointError(f"{family.title} of {self.preset.name} cannot be found")
+                return family.load(found.path, dtype, device)
+            model = load_model(found.config, found.source, family=family, dtype=dtype, device=device)
+            if family.is_denoiser:
+                apply_attention_backend(model, self.attention, device)
+            return model if tokenizer is None else TextEncoder(model, tokenizer, network.text_len)
+
+        on_cpu = part.name == "text_encoder" and self.options.text_encoder_on_cpu
+        device = torch.device("cpu") if on_cpu else self.device
+        # The VAE is small and used at both ends of a run: on the CPU it stays in memory.
+        stays = part.name == "vae" and self.device.type == "cpu"
+        return Placed(load, device, between=Between.KEEP if stays else self.between)
+
+    def _tokenizer(self) -> Tokenizer | None:
+        part = self.preset.part("tokenizer")
+        return None if part is None else load_tokenizer(self.layout.find(part))
 
     def _check_channels(self, config: WanDiTConfig, path: Path) -> None:
         wanted = self.preset.task.channels(self.preset.latent_spec)
@@ -206,65 +229,48 @@ class _Loader:
             f"output channels {branch} image branch; {self.preset.name} has {wanted[0]} and {wanted[1]}"
         )
 
-    def _vae(self) -> Placed[VideoVAE]:
-        source = self._source(self.layout.vae(self.preset.files.vae), "vae")
-        expected = self.preset.vae
-        config = expected if self.preset.bundled else infer_vae_config(source)
-        if (config.z_dim, config.spatial_stride) != (expected.z_dim, expected.spatial_stride):
+    def _check_widths(self, opened: Sequence["_Opened"], network: WanDiTConfig) -> None:
+        """What the parts hand to each other must have one width."""
+        by_name = {each.part.name: each for each in opened}
+        vae, expected = by_name["vae"].config, self.preset.vae
+        if (vae.z_dim, vae.spatial_stride) != (expected.z_dim, expected.spatial_stride):
             raise CheckpointError(
-                f"{source.path} is another VAE than that of {self.preset.name}: it has {config.z_dim} latent channels "
-                f"at stride {config.spatial_stride}, not {expected.z_dim} at stride {expected.spatial_stride}"
+                f"{by_name['vae'].path} is another VAE than that of {self.preset.name}: it has {vae.z_dim} latent "
+                f"channels at stride {vae.spatial_stride}, not {expected.z_dim} at stride {expected.spatial_stride}"
             )
-
-        def load(device: torch.device) -> VideoVAE:
-            # float32 as in the original: the encoded picture seeds the whole trajectory.
-            model: VideoVAE = load_model(config, source, family="vae", dtype=torch.float32, device=device)
-            return model
-
-        # Small, and used at both ends of a run: on the CPU it stays in memory.
-        return Placed(load, self.device, between=Between.KEEP if self.device.type == "cpu" else self.between)
-
-    def _text_encoder(self, network: WanDiTConfig) -> Placed[TextEncoder]:
-        source = self._source(self.layout.text_encoder(self.preset.files.text_encoder), "umt5")
-        config = self.preset.text_encoder if self.preset.bundled else infer_umt5_config(source)
-        if config.dim != network.text_dim:
-            raise CheckpointError(
-                f"{source.path} makes text states of width {config.dim}, the network in {self.folder} takes "
-                f"{network.text_dim}; these files belong to different models"
-            )
-        tokenizer = load_tokenizer(self.layout.tokenizer(self.preset.files.tokenizer))
-        device = torch.device("cpu") if self.options.text_encoder_on_cpu else self.device
-        dtype = torch.float32 if self.dtype is torch.float32 else torch.bfloat16
-
-        def load(target: torch.device) -> TextEncoder:
-            model = load_model(config, source, family="umt5", dtype=dtype, device=target)
-            return TextEncoder(model, tokenizer, network.text_len)
-
-        return Placed(load, device, between=self.between)
-
-    def _image_encoder(self, network: WanDiTConfig) -> Placed[CLIPVision] | None:
-        if self.preset.files.image_encoder is None:
-            return None
-        source = self._source(self.layout.image_encoder(self.preset.files.image_encoder), "clip")
-        config = infer_clip_config(source)
-        if config.dim != network.image_dim:
-            raise CheckpointError(
-                f"{source.path} makes image states of width {config.dim}, the network in {self.folder} takes "
-                f"{network.image_dim}; these files belong to different models"
-            )
-        dtype = torch.float32 if self.dtype is torch.float32 else torch.float16
-
-        def load(device: torch.device) -> CLIPVision:
-            model: CLIPVision = load_model(config, source, family="clip", dtype=dtype, device=device)
-            return model
-
-        return Placed(load, self.device, between=self.between)
+        for name, what, wanted in (
+            ("text_encoder", "text", network.text_dim),
+            ("image_encoder", "image", network.image_dim),
+        ):
+            if name in by_name and by_name[name].config.dim != wanted:
+                raise CheckpointError(
+                    f"{by_name[name].path} makes {what} states of width {by_name[name].config.dim}, the network in "
+                    f"{self.folder} takes {wanted}; these files belong to different models"
+                )
 
 
 @dataclass(frozen=True)
-class _Network:
-    """One DiT of a checkpoint: what it is, where it is read from, and how it loads."""
+class _Opened:
+    """One part of a checkpoint whose header was read; ``path`` None is still to be fetched."""
 
-    config: WanDiTConfig
-    source: TensorSource
-    placed: Placed[WanDiT]
+    part: Part
+    path: Path | None
+    source: TensorSource | None
+    config: Any
+
+
+def _places(preset: Preset, options: RuntimeOptions) -> dict[str, str]:
+    """Where the options put parts. Raises RequestError for a part that the model does not have."""
+    for name in options.parts:
+        if preset.part(name) is None:
+            known = ", ".join(dict.fromkeys(part.name for part in preset.parts))
+            raise RequestError(f"{preset.name} has no part {name!r}; it has {known}")
+    return {name: str(place) for name, place in options.parts.items()}
+
+
+def existing_part(place: str) -> Path:
+    """The path of a part that is given by itself. Raises CheckpointError when it is not there."""
+    path = Path(place)
+    if not path.exists():
+        raise CheckpointError(f"{path} does not exist; check the name of the part's file or folder")
+    return path

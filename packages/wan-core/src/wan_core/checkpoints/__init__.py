@@ -1,22 +1,30 @@
 """Weights on disk: read lazily, recognised by content, checked before they are used, written whole or not at all."""
 
-from wan_core.checkpoints.configs import (
-    infer_clip_config,
-    infer_dit_config,
-    infer_umt5_config,
-    infer_vae_config,
-    read_dit_config,
-)
-from wan_core.checkpoints.contents import FAMILY_NAMES, PARTS, Contents, Weights, find_weights
+from wan_core.checkpoints.contents import Contents, Weights, find_weights
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
 from wan_core.checkpoints.export import ExportOptions, Merge, Network, export_networks, networks_in
-from wan_core.checkpoints.export_targets import Layout
-from wan_core.checkpoints.formats import FORMATS, CheckpointFormat, detect_family, detect_format
-from wan_core.checkpoints.inspection import Inspection, NetworkConfig, inspect_weights, tensor_rows
-from wan_core.checkpoints.layout import CheckpointLayout, Part
+from wan_core.checkpoints.export_targets import Layout, write_json
+from wan_core.checkpoints.families import (
+    CLIP,
+    DIT,
+    UMT5,
+    VAE,
+    Expert,
+    Family,
+    Places,
+    dit_config_reader,
+    families,
+    family_of,
+    get_family,
+    title_of,
+)
+from wan_core.checkpoints.families.dit import official_config
+from wan_core.checkpoints.families.shapes import Shapes, build_config
+from wan_core.checkpoints.formats import CheckpointFormat
+from wan_core.checkpoints.inspection import Inspection, inspect_weights, tensor_rows
+from wan_core.checkpoints.layout import TOKENIZER, CheckpointLayout
 from wan_core.checkpoints.load import load_model
 from wan_core.checkpoints.lora.merge import (
-    Expert,
     LoRA,
     LoRAFile,
     MergedWeights,
@@ -28,15 +36,18 @@ from wan_core.checkpoints.lora.merge import (
 from wan_core.checkpoints.lora.names import is_lora
 from wan_core.checkpoints.lora.summary import LoRASummary
 from wan_core.checkpoints.meta import build_on_meta
+from wan_core.checkpoints.parts import Part
+from wan_core.checkpoints.pipeline_files import PipelineFacts
 from wan_core.checkpoints.readers.reader import read_weights
 from wan_core.checkpoints.readers.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
 from wan_core.checkpoints.writer import write_file, write_shards
-from wan_core.checkpoints.written_configs import PipelineFacts
 
 __all__ = [
-    "FAMILY_NAMES",
-    "FORMATS",
-    "PARTS",
+    "CLIP",
+    "DIT",
+    "TOKENIZER",
+    "UMT5",
+    "VAE",
     "CheckpointFormat",
     "CheckpointLayout",
     "Contents",
@@ -44,6 +55,7 @@ __all__ = [
     "DerivedSource",
     "Expert",
     "ExportOptions",
+    "Family",
     "Inspection",
     "Layout",
     "LoRA",
@@ -54,35 +66,37 @@ __all__ = [
     "MergedWeights",
     "NativeWeights",
     "Network",
-    "NetworkConfig",
     "Part",
     "PipelineFacts",
+    "Places",
     "Recipe",
+    "Shapes",
     "TensorInfo",
     "TensorSource",
     "Weights",
+    "build_config",
     "build_on_meta",
-    "detect_family",
-    "detect_format",
+    "dit_config_reader",
     "export_networks",
+    "families",
+    "family_of",
     "find_weights",
+    "get_family",
     "in_format",
-    "infer_clip_config",
-    "infer_dit_config",
-    "infer_umt5_config",
-    "infer_vae_config",
     "inspect_weights",
     "is_lora",
     "load_model",
     "loras_for",
     "native_weights",
     "networks_in",
-    "read_dit_config",
+    "official_config",
     "read_lora",
     "read_weights",
     "tensor_rows",
+    "title_of",
     "with_delta",
     "with_loras",
     "write_file",
+    "write_json",
     "write_shards",
 ]

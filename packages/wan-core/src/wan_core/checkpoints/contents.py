@@ -5,26 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_core.checkpoints.detect import family_of
-from wan_core.checkpoints.formats import PARTS_OF_ONE_FILE
-from wan_core.checkpoints.layout import PART_NAMES, Part
+from wan_core.checkpoints.families import OTHER_TITLES, families, family_of, title_of
+from wan_core.checkpoints.layout import TOKENIZER_FILES
 from wan_core.checkpoints.readers.file_source import unreadable
 from wan_core.checkpoints.readers.reader import read_weights
 from wan_core.checkpoints.readers.shards import WeightFiles, weight_files
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorSource
 from wan_core.errors import CheckpointError
-
-TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
-FAMILY_NAMES = {
-    "dit": PART_NAMES["dit"],
-    "vae": PART_NAMES["vae"],
-    "umt5": PART_NAMES["text_encoder"],
-    "clip": PART_NAMES["image_encoder"],
-    "lora": "a LoRA",
-    "": "weights of something else",
-}
-PARTS: dict[str, Part] = {"dit": "dit", "vae": "vae", "umt5": "text_encoder", "clip": "image_encoder"}
-"""The part of a model that each family of networks is."""
 
 _MAX_DEPTH = 3
 _MAX_ENTRIES = 5_000
@@ -90,7 +77,8 @@ def find_weights(path: str | Path, *, mmap: bool | None = None) -> Contents:
                 found += _recognised(path, group, name, mmap)
             except CheckpointError as error:
                 notes.append((name, str(error)))
-    found.sort(key=lambda weights: list(FAMILY_NAMES).index(weights.family))
+    order = [*(family.name for family in families()), *OTHER_TITLES]
+    found.sort(key=lambda weights: order.index(weights.family))
     if not found and not tokenizers and not notes:
         raise CheckpointError(f"no weights in {path}: it holds no .safetensors, .pth, .pt, .bin, .ckpt or .gguf file")
     return Contents(path, tuple(found), tuple(tokenizers), tuple(notes))
@@ -101,16 +89,18 @@ def _recognised(root: Path, group: WeightFiles, name: str, mmap: bool | None) ->
     source = read_weights(group.path, mmap=mmap)
     name = name or root.name
     parts = {
-        family: [key for key in source if key.startswith(prefixes)] for family, prefixes in PARTS_OF_ONE_FILE.items()
+        family.name: [key for key in source if key.startswith(family.single_prefixes)]
+        for family in families()
+        if family.single_prefixes
     }
     parts = {family: keys for family, keys in parts.items() if keys}
     if len(parts) < 2:
-        return [Weights(group.path, name, group.files, source, family_of(source))]
+        return [Weights(group.path, name, group.files, source, family_of(source.keys()))]
     found = []
     for family, keys in parts.items():
         part = DerivedSource(source, {key: Recipe((key,), source.info(key)) for key in keys})
-        if family_of(part) == family:
-            found.append(Weights(group.path, f"{name} ({PART_NAMES[PARTS[family]]})", group.files, part, family))
+        if family_of(part.keys()) == family:
+            found.append(Weights(group.path, f"{name} ({title_of(family)})", group.files, part, family))
     return found
 
 

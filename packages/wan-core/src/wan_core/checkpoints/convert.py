@@ -6,15 +6,8 @@ from functools import partial
 
 from torch import Tensor
 
-from wan_core.checkpoints.formats import (
-    FORMATS,
-    PARTS_OF_ONE_FILE,
-    WRAPPERS,
-    CheckpointFormat,
-    detect_format,
-    get_format,
-    rename,
-)
+from wan_core.checkpoints.families import Family, families, get_family
+from wan_core.checkpoints.formats import WRAPPERS, CheckpointFormat, detect_format, get_format, rename
 from wan_core.checkpoints.readers.quantized import dequantized
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
@@ -33,26 +26,27 @@ class NativeWeights(DerivedSource):
     """The tensors of one network under native names, with the report of how they got them."""
 
     def __init__(
-        self, base: TensorSource, recipes: Mapping[str, Recipe], family: str, report: ConversionReport
+        self, base: TensorSource, recipes: Mapping[str, Recipe], family: Family, report: ConversionReport
     ) -> None:
         super().__init__(base, recipes)
         self.family = family
         self.report = report
 
 
-def native_weights(source: TensorSource, family: str, *, group: str | None = None) -> NativeWeights:
-    """A view of ``source`` under the native names of ``family`` (``dit``, ``vae``, ``umt5``, ``clip``).
+def native_weights(source: TensorSource, family: Family | str, *, group: str | None = None) -> NativeWeights:
+    """A view of ``source`` under the native names of ``family``, a record or the name of one.
 
     ``group`` names the nested dict to take where a file holds several models, for instance ``generator``; by default
     averaged weights (``generator_ema``) win. Raises CheckpointError when names collide or a fused tensor cannot be cut.
     """
-    if isinstance(source, NativeWeights) and source.family == family and group is None:
+    family = get_family(family)
+    if isinstance(source, NativeWeights) and source.family.name == family.name and group is None:
         return source
     source = dequantized(source)
     plain = _plain_names(source, family, group)
     if group is not None and not plain:
         raise CheckpointError(f"{source.path} holds no group {group!r}")
-    chosen = detect_format(plain.keys(), family)
+    chosen = detect_format(plain.keys(), family.formats)
     rules = dict(chosen.table(plain.keys()))
     recipes: dict[str, Recipe] = {}
     renamed: dict[str, tuple[str, ...]] = {}
@@ -72,12 +66,12 @@ def native_weights(source: TensorSource, family: str, *, group: str | None = Non
     return NativeWeights(source, recipes, family, ConversionReport(chosen.name, renamed, tuple(sorted(left_out))))
 
 
-def in_format(native: TensorSource, family: str, name: str) -> DerivedSource:
+def in_format(native: TensorSource, family: Family | str, name: str) -> DerivedSource:
     """The reverse: a view of native tensors under the names of format ``name``.
 
     Raises CheckpointError for an unknown format or when two tensors would get one name.
     """
-    chosen = get_format(family, name)
+    chosen = get_format(get_family(family).formats, name)
     rules = {ours: theirs for theirs, ours in reversed(chosen.table(native.keys())) if ours is not None}
     recipes: dict[str, Recipe] = {}
     used: set[str] = set()
@@ -95,10 +89,15 @@ def in_format(native: TensorSource, family: str, name: str) -> DerivedSource:
     return DerivedSource(native, recipes)
 
 
-def _plain_names(source: TensorSource, family: str, group: str | None) -> dict[str, str]:
+def _plain_names(source: TensorSource, family: Family, group: str | None) -> dict[str, str]:
     """Names without nesting, prefixes, wrappers and other parts of a whole checkpoint, to the file's own."""
-    formats = FORMATS[family]
-    others = tuple(prefix for part, prefixes in PARTS_OF_ONE_FILE.items() if part != family for prefix in prefixes)
+    formats = family.formats
+    others = tuple(
+        prefix
+        for other in families()
+        for prefix in other.single_prefixes
+        if other.name != family.name and prefix not in family.single_prefixes
+    )
     plain = _renamed(source, {name: name for name in source if not name.startswith(others)}, _unwrapped)
     if group is None:
         nests = [nest for candidate in formats for nest in candidate.unwrap]

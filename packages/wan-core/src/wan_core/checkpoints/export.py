@@ -3,11 +3,13 @@
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from wan_core.checkpoints.contents import FAMILY_NAMES, PARTS, Contents, Weights
+from wan_core.checkpoints.contents import Contents, Weights
 from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.export_targets import (
     Layout,
@@ -17,14 +19,13 @@ from wan_core.checkpoints.export_targets import (
     tokenizer_pieces,
     write_companions,
 )
-from wan_core.checkpoints.inspection import NetworkConfig, network_config
+from wan_core.checkpoints.families import Expert, Family, families, get_family
 from wan_core.checkpoints.load import check_fit
-from wan_core.checkpoints.lora.merge import Expert
 from wan_core.checkpoints.meta import build_on_meta
+from wan_core.checkpoints.pipeline_files import PipelineFacts
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorSource
 from wan_core.checkpoints.torch_writer import write_torch_file
 from wan_core.checkpoints.writer import DEFAULT_SHARD_BYTES, whole_folder, write_file, write_shards
-from wan_core.checkpoints.written_configs import PipelineFacts
 from wan_core.errors import CheckpointError, MediaError, RequestError
 from wan_core.files import plain_text
 from wan_core.hub.download import gigabytes
@@ -51,14 +52,14 @@ class Network:
     weights: Weights
     native: TensorSource
     format: str
-    config: NetworkConfig
+    config: Any
     dtypes: Mapping[str, torch.dtype]
     expert: Expert | None = None
 
     @property
-    def family(self) -> str:
-        """``dit``, ``vae``, ``umt5`` or ``clip``."""
-        return self.weights.family
+    def family(self) -> Family:
+        """What kind of network it is."""
+        return get_family(self.weights.family)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,36 +81,38 @@ def networks_in(contents: Contents, *, dtype: torch.dtype | None = None, merge: 
     if contents.unreadable:
         raise CheckpointError("; ".join(problem for _, problem in contents.unreadable[:3]))
     networks: list[Network] = []
-    for family in PARTS:
+    for family in families():
         found = _of_one_model(contents, family)
         experts = _experts(found) if len(found) == 2 else [None] * len(found)
         networks += [_network(weights, expert, merge) for weights, expert in zip(found, experts, strict=True)]
     if not networks:
         raise CheckpointError(f"{contents.path} holds no network that can be converted")
-    transformers = {network.config for network in networks if network.family == "dit"}
+    transformers = {network.config for network in networks if network.family.is_denoiser}
     if len(transformers) > 1:
         raise CheckpointError(f"the two transformers in {contents.path} differ in size; they are of different models")
     return [_with_dtype(network, dtype, is_alone=len(networks) == 1) for network in networks]
 
 
 def _with_dtype(network: Network, dtype: torch.dtype | None, *, is_alone: bool) -> Network:
-    return replace(network, dtypes=_dtypes(network, dtype if is_alone or network.family != "vae" else None))
+    stays = network.family.half_dtype is torch.float32 and not is_alone
+    return replace(network, dtypes=_dtypes(network, None if stays else dtype))
 
 
-def _of_one_model(contents: Contents, family: str) -> list[Weights]:
-    found = contents.of(family)
-    if len(found) > (2 if family == "dit" else 1):
+def _of_one_model(contents: Contents, family: Family) -> list[Weights]:
+    found = contents.of(family.name)
+    if len(found) > (2 if family.is_denoiser else 1):
         names = ", ".join(weights.name for weights in found[:5])
-        raise CheckpointError(f"{contents.path} holds {FAMILY_NAMES[family]} {len(found)} times ({names}); name one")
+        raise CheckpointError(f"{contents.path} holds {family.title} {len(found)} times ({names}); name one")
     return found
 
 
 def _network(weights: Weights, expert: Expert | None, merge: Merge | None) -> Network:
-    native = native_weights(weights.source, weights.family)
-    config = network_config(weights, native)
-    model = build_on_meta(config.build)
+    family = get_family(weights.family)
+    native = native_weights(weights.source, family)
+    config = family.read_config(weights.files[0], native)
+    model = build_on_meta(partial(family.build, config))
     check_fit(model, native)
-    merged = merge(native, expert) if merge is not None and weights.family == "dit" else native
+    merged = merge(native, expert) if merge is not None and family.is_denoiser else native
     # In the network's order, so that equal weights give equal files.
     recipes = {name: Recipe((name,), merged.info(name)) for name in model.state_dict()}
     return Network(
@@ -138,7 +141,7 @@ def _experts(found: Sequence[Weights]) -> list[Expert | None]:
 
 def _dtypes(network: Network, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     """What each tensor is written in; modules that must stay float32 keep what they have."""
-    kept = getattr(build_on_meta(network.config.build), "float32_modules", ())
+    kept = getattr(build_on_meta(partial(network.family.build, network.config)), "float32_modules", ())
     dtypes = {}
     for name in network.native:
         info, stored = network.native.info(name), network.native.stored_dtype(name)

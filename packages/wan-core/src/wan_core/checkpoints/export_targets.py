@@ -10,35 +10,22 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch import Tensor
 
-from wan_core.checkpoints.contents import TOKENIZER_FILES, Contents
+from wan_core.checkpoints.contents import Contents
 from wan_core.checkpoints.convert import in_format
+from wan_core.checkpoints.families.record import Container
+from wan_core.checkpoints.layout import TOKENIZER_FILES
+from wan_core.checkpoints.pipeline_files import PipelineFacts, image_processor, model_index, scheduler
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.checkpoints.writer import write_text
-from wan_core.checkpoints.written_configs import (
-    PipelineFacts,
-    diffusers_config,
-    image_processor,
-    model_index,
-    official_config,
-    scheduler,
-    unsaid,
-)
-from wan_core.models import CLIPConfig, VAEConfig, WanDiTConfig
+from wan_core.models import CLIPConfig, WanDiTConfig
 
 if TYPE_CHECKING:
     from wan_core.checkpoints.export import Network
 
 Layout = Literal["official", "diffusers", "single"]
-Container = Literal["shards", "file", "torch"]
 
-TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
-CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 TOKENIZER_FOLDER = "google/umt5-xxl"
 PIECES = "spiece_model"
-_DIFFUSERS_FOLDERS = {"vae": "vae", "umt5": "text_encoder", "clip": "image_encoder"}
-_SINGLE_FOLDERS = {"dit": "diffusion_models", "vae": "vae", "umt5": "text_encoders", "clip": "clip_vision"}
-_SINGLE_FORMATS = {"dit": "official", "vae": "official", "umt5": "diffusers", "clip": "diffusers"}
-_STEMS = {"dit": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model", "umt5": "model", "clip": "model"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,33 +71,40 @@ def place(network: "Network", layout: Layout, *, is_file: bool, is_alone: bool, 
 
     ``pieces`` is the tokenizer's sentencepiece model as bytes, which single files of text encoders carry along.
     """
-    form = _SINGLE_FORMATS[network.family] if layout == "single" else layout
+    places = network.family.where
+    form = _form(network, layout)
     container: Container = "file" if is_file or layout == "single" else "shards"
-    if layout == "official" and network.family != "dit" and not is_file:
-        container = "torch"
-    extra = unsaid(network.config)
+    if layout == "official" and not is_file:
+        container = places.container
+    extra = network.family.unsaid(network.config)
     return Target(
         source=_renamed(network, form, layout, pieces),
         path=_path(network, layout, is_alone=is_alone),
         container=container,
-        stem=_STEMS[network.family],
+        stem=places.stem,
         metadata={"format": "pt", **({"config": json.dumps(extra)} if extra else {})},
     )
 
 
+def _form(network: "Network", layout: Layout) -> str:
+    """The naming of the tensors in a layout; a family of one naming keeps it everywhere."""
+    form = network.family.where.single_format if layout == "single" else layout
+    known = [candidate.name for candidate in network.family.formats]
+    return form if form in known else known[-1]
+
+
 def _renamed(network: "Network", form: str, layout: Layout, pieces: Tensor | None) -> TensorSource:
     native = network.native
-    if network.family == "clip" and network.format == form == "official":
-        # With the halves of the file that no Wan network uses: the original code loads them all the same.
+    if network.family.keeps_rest and network.format == form == "official":
         return _with_left_out(network.weights.source, network.dtypes)
     cast = CastSource(native, network.dtypes)
     named: TensorSource = in_format(cast, network.family, form)
     if layout != "single":
         return named
-    if network.family == "clip":
-        recipes = {f"vision_model.{name}": Recipe((name,), named.info(name)) for name in named}
-        return DerivedSource(named, recipes)
-    return _with_pieces(named, pieces) if network.family == "umt5" and pieces is not None else named
+    prefix = network.family.where.single_prefix
+    if prefix:
+        named = DerivedSource(named, {f"{prefix}{name}": Recipe((name,), named.info(name)) for name in named})
+    return _with_pieces(named, pieces) if network.family.carries_tokenizer and pieces is not None else named
 
 
 def _with_left_out(source: TensorSource, dtypes: Mapping[str, torch.dtype]) -> TensorSource:
@@ -123,7 +117,7 @@ def tokenizer_pieces(networks: Sequence["Network"], contents: Contents) -> Tenso
     """The sentencepiece model of the text encoder's tokenizer: from its file, or from the tokenizer's folder."""
     for network in networks:
         source = network.weights.source
-        if network.family == "umt5" and PIECES in source:
+        if network.family.carries_tokenizer and PIECES in source:
             return source.read(PIECES)
     for folder in contents.tokenizers:
         if "roberta" not in folder.name and (folder / "spiece.model").is_file():
@@ -138,34 +132,12 @@ def _with_pieces(named: TensorSource, pieces: Tensor) -> TensorSource:
 
 
 def _path(network: "Network", layout: Layout, *, is_alone: bool) -> str:
-    family, expert = network.family, network.expert
+    places, config, expert = network.family.where, network.config, network.expert
     if layout == "single":
-        return f"{_SINGLE_FOLDERS[family]}/{_single_name(network)}.safetensors"
+        return f"{places.single}/{places.single_name(config, expert)}.safetensors"
     if layout == "diffusers":
-        if is_alone:
-            return ""
-        return (
-            ("transformer_2" if expert == "low" else "transformer") if family == "dit" else _DIFFUSERS_FOLDERS[family]
-        )
-    if family == "dit":
-        return f"{expert}_noise_model" if expert else ""
-    if isinstance(network.config, VAEConfig):
-        return f"{_vae_version(network.config)}_VAE.pth"
-    return TEXT_ENCODER_FILE if family == "umt5" else CLIP_FILE
-
-
-def _single_name(network: "Network") -> str:
-    config = network.config
-    if isinstance(config, WanDiTConfig):
-        kind = official_config(config)["model_type"]
-        return f"wan_{kind}" + (f"_{network.expert}_noise" if network.expert else "")
-    if isinstance(config, VAEConfig):
-        return f"{_vae_version(config).lower()}_vae"
-    return "umt5_xxl" if network.family == "umt5" else "clip_vision_h"
-
-
-def _vae_version(config: VAEConfig) -> str:
-    return "Wan2.2" if config.residual else "Wan2.1"
+        return "" if is_alone else places.second if expert == "low" else places.diffusers
+    return places.official(config, expert)
 
 
 def write_companions(
@@ -176,10 +148,10 @@ def write_companions(
     for network in networks:
         config = network.config
         path = folder / _path(network, layout, is_alone=is_alone)
-        if layout == "diffusers":
-            _write_json(path / "config.json", diffusers_config(config))
-        elif layout == "official" and isinstance(config, WanDiTConfig):
-            _write_json(path / "config.json", official_config(config))
+        family = network.family
+        make = {"diffusers": family.diffusers_config, "official": family.official_config}.get(layout)
+        if make is not None:
+            write_json(path / "config.json", make(config))
     if is_alone:
         return
     _copy_tokenizers(folder, contents, layout)
@@ -187,13 +159,14 @@ def write_companions(
     if layout == "diffusers" and transformers:
         clip = next((network.config for network in networks if isinstance(network.config, CLIPConfig)), None)
         index = model_index(transformers[0], facts, num_networks=len(transformers), has_clip=clip is not None)
-        _write_json(folder / "model_index.json", index)
-        _write_json(folder / "scheduler" / "scheduler_config.json", scheduler(facts))
+        write_json(folder / "model_index.json", index)
+        write_json(folder / "scheduler" / "scheduler_config.json", scheduler(facts))
         if clip is not None:
-            _write_json(folder / "image_processor" / "preprocessor_config.json", image_processor(clip))
+            write_json(folder / "image_processor" / "preprocessor_config.json", image_processor(clip))
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """A JSON file as every layout has them. Raises MediaError when the disk refuses."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 

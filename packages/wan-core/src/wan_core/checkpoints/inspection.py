@@ -1,28 +1,22 @@
 """A report on weights from their headers: what they are, in which format, of which size and dtype."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wan_core.checkpoints.configs import infer_clip_config, infer_umt5_config, infer_vae_config, read_dit_config
 from wan_core.checkpoints.contents import Weights
 from wan_core.checkpoints.convert import native_weights
+from wan_core.checkpoints.families import get_family
 from wan_core.checkpoints.formats import groups_of
 from wan_core.checkpoints.lora.summary import LoRASummary, lora_summary
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.readers.reader import file_kind
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
-from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
 
-NetworkConfig = WanDiTConfig | VAEConfig | UMT5Config | CLIPConfig
-_INFER: Mapping[str, Callable[[TensorSource], NetworkConfig]] = {
-    "vae": infer_vae_config,
-    "umt5": infer_umt5_config,
-    "clip": infer_clip_config,
-}
 KINDS = {"safetensors": "safetensors", "torch": "torch pickle", "gguf": "GGUF"}
 
 
@@ -32,13 +26,13 @@ class Inspection:
 
     ``format`` is the naming of the tensors; ``storage`` counts elements by stored dtype; ``groups`` are models beside
     each other in one file; ``missing`` and ``unexpected`` are tensors, against the network of ``config``; ``problem``
-    says why there is no config. Sizes in bytes, of files.
+    says why there is no config, the frozen dataclass of the family. Sizes in bytes, of files.
     """
 
     weights: Weights
     kind: str
     format: str
-    config: NetworkConfig | None
+    config: Any
     storage: Mapping[str, int]
     num_parameters: int
     num_bytes: int
@@ -87,32 +81,28 @@ def inspect_weights(weights: Weights) -> Inspection:
     if weights.family in ("", "lora"):
         lora = lora_summary(source) if weights.family else None
         return Inspection(**common, format="", config=None, num_parameters=source.num_parameters, lora=lora)
-    groups = groups_of(source.keys(), weights.family)
+    family = get_family(weights.family)
+    groups = groups_of(source.keys(), family.formats)
     try:
-        native = native_weights(source, weights.family)
+        native = native_weights(source, family)
     except CheckpointError as error:
         return Inspection(
             **common, format="", config=None, num_parameters=source.num_parameters, groups=groups, problem=str(error)
         )
     common |= {"format": native.report.format, "num_parameters": native.num_parameters, "groups": groups}
     try:
-        config = network_config(weights, native)
+        config = family.read_config(weights.files[0], native)
     except CheckpointError as error:
         return Inspection(**common, config=None, problem=str(error))
-    wanted = {name: tuple(tensor.shape) for name, tensor in build_on_meta(config.build).state_dict().items()}
+    wanted = {
+        name: tuple(tensor.shape) for name, tensor in build_on_meta(partial(family.build, config)).state_dict().items()
+    }
     return Inspection(
         **common,
         config=config,
         missing=tuple(name for name, shape in wanted.items() if name not in native or native.info(name).shape != shape),
         unexpected=tuple(name for name in native if name not in wanted),
     )
-
-
-def network_config(weights: Weights, native: TensorSource) -> NetworkConfig:
-    """The config of a network, from ``config.json`` beside it and from shapes. Raises CheckpointError without one."""
-    if weights.family == "dit":
-        return read_dit_config(weights.files[0], native)
-    return _INFER[weights.family](native)
 
 
 def tensor_rows(source: TensorSource) -> list[dict[str, Any]]:

@@ -1,44 +1,24 @@
 """Where the parts of a model lie in its checkpoint folder: the official layout, or that of diffusers."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
 
-from wan_core.checkpoints.detect import family_of
+from wan_core.checkpoints.families import Family, family_of
+from wan_core.checkpoints.families.record import WEIGHT_FILES
+from wan_core.checkpoints.parts import Part
 from wan_core.checkpoints.readers.reader import read_weights
 from wan_core.errors import CheckpointError
 
-Part = Literal["dit", "vae", "text_encoder", "tokenizer", "image_encoder"]
+TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
-PART_NAMES: Mapping[Part, str] = {
-    "dit": "the diffusion transformer",
-    "vae": "the VAE",
-    "text_encoder": "the text encoder",
-    "tokenizer": "the tokenizer",
-    "image_encoder": "the CLIP image encoder",
-}
-DIFFUSERS_FOLDERS: Mapping[Part, str] = {
-    "vae": "vae",
-    "text_encoder": "text_encoder",
-    "tokenizer": "tokenizer",
-    "image_encoder": "image_encoder",
-}
-DIFFUSERS_DITS = {"": "transformer", "high_noise_model": "transformer", "low_noise_model": "transformer_2"}
-"""The diffusers folder of each official one; the second transformer is the low-noise expert."""
+TOKENIZER = Family(name="tokenizer", title="the tokenizer", files=TOKENIZER_FILES)
+"""The text encoder's tokenizer, which the text encoder opens."""
 
-SINGLE_FILE_FOLDERS: Mapping[Part, tuple[str, ...]] = {
-    "dit": ("", "diffusion_models", "unet"),
-    "text_encoder": ("text_encoders",),
-    "image_encoder": ("clip_vision",),
-}
-"""Where ComfyUI keeps its single files, and where people put one: beside the other parts."""
-
-_WEIGHTS = ("*.safetensors", "*.pth", "*.pt", "*.bin", "*.gguf")
-_DIT_WEIGHTS = (
+_DIT_FILES = (
     "diffusion_pytorch_model*.safetensors", "diffusion_pytorch_model*.bin", "model.safetensors", "model-*.safetensors",
 )  # fmt: skip
-_EXPERT_WORDS = {"high_noise_model": "high", "low_noise_model": "low"}
 
 
 @dataclass(frozen=True)
@@ -48,39 +28,19 @@ class CheckpointLayout:
     folder: Path
     model: str = ""
 
-    def find(self, part: Part, name: str) -> Path:
-        """The folder or file of a part; ``name`` is its official path inside the folder, ``""`` for the folder itself.
+    def find(self, part: Part) -> Path:
+        """The folder or file of a part.
 
-        Also found: the same file as ``.safetensors``, diffusers' folder of that part, and ComfyUI's with one file.
-        Raises CheckpointError that says what was looked for.
+        Besides its official path: the same file as ``.safetensors``, diffusers' folder of that part, and ComfyUI's with
+        one file. Raises CheckpointError that says what was looked for.
         """
-        self.require([(part, name)])
-        found = self._search(part, name)
+        self.require([part])
+        found = self._search(part)
         if found is None:
-            raise CheckpointError(f"{PART_NAMES[part]} has vanished from {self.folder}")
+            raise CheckpointError(f"{part.family.title} has vanished from {self.folder}")
         return found
 
-    def dit(self, name: str = "") -> Path:
-        """The folder of a DiT: ``""``, ``high_noise_model`` or ``low_noise_model``. Raises CheckpointError."""
-        return self.find("dit", name)
-
-    def vae(self, name: str) -> Path:
-        """The file or folder of the VAE. Raises CheckpointError."""
-        return self.find("vae", name)
-
-    def text_encoder(self, name: str) -> Path:
-        """The file or folder of the text encoder. Raises CheckpointError."""
-        return self.find("text_encoder", name)
-
-    def tokenizer(self, name: str) -> Path:
-        """The folder of the tokenizer. Raises CheckpointError."""
-        return self.find("tokenizer", name)
-
-    def image_encoder(self, name: str) -> Path:
-        """The file or folder of the CLIP tower. Raises CheckpointError."""
-        return self.find("image_encoder", name)
-
-    def require(self, parts: Iterable[tuple[Part, str]]) -> None:
+    def require(self, parts: Iterable[Part]) -> None:
         """Check that all these parts are there. Raises one CheckpointError for all that are not."""
         if not self.folder.is_dir():
             what = "is a file, not a folder" if self.folder.exists() else "does not exist"
@@ -89,29 +49,28 @@ class CheckpointLayout:
         if not missing:
             return
         looked_for = "; ".join(
-            f"{PART_NAMES[part]} ({' or '.join(_shown(part, candidate) for candidate in _candidates(part, name))})"
-            for part, name in missing
+            f"{part.family.title} ({' or '.join(_shown(part, candidate) for candidate in _candidates(part))})"
+            for part in missing
         )
         raise CheckpointError(f"{self.folder} lacks {looked_for}{self._nearby(missing)}{self._remedy()}")
 
-    def missing(self, parts: Iterable[tuple[Part, str]]) -> list[tuple[Part, str]]:
-        """Those of the parts that are not there."""
-        return [(part, name) for part, name in parts if self._search(part, name) is None]
+    def missing(self, parts: Iterable[Part]) -> list[Part]:
+        """Those of the parts that are not there; parts that come from elsewhere are not looked for."""
+        return [part for part in parts if part.source is None and self._search(part) is None]
 
-    def _search(self, part: Part, name: str) -> Path | None:
-        found = self._by_name(part, name)
-        return self._single_dit(name) if found is None and part == "dit" and name in DIFFUSERS_DITS else found
+    def _search(self, part: Part) -> Path | None:
+        found = self._by_name(part)
+        return self._single_dit(part) if found is None and part.family.is_denoiser else found
 
-    def _by_name(self, part: Part, name: str) -> Path | None:
-        paths = (self.folder / candidate for candidate in _candidates(part, name))
+    def _by_name(self, part: Part) -> Path | None:
+        paths = (self.folder / candidate for candidate in _candidates(part))
         return next((path for path in paths if _holds(part, path, is_root=path == self.folder)), None)
 
-    def _single_dit(self, name: str) -> Path | None:
-        """The one file whose tensors are those of a transformer; of two experts the one with that word in its name."""
-        word = _EXPERT_WORDS.get(name, "")
-        for folder in SINGLE_FILE_FOLDERS["dit"]:
-            files = sorted(path for pattern in _WEIGHTS for path in (self.folder / folder).glob(pattern))
-            found = [path for path in files if word in path.name.lower() and _is_dit(path)]
+    def _single_dit(self, part: Part) -> Path | None:
+        """The one file whose tensors are those of the network; of two experts the one with that word in its name."""
+        for folder in part.family.where.also:
+            files = sorted(path for pattern in WEIGHT_FILES for path in (self.folder / folder).glob(pattern))
+            found = [path for path in files if (part.expert or "") in path.name.lower() and _is_of(part.family, path)]
             if len(found) > 1:
                 names = ", ".join(path.name for path in found[:5])
                 raise CheckpointError(
@@ -122,7 +81,7 @@ class CheckpointLayout:
                 return found[0]
         return None
 
-    def _nearby(self, missing: list[tuple[Part, str]]) -> str:
+    def _nearby(self, missing: list[Part]) -> str:
         """Whether the folder above or one below is the one that was meant."""
         try:
             around = [self.folder.parent, *sorted(child for child in self.folder.iterdir() if child.is_dir())[:100]]
@@ -130,7 +89,7 @@ class CheckpointLayout:
             return ""
         for folder in around:
             layout = CheckpointLayout(folder, self.model)
-            if all(layout._by_name(part, name) is not None for part, name in missing):
+            if all(layout._by_name(part) is not None for part in missing):
                 return f"; {folder} has them: is that the one?"
         return ""
 
@@ -138,31 +97,32 @@ class CheckpointLayout:
         return f"; fetch the model with 'wan download {self.model}'" if self.model else ""
 
 
-def _candidates(part: Part, name: str) -> list[str]:
+def _candidates(part: Part) -> list[str]:
     """Paths inside a checkpoint folder where a part may be, best first."""
-    if part == "dit":
-        return [name, *([DIFFUSERS_DITS[name]] if name in DIFFUSERS_DITS else [])]
-    found = [name]
-    if Path(name).suffix in (".pth", ".pt"):
-        found.append(str(Path(name).with_suffix(".safetensors")))
-    return [*found, DIFFUSERS_FOLDERS[part], *SINGLE_FILE_FOLDERS.get(part, ())]
+    places = part.family.where
+    if part.family.is_denoiser:
+        return [part.file, places.second if part.expert == "low" else places.diffusers]
+    found = [part.file]
+    if Path(part.file).suffix in (".pth", ".pt"):
+        found.append(str(Path(part.file).with_suffix(".safetensors")))
+    return [*found, places.diffusers, *places.also]
 
 
 def _shown(part: Part, candidate: str) -> str:
-    if part == "dit":
-        return f"{candidate}/{_DIT_WEIGHTS[0]}" if candidate else _DIT_WEIGHTS[0]
+    if part.family.is_denoiser:
+        return f"{candidate}/{_DIT_FILES[0]}" if candidate else _DIT_FILES[0]
     return candidate
 
 
-def _is_dit(path: Path) -> bool:
+def _is_of(family: Family, path: Path) -> bool:
     try:
-        return path.is_file() and family_of(read_weights(path)) == "dit"
+        return path.is_file() and family_of(read_weights(path).keys()) == family.name
     except CheckpointError:
         return False
 
 
 def _holds(part: Part, path: Path, *, is_root: bool) -> bool:
-    if part == "tokenizer":
-        return path.is_file() or any((path / name).is_file() for name in ("tokenizer.json", "spiece.model"))
-    patterns = _DIT_WEIGHTS if is_root else _WEIGHTS
-    return path.is_file() or (path.is_dir() and any(next(path.glob(pattern), None) for pattern in patterns))
+    patterns = _DIT_FILES if is_root else part.family.files
+    if path.is_dir():
+        return any(fnmatch(child.name, pattern) for child in path.iterdir() for pattern in patterns)
+    return path.is_file()

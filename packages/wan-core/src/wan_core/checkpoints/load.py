@@ -2,44 +2,37 @@
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from typing import Protocol, TypeVar
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from wan_core.checkpoints.convert import native_weights
-from wan_core.checkpoints.formats import detect_family
+from wan_core.checkpoints.families import Family, family_of, get_family, title_of
 from wan_core.checkpoints.meta import build_on_meta, computed_buffers
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
 
-ModuleT_co = TypeVar("ModuleT_co", bound=nn.Module, covariant=True)
-ModuleT = TypeVar("ModuleT", bound=nn.Module)
-
 _SHOWN = 5
 
 
-class Buildable(Protocol[ModuleT_co]):
-    """A config: it builds its network."""
-
-    def build(self) -> ModuleT_co: ...
-
-
 def load_model(
-    config: Buildable[ModuleT] | Callable[[], ModuleT],
+    config: Any,
     source: TensorSource,
     *,
-    family: str,
+    family: Family | str,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
-) -> ModuleT:
-    """The network of ``config`` (or of a function that builds it) with the weights of ``source``, in eval mode.
+) -> Any:
+    """The family's network of ``config`` with the weights of ``source``, in eval mode.
 
     Weights become ``dtype`` (None: the one that most of the file has), except those that the network lists in
     ``float32_modules``. On the CPU a mapped weight that needs no change stays mapped. Raises CheckpointError, before
     anything is read, when names or shapes differ: all differences in one message.
     """
-    build = config if callable(config) else config.build
+    family = get_family(family)
+    build = partial(family.build, config)
     native = native_weights(source, family)
     model = build_on_meta(build)
     check_fit(model, native)
@@ -86,8 +79,8 @@ def _listed(names: list[str], kind: str) -> str:
 
 
 def _what_it_is(native: TensorSource) -> str:
-    family = detect_family(native.keys())
-    return f" (it looks like the weights of a {family})" if family else " (it holds no weights of such a network)"
+    found = family_of(native.keys())
+    return f" (it looks like {title_of(found)})" if found else " (it holds no weights of such a network)"
 
 
 def _wanted_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import NoReturn
 
@@ -23,7 +23,6 @@ from wan_core.hub import (
 )
 from wan_core.media import plain_text
 from wan_core.presets import Preset, get_preset
-from wan_core.tasks import Experts
 
 _DIT_FILES = ("config.json", "diffusion_pytorch_model*.safetensors")
 _DIT_INDEX = "diffusion_pytorch_model*.safetensors.index.json"
@@ -115,24 +114,17 @@ def _repository(preset: Preset) -> str:
 def files_of(preset: Preset) -> tuple[str, ...]:
     """Patterns for the files that a preset reads; each must be there. A part without an ending is a folder."""
     patterns = []
-    for field in fields(preset.files):
-        value = getattr(preset.files, field.name)
-        if field.name == "dit":
-            patterns += [f"{folder}{name}" for folder in _dit_folders(preset) for name in _DIT_FILES]
-        elif isinstance(value, str) and value:
-            patterns.append(value if Path(value).suffix else f"{value}/*")
+    for part in preset.parts:
+        if part.family.is_denoiser:
+            patterns += [f"{part.file}/{name}".lstrip("/") for name in _DIT_FILES]
+        elif part.source is None:
+            patterns.append(part.file if Path(part.file).suffix else f"{part.file}/*")
     return tuple(dict.fromkeys(patterns))
 
 
 def companions_of(preset: Preset) -> tuple[str, ...]:
     """Patterns for files that go along where a repository has them: the index of shards, the licence."""
-    return (*(f"{folder}{_DIT_INDEX}" for folder in _dit_folders(preset)), "LICENSE*")
-
-
-def _dit_folders(preset: Preset) -> list[str]:
-    dit = preset.files.dit
-    names = (dit.high, dit.low) if isinstance(dit, Experts) else (dit,)
-    return [f"{name}/" if name else "" for name in names]
+    return (*(f"{part.file}/{_DIT_INDEX}".lstrip("/") for part in preset.dits), "LICENSE*")
 
 
 def announce(plan: DownloadPlan, say: Callable[[str], None]) -> None:

@@ -9,21 +9,19 @@ from typing import Any
 import click
 
 from wan_core.checkpoints import (
-    FAMILY_NAMES,
     CheckpointLayout,
     Contents,
     Inspection,
     LoRASummary,
-    NetworkConfig,
     find_weights,
     inspect_weights,
     tensor_rows,
+    title_of,
 )
 from wan_core.errors import CheckpointError
 from wan_core.hub import (
     gigabytes,
 )
-from wan_core.loading import parts_of
 from wan_core.media import plain_text
 from wan_core.models import WanDiTConfig
 from wan_core.presets import get_preset
@@ -80,9 +78,8 @@ def _models_of_a_part(found: list[Inspection]) -> dict[str, list[str]]:
 
 def _lacking(folder: Path, name: str) -> list[str]:
     layout = CheckpointLayout(folder)
-    return [
-        official or "diffusion_pytorch_model*.safetensors" for _, official in layout.missing(parts_of(get_preset(name)))
-    ]
+    missing = layout.missing(get_preset(name).parts)
+    return [part.file or "diffusion_pytorch_model*.safetensors" for part in missing]
 
 
 def report(
@@ -136,7 +133,7 @@ def _model_rows(models: Mapping[str, list[str]]) -> Iterator[str]:
 
 def _weight_rows(item: Inspection) -> Iterator[str]:
     weights = item.weights
-    what = FAMILY_NAMES[weights.family] + (f", {item.format} names" if item.format else "")
+    what = title_of(weights.family) + (f", {item.format} names" if item.format else "")
     yield _row(plain_text(weights.name), what)
     files = f"{len(weights.files)} files, " if len(weights.files) > 1 else ""
     yield _row("  stored as", f"{item.kind}, {files}{gigabytes(item.num_bytes)}")
@@ -156,7 +153,7 @@ def _weight_rows(item: Inspection) -> Iterator[str]:
     yield from _metadata_rows(weights.source.metadata)
 
 
-def _dims(config: NetworkConfig) -> Iterator[str]:
+def _dims(config: Any) -> Iterator[str]:
     for name, value in asdict(config).items():
         if value not in (None, (), 0.0) and not name.startswith("latents_"):
             yield f"{name} {value}"

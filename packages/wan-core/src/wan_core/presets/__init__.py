@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from wan_core.errors import RequestError
 
 if TYPE_CHECKING:
-    from wan_core.presets.base import CheckpointFiles, Preset
+    from wan_core.presets.base import Preset, wan_parts
 
 _PRESETS = {
     "t2v-A14B": "wan_core.presets.wan22:T2V_A14B",
@@ -47,10 +47,10 @@ def get_preset(name: str) -> "Preset":
 
 
 def __getattr__(name: str) -> object:
-    """``Preset`` and ``CheckpointFiles`` on demand: they need the network configs, the table of names does not."""
-    if name in {"Preset", "CheckpointFiles"}:
+    """``Preset`` and ``wan_parts`` on demand: they need the network configs, the table of names does not."""
+    if name in {"Preset", "wan_parts"}:
         return getattr(import_module("wan_core.presets.base"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["ENTRY_POINT_GROUP", "CheckpointFiles", "Preset", "get_preset", "list_presets"]
+__all__ = ["ENTRY_POINT_GROUP", "Preset", "get_preset", "list_presets", "wan_parts"]

@@ -1,11 +1,12 @@
-"""What a preset is: a model as values - network configs, a task, sampling defaults, file names."""
+"""What a preset is: a model as values - its parts with their dims, a task, sampling defaults."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
+from wan_core.checkpoints import CLIP, DIT, TOKENIZER, UMT5, VAE, Family, Part
 from wan_core.media import LatentSpec
-from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiT, WanDiTConfig
-from wan_core.tasks import Experts, SamplingDefaults, Task
+from wan_core.models import UMT5_XXL, CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
+from wan_core.tasks import SamplingDefaults, Task
 
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
@@ -16,41 +17,63 @@ NEGATIVE_PROMPT = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class CheckpointFiles:
-    """Where the parts of a model lie inside its checkpoint folder; ``dit`` names folders, ``""`` is the root."""
-
-    dit: str | Experts[str]
-    vae: str
-    text_encoder: str = "models_t5_umt5-xxl-enc-bf16.pth"
-    tokenizer: str = "google/umt5-xxl"
-    image_encoder: str | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
 class Preset:
-    """One model, as plain values. Variants are made with ``dataclasses.replace``.
+    """One model, as plain values. Variants are made with ``dataclasses.replace`` and :meth:`with_part`.
 
-    ``boundary`` is the share of the 1000 training timesteps above which the high-noise expert works; ``sizes`` are
-    the (width, height) the model was trained for; ``repository`` is where its weights are published; ``bundled`` is
-    the folder of weights inside the package, for models that need no download. ``disk_gb`` is for people: the size of
-    the download. ``adapt`` changes each transformer after its weights were read, such as its number of input channels.
+    ``parts`` are what it is made of: ``dit`` (one, or one for each expert), ``vae``, ``text_encoder``, ``tokenizer``,
+    where needed ``image_encoder``, and any further ones, which a task asks its components for by name. ``boundary`` is
+    the share of the 1000 training timesteps above which the high-noise expert works; ``sizes`` are the (width, height)
+    the model was trained for; ``repository`` is where its weights are published; ``bundled`` is the folder of weights
+    inside the package, for models that need no download. ``disk_gb`` is for people: the size of the download.
     """
 
     name: str
     summary: str
     task: Task
-    dit: WanDiTConfig
-    vae: VAEConfig
-    text_encoder: UMT5Config
-    image_encoder: CLIPConfig | None = None
+    parts: tuple[Part, ...]
     sampling: SamplingDefaults
-    files: CheckpointFiles
     sizes: tuple[tuple[int, int], ...]
     boundary: float | None = None
     repository: str | None = None
     bundled: str | None = None
     disk_gb: float = 0.0
-    adapt: Callable[[WanDiT], WanDiT] | None = None
+
+    def part(self, name: str) -> Part | None:
+        """The part called ``name``, the high-noise one of two experts; None where the model has no such part."""
+        return next((part for part in self.parts if part.name == name), None)
+
+    def with_part(self, name: str, **changes: Any) -> "Preset":
+        """The same model with other values in the parts called ``name``. Raises KeyError where there are none."""
+        if self.part(name) is None:
+            raise KeyError(name)
+        return replace(self, parts=tuple(replace(p, **changes) if p.name == name else p for p in self.parts))
+
+    @property
+    def dits(self) -> tuple[Part, ...]:
+        """The denoising network, or both experts, high first."""
+        return tuple(part for part in self.parts if part.name == "dit")
+
+    @property
+    def dit(self) -> WanDiTConfig:
+        """Dims of the denoising network."""
+        config: WanDiTConfig = self.dits[0].config
+        return config
+
+    @property
+    def vae(self) -> VAEConfig:
+        """Dims of the autoencoder."""
+        return self._config("vae")  # type: ignore[no-any-return]
+
+    @property
+    def text_encoder(self) -> UMT5Config:
+        """Dims of the text encoder."""
+        return self._config("text_encoder")  # type: ignore[no-any-return]
+
+    def _config(self, name: str) -> Any:
+        part = self.part(name)
+        if part is None:
+            raise KeyError(f"{self.name} has no {name}")
+        return part.config
 
     @property
     def latent_spec(self) -> LatentSpec:
@@ -64,4 +87,24 @@ class Preset:
 
     @property
     def has_experts(self) -> bool:
-        return isinstance(self.files.dit, Experts)
+        """Whether two networks share the work by noise level."""
+        return len(self.dits) == 2
+
+
+def wan_parts(
+    dit: WanDiTConfig, vae: VAEConfig, *, experts: bool = False, image_encoder: CLIPConfig | None = None
+) -> tuple[Part, ...]:
+    """The parts of a published model, where its checkpoint folder has them."""
+    if experts:
+        dits = tuple(
+            Part(name="dit", family=DIT, file=f"{e}_noise_model", config=dit, expert=e) for e in ("high", "low")
+        )
+    else:
+        dits = (Part(name="dit", family=DIT, config=dit),)
+    clip = () if image_encoder is None else (_official("image_encoder", CLIP, image_encoder),)
+    tokenizer = Part(name="tokenizer", family=TOKENIZER, file="google/umt5-xxl")
+    return (*dits, _official("vae", VAE, vae), _official("text_encoder", UMT5, UMT5_XXL), tokenizer, *clip)
+
+
+def _official(name: str, family: Family, config: Any) -> Part:
+    return Part(name=name, family=family, file=family.where.official(config, None), config=config)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
 from wan_core.presets import get_preset, list_presets
@@ -43,17 +44,19 @@ def fitting_presets(config: WanDiTConfig, num_networks: int | None = None) -> Fi
     return Fit(tuple(same), tuple(loadable))
 
 
-def part_presets(config: VAEConfig | UMT5Config | CLIPConfig) -> tuple[str, ...]:
-    """The presets that would load this VAE, text encoder or image encoder."""
+def part_presets(config: Any) -> tuple[str, ...]:
+    """The presets that would load a part of these dims: a VAE, a text or image encoder, or one of a project."""
     return tuple(preset.name for preset in _presets() if _takes(preset, config))
 
 
-def _takes(preset: Preset, config: VAEConfig | UMT5Config | CLIPConfig) -> bool:
+def _takes(preset: Preset, config: Any) -> bool:
     if isinstance(config, VAEConfig):
         return (config.z_dim, config.spatial_stride) == (preset.vae.z_dim, preset.vae.spatial_stride)
     if isinstance(config, UMT5Config):
         return config.dim == preset.dit.text_dim
-    return config.dim == preset.dit.image_dim
+    if isinstance(config, CLIPConfig):
+        return config.dim == preset.dit.image_dim
+    return any(type(part.config) is type(config) and part.config == config for part in preset.parts)
 
 
 def lora_presets(width: int | None, num_blocks: int, has_image_branch: bool) -> tuple[str, ...]:

@@ -5,8 +5,9 @@ One VAE and one text encoder serve all of them. The networks see 64x64 clips of 
 
 from dataclasses import replace
 
+from wan_core.checkpoints import DIT, TOKENIZER, UMT5, VAE, Part
 from wan_core.models import UMT5Config, VAEConfig, WanDiTConfig
-from wan_core.presets.base import CheckpointFiles, Preset
+from wan_core.presets.base import Preset
 from wan_core.tasks import Experts, ImageToVideo, SamplingDefaults, TextImageToVideo, TextToVideo
 
 TINY_VAE = VAEConfig(
@@ -21,23 +22,33 @@ TINY_VAE = VAEConfig(
 )
 TINY_TEXT_ENCODER = UMT5Config(vocab_size=128, dim=96, dim_attn=96, dim_ffn=192, num_heads=4, num_layers=2)
 
+TINY_DIT = WanDiTConfig(
+    in_dim=TINY_VAE.z_dim,
+    out_dim=TINY_VAE.z_dim,
+    dim=128,
+    ffn_dim=512,
+    num_heads=4,
+    num_layers=6,
+    text_dim=96,
+    text_len=24,
+    patch_size=(1, 1, 1),
+)
+
+
+def _parts(dit: str, config: WanDiTConfig = TINY_DIT) -> tuple[Part, ...]:
+    return (
+        Part(name="dit", family=DIT, file=dit, config=config),
+        Part(name="vae", family=VAE, file="vae.safetensors", config=TINY_VAE),
+        Part(name="text_encoder", family=UMT5, file="text_encoder.safetensors", config=TINY_TEXT_ENCODER),
+        Part(name="tokenizer", family=TOKENIZER, file="tokenizer"),
+    )
+
+
 TINY_T2V = Preset(
     name="tiny-t2v",
     summary="text to video in seconds on a CPU: coloured shapes that move",
     task=TextToVideo(),
-    dit=WanDiTConfig(
-        in_dim=TINY_VAE.z_dim,
-        out_dim=TINY_VAE.z_dim,
-        dim=128,
-        ffn_dim=512,
-        num_heads=4,
-        num_layers=6,
-        text_dim=96,
-        text_len=24,
-        patch_size=(1, 1, 1),
-    ),
-    vae=TINY_VAE,
-    text_encoder=TINY_TEXT_ENCODER,
+    parts=_parts("t2v"),
     sampling=SamplingDefaults(
         num_frames=17,
         fps=8,
@@ -47,9 +58,6 @@ TINY_T2V = Preset(
         flow_shift=3.0,
         guidance_scale=3.0,
         negative_prompt="",
-    ),
-    files=CheckpointFiles(
-        dit="t2v", vae="vae.safetensors", text_encoder="text_encoder.safetensors", tokenizer="tokenizer"
     ),
     sizes=((64, 64),),
     bundled="tiny",
@@ -68,8 +76,7 @@ TINY_I2V = replace(
     name="tiny-i2v",
     summary="image to video by channels in seconds on a CPU",
     task=ImageToVideo(),
-    dit=replace(TINY_T2V.dit, in_dim=2 * TINY_VAE.z_dim + 4),
-    files=replace(TINY_T2V.files, dit="i2v"),
+    parts=_parts("i2v", replace(TINY_DIT, in_dim=2 * TINY_VAE.z_dim + 4)),
 )
 
 TINY_MOE = replace(
@@ -77,6 +84,9 @@ TINY_MOE = replace(
     name="tiny-moe",
     summary="text to video with two experts in seconds on a CPU",
     sampling=replace(TINY_T2V.sampling, guidance_scale=Experts(high=3.0, low=3.0)),
-    files=replace(TINY_T2V.files, dit=Experts(high="high", low="low")),
+    parts=(
+        *(Part(name="dit", family=DIT, file=expert, config=TINY_DIT, expert=expert) for expert in ("high", "low")),
+        *TINY_T2V.parts[1:],
+    ),
     boundary=0.875,
 )

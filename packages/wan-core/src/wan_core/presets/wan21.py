@@ -2,19 +2,17 @@
 
 from dataclasses import replace
 
-from wan_core.models import CLIP_VIT_H14, WanDiTConfig
-from wan_core.presets.base import CheckpointFiles
-from wan_core.presets.wan22 import SIZES_A14B, T2V_A14B
+from wan_core.models import CLIP_VIT_H14, WAN21_VAE, WanDiTConfig
+from wan_core.presets.base import wan_parts
+from wan_core.presets.wan22 import DIT_14B, SIZES_A14B, T2V_A14B
 from wan_core.tasks import ImageToVideo
-
-CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 
 T2V_14B = replace(
     T2V_A14B,
     name="t2v-14B",
     summary="Wan2.1 text to video, 14B",
     sampling=replace(T2V_A14B.sampling, num_inference_steps=50, flow_shift=5.0, guidance_scale=5.0),
-    files=CheckpointFiles(dit="", vae="Wan2.1_VAE.pth"),
+    parts=wan_parts(DIT_14B, WAN21_VAE),
     boundary=None,
     repository="Wan-AI/Wan2.1-T2V-14B",
     disk_gb=69,
@@ -24,7 +22,9 @@ T2V_1_3B = replace(
     T2V_14B,
     name="t2v-1.3B",
     summary="Wan2.1 text to video, 1.3B, 480p",
-    dit=WanDiTConfig(in_dim=16, out_dim=16, dim=1536, ffn_dim=8960, num_heads=12, num_layers=30),
+    parts=wan_parts(
+        WanDiTConfig(in_dim=16, out_dim=16, dim=1536, ffn_dim=8960, num_heads=12, num_layers=30), WAN21_VAE
+    ),
     sampling=replace(T2V_14B.sampling, width=832, height=480),
     sizes=((832, 480), (480, 832)),
     repository="Wan-AI/Wan2.1-T2V-1.3B",
@@ -36,10 +36,8 @@ I2V_14B_720P = replace(
     name="i2v-14B-720P",
     summary="Wan2.1 image to video, 14B, 720p",
     task=ImageToVideo(),
-    dit=replace(T2V_14B.dit, in_dim=36, image_dim=1280),
-    image_encoder=CLIP_VIT_H14,
     sampling=replace(T2V_14B.sampling, num_inference_steps=40),
-    files=CheckpointFiles(dit="", vae="Wan2.1_VAE.pth", image_encoder=CLIP_FILE),
+    parts=wan_parts(replace(DIT_14B, in_dim=36, image_dim=1280), WAN21_VAE, image_encoder=CLIP_VIT_H14),
     sizes=SIZES_A14B[:2],
     repository="Wan-AI/Wan2.1-I2V-14B-720P",
     disk_gb=82,

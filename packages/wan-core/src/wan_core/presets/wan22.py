@@ -2,19 +2,19 @@
 
 from dataclasses import replace
 
-from wan_core.models import UMT5_XXL, WAN21_VAE, WAN22_VAE, WanDiTConfig
-from wan_core.presets.base import NEGATIVE_PROMPT, CheckpointFiles, Preset
+from wan_core.models import WAN21_VAE, WAN22_VAE, WanDiTConfig
+from wan_core.presets.base import NEGATIVE_PROMPT, Preset, wan_parts
 from wan_core.tasks import Experts, ImageToVideo, SamplingDefaults, TextImageToVideo, TextToVideo
 
 SIZES_A14B = ((1280, 720), (720, 1280), (832, 480), (480, 832))
+
+DIT_14B = WanDiTConfig(in_dim=16, out_dim=16, dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)
 
 T2V_A14B = Preset(
     name="t2v-A14B",
     summary="Wan2.2 text to video, two experts of 14B",
     task=TextToVideo(),
-    dit=WanDiTConfig(in_dim=16, out_dim=16, dim=5120, ffn_dim=13824, num_heads=40, num_layers=40),
-    vae=WAN21_VAE,
-    text_encoder=UMT5_XXL,
+    parts=wan_parts(DIT_14B, WAN21_VAE, experts=True),
     sampling=SamplingDefaults(
         num_frames=81,
         fps=16,
@@ -25,7 +25,6 @@ T2V_A14B = Preset(
         guidance_scale=Experts(high=4.0, low=3.0),
         negative_prompt=NEGATIVE_PROMPT,
     ),
-    files=CheckpointFiles(dit=Experts(high="high_noise_model", low="low_noise_model"), vae="Wan2.1_VAE.pth"),
     sizes=SIZES_A14B,
     boundary=0.875,
     repository="Wan-AI/Wan2.2-T2V-A14B",
@@ -37,7 +36,7 @@ I2V_A14B = replace(
     name="i2v-A14B",
     summary="Wan2.2 image to video, two experts of 14B",
     task=ImageToVideo(),
-    dit=replace(T2V_A14B.dit, in_dim=36),
+    parts=wan_parts(replace(DIT_14B, in_dim=36), WAN21_VAE, experts=True),
     sampling=replace(T2V_A14B.sampling, flow_shift=5.0, guidance_scale=Experts(high=3.5, low=3.5)),
     boundary=0.900,
     repository="Wan-AI/Wan2.2-I2V-A14B",
@@ -47,9 +46,9 @@ TI2V_5B = Preset(
     name="ti2v-5B",
     summary="Wan2.2 text or image to video, 5B, 720p at 24 fps",
     task=TextImageToVideo(),
-    dit=WanDiTConfig(in_dim=48, out_dim=48, dim=3072, ffn_dim=14336, num_heads=24, num_layers=30),
-    vae=WAN22_VAE,
-    text_encoder=UMT5_XXL,
+    parts=wan_parts(
+        WanDiTConfig(in_dim=48, out_dim=48, dim=3072, ffn_dim=14336, num_heads=24, num_layers=30), WAN22_VAE
+    ),
     sampling=SamplingDefaults(
         num_frames=121,
         fps=24,
@@ -60,7 +59,6 @@ TI2V_5B = Preset(
         guidance_scale=5.0,
         negative_prompt=NEGATIVE_PROMPT,
     ),
-    files=CheckpointFiles(dit="", vae="Wan2.2_VAE.pth"),
     sizes=((1280, 704), (704, 1280)),
     repository="Wan-AI/Wan2.2-TI2V-5B",
     disk_gb=34,

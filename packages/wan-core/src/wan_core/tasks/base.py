@@ -148,17 +148,45 @@ class Conditioning:
 
 @dataclass(frozen=True, kw_only=True)
 class Components:
-    """The parts of a model, each loading itself at first use. ``dit`` is one network or two experts.
+    """The parts of a model, each loading itself at first use.
 
-    Tensors of a :class:`Conditioning` are built on ``device``.
+    ``parts`` by name, ``dit`` being one network or two experts; ``configs`` are the dims that their files tell. Tensors
+    of a :class:`Conditioning` are built on ``device``.
     """
 
     device: torch.device
-    text_encoder: Placed[TextEncoder]
-    vae: Placed[VideoVAE]
-    dit: Placed[WanDiT] | Experts[Placed[WanDiT]]
-    image_encoder: Placed[CLIPVision] | None = None
+    parts: Mapping[str, Any]
+    configs: Mapping[str, Any] = field(default_factory=dict)
     prompt_cache: PromptCache = field(default_factory=PromptCache)
+
+    def part(self, name: str) -> Placed[Any]:
+        """The part called ``name``. Raises KeyError where the model has none."""
+        part: Placed[Any] = self.parts[name]
+        return part
+
+    def with_part(self, name: str, part: Placed[Any] | Experts[Placed[Any]]) -> "Components":
+        """The same components with another part of that name."""
+        return replace(self, parts={**self.parts, name: part})
+
+    @property
+    def dit(self) -> Placed[WanDiT] | Experts[Placed[WanDiT]]:
+        """The denoising network, or both experts."""
+        return self.parts["dit"]  # type: ignore[no-any-return]
+
+    @property
+    def vae(self) -> Placed[VideoVAE]:
+        """The video autoencoder."""
+        return self.part("vae")
+
+    @property
+    def text_encoder(self) -> Placed[TextEncoder]:
+        """Prompts to text states."""
+        return self.part("text_encoder")
+
+    @property
+    def image_encoder(self) -> Placed[CLIPVision] | None:
+        """Images to CLIP states, where the model has it."""
+        return self.part("image_encoder") if "image_encoder" in self.parts else None
 
 
 @dataclass(frozen=True, kw_only=True)

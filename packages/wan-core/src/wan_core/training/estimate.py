@@ -51,7 +51,7 @@ def tokens_of(plan: TrainingPlan) -> int:
 
 def describe_plan(plan: TrainingPlan) -> dict[str, Any]:
     """The plan of a dry run: model, data, counts of weights, steps and memory, as plain values."""
-    config = network_config(plan.preset, plan.folder, plan.experts[0].file)
+    config = network_config(plan.preset, plan.folder, plan.experts[0].part)
     total, trained = count_weights(meta_network(config, plan.settings.lora()))
     tokens = tokens_of(plan)
     memory = memory_of(plan, config, tokens)

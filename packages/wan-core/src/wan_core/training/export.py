@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
-from wan_core.checkpoints import CheckpointLayout, MemorySource, write_shards
-from wan_core.checkpoints.writer import write_text
+from wan_core.checkpoints import CheckpointLayout, MemorySource, official_config, write_json, write_shards
 from wan_core.errors import MediaError
-from wan_core.loading import parts_of
 from wan_core.models import WanDiT
 from wan_core.presets import Preset
 from wan_core.training.ranks import Ranks
@@ -44,8 +40,7 @@ def save_network(
         kept = set(network.float32_modules)
         dtypes = {name: dtype for name in tensors if not any(f".{part}." in f".{name}." for part in kept)}
         write_shards(source, folder, dtypes=dtypes, metadata={"format": "pt", **(metadata or {})})
-        config = {name: value for name, value in asdict(network.config).items() if name not in ("image_tokens",)}
-        write_text(folder / "config.json", json.dumps(config, indent=2) + "\n")
+        write_json(folder / "config.json", official_config(network.config))
     return folder
 
 
@@ -55,8 +50,8 @@ def complete_model(preset: Preset, source: Path, target: Path) -> Path:
     Files are linked where the disk can, else copied. Raises CheckpointError for a part that is missing, MediaError.
     """
     layout = CheckpointLayout(source, preset.name)
-    for part, name in parts_of(preset):
-        found = layout.find(part, name)
+    for part in (each for each in preset.parts if each.source is None):
+        found = layout.find(part)
         place = target / found.relative_to(layout.folder)
         if not place.exists():
             _link(found.resolve(), place)

@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from wan_core.checkpoints import CheckpointLayout, native_weights, read_dit_config, read_weights
+from wan_core.checkpoints import CheckpointLayout, Part, native_weights, read_weights
 from wan_core.errors import ConfigError, MediaError, RequestError
 from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
 from wan_core.models import WanDiT, WanDiTConfig
 from wan_core.pipeline import Pipeline, plan_request
 from wan_core.presets import Preset, get_preset
 from wan_core.runtime import resolve_device, resolve_dtype
-from wan_core.tasks import Experts, TaskInputs
+from wan_core.tasks import TaskInputs
 from wan_core.training.cache import Cache, check_cache
 from wan_core.training.data import ClipSettings, Example, bucket, check_example, find_examples
 from wan_core.training.examples import clip_settings, describe_cache, model_marks, task_kind
@@ -60,10 +60,10 @@ class RunOptions:
 
 @dataclass(frozen=True)
 class Expert:
-    """One network to train: ``name`` is high, low, or empty for a model of one; ``file`` its path in the checkpoint."""
+    """One network to train: ``name`` is high, low, or empty for a model of one; ``part`` where it lies."""
 
     name: str
-    file: str
+    part: Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,21 +178,20 @@ def machine(device: str | None, dtype: str | None) -> tuple[torch.device, torch.
 
 def choose_experts(preset: Preset, asked: str | None) -> list[Expert]:
     """The networks to train, one run each. Raises ConfigError for an expert of a model that has none."""
-    files = preset.files.dit
     if asked is not None and asked not in EXPERTS:
         raise ConfigError(f"expert must be one of {', '.join(EXPERTS)}, got {asked!r}")
-    if not isinstance(files, Experts):
+    parts = [Expert(part.expert or "", part) for part in preset.dits]
+    if not preset.has_experts:
         if asked in ("high", "low"):
             raise ConfigError(f"{preset.name} is one network and has no {asked}-noise expert; leave --expert out")
-        return [Expert("", files)]
-    both = [Expert("high", files.high), Expert("low", files.low)]
-    return [expert for expert in both if asked in (None, "both", expert.name)]
+        return parts
+    return [expert for expert in parts if asked in (None, "both", expert.name)]
 
 
 def encoder_files(preset: Preset, folder: Path) -> tuple[Path, Path]:
     """The files of VAE and text encoder in a checkpoint folder. Raises CheckpointError."""
     layout = CheckpointLayout(folder, preset.name)
-    return layout.vae(preset.files.vae), layout.text_encoder(preset.files.text_encoder)
+    return tuple(layout.find(part) for part in preset.parts if part.name in ("vae", "text_encoder"))  # type: ignore
 
 
 def examples_of(folder: Path, clips: ClipSettings) -> list[Example]:
@@ -218,18 +217,19 @@ def check_writable(folder: Path) -> None:
 def meta_network(config: WanDiTConfig, lora: LoRASettings | None) -> WanDiT:
     """The network without memory for its weights, with its adapters. Raises ConfigError for idle patterns."""
     with torch.device("meta"):
-        network = config.build()
+        network = WanDiT(config)
         if lora is not None:
             attach_lora(network, lora)
     return network
 
 
-def network_config(preset: Preset, folder: Path, file: str) -> WanDiTConfig:
+def network_config(preset: Preset, folder: Path, part: Part) -> WanDiTConfig:
     """The dims of a network in a checkpoint folder. Raises CheckpointError."""
     if preset.bundled is not None:
         return preset.dit
-    path = CheckpointLayout(folder, preset.name).dit(file)
-    return read_dit_config(path, native_weights(read_weights(path), "dit"))
+    path = CheckpointLayout(folder, preset.name).find(part)
+    config: WanDiTConfig = part.family.read_config(path, native_weights(read_weights(path), part.family))
+    return config
 
 
 def count_weights(network: nn.Module) -> tuple[int, int]:
@@ -253,7 +253,7 @@ def _check_task(preset: Preset, settings: TrainSettings, loop: LoopSettings) -> 
 
 def _check_network(plan: TrainingPlan) -> None:
     for expert in plan.experts:
-        meta_network(network_config(plan.preset, plan.folder, expert.file), plan.settings.lora())
+        meta_network(network_config(plan.preset, plan.folder, expert.part), plan.settings.lora())
 
 
 def _check_cache(cache: Cache, options: RunOptions) -> None:

@@ -187,7 +187,7 @@ def _export(plan: TrainingPlan, expert: Expert, model: WanDiT, result: TrainingR
         ranks.wait()
         return path
     target = output / "model"
-    save_network(model, target / expert.file, dtype=plan.dtype, metadata=metadata, ranks=ranks)
+    save_network(model, target / expert.part.file, dtype=plan.dtype, metadata=metadata, ranks=ranks)
     if ranks.is_first and expert == plan.experts[-1]:
         complete_model(plan.preset, plan.folder, target)
     ranks.wait()

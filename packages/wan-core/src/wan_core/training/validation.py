@@ -45,7 +45,7 @@ def with_network(pipeline: Pipeline, network: WanDiT, expert: str) -> Pipeline:
         dit = replace(components.dit, **{expert: placed})
     return Pipeline(
         pipeline.preset,
-        replace(components, dit=dit),
+        components.with_part("dit", dit),
         latent_spec=pipeline.latent_spec,
         options=pipeline.options,
     )

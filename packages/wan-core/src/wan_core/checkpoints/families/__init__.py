@@ -1,1 +1,70 @@
 """Families of networks: what there is to know of each to recognise, read, build and write its weights."""
+
+import re
+from collections.abc import Collection
+from functools import cache
+from importlib.metadata import entry_points
+
+from wan_core.checkpoints.families.clip import CLIP
+from wan_core.checkpoints.families.dit import DIT, dit_config_reader
+from wan_core.checkpoints.families.record import Expert, Family, Places
+from wan_core.checkpoints.families.umt5 import UMT5
+from wan_core.checkpoints.families.vae import VAE
+from wan_core.checkpoints.lora.names import is_lora
+from wan_core.errors import CheckpointError
+
+ENTRY_POINT_GROUP = "wan_core.families"
+"""Project packages add families as entry points of this group: name = "module:FAMILY"."""
+
+OTHER_TITLES = {"lora": "a LoRA", "": "weights of something else"}
+
+
+@cache
+def families() -> tuple[Family, ...]:
+    """Every family whose weights can be recognised: the core's, then those of installed project packages."""
+    added = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
+    return (DIT, VAE, UMT5, CLIP, *(point.load() for point in added))
+
+
+def get_family(family: Family | str) -> Family:
+    """The family of a name; a record as it is. Raises CheckpointError for an unknown name."""
+    if isinstance(family, Family):
+        return family
+    for candidate in families():
+        if candidate.name == family:
+            return candidate
+    raise CheckpointError(f"there is no family {family!r}; known: {', '.join(each.name for each in families())}")
+
+
+def family_of(names: Collection[str]) -> str:
+    """The name of the family whose weights these are, ``lora``, or ``""`` where that is not known.
+
+    What a project adds is more particular than what it builds on, and is looked at first.
+    """
+    if is_lora(names):
+        return "lora"
+    for family in reversed(families()):
+        if family.signature and any(re.search(family.signature, name) for name in names):
+            return family.name
+    return ""
+
+
+def title_of(name: str) -> str:
+    """What :func:`family_of` found, for people."""
+    return OTHER_TITLES[name] if name in OTHER_TITLES else get_family(name).title
+
+
+__all__ = [
+    "CLIP",
+    "DIT",
+    "UMT5",
+    "VAE",
+    "Expert",
+    "Family",
+    "Places",
+    "dit_config_reader",
+    "families",
+    "family_of",
+    "get_family",
+    "title_of",
+]

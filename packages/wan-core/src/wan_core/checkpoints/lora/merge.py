@@ -8,12 +8,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from wan_core.checkpoints.convert import native_weights
+from wan_core.checkpoints.families import DIT, Expert, Family
 from wan_core.checkpoints.lora.fit import Misfits, refuse_other_models
 from wan_core.checkpoints.lora.names import LayerNames, Role, other_kind, part_of
 from wan_core.checkpoints.lora.scale import ScaleSettings, scale_settings, stored_alpha
@@ -21,8 +21,6 @@ from wan_core.checkpoints.lora.updates import AddedUpdate, LowRankUpdate, NewVal
 from wan_core.checkpoints.readers.reader import read_weights
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError, RequestError
-
-Expert = Literal["high", "low"]
 
 _FOLDER_FILES = ("pytorch_lora_weights.safetensors", "adapter_model.safetensors", "adapter_model.bin")
 
@@ -124,7 +122,7 @@ def with_loras(
     *,
     force: bool = False,
     dtype: torch.dtype | None = None,
-    family: str = "dit",
+    family: Family = DIT,
 ) -> MergedWeights:
     """The weights of ``source`` under native names with ``loras`` merged in: sums of strength x alpha / rank x B A.
 
@@ -146,7 +144,7 @@ def with_loras(
     return MergedWeights(native, _recipes(native, updates, dtype), left_out=left_out)
 
 
-def with_delta(base: TensorSource, delta: TensorSource, *, family: str = "dit") -> MergedWeights:
+def with_delta(base: TensorSource, delta: TensorSource, *, family: Family = DIT) -> MergedWeights:
     """The native tensors of ``base`` as ``delta`` has them: its updates added, its plain tensors put in place.
 
     This is how the bundled tiny models share one network. Raises CheckpointError for what has no place in ``base``.
@@ -161,12 +159,12 @@ def with_delta(base: TensorSource, delta: TensorSource, *, family: str = "dit") 
 class _Matching:
     """The updates of one file for the tensors of one network, and what does not fit."""
 
-    def __init__(self, file: LoRAFile, native: TensorSource, family: str, *, plain_tensors: bool = False) -> None:
+    def __init__(self, file: LoRAFile, native: TensorSource, family: Family, *, plain_tensors: bool = False) -> None:
         self.updates: list[Update] = []
         self.misfits = Misfits(file.source, native)
         self._source = file.source
         self._native = native
-        self._names = LayerNames(file.layers, native.keys(), family)
+        self._names = LayerNames(file.layers, native.keys(), family.formats)
         self._settings: ScaleSettings = scale_settings(file.source)
         for layer, names in file.layers.items():
             self._add_layer(layer, names)

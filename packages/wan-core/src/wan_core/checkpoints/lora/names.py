@@ -7,11 +7,11 @@ decided once per file.
 """
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wan_core.checkpoints.formats import WRAPPERS, CheckpointFormat, detect_format, formats_of, rename
+from wan_core.checkpoints.formats import WRAPPERS, CheckpointFormat, detect_format, rename
 
 Role = Literal["down", "up", "bias", "alpha", "diff", "diff_b", "diff_m", "whole", "whole_b"]
 """The halves of an update, the change of the bias that goes with it, and its scale; changes; and whole new values."""
@@ -91,10 +91,10 @@ def other_kind(names: Iterable[str]) -> tuple[str, str] | None:
 class LayerNames:
     """From the layers of a file to those of a network whose tensors are called ``names``."""
 
-    def __init__(self, layers: Collection[str], names: Collection[str], family: str) -> None:
-        self._format = detect_format([f"{layer}.weight" for layer in layers], family)
+    def __init__(self, layers: Collection[str], names: Collection[str], formats: Sequence[CheckpointFormat]) -> None:
+        self._format = detect_format([f"{layer}.weight" for layer in layers], formats)
         self._rules = dict(self._format.table(layers))
-        self._joined = _joined_layers(names, family) if any(_is_joined(layer) for layer in layers) else {}
+        self._joined = _joined_layers(names, formats) if any(_is_joined(layer) for layer in layers) else {}
 
     @property
     def format(self) -> CheckpointFormat:
@@ -111,11 +111,11 @@ def _is_joined(layer: str) -> bool:
     return "." not in layer and "_" in layer
 
 
-def _joined_layers(names: Collection[str], family: str) -> dict[str, str]:
+def _joined_layers(names: Collection[str], formats: Sequence[CheckpointFormat]) -> dict[str, str]:
     """Native layers by every spelling with underscores: of native names and of each format's."""
     layers = {name.rpartition(".")[0] for name in names} | {name for name in names if name.endswith(".modulation")}
     found: dict[str, str] = {}
-    for candidate in formats_of(family):
+    for candidate in formats:
         rules = {ours: theirs for theirs, ours in reversed(candidate.table(names)) if ours is not None}
         for layer in layers:
             found[(rename(layer, rules) or layer).replace(".", "_")] = layer

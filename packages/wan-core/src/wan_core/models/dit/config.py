@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
 
 from wan_core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from wan_core.models.dit.model import WanDiT
 
 _MAX_DIM = 65536
 _MAX_LAYERS = 512
 _MAX_PATCH = 16
 _WIDTHS = ("in_dim", "out_dim", "dim", "ffn_dim", "num_heads", "freq_dim", "text_dim", "text_len", "image_tokens")
-# What a config.json says besides our fields: names without effect, and one option that no release uses.
-_IGNORED = ("model_type", "_class_name", "_diffusers_version", "_name_or_path")
-_UNLIMITED_WINDOW = [-1, -1]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,32 +58,10 @@ class WanDiTConfig:
         if not isinstance(self.eps, float) or not 0 < self.eps < 1:
             raise ConfigError(f"eps must be between 0 and 1, got {self.eps!r}")
 
-    @classmethod
-    def from_dict(cls, values: Mapping[str, Any], *, image_dim: int | None = None) -> Self:
-        """The config in an official ``config.json``; what it leaves out has the defaults.
-
-        The file does not say whether there is an image branch: hand in the width of ``img_emb.proj.0`` if the weights
-        have it. Raises ConfigError for options that we do not know and for a limited ``window_size``.
-        """
-        given = {name: value for name, value in values.items() if name not in _IGNORED}
-        window = given.pop("window_size", _UNLIMITED_WINDOW)
-        if list(window) != _UNLIMITED_WINDOW:
-            raise ConfigError(f"window_size must be (-1, -1), attention to all tokens, got {window!r}")
-        unknown = sorted(given.keys() - {field.name for field in fields(cls)})
-        if unknown:
-            raise ConfigError(f"unknown options of a Wan transformer: {', '.join(unknown)}")
-        return cls(**{"image_dim": image_dim, **given})
-
     @property
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.dim // self.num_heads
-
-    def build(self) -> WanDiT:
-        """The network with random weights, on torch's default device and dtype."""
-        from wan_core.models.dit.model import WanDiT
-
-        return WanDiT(self)
 
 
 def _check_whole(name: str, value: object, largest: int) -> None:

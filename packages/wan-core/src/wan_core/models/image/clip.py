@@ -55,10 +55,6 @@ class CLIPConfig:
         """Tokens per image: the class token and one per patch."""
         return (self.image_size // self.patch_size) ** 2 + 1
 
-    def build(self) -> "CLIPVision":
-        """The tower with random weights, on torch's default device and dtype."""
-        return CLIPVision(self)
-
 
 CLIP_VIT_H14 = CLIPConfig()
 """The image tower of the published Wan 2.1 image-to-video models."""

@@ -52,10 +52,6 @@ class UMT5Config:
                 f"got {self.max_distance}"
             )
 
-    def build(self) -> "UMT5Encoder":
-        """The encoder with random weights, on torch's default device and dtype."""
-        return UMT5Encoder(self)
-
 
 UMT5_XXL = UMT5Config()
 """The text encoder of every published Wan 2.1 and 2.2 model."""

@@ -5,12 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 from math import prod
-from typing import TYPE_CHECKING
 
 from wan_core.errors import ConfigError
-
-if TYPE_CHECKING:
-    from wan_core.models.vae.video_vae import VideoVAE
 
 WAN21_LATENTS_MEAN = (
     -0.7571, -0.7089, -0.9113, 0.1075, -0.1745, 0.9653, -0.1517, 1.5508,
@@ -138,12 +134,6 @@ class VAEConfig:
     def spatial_stride(self) -> int:
         """Pixels per latent along height and width."""
         return int(self.patch_size * 2 ** (len(self.dim_mult) - 1))
-
-    def build(self) -> VideoVAE:
-        """The module of these dims with random weights, in the default device and dtype."""
-        from wan_core.models.vae.video_vae import VideoVAE
-
-        return VideoVAE(self)
 
 
 WAN21_VAE = VAEConfig(latents_mean=WAN21_LATENTS_MEAN, latents_std=WAN21_LATENTS_STD)

@@ -1,0 +1,113 @@
+"""What there is to know of a family of networks: one record that reader, exporter, inspection and loading use."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from wan_core.checkpoints.formats import CheckpointFormat
+from wan_core.checkpoints.readers.sources import TensorSource
+
+Expert = Literal["high", "low"]
+"""One of the two networks of a mixture by noise level."""
+
+Container = Literal["shards", "file", "torch"]
+"""Sharded safetensors with an index in a folder, one safetensors file, or one torch file."""
+
+WEIGHT_FILES = ("*.safetensors", "*.pth", "*.pt", "*.bin", "*.gguf")
+
+
+def _nothing(config: Any) -> Mapping[str, Any]:
+    return {}
+
+
+def _own_name(config: Any, expert: Expert | None) -> str:
+    return "model"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Places:
+    """Where a family's weights lie in each layout.
+
+    ``official`` gives the path below a checkpoint folder, kept as ``container``; ``diffusers`` is the folder there
+    (``second`` that of the low-noise expert), ``stem`` how its files begin; ``single`` the folder of single files,
+    which ``also`` may lie in other folders; ``single_name`` names a file there, ``single_format`` its tensors, which
+    have ``single_prefix`` before them.
+    """
+
+    official: Callable[[Any, Expert | None], str]
+    container: Container = "shards"
+    diffusers: str
+    second: str = ""
+    stem: str = "diffusion_pytorch_model"
+    single: str
+    also: tuple[str, ...] = ()
+    single_name: Callable[[Any, Expert | None], str] = _own_name
+    single_format: str = "official"
+    single_prefix: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """A family of networks.
+
+    ``title`` is for messages. ``network`` builds a network of a config; ``infer`` reads the config from a path and the
+    tensors there, under native names. ``formats`` are its namings, most particular first, the last one is assumed when
+    no marker occurs; ``signature`` is a regular expression that only names of this family match; ``single_prefixes``
+    mark its tensors in a file that holds a whole model. ``unsaid`` gives what of a config shapes do not tell, where it
+    is not as in the released models. ``official_config`` and ``diffusers_config`` make the ``config.json`` of a layout.
+    ``half_dtype`` is what it runs in where a run is in 16 bits (None: as the run). ``is_denoiser`` tells the network
+    that a sampler calls: there may be two experts, and LoRAs are made for it. ``keeps_rest`` copies what the network
+    does not use along, ``carries_tokenizer`` tells single files that hold one.
+
+    A part that another library reads has no ``network`` but ``load``, from a path, a dtype and a device; ``files`` are
+    patterns of which one must match in its folder. ``find`` looks a part up outside of a checkpoint folder.
+    """
+
+    name: str
+    title: str
+    network: Callable[[Any], nn.Module] | None = None
+    infer: Callable[[Path, TensorSource], Any] | None = None
+    formats: tuple[CheckpointFormat, ...] = (CheckpointFormat(name="official"),)
+    signature: str = ""
+    single_prefixes: tuple[str, ...] = ()
+    unsaid: Callable[[Any], Mapping[str, Any]] = _nothing
+    official_config: Callable[[Any], Mapping[str, Any]] | None = None
+    diffusers_config: Callable[[Any], Mapping[str, Any]] | None = None
+    places: Places | None = None
+    half_dtype: torch.dtype | None = None
+    is_denoiser: bool = False
+    keeps_rest: bool = False
+    carries_tokenizer: bool = False
+    load: Callable[[Path, torch.dtype, torch.device], Any] | None = field(default=None)
+    files: tuple[str, ...] = WEIGHT_FILES
+    find: Callable[[str], Path] | None = None
+
+    @property
+    def where(self) -> Places:
+        """The places; by default a file or folder of the family's name."""
+        if self.places is not None:
+            return self.places
+        path = f"{self.name}.safetensors"
+        return Places(
+            official=lambda config, expert: path, container="file", diffusers=self.name, stem="model", single=self.name
+        )
+
+    def build(self, config: Any) -> nn.Module:
+        """The network of a config with random weights. Raises TypeError for a part that another library reads."""
+        if self.network is None:
+            raise TypeError(f"{self.name} is read by another library")
+        return self.network(config)
+
+    def read_config(self, path: Path, native: TensorSource) -> Any:
+        """The config of weights under native names; ``path`` is their file or folder. Raises CheckpointError."""
+        if self.infer is None:
+            raise TypeError(f"{self.name} is read by another library")
+        return self.infer(path, native)
+
+    def dtype_in(self, run: torch.dtype) -> torch.dtype:
+        """The dtype that it is loaded in, in a run of dtype ``run``."""
+        return run if run is torch.float32 or self.half_dtype is None else self.half_dtype

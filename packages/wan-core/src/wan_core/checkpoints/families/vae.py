@@ -1,0 +1,137 @@
+"""The video autoencoders of Wan 2.1 and 2.2: dims from shapes, latent statistics, names, where their files lie."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from wan_core.checkpoints.families.dit import DIFFUSERS_VERSION
+from wan_core.checkpoints.families.record import Family, Places
+from wan_core.checkpoints.families.shapes import Shapes, build_config, stated
+from wan_core.checkpoints.families.vae_names import vae_renames
+from wan_core.checkpoints.formats import CheckpointFormat
+from wan_core.checkpoints.readers.sources import TensorSource
+from wan_core.models import WAN21_VAE, WAN22_VAE, VAEConfig, VideoVAE
+
+
+def infer_vae_config(path: Path, source: TensorSource) -> VAEConfig:
+    """The config of a video autoencoder from its tensors, under native names.
+
+    Latent statistics are the released ones for 16 (Wan 2.1) and 48 (Wan 2.2) channels, else those in the metadata, else
+    none. Raises CheckpointError when the tensors are not those of such a network.
+    """
+    shape = Shapes(source, "VAE")
+    residual = any(re.match(r"encoder\.downsamples\.\d+\.downsamples\.", name) for name in source)
+    widths, downsamples = _nested_levels(shape) if residual else _flat_levels(shape)
+    dim, channels = shape.of("encoder.conv1.weight", 5)[:2]
+    z_dim = shape.of("conv2.weight", 5)[0]
+    dim_mult = tuple(width // dim for width in widths)
+    decoder_last = shape.of("decoder.head.2.weight", 5)[1]
+    values = {
+        "dim": dim,
+        "dec_dim": decoder_last // max(dim_mult[0], 1),
+        "z_dim": z_dim,
+        "dim_mult": dim_mult,
+        "num_res_blocks": shape.count(r"decoder\.upsamples\.0\.upsamples\.(\d+)\.residual\.") - 1
+        if residual
+        else _flat_blocks(shape),
+        "temporal_downsample": downsamples,
+        "patch_size": 2 if channels == 12 else 1,
+        "residual": residual,
+    }
+    released = {16: WAN21_VAE, 48: WAN22_VAE}.get(z_dim)
+    if released is not None:
+        values |= {"latents_mean": released.latents_mean, "latents_std": released.latents_std}
+    return build_config(VAEConfig, values | stated(source, ("latents_mean", "latents_std")), source.path)
+
+
+def _flat_blocks(shape: Shapes) -> int:
+    """Residual blocks per encoder stage: those before the first resampling, or all in a network of one stage."""
+    resamples = shape.indices(r"encoder\.downsamples\.(\d+)\.resample\.")
+    return min(resamples, default=shape.count(r"encoder\.downsamples\.(\d+)\."))
+
+
+def _flat_levels(shape: Shapes) -> tuple[list[int], tuple[bool, ...]]:
+    """Width of each stage, and whether time shrinks after each but the last."""
+    blocks = _flat_blocks(shape)
+    count = shape.count(r"encoder\.downsamples\.(\d+)\.")
+    stages = (count + 1) // (blocks + 1)
+    widths = [shape.of(f"encoder.downsamples.{s * (blocks + 1)}.residual.2.weight", 5)[0] for s in range(stages)]
+    ends = [f"encoder.downsamples.{s * (blocks + 1) + blocks}.time_conv.weight" for s in range(stages - 1)]
+    return widths, tuple(name in shape.source for name in ends)
+
+
+def _nested_levels(shape: Shapes) -> tuple[list[int], tuple[bool, ...]]:
+    stages = shape.count(r"encoder\.downsamples\.(\d+)\.")
+    widths = [shape.of(f"encoder.downsamples.{s}.downsamples.0.residual.2.weight", 5)[0] for s in range(stages)]
+    names = shape.source.keys()
+    halved = [
+        any(re.match(rf"encoder\.downsamples\.{s}\.downsamples\.\d+\.time_conv\.", n) for n in names)
+        for s in range(stages)
+    ]
+    return widths, tuple(halved[:-1])
+
+
+def diffusers_config(config: VAEConfig) -> dict[str, Any]:
+    """``config.json`` of an autoencoder for diffusers."""
+    patched = {"in_channels": 12, "out_channels": 12, "patch_size": 2} if config.patch_size == 2 else {}
+    return {
+        "_class_name": "AutoencoderKLWan",
+        "_diffusers_version": DIFFUSERS_VERSION,
+        "attn_scales": [],
+        "base_dim": config.dim,
+        "decoder_base_dim": config.decoder_dim,
+        "dim_mult": list(config.dim_mult),
+        "dropout": config.dropout,
+        "is_residual": config.residual,
+        "latents_mean": list(config.latents_mean) or [0.0] * config.z_dim,
+        "latents_std": list(config.latents_std) or [1.0] * config.z_dim,
+        "num_res_blocks": config.num_res_blocks,
+        "scale_factor_spatial": config.spatial_stride,
+        "scale_factor_temporal": config.temporal_stride,
+        "temperal_downsample": list(config.temporal_downsample),  # spelt so
+        "z_dim": config.z_dim,
+        **patched,
+    }
+
+
+def _version(config: VAEConfig) -> str:
+    return "Wan2.2" if config.residual else "Wan2.1"
+
+
+def _unsaid(config: VAEConfig) -> dict[str, Any]:
+    usual = {} if config.z_dim in (16, 48) else {"latents_mean": (), "latents_std": ()}
+    return {name: getattr(config, name) for name, value in usual.items() if getattr(config, name) != value}
+
+
+VAE = Family(
+    name="vae",
+    title="the VAE",
+    network=VideoVAE,
+    infer=infer_vae_config,
+    formats=(
+        CheckpointFormat(
+            name="diffusers",
+            marker=r"\.mid_block\.",
+            renames_for=vae_renames,
+            strip_prefixes=("first_stage_model.", "vae."),
+        ),
+        CheckpointFormat(
+            name="official", strip_prefixes=("first_stage_model.", "vae.", "model."), unwrap=("state_dict.",)
+        ),
+    ),
+    signature=r"(?:^|\.)decoder\.(?:middle|mid_block)\.",
+    single_prefixes=("first_stage_model.", "vae."),
+    unsaid=_unsaid,
+    diffusers_config=diffusers_config,
+    places=Places(
+        official=lambda config, expert: f"{_version(config)}_VAE.pth",
+        container="torch",
+        diffusers="vae",
+        single="vae",
+        single_name=lambda config, expert: f"{_version(config).lower()}_vae",
+    ),
+    half_dtype=torch.float32,  # as in the original: the encoded image seeds the whole trajectory
+)
+"""Both video autoencoders; the native names are the official ones."""

@@ -1,0 +1,24 @@
+"""The parts of a model as data: what each is, where it lies, and its dims."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from wan_core.checkpoints.families import Expert, Family
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One part of a model.
+
+    ``file`` is its official path inside the checkpoint folder (``""``: the folder itself), or a whole path. ``config``
+    are the dims of the released part, against which files are compared; the network is built from what a file says.
+    ``expert`` tells two networks of one name apart. ``source`` is for a part that does not come with the checkpoint: a
+    file, a folder or a repository, as the family's ``find`` takes it.
+    """
+
+    name: str
+    family: Family
+    file: str = ""
+    config: Any = None
+    expert: Expert | None = None
+    source: str | None = None
