@@ -1,10 +1,11 @@
 """Every golden case of this checkout, and every shared one when the shared folder is there, must pass."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.goldens.harness import available_cases, check_file, load_handlers, read_family
+from tests.goldens.harness import available_cases, check_case, check_file, load_handlers, read_case, read_family
 
 COMMITTED = sorted((Path(__file__).parent / "cases").glob("*.safetensors"))
 SUPPORTED = [path for path in available_cases() if read_family(path) in load_handlers()]
@@ -14,6 +15,15 @@ SUPPORTED = [path for path in available_cases() if read_family(path) in load_han
 def test_golden_case_is_reproduced(path: Path) -> None:
     outcome = check_file(path)
     assert outcome.status == "PASS", outcome.line()
+
+
+def test_values_on_the_way_are_compared_where_both_sides_have_them() -> None:
+    case = read_case(next(path for path in COMMITTED if path.stem == "dit_t2v_tiny"))
+    middle = next(name for name in case.expected if name.startswith("mid."))
+    fewer = replace(case, tensors={name: tensor for name, tensor in case.tensors.items() if name != middle})
+    assert check_case(fewer).status == "PASS"
+    wrong = replace(case, tensors={**case.tensors, middle: case.tensors[middle] + 1})
+    assert check_case(wrong).status == "FAIL"
 
 
 def test_committed_cases_stay_small() -> None:

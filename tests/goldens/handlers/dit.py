@@ -8,7 +8,16 @@ import torch
 from torch import Tensor
 
 from tests.goldens.harness import Computed, GoldenCase, handles
-from wan_core.models import DiTInputs, WanDiT, WanDiTConfig, rotary_table, rotate, sinusoidal_embedding
+from wan_core.models import (
+    DiTInputs,
+    FLF2VConfig,
+    FLF2VDiT,
+    WanDiT,
+    WanDiTConfig,
+    rotary_table,
+    rotate,
+    sinusoidal_embedding,
+)
 
 
 def build_dit(case: GoldenCase, weights: Mapping[str, Tensor]) -> WanDiT:
@@ -16,7 +25,12 @@ def build_dit(case: GoldenCase, weights: Mapping[str, Tensor]) -> WanDiT:
     image = weights.get("img_emb.proj.0.weight")
     known = {field.name for field in fields(WanDiTConfig)}
     options = {name: value for name, value in case.config.items() if name in known}
-    model = WanDiT(WanDiTConfig(**{"image_dim": None if image is None else image.shape[0], **options}))
+    options["image_dim"] = None if image is None else image.shape[0]
+    positions = weights.get("img_emb.emb_pos")
+    if positions is None:
+        model = WanDiT(WanDiTConfig(**options))
+    else:
+        model = FLF2VDiT(FLF2VConfig(**options, image_tokens=positions.shape[1]))
     model.load_state_dict(weights)
     return model.eval()
 
@@ -62,10 +76,18 @@ def join_samples(recorded: list[Tensor], golden: Tensor, lengths: list[int]) -> 
     return joined
 
 
-@handles("dit")
+def clip_states(model: WanDiT, clip: Tensor, index: int) -> Tensor:
+    """The CLIP states [1, L, C] of a sample; a first-last-frame network takes both of its images, joined."""
+    return clip.flatten(0, 1)[None] if isinstance(model, FLF2VDiT) else clip[index : index + 1]
+
+
+@handles("dit", "dit_flf2v")
 def check_dit(case: GoldenCase) -> dict[str, Tensor]:
     model, inputs = build_dit(case, case.weights), case.inputs
     middle = [name.removeprefix("mid.") for name in case.expected if name.startswith("mid.")]
+    if isinstance(model, FLF2VDiT):
+        # What was recorded there is the output plus one constant of each channel, which the final output lacks.
+        middle.remove("img_emb")
     computed: dict[str, Tensor] = {}
     recorded: dict[str, list[Tensor]] = {}
     lengths = []
@@ -78,7 +100,7 @@ def check_dit(case: GoldenCase) -> dict[str, Tensor]:
         conditions = DiTInputs(
             context=inputs[f"context.{index}"][None],
             channel_concat=None if y is None else y[None],
-            image_context=None if clip is None else clip[index : index + 1],
+            image_context=None if clip is None else clip_states(model, clip, index),
         )
         computed[f"out.{index}"] = model(latents, timesteps, conditions)[0]
         stop = record_outputs(model, middle, recorded)  # a second run: hooks keep layers from being fused

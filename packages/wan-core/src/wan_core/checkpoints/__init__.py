@@ -7,6 +7,7 @@ from wan_core.checkpoints.export_targets import Layout, write_json
 from wan_core.checkpoints.families import (
     CLIP,
     DIT,
+    FLF2V,
     UMT5,
     VAE,
     Expert,
@@ -45,6 +46,7 @@ from wan_core.checkpoints.writer import write_file, write_shards
 __all__ = [
     "CLIP",
     "DIT",
+    "FLF2V",
     "TOKENIZER",
     "UMT5",
     "VAE",

@@ -33,6 +33,8 @@ def fitting_presets(config: WanDiTConfig, num_networks: int | None = None) -> Fi
         if num_networks is not None and preset.has_experts != (num_networks == 2):
             continue
         wanted = preset.dit
+        if type(config) is not type(wanted):
+            continue
         if (config.in_dim, config.out_dim) != preset.task.channels(preset.latent_spec):
             continue
         if (config.image_dim is None) != (wanted.image_dim is None):

@@ -6,7 +6,7 @@ from functools import cache
 from importlib.metadata import entry_points
 
 from wan_core.checkpoints.families.clip import CLIP
-from wan_core.checkpoints.families.dit import DIT, dit_config_reader
+from wan_core.checkpoints.families.dit import DIT, FLF2V, dit_config_reader
 from wan_core.checkpoints.families.record import Expert, Family, Places
 from wan_core.checkpoints.families.umt5 import UMT5
 from wan_core.checkpoints.families.vae import VAE
@@ -23,7 +23,7 @@ OTHER_TITLES = {"lora": "a LoRA", "": "weights of something else"}
 def families() -> tuple[Family, ...]:
     """Every family whose weights can be recognised: the core's, then those of installed project packages."""
     added = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
-    return (DIT, VAE, UMT5, CLIP, *(point.load() for point in added))
+    return (DIT, FLF2V, VAE, UMT5, CLIP, *(point.load() for point in added))
 
 
 def get_family(family: Family | str) -> Family:
@@ -57,6 +57,7 @@ def title_of(name: str) -> str:
 __all__ = [
     "CLIP",
     "DIT",
+    "FLF2V",
     "UMT5",
     "VAE",
     "Expert",

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from wan_core.checkpoints.formats import CheckpointFormat, Renames
 from wan_core.checkpoints.readers.shards import read_json
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
-from wan_core.models import WanDiT, WanDiTConfig
+from wan_core.models import FLF2VConfig, FLF2VDiT, WanDiT, WanDiTConfig
 
 HEAD_DIM = 128
 """Width of one attention head in every released Wan DiT."""
@@ -132,7 +132,7 @@ def official_config(config: WanDiTConfig) -> dict[str, Any]:
     further = [*_LATER, *(field.name for field in fields(config) if not hasattr(WanDiTConfig, field.name))]
     defaults = {field.name: field.default for field in fields(config)}
     extra = {name: getattr(config, name) for name in further if getattr(config, name) != defaults[name]}
-    for name in ("image_dim", "image_tokens"):
+    for name in ("image_dim", "image_tokens"):  # the tensors tell
         published.pop(name)
     return (
         {"_class_name": "WanModel", "_diffusers_version": "0.30.0", "model_type": model_type(config)}
@@ -184,6 +184,7 @@ DIFFUSERS_DIT: Renames = (
     ("condition_embedder.image_embedder.ff.net.0.proj", "img_emb.proj.1"),
     ("condition_embedder.image_embedder.ff.net.2", "img_emb.proj.3"),
     ("condition_embedder.image_embedder.norm2", "img_emb.proj.4"),
+    ("condition_embedder.image_embedder.pos_embed", "img_emb.emb_pos"),
     ("proj_out", "head.head"),
     ("scale_shift_table", "head.modulation"),
     ("blocks.{}.scale_shift_table", "blocks.{}.modulation"),
@@ -259,3 +260,20 @@ DIT = Family(
     is_denoiser=True,
 )
 """Wan 2.1 and 2.2 transformers; the native names are the official ones."""
+
+
+def _two_images(source: TensorSource) -> dict[str, Any]:
+    return {"image_tokens": Shapes(source, "first-last-frame DiT").of("img_emb.emb_pos", 3)[1]}
+
+
+FLF2V = replace(
+    DIT,
+    name="flf2v",
+    title="the first-last-frame transformer",
+    network=FLF2VDiT,
+    infer=dit_config_reader(FLF2VConfig, _two_images),
+    signature=r"(?:^|\.)(?:img_emb\.emb_pos|image_embedder\.pos_embed)$",
+    official_config=lambda config: {**official_config(config), "model_type": "flf2v"},
+    diffusers_config=lambda config: {**diffusers_config(config), "pos_embed_seq_len": config.image_tokens},
+)
+"""Wan 2.1 FLF2V: a transformer with one further tensor."""

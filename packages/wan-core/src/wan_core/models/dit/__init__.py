@@ -2,6 +2,7 @@
 
 from wan_core.models.dit.attention import InnerAttention
 from wan_core.models.dit.config import WanDiTConfig
+from wan_core.models.dit.flf2v import FLF2VConfig, FLF2VDiT
 from wan_core.models.dit.inputs import ContextCache, DiTInputs
 from wan_core.models.dit.layout import BlockShared, KeyValueMemory, TokenLayout, TokenSequence
 from wan_core.models.dit.model import TimeRows, WanDiT
@@ -12,6 +13,8 @@ __all__ = [
     "BlockShared",
     "ContextCache",
     "DiTInputs",
+    "FLF2VConfig",
+    "FLF2VDiT",
     "InnerAttention",
     "KeyValueMemory",
     "TimeRows",
