@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from pi3 import DinoConfig, Pi3Config
+from pi3.checkpoints import build
 from tools.bench_peers import Settings, Sides, normal, outputs, synchronise
 
 VIEWS, SIZE = 24, (140, 196)
@@ -28,13 +29,13 @@ def network(settings: Settings, full: bool = False) -> nn.Module:
     """Seeded random weights: the published dims where ``full``, a sixth of the width otherwise, tiny with ``quick``."""
     torch.manual_seed(0)
     if full:
-        return Pi3Config().build().to(settings.device).eval().requires_grad_(False)
+        return build(Pi3Config()).to(settings.device).eval().requires_grad_(False)
     dim, layers = (32, 2) if settings.quick else (192, 8)
     shared = {"decoder_layers": layers, "decoder_heads": dim // 16, "head_dim": dim, "head_heads": dim // 16}
     config = Pi3Config(
         encoder=DinoConfig(dim=dim, num_layers=layers, num_heads=dim // 16), head_layers=2, camera_dim=dim, **shared
     )
-    return config.build().to(settings.device).eval().requires_grad_(False)
+    return build(config).to(settings.device).eval().requires_grad_(False)
 
 
 def pi3_forward(settings: Settings) -> Sides:

@@ -49,9 +49,15 @@ PUBLIC = {
     "files", "hub", "models", "sampling", "tasks", "checkpoints", "runtime", "media", "presets", "pipeline", "loading",
     "training", "llm", "cli",
 }  # fmt: skip
-# Arrows between packages of ours besides "project -> wan_core": importer, imported, by which modules.
-PROJECT_ARROWS = {("poze", "pi3"): None, ("pi3", "wan_core"): {"cli"}}
-PI3_MAY_SEE = {"media", "checkpoints", "cli"}
+# Arrows between packages of ours besides "project -> wan_core".
+PROJECT_ARROWS = {("poze", "pi3")}
+# Networks of projects that need torch and nothing of ours but the error family, which is plain Python.
+PLAIN_NETWORKS = {
+    "pi3": {
+        "blocks", "camera", "conditions", "config", "conv_head", "dinov2", "edges", "geometry", "heads", "model",
+        "pi3x", "prope", "rope2d",
+    },
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -165,13 +171,12 @@ def project_fault(module: Module, item: Import, modules: dict[str, Module]) -> s
     arrow = (own, other)
     if other != "wan_core" and arrow not in PROJECT_ARROWS:
         return f"{own} may not import {other}"
-    allowed_modules = PROJECT_ARROWS.get(arrow)
-    if allowed_modules is not None and module.inside.partition(".")[0] not in allowed_modules:
-        return f"only {own}.{', '.join(sorted(allowed_modules))} may import {other}"
+    if module.inside.partition(".")[0] in PLAIN_NETWORKS.get(own, ()) and item.module != "wan_core":
+        return f"{module.name} is a network and may import only the errors of wan_core"
     parts = item.module.split(".")
     if len(parts) > 2:
         return f"{item.module} is deeper than two; import from {'.'.join(parts[:2])}"
-    if other == "wan_core" and (fault := subpackage_fault(own, parts[1:], item)):
+    if other == "wan_core" and (fault := subpackage_fault(parts[1:], item)):
         return fault
     exports = modules[item.module].exports if item.module in modules else None
     hidden = [
@@ -182,12 +187,11 @@ def project_fault(module: Module, item: Import, modules: dict[str, Module]) -> s
     return f"{item.module} does not export {hidden[0]} in __all__" if hidden else ""
 
 
-def subpackage_fault(project: str, inside: list[str], item: Import) -> str:
-    """Why this subpackage of the core is not for this project, or ""."""
-    visible = PI3_MAY_SEE if project == "pi3" else PUBLIC
+def subpackage_fault(inside: list[str], item: Import) -> str:
+    """Why this subpackage of the core is not for projects, or ""."""
     asked = set(inside) or {name for name in item.names if name in RANK}
-    hidden = sorted(asked - visible)
-    return f"wan_core.{hidden[0]} is not one of the subpackages open to {project}" if hidden else ""
+    hidden = sorted(asked - PUBLIC)
+    return f"wan_core.{hidden[0]} is not one of the subpackages open to projects" if hidden else ""
 
 
 def heavy_reach(start: str, modules: dict[str, Module]) -> tuple[str, str] | None:

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from pi3 import Pi3Config, Pi3XConfig
+from pi3.checkpoints import build
 from poze import Pi3FeatureAdapter
 from wan_core.checkpoints import CLIP, DIT, UMT5, VAE, Family, MemorySource, build_on_meta, native_weights
 from wan_core.errors import CheckpointError
@@ -68,8 +69,8 @@ MANIFESTS: Mapping[str, Expected] = {
     "clip_vit_h14_visual_original": expected(CLIP, CLIP_VIT_H14),
     "clip_vit_h14_visual_transformers": expected(CLIP, CLIP_VIT_H14),
     "clip_xlm_roberta_vit_h14_full_original": expected(CLIP, CLIP_VIT_H14),
-    "pi3": Expected(None, Pi3Config().build),
-    "pi3x": Expected(None, Pi3XConfig().build),
+    "pi3": Expected(None, partial(build, Pi3Config())),
+    "pi3x": Expected(None, partial(build, Pi3XConfig())),
     "poze_adapter_ti2v5b": Expected(None, lambda: Pi3FeatureAdapter(2048, 3072)),
 }
 """The manifests that some code answers for, by file name."""

@@ -83,37 +83,6 @@ def test_wan_generate_takes_the_task(run: Run, checkpoint: Callable[[str], Path]
     assert result.exit_code == 0, result.output
 
 
-@pytest.mark.parametrize(
-    ("fusion", "shape"), [("channel", (64, 64)), ("frame", (64, 64)), ("width", (64, 128)), ("height", (128, 64))]
-)
-def test_every_fusion_runs_without_weights_of_its_own(
-    fusion: str, shape: tuple[int, int], run: Run, files: Path, tmp_path: Path
-) -> None:
-    Image.open(files / "frame0.png").crop((0, 0, 64, 64)).save(tmp_path / "square.png")
-    words = ["--image", "square.png", "--fusion", fusion, "--sample-steps", 1, "--frame-num", 5, "--output", "v.mp4"]
-    result = run(*words, command=infer)
-    assert result.exit_code == 0, result.output
-    assert "no trained weights" in result.output
-    assert tuple(read_video(tmp_path / "v.mp4").frames.shape) == (5, 3, *shape)
-
-
-@pytest.mark.parametrize("fusion", ["width", "height"])
-def test_points_of_every_frame_come_out_of_the_features_half(
-    fusion: str, run: Run, files: Path, tmp_path: Path
-) -> None:
-    words = ["--image", files / "frame0.png", "--fusion", fusion, "--sample-steps", 1, "--frame-num", 5]
-    result = run(*words, "--output", "v.mp4", "--save-pi3", "clouds", command=infer)
-    assert result.exit_code == 0, result.output
-    assert sorted(path.name for path in (tmp_path / "clouds").glob("*.ply")) == [
-        f"frame0_{index:04d}.ply" for index in range(5)
-    ]
-    arrays = np.load(tmp_path / "clouds/frame0.npz")
-    assert arrays["points"].shape[0] == arrays["rgb"].shape[0] == 5
-    film = run("view", "clouds", "--save", "film.mp4", command=poze)
-    assert film.exit_code == 0, film.output
-    assert len(read_video(tmp_path / "film.mp4").frames) == 5
-
-
 def test_pi3_as_folder_and_as_pickle_is_read(run: Run, files: Path, tmp_path: Path) -> None:
     with safe_open(bundled_weights(), "pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
@@ -127,9 +96,8 @@ def test_pi3_as_folder_and_as_pickle_is_read(run: Run, files: Path, tmp_path: Pa
     assert saved["decoder_hidden"].shape[-1] == PI3_WIDTH
     (tmp_path / "v.mp4").unlink()
     pickle = run(*words, "--pi3-checkpoint", "pi3.pt", command=infer)
-    assert pickle.exit_code == 3
-    assert "does not fit" in pickle.output
-    assert not (tmp_path / "v.mp4").exists()
+    assert pickle.exit_code == 2
+    assert "trained for another" in pickle.output
 
 
 def test_tokens_may_stand_among_the_text_or_in_one_branch(run: Run, files: Path, tmp_path: Path) -> None:
@@ -192,15 +160,11 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "adapter that is none": ([*GIVEN, "--adapter", "{in}/text.safetensors"], 3, ("text.safetensors",)),
     "missing pi3": ([*GIVEN, "--pi3-checkpoint", "{in}/none.pt"], 2, ("--pi3-checkpoint", "none.pt")),
     "folder without pi3": ([*GIVEN, "--pi3-checkpoint", "{in}/empty", "--sample-steps", "1"], 3, ("empty",)),
-    "unknown fusion": ([*GIVEN, "--fusion", "depth"], 2, ("depth", "channel")),
-    "adapter beside fusion": ([*GIVEN, "--fusion", "width", "--adapter", "{in}/text.safetensors"], 2, ("--adapter",)),
-    "text space beside fusion": ([*GIVEN, "--fusion", "width", "--context-space", "text"], 2, ("--context-space",)),
     "unknown space": ([*GIVEN, "--context-space", "latent"], 2, ("latent", "dit")),
     "switch of another word": ([*GIVEN, "--use-pi3", "maybe"], 2, ("maybe", "true")),
     "clouds without pi3": ([*GIVEN, "--use-pi3", "false", "--save-pi3", "{tmp}/c"], 2, ("--save-pi3",)),
     "latents of another kind": ([*GIVEN, "--save-latents", "{tmp}/l.npy"], 2, ("l.npy", ".safetensors")),
     "clouds of another kind": ([*GIVEN, "--save-pi3", "{tmp}/c.obj"], 2, ("c.obj", ".ply")),
-    "channel in one branch": ([*GIVEN, "--fusion", "channel", "--drop-in-negative"], 2, ("--drop-in-negative",)),
     "clouds over a file": ([*GIVEN, "--save-pi3", "{in}/file"], 2, ("file",)),
     "damaged pi3": ([*GIVEN, "--pi3-checkpoint", "{in}/text.safetensors"], 3, ("text.safetensors",)),
     "latents below a file": ([*GIVEN, "--save-latents", "{in}/text.png/l.pt"], 4, ("text.png",)),
@@ -241,9 +205,6 @@ def test_an_adapter_for_another_network_is_refused(run: Run, files: Path, tmp_pa
     result = run("--image", files / "frame0.png", "--adapter", adapter, "--quiet", command=infer)
     assert result.exit_code == 2
     assert "extra_context" in result.output
-    refused = run("generate", "tiny-poze", "--image", files / "frame0.png", "--prompt", "p", "--fusion", "channel")
-    assert refused.exit_code == 2
-    assert "poze-infer" in refused.output
     adapter = make_adapter(tmp_path / "b.safetensors", width=128, in_dim=64)
     result = run("--image", files / "frame0.png", "--adapter", adapter, "--quiet", command=infer)
     assert result.exit_code == 2

@@ -139,7 +139,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "no tokens": ([*VIDEO, "--adapter-tokens", "0"], 2, ("--adapter-tokens", "0")),
     "no rate": ([*VIDEO, "--lr", "0"], 2, ("--lr",)),
     "no steps": ([*VIDEO, "--steps", "0"], 2, ("--steps",)),
-    "folder below a file": ([*VIDEO, "--save-dir", "{files}/ref.png/out"], 4, ("--save-dir",)),
+    "folder below a file": ([*VIDEO, "cannot write", "{files}/ref.png/out"], 4, ("cannot write",)),
     "missing picture": ([*VIDEO, "--image", "{files}/none.png"], 2, ("none.png",)),
 }  # fmt: skip
 
@@ -148,7 +148,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
 def test_bad_input_is_one_sentence_before_any_weight(
     name: str, run: Run, checkpoint: Callable[[str], Path], files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(poze.finetune_run, "open_pi3", None)  # calling it would end the test
+    monkeypatch.setattr(poze.finetune_run, "freeze", None)  # calling it would end the test
     more, code, words = CASES[name]
     given = [word.replace("{files}", str(files)) for word in more]
     result = run(*arguments(checkpoint, files), *given, command=finetune)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from pi3 import DinoConfig, Pi3Config, Pi3XConfig
+from pi3.checkpoints import build
 
 ENCODER = DinoConfig(image_size=56, dim=32, num_layers=1, num_heads=2)
 TINY = Pi3Config(
@@ -20,7 +21,7 @@ TINY_X = Pi3XConfig(
 def build_randomized(config: Pi3Config) -> Any:
     """A model without zeros or tiny layer scales."""
     torch.manual_seed(0)
-    model = config.build().eval()
+    model = build(config).eval()
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             spread = {1: 0.1, 4: 0.05}.get(parameter.ndim, 0.2)

@@ -12,8 +12,10 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
-from pi3 import CheckpointError, Pi3, Pi3Config, Pi3X, Pi3XConfig, load_pi3
-from pi3.checkpoints import find_weights, open_weights, read_config
+from pi3 import Pi3, Pi3Config, Pi3X, Pi3XConfig, load_pi3
+from pi3.checkpoints import PI3, find_weights
+from wan_core import CheckpointError
+from wan_core.checkpoints import native_weights, read_weights
 
 
 def save(model: Pi3, path: Path) -> Path:
@@ -32,6 +34,11 @@ def folder(model: Pi3, tmp_path: Path) -> Path:
 
 
 @torch.no_grad()
+def stored_config(path: Path) -> Any:
+    """The dims that a file tells."""
+    return PI3.read_config(path, native_weights(read_weights(path), PI3))
+
+
 def test_loaded_weights_compute_the_same(folder: Path, model: Pi3) -> None:
     images = torch.rand(1, 2, 3, 28, 28)
     for source in (folder, folder / "model.safetensors", str(folder)):
@@ -54,8 +61,8 @@ def test_pi3x_is_recognised_and_loads_without_its_conditions(model_x: Pi3X, tmp_
 
 def test_names_without_config_are_the_published_dims(model: Pi3, tmp_path: Path) -> None:
     save_file(dict(model.state_dict()), tmp_path / "model.safetensors")
-    assert read_config(open_weights(tmp_path / "model.safetensors")) == Pi3Config()
-    with pytest.raises(CheckpointError, match=r"missing .*encoder\.blocks\.1\..*mis-shaped"):
+    assert stored_config(tmp_path / "model.safetensors") == Pi3Config()
+    with pytest.raises(CheckpointError, match=r"missing: .*encoder\.blocks\.1\..*of another shape"):
         load_pi3(tmp_path)
 
 
@@ -63,13 +70,13 @@ def test_missing_and_unexpected_names_are_counted(model: Pi3, tmp_path: Path) ->
     state = dict(model.state_dict())
     state["decoder.9.colour"] = state.pop("encoder.norm.weight")
     save_file(state, tmp_path / "a.safetensors", metadata={"config": json.dumps(model.config.to_dict())})
-    with pytest.raises(CheckpointError, match=r"1 missing \(encoder.norm.weight\); 1 unexpected \(decoder.9.colour\)"):
+    with pytest.raises(CheckpointError, match=r"1 missing: encoder.norm.weight; 1 unexpected: decoder.9.colour"):
         load_pi3(tmp_path)
 
 
 def test_a_pickle_of_tensors_is_read(model: Pi3, tmp_path: Path) -> None:
     torch.save({"state_dict": model.state_dict()}, tmp_path / "a.pt")
-    weights = open_weights(tmp_path / "a.pt")
+    weights = native_weights(read_weights(tmp_path / "a.pt"), PI3)
     assert torch.equal(weights.read("register_token"), model.register_token)
 
 
@@ -88,14 +95,14 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
     torch.save({"a": Payload(tmp_path / "touched")}, tmp_path / "zip.pt")
     for name in ("plain.pt", "zip.pt"):
         with pytest.raises(CheckpointError):
-            open_weights(tmp_path / name)
+            load_pi3(tmp_path / name)
     assert not (tmp_path / "touched").exists()
 
 
 def test_a_cut_file_is_damaged(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="download it again"):
+    with pytest.raises(CheckpointError, match=r"cut off|damaged"):
         load_pi3(folder)
 
 
@@ -150,5 +157,4 @@ def test_no_network_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_config_of_pi3x_is_not_that_of_pi3(model_x: Pi3X, tmp_path: Path) -> None:
-    weights = open_weights(save(model_x, tmp_path / "x.safetensors"))
-    assert isinstance(read_config(weights), Pi3XConfig)
+    assert isinstance(stored_config(save(model_x, tmp_path / "x.safetensors")), Pi3XConfig)

@@ -4,10 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pi3 import Conditions, Pi3, Pi3X, Pi3XConfig, RequestError
+from pi3 import Conditions, Pi3, Pi3X, Pi3XConfig
 from pi3.camera import nearest_rotation, rigid_transform
+from pi3.checkpoints import build
 from pi3.conditions import PreparedConditions
 from pi3.geometry import pixel_centres
+from wan_core import RequestError
 
 B, N, H, W = 2, 3, 28, 28
 IMAGES = torch.rand(B, N, 3, H, W, generator=torch.Generator().manual_seed(2))
@@ -106,7 +108,7 @@ def test_conditions_of_a_wrong_shape_are_named(model_x: Pi3X) -> None:
 
 def test_a_model_without_conditions_refuses_them(tiny_x: Pi3XConfig) -> None:
     values = {**tiny_x.to_dict(), "multimodal": False}
-    model = Pi3XConfig.from_dict(values).build()
+    model = build(Pi3XConfig.from_dict(values))
     assert not any(name.startswith(("depth_", "ray_", "pose_")) for name in model.state_dict())
     with pytest.raises(RequestError, match="multimodal"):
         model(IMAGES, Conditions(depths=torch.rand(B, N, H, W)))

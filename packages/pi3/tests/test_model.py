@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pi3 import Conditions, ConfigError, Pi3, Pi3Config, Pi3XConfig, RequestError
+from pi3 import Conditions, Pi3, Pi3Config, Pi3XConfig
+from pi3.checkpoints import build
 from pi3.model import in_chunks
+from wan_core import ConfigError, RequestError
 
 # The list "name shape" of every tensor of yyfz233/Pi3 and yyfz233/Pi3X, sorted by name, hashed.
 PUBLISHED = {
@@ -27,7 +29,7 @@ def images() -> Tensor:
 @pytest.mark.parametrize("config", PUBLISHED)
 def test_names_and_shapes_are_the_published_ones(config: type[Pi3Config]) -> None:
     with torch.device("meta"):
-        state = config().build().state_dict()
+        state = build(config()).state_dict()
     listing = "\n".join(f"{name} {list(tensor.shape)}" for name, tensor in sorted(state.items()))
     count = sum(tensor.numel() for tensor in state.values())
     assert (len(state), count, hashlib.sha256(listing.encode()).hexdigest()) == PUBLISHED[config]

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from pi3 import DinoConfig, Pi3, Pi3Config
+from pi3.checkpoints import build
 from poze.adapter import Pi3FeatureAdapter
 from poze.network import GuidedNetwork
 from wan_core.models import VAEConfig, VideoVAE, WanDiT, WanDiTConfig
@@ -68,4 +69,4 @@ def vae() -> VideoVAE:
 def pi3() -> Pi3:
     """A frozen Pi3 of one patch block."""
     torch.manual_seed(3)
-    return PI3.build().eval().requires_grad_(False)
+    return build(PI3).eval().requires_grad_(False)

@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from wan_core.tasks import Clip
 from wan_mi2v import compare_anchors
 from wan_mi2v.preview import anchored_pixels, best_matches, psnr
 
@@ -49,7 +50,7 @@ def test_the_sheet_has_a_cell_for_every_picture_and_frame(
     model, heard, path = Model(), list[str](), tmp_path / "s.png"
     pictures = colours(int(str(values["pictures"])))
     inputs = model.plan(**{**values, "pictures": pictures}, preview=path)
-    chunks = list(model.pipeline.stream(inputs, say=heard.append))
+    chunks = list(model.pipeline.stream(inputs, log=heard.append))
     assert sum(chunk.shape[1] for chunk in chunks) == 13
     width, height = cells
     assert Image.open(path).size == (width * (96 + 4) + 4, height * (96 + 16 + 4) + 4)
@@ -60,4 +61,8 @@ def test_the_sheet_has_a_cell_for_every_picture_and_frame(
 def test_without_a_preview_the_frames_pass_untouched() -> None:
     model = Model()
     frames = iter([torch.zeros(3, 1, 32, 32)])
-    assert model.pipeline.preset.task.watch(model.plan(pictures=colours(1)), frames, print) is frames
+    inputs = model.plan(pictures=colours(1))
+    conditioning = model.pipeline.preset.task.condition(inputs, model.pipeline.components, Clip())
+    assert (
+        model.pipeline.preset.task.report(inputs, conditioning, conditioning.anchors.latents, frames, print) is frames
+    )

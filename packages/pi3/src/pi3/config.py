@@ -4,14 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
-from pi3.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pi3.dinov2.vit import VisionTransformer
-    from pi3.model import Pi3
-    from pi3.pi3x import Pi3X
+from wan_core import ConfigError
 
 _MAX_DIM = 65_536
 _MAX_LAYERS = 512
@@ -58,12 +53,6 @@ class DinoConfig:
         if self.image_size % self.patch_size:
             raise ConfigError(f"image_size must be a multiple of patch_size {self.patch_size}, got {self.image_size}")
 
-    def build(self) -> VisionTransformer:
-        """The network with random weights, on torch's default device and dtype."""
-        from pi3.dinov2.vit import VisionTransformer
-
-        return VisionTransformer(self)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Pi3Config:
@@ -101,12 +90,6 @@ class Pi3Config:
     def patch_size(self) -> int:
         """Pixels per side of a patch."""
         return self.encoder.patch_size
-
-    def build(self) -> Pi3:
-        """The network with random weights, on torch's default device and dtype."""
-        from pi3.model import Pi3
-
-        return Pi3(self)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -155,9 +138,3 @@ class Pi3XConfig(Pi3Config):
             raise ConfigError(f"upsample_dims must be multiples of 16, got {self.upsample_dims}")
         if any(index % 2 == 0 or not 0 <= index < self.decoder_layers for index in self.inject_after):
             raise ConfigError(f"inject_after must be odd and below {self.decoder_layers}, got {self.inject_after}")
-
-    def build(self) -> Pi3X:
-        """The network with random weights, on torch's default device and dtype."""
-        from pi3.pi3x import Pi3X
-
-        return Pi3X(self)

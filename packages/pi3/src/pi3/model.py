@@ -14,9 +14,10 @@ from torch import Tensor, nn
 from pi3.blocks import Block
 from pi3.camera import CameraHead, apply_transform
 from pi3.config import Pi3Config
-from pi3.errors import RequestError
+from pi3.dinov2.vit import VisionTransformer
 from pi3.heads import LinearHead, TokenDecoder, points_of_slopes
 from pi3.rope2d import RopeTable, grid_positions, rope_table
+from wan_core import RequestError
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)
@@ -94,7 +95,7 @@ class Pi3(nn.Module):
         super().__init__()
         self.config = config
         dim = config.encoder.dim
-        self.encoder = config.encoder.build()
+        self.encoder = VisionTransformer(config.encoder)
         self.register_token = nn.Parameter(torch.randn(1, 1, config.num_registers, dim) * 1e-6)
         self.decoder = nn.ModuleList(
             Block(dim, config.decoder_heads, config.mlp_ratio, qk_norm=True, layer_scale=DECODER_LAYER_SCALE)

@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from pi3 import Pi3Config
-from pi3.checkpoints import find_weights, open_weights, read_config
 from poze.adapter import Pi3FeatureAdapter, load_adapter
 from poze.datasets import Dataset, find_dataset, read_latents, read_wanted
 from poze.finetune import FinetuneSettings
-from poze.guidance import PI3_ID, pi3_errors
+from poze.guidance import PI3_ID
 from poze.objectives import Supervision, check_point_size
-from poze.presets import BUNDLED_ADAPTER, TINY_POZE
-from wan_core import ConfigError, MediaError, RequestError
-from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
+from poze.presets import BUNDLED_ADAPTER, TINY_POZE, with_pi3
+from wan_core import ConfigError, RequestError
+from wan_core.files import check_place
+from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import VideoGeometry
 from wan_core.models import WanDiTConfig
 from wan_core.pipeline import Pipeline, plan_request
 from wan_core.presets import Preset, get_preset
 from wan_core.runtime import resolve_device
 from wan_core.tasks import TextImageToVideo, TI2VInputs, TI2VRequest
-from wan_core.training import ClipSettings, clip_settings, examples_mark, network_config
+from wan_core.training import ClipSettings, clip_settings, examples_mark
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,26 +102,26 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
     if is_single:
         supervision = read_supervision(options)
         inputs = _plan_inputs(options, preset, supervision)
-        _check_sizes(supervision, inputs.geometry, settings, pi3_source(options, preset))
     else:
         dataset = find_dataset(_given(options.dataset_root), with_latents=options.dataset_latents)
         clips = _clips(options, preset)
-    if options.pi3_checkpoint is not None:
-        with pi3_errors():
-            find_weights(options.pi3_checkpoint)
     adapter = _adapter(options)
     dtype = "float32" if "wan" in settings.trained or device.type == "cpu" else None
-    pipeline = load_pipeline(
-        preset, options.wan_ckpt_dir, RuntimeOptions(device=str(device), dtype=dtype, offload=options.offload_model)
+    runtime = RuntimeOptions(
+        device=str(device), dtype=dtype, offload=options.offload_model, parts=_pi3_place(options, preset)
     )
+    pipeline = load_pipeline(preset, options.wan_ckpt_dir, runtime)
+    configs = pipeline.components.configs
+    pi3: Pi3Config = configs["pi3"] or Pi3Config()  # on the hub is the published network
     if adapter is not None:
-        config = network_config(preset, checkpoint_folder(preset, options.wan_ckpt_dir), preset.dits[0])
-        _check_adapter(adapter, config, _pi3_config(pi3_source(options, preset)))
+        _check_adapter(adapter, configs["dit"], pi3)
+    if inputs is not None and supervision is not None:
+        _check_sizes(supervision, inputs.geometry, settings, pi3)
     if dataset is not None and dataset.latent_files is not None and clips is not None:
         frames = VideoGeometry.for_video(preset.latent_spec, num_frames=clips.num_frames, height=64, width=64)
         for path in dataset.latent_files:
             read_latents(path, preset.latent_spec.channels, frames.latent_frames)
-    _check_writable(options.save_dir)
+    check_place(options.save_dir)
     return FinetunePlan(
         options=options,
         settings=settings,
@@ -134,19 +134,11 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
     )
 
 
-def pi3_source(options: FinetuneOptions, preset: Preset) -> str | Path | None:
-    """Where Pi3's weights come from: the file given, else the bundled ones for a bundled model, else the hub."""
+def _pi3_place(options: FinetuneOptions, preset: Preset) -> dict[str, str | Path]:
+    """Where Pi3 comes from, if not from where the model has it: the file given, or a repository."""
     if options.pi3_checkpoint is not None:
-        return options.pi3_checkpoint
-    return None if preset.bundled else options.pi3_pretrained_id
-
-
-def _pi3_config(source: str | Path | None) -> Pi3Config:
-    """Pi3's dims; on the hub is the published network."""
-    if isinstance(source, str):
-        return Pi3Config()
-    with pi3_errors():
-        return read_config(open_weights(find_weights(source)))
+        return {"pi3": options.pi3_checkpoint}
+    return {} if preset.bundled else {"pi3": options.pi3_pretrained_id}
 
 
 def read_supervision(options: FinetuneOptions) -> Supervision:
@@ -190,7 +182,7 @@ def _preset(options: FinetuneOptions) -> Preset:
     preset = get_preset(options.wan_config)
     if not isinstance(preset.task, TextImageToVideo) or preset.has_experts:
         raise RequestError(f"--wan-config must be ti2v-5B, got {options.wan_config!r}: the others take no picture")
-    return replace(preset, task=TextImageToVideo())
+    return replace(preset if preset.part("pi3") else with_pi3(preset), task=TextImageToVideo())
 
 
 def _adapter(options: FinetuneOptions) -> Pi3FeatureAdapter | None:
@@ -230,9 +222,7 @@ def _plan_inputs(options: FinetuneOptions, preset: Preset, supervision: Supervis
     return inputs
 
 
-def _check_sizes(
-    supervision: Supervision, geometry: VideoGeometry, settings: FinetuneSettings, source: str | Path | None
-) -> None:
+def _check_sizes(supervision: Supervision, geometry: VideoGeometry, settings: FinetuneSettings, pi3: Pi3Config) -> None:
     if supervision.video is not None:
         wanted = (3, geometry.num_frames, geometry.height, geometry.width)
         if tuple(supervision.video.shape) != wanted:
@@ -248,23 +238,13 @@ def _check_sizes(
         raise RequestError(
             f"--gt-points have {supervision.points.shape[1]} views, the video {geometry.num_frames} frames"
         )
-    check_point_size(supervision.points, geometry.width, geometry.height, _pi3_config(source).pixel_limit)
+    check_point_size(supervision.points, geometry.width, geometry.height, pi3.pixel_limit)
 
 
 def _clips(options: FinetuneOptions, preset: Preset) -> ClipSettings:
     asked = options.sampling
     size = (asked["width"], asked["height"]) if "width" in asked else None
     return clip_settings(preset, num_frames=asked.get("num_frames"), size=size)
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".unfinished-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise MediaError(f"cannot write into --save-dir {folder}: {error.strerror or error}") from error
 
 
 def _digest(path: Path) -> str:

@@ -12,11 +12,12 @@ from PIL import Image
 from torch import Tensor
 
 from pi3 import Pi3
+from pi3.checkpoints import freeze
 from poze.adapter import Pi3FeatureAdapter
 from poze.datasets import read_latents
 from poze.finetune import FlowStage, RolloutStage, Stage, run_finetuning
-from poze.finetune_plan import FinetunePlan, pi3_source
-from poze.guidance import look, open_pi3, picture_views, pooled_tokens
+from poze.finetune_plan import FinetunePlan
+from poze.guidance import look, picture_views, pooled_tokens
 from poze.network import GuidedNetwork
 from wan_core import RequestError
 from wan_core.media import load_image, tensor_to_image
@@ -44,7 +45,7 @@ def carry_out(plan: FinetunePlan, say: Callable[[str], None], ranks: Ranks | Non
     if components.device.type == "cpu":  # as in the reference, where only the accelerator computes in 16 bits
         plan = replace(plan, settings=replace(plan.settings, amp=False))
     torch.manual_seed(plan.settings.seed)
-    pi3 = open_pi3(pi3_source(plan.options, plan.pipeline.preset), components.device)
+    pi3: Pi3 = freeze(components.part("pi3").module())
     adapter = plan.adapter
     if adapter is None:
         space, config = plan.options.context_space, network_of(components).config
@@ -140,12 +141,11 @@ def _examples(
         return [encoder.single()], [0]
     dataset, clips = plan.dataset, plan.clips
     count = len(dataset.examples)
-    source = pi3_source(plan.options, plan.pipeline.preset)
     settings = {
         "preset": plan.pipeline.preset.name,
         "examples": examples_mark(dataset.examples),
         "clips": None if clips is None else asdict(clips),
-        "pi3": None if source is None else str(source),
+        "pi3": str(plan.options.pi3_checkpoint or plan.options.pi3_pretrained_id),
         "own_latents": dataset.latent_files is not None,
     }
     folder = plan.options.save_dir / "cache"

@@ -4,21 +4,32 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
+from pi3.checkpoints import PI3, bundled_weights
 from poze.guidance import PI3_ID
 from poze.task import GuidedImageToVideo
-from wan_core.presets import get_preset
+from wan_core.checkpoints import Part
+from wan_core.presets import Preset, get_preset
 
 WEIGHTS = Path(str(files("poze") / "weights"))
 BUNDLED_ADAPTER = WEIGHTS / "adapter.safetensors"
 
+PI3_PART = Part(name="pi3", family=PI3, source=PI3_ID)
+"""The published Pi3, which comes from a repository of its own."""
+
+
+def with_pi3(preset: Preset, source: str | None = None) -> Preset:
+    """A model with Pi3 as a further part, from ``source`` or the published repository."""
+    return replace(preset, parts=(*preset.parts, PI3_PART if source is None else replace(PI3_PART, source=source)))
+
+
 POZE_5B = replace(
-    get_preset("ti2v-5B"),
+    with_pi3(get_preset("ti2v-5B")),
     name="poze-5B",
     summary="picture to video with Wan2.2 TI2V-5B, guided by Pi3's features of the picture",
-    task=GuidedImageToVideo(PI3_ID),
+    task=GuidedImageToVideo(),
 )
 
-_TINY = get_preset("tiny-ti2v")
+_TINY = with_pi3(get_preset("tiny-ti2v"), str(bundled_weights()))
 # Their files are found by their full paths. The transformer is whole, the autoencoder a change of the tiny one.
 # The transformer was trained from the first tiny-ti2v, which had these patches.
 TINY_POZE = replace(

@@ -6,12 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pi3.files import check_place
-from poze.guidance import pi3_errors
 from wan_core import RequestError
+from wan_core.files import check_place
 from wan_core.tasks import TI2VRequest
 
-FUSIONS = ("context", "channel", "frame", "width", "height")
 SPACES = ("dit", "text")
 _YES, _NO = ("yes", "true", "t", "y", "1"), ("no", "false", "f", "n", "0")
 _LATENT_ENDINGS = (".pt", ".safetensors")
@@ -23,13 +21,6 @@ def parse_switch(text: str) -> bool:
     if word not in (*_YES, *_NO):
         raise RequestError(f"true or false is wanted, got {text!r}")
     return word in _YES
-
-
-def parse_fusion(text: str) -> str:
-    """Read a way of fusion. Raises RequestError."""
-    if text not in FUSIONS:
-        raise RequestError(f"fusion must be one of {', '.join(FUSIONS)}, got {text!r}")
-    return text
 
 
 def parse_space(text: str) -> str:
@@ -50,19 +41,25 @@ class PozeRequest(TI2VRequest):
     ``adapter`` is a trained adapter, ``adapter_tokens`` how many tokens an untrained one would make (64).
     ``context_space`` says where tokens join: behind the embedded text (``dit``, as the reference's code does) or
     before the text embedding (``text``, as its README says). ``drop_in_negative`` leaves them out of the negative
-    branch, so that the guidance scale amplifies them. ``fusion`` other than ``context`` joins features to latents.
+    branch, so that the guidance scale amplifies them.
     """
 
     pi3_checkpoint: Path | None = field(
         default=None,
         metadata=_option(
-            "--pi3-checkpoint", "--pi3_checkpoint", help="Weights of Pi3: .safetensors, .pt, or a folder of them."
+            "--pi3-checkpoint",
+            "--pi3_checkpoint",
+            help="Weights of Pi3: .safetensors, .pt, or a folder of them.",
+            part="pi3",
         ),
     )
     pi3_pretrained_id: str | None = field(
         default=None,
         metadata=_option(
-            "--pi3-pretrained-id", "--pi3_pretrained_id", help="The repository of Pi3 where no file is given."
+            "--pi3-pretrained-id",
+            "--pi3_pretrained_id",
+            help="The repository of Pi3 where no file is given.",
+            part="pi3",
         ),
     )
     adapter: Path | None = field(
@@ -78,16 +75,6 @@ class PozeRequest(TI2VRequest):
         default=None,
         metadata=_option(
             "--use-pi3", "--use_pi3", help="false: no Pi3, plain TI2V.", parse=parse_switch, metavar="BOOL"
-        ),
-    )
-    fusion: str | None = field(
-        default=None,
-        metadata=_option(
-            "--fusion",
-            "--concat-method",
-            help="How features join: context (default), channel, frame, width or height.",
-            parse=parse_fusion,
-            metavar="NAME",
         ),
     )
     context_space: str | None = field(
@@ -128,11 +115,6 @@ class PozeRequest(TI2VRequest):
         """Whether Pi3 is used at all."""
         return self.use_pi3 is not False
 
-    @property
-    def is_fused(self) -> bool:
-        """Whether features join the latents instead of the text."""
-        return self.fusion not in (None, "context")
-
     def validate(self) -> None:
         super().validate()
         if self.image is None:
@@ -155,8 +137,7 @@ class PozeRequest(TI2VRequest):
             if path is None:
                 continue
             if path == self.save_latents or path.suffix == ".ply" or not path.exists() or path.is_dir():
-                with pi3_errors():
-                    check_place(path)
+                check_place(path)
             else:
                 raise RequestError(f"{option} {path} is a file; name a folder, or a .ply file")
 
@@ -173,10 +154,3 @@ class PozeRequest(TI2VRequest):
             ]
             if needless:
                 raise RequestError(f"{needless[0]} needs Pi3; leave out --use-pi3 false")
-        if self.is_fused:
-            if self.context_space == "text":
-                raise RequestError(f"--context-space is for --fusion context, not for {self.fusion}")
-            if self.drop_in_negative:
-                raise RequestError(f"--drop-in-negative is for --fusion context, not for {self.fusion}")
-            if self.adapter is not None:
-                raise RequestError(f"--adapter is for --fusion context; --fusion {self.fusion} has no adapter")

@@ -97,17 +97,21 @@ class Pipeline:
         *,
         progress: Progress = silent,
         on_latents: Callable[[Tensor], None] | None = None,
-        say: Callable[[str], None] = unheard,
+        log: Callable[[str], None] = unheard,
     ) -> Iterator[Tensor]:
         """Frame chunks [3, t, H, W] in [-1, 1] of a planned request, as they are decoded.
 
-        ``on_latents`` sees each clip's denoised latents [1, C, T, h, w]; ``say`` hears what the task has to report.
+        ``on_latents`` sees each clip's denoised latents [1, C, T, h, w]; ``log`` gets what the task reports.
         """
-        return self.preset.task.watch(inputs, self._clips(inputs, progress, on_latents), say)
+        return self._clips(inputs, progress, on_latents, log)
 
     @torch.no_grad()
     def _clips(
-        self, inputs: TaskInputs, progress: Progress, on_latents: Callable[[Tensor], None] | None
+        self,
+        inputs: TaskInputs,
+        progress: Progress,
+        on_latents: Callable[[Tensor], None] | None,
+        log: Callable[[str], None],
     ) -> Iterator[Tensor]:
         task = self.preset.task
         num_clips = task.num_clips(inputs)
@@ -116,16 +120,16 @@ class Pipeline:
             clip = replace(clip, index=index)
             conditioning = task.condition(inputs, self.components, clip)
             latents = self.denoise(conditioning, inputs.request, task.noise_seed(inputs.request.seed, clip), progress)
-            task.denoised(inputs, latents)
             if on_latents is not None:
                 on_latents(latents)
-            chunks = self.decode(latents, conditioning)
+            decoded = (chunk[0] for chunk in self.decode(latents, conditioning))
+            chunks = task.report(inputs, conditioning, latents, decoded, log)
             if index + 1 == num_clips:
-                yield from (chunk[0] for chunk in chunks)
+                yield from chunks
             else:
-                frames = torch.cat(list(chunks), dim=2)
-                yield frames[0]
-                clip = replace(clip, previous_frames=frames)
+                frames = torch.cat(list(chunks), dim=1)
+                yield frames
+                clip = replace(clip, previous_frames=frames[None])
 
     def denoise(
         self, conditioning: Conditioning, request: GenerationRequest, seed: int, progress: Progress = silent

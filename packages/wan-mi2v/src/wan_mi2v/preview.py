@@ -91,7 +91,7 @@ def compare_anchors(inputs: "MI2VInputs", frames: Tensor) -> list[AnchorMatch]:
 
 
 def watch_anchors(
-    inputs: "MI2VInputs", frames: Iterator[Tensor], path: Path, say: Callable[[str], None]
+    inputs: "MI2VInputs", frames: Iterator[Tensor], path: Path, log: Callable[[str], None]
 ) -> Iterator[Tensor]:
     """Chunks of frames unchanged; when the last one is out, the sheet is written and the numbers are said."""
     watch = AnchorWatch(inputs)
@@ -101,8 +101,8 @@ def watch_anchors(
     matches = watch.matches()
     write_image(draw_sheet(watch, matches), path)
     for best in best_matches(matches):
-        say(f"{best.name} at latent frame {best.latent_frame}: {best.psnr:.1f} dB in frame {best.frame}")
-    say(f"{path} (pictures beside frames)")
+        log(f"{best.name} at latent frame {best.latent_frame}: {best.psnr:.1f} dB in frame {best.frame}")
+    log(f"{path} (pictures beside frames)")
 
 
 def best_matches(matches: list[AnchorMatch]) -> list[AnchorMatch]:

@@ -15,6 +15,7 @@ from wan_core.media import LatentSpec, VideoGeometry, check_output, plain_text
 from wan_core.sampling import Anchors
 from wan_core.tasks import (
     Components,
+    Conditioning,
     GenerationRequest,
     TaskInputs,
     TextImageToVideo,
@@ -82,11 +83,18 @@ class MultiImageToVideo(TextImageToVideo):
             latents = encode_pictures(inputs.images, components)
         return Anchors.at(latents, inputs.positions, inputs.geometry.latent_frames)
 
-    def watch(self, inputs: TaskInputs, frames: Iterator[Tensor], say: Callable[[str], None]) -> Iterator[Tensor]:
+    def report(
+        self,
+        inputs: TaskInputs,
+        conditioning: Conditioning,
+        latents: Tensor,
+        frames: Iterator[Tensor],
+        log: Callable[[str], None],
+    ) -> Iterator[Tensor]:
         request = inputs.request
         if not isinstance(inputs, MI2VInputs) or not isinstance(request, MI2VRequest) or request.preview is None:
             return frames
-        return watch_anchors(inputs, frames, request.preview, say)
+        return watch_anchors(inputs, frames, request.preview, log)
 
     def describe(self, inputs: TaskInputs) -> Mapping[str, object]:
         if not isinstance(inputs, MI2VInputs):

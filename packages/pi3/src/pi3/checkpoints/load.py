@@ -1,22 +1,64 @@
-"""From a weight file to a model: dims from the file, built on the meta device, filled tensor by tensor, strictly."""
+"""From a weight file to a model: its family for the core's reader and loader, and Pi3 ready for inference."""
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from pi3.checkpoints.locate import find_weights
-from pi3.checkpoints.reader import WeightsFile, open_weights
 from pi3.config import Pi3Config, Pi3XConfig
-from pi3.errors import CheckpointError, ConfigError
 from pi3.model import Pi3
-from pi3.pi3x import CONDITION_MODULES
+from pi3.pi3x import CONDITION_MODULES, Pi3X
+from wan_core import CheckpointError, ConfigError
+from wan_core.checkpoints import (
+    CheckpointFormat,
+    DerivedSource,
+    Family,
+    Recipe,
+    TensorSource,
+    load_model,
+    native_weights,
+    read_weights,
+)
 
-_SHOWN = 5
+
+def read_config(path: Path, source: TensorSource) -> Pi3Config:
+    """The dims of weights: those in their metadata, else those of the published ones.
+
+    Raises CheckpointError when they are no Pi3 or the metadata is not understood.
+    """
+    if "register_token" not in source or "camera_head.fc_rot.weight" not in source:
+        first = ", ".join(list(source)[:3])
+        raise CheckpointError(f"{path} is no Pi3: it has {len(source)} tensors, the first are {first}")
+    kind: type[Pi3Config] = Pi3XConfig if "metric_token" in source else Pi3Config
+    try:
+        values: Mapping[str, Any] = json.loads(source.metadata.get("config", "{}"))
+        return kind.from_dict(values)
+    except (ConfigError, ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"the metadata of {path} is not understood: {error}") from error
+
+
+def build(config: Pi3Config) -> Pi3:
+    """The network of a config, Pi3 or Pi3X, with random weights."""
+    return Pi3X(config) if isinstance(config, Pi3XConfig) else Pi3(config)
+
+
+PI3 = Family(
+    name="pi3",
+    title="Pi3",
+    network=build,
+    infer=read_config,
+    formats=(CheckpointFormat(name="official", unwrap=("state_dict.", "model.")),),
+    signature=r"(?:^|\.)camera_head\.fc_rot\.weight$",
+    half_dtype=torch.float32,
+    find=find_weights,
+)
+"""Pi3 and Pi3X under their published names; always in float32, as geometry needs it."""
 
 
 def load_pi3(
@@ -33,67 +75,17 @@ def load_pi3(
     which stay float32; by default all are float32. ``multimodal=False`` leaves the conditions of a Pi3X out. Raises
     CheckpointError for weights that are not there, damaged, or do not fit exactly.
     """
-    weights = open_weights(find_weights(source, revision=revision))
-    config = read_config(weights)
-    if isinstance(config, Pi3XConfig) and not multimodal:
+    path = find_weights(source, revision=revision)
+    weights: TensorSource = native_weights(read_weights(path), PI3)
+    config = read_config(path, weights)
+    if isinstance(config, Pi3XConfig) and not (multimodal and config.multimodal):
         config = replace(config, multimodal=False)
-    with torch.device("meta"):
-        model = config.build()
-    optional = CONDITION_MODULES if isinstance(config, Pi3XConfig) and not config.multimodal else ()
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    check_fit(weights, expected, optional)
-    state = {}
-    for name in expected:
-        is_kept = dtype is None or _is_in(name, model.float32_modules)
-        state[name] = weights.read(name).to(device=device, dtype=torch.float32 if is_kept else dtype)
-    model.load_state_dict(state, assign=True)
-    return freeze(model)
+        kept = [name for name in weights if name.split(".")[0] not in CONDITION_MODULES]
+        weights = DerivedSource(weights, {name: Recipe((name,), weights.info(name)) for name in kept})
+    return freeze(load_model(config, weights, family=PI3, dtype=dtype or torch.float32, device=device))
 
 
 def freeze(model: Pi3) -> Pi3:
     """The model for inference: no dropout, no gradients of weights."""
     nn.Module.requires_grad_(model.eval(), False)
     return model
-
-
-def read_config(weights: WeightsFile) -> Pi3Config:
-    """The dims of a weight file: those in its metadata, else those of the published weights.
-
-    Raises CheckpointError when it is no Pi3 or its metadata is not understood.
-    """
-    if "register_token" not in weights.shapes or "camera_head.fc_rot.weight" not in weights.shapes:
-        first = ", ".join(list(weights.shapes)[:3])
-        raise CheckpointError(f"{weights.path} is no Pi3: it has {len(weights.shapes)} tensors, the first are {first}")
-    kind: type[Pi3Config] = Pi3XConfig if "metric_token" in weights.shapes else Pi3Config
-    try:
-        values: Mapping[str, Any] = json.loads(weights.metadata.get("config", "{}"))
-        return kind.from_dict(values)
-    except (ConfigError, ValueError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"the metadata of {weights.path} is not understood: {error}") from error
-
-
-def check_fit(weights: WeightsFile, expected: Mapping[str, tuple[int, ...]], optional: Iterable[str] = ()) -> None:
-    """Compare names and shapes of a file with those of a model.
-
-    Names under the ``optional`` modules may be in the file or not. Raises one CheckpointError that counts what is
-    missing, unexpected and mis-shaped, and names the first five of each.
-    """
-    found = weights.shapes
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected and not _is_in(name, optional)]
-    misshaped = [
-        f"{name} {list(found[name])} instead of {list(shape)}"
-        for name, shape in expected.items()
-        if name in found and found[name] != shape
-    ]
-    faults = [
-        f"{len(names)} {what} ({', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''})"
-        for what, names in (("missing", missing), ("unexpected", unexpected), ("mis-shaped", misshaped))
-        if names
-    ]
-    if faults:
-        raise CheckpointError(f"{weights.path} does not fit the model: {'; '.join(faults)}")
-
-
-def _is_in(name: str, modules: Iterable[str]) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)

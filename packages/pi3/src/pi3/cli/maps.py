@@ -7,9 +7,9 @@ import click
 
 from pi3.cli.options import check_run, command, message, run_model, split_options
 from pi3.depth_maps import write_depth
-from pi3.errors import RequestError
 from pi3.exports import check_poses_kind, poses_json, write_poses
-from pi3.files import check_place
+from wan_core import RequestError
+from wan_core.files import check_place
 
 
 def run_depth(**values: Any) -> None:

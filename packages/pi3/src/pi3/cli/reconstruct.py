@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from pi3.cli.options import check_run, command, message, run_model, split_options
-from pi3.errors import RequestError
 from pi3.exports import scene_kind, write_scene
-from pi3.files import check_place
 from pi3.scene import Scene
 from pi3.splat import Orbit, draw_points
+from wan_core import RequestError
+from wan_core.files import check_place
 from wan_core.media import check_output, write_image, write_video
 
 PREVIEW_SIZE = 480, 640

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pi3.errors import RequestError
 from pi3.images import input_size, picture_to_tensor
+from wan_core import RequestError
 from wan_core.media import load_image, stream_video, tensor_to_image
 
 PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")

@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pi3.cli.options import debug_option
 from pi3.cli.reconstruct import (
     ORBIT_DEGREES,
     ORBIT_SECONDS,
@@ -19,9 +18,10 @@ from pi3.cli.reconstruct import (
     point_size,
 )
 from pi3.cli.sources import natural_key
-from pi3.errors import RequestError
 from pi3.ply import read_ply
 from pi3.splat import Orbit, Viewpoint, draw_points
+from wan_core import RequestError
+from wan_core.cli import debug_option
 from wan_core.media import check_output, write_video
 
 Cloud = tuple[NDArray[np.float32], NDArray[np.uint8]]

@@ -1,33 +1,31 @@
 """``pi3 inspect`` and ``pi3 download``: weight files."""
 
 import json
-import math
 from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
-import torch
 
-from pi3.checkpoints import HUB_IDS, WeightsFile, download_weights, find_weights, open_weights, read_config
-from pi3.checkpoints.load import check_fit
-from pi3.cli.options import debug_option
+from pi3.checkpoints import HUB_IDS, PI3, download_weights, find_weights
 from pi3.config import Pi3XConfig
+from wan_core.checkpoints import build_on_meta, check_fit, native_weights, read_weights
+from wan_core.cli import debug_option
 
 
-def describe(weights: WeightsFile) -> dict[str, Any]:
+def describe(path: Path) -> dict[str, Any]:
     """What a weight file holds, after its names and shapes have been checked against the model."""
-    config = read_config(weights)
-    with torch.device("meta"):
-        model = config.build()
-    check_fit(weights, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    weights = native_weights(read_weights(path), PI3)
+    config = PI3.read_config(path, weights)
+    check_fit(build_on_meta(partial(PI3.build, config)), weights)
     return {
-        "file": str(weights.path),
+        "file": str(path),
         "model": "Pi3X" if isinstance(config, Pi3XConfig) else "Pi3",
-        "megabytes": round(weights.path.stat().st_size / 1e6, 2),
-        "tensors": len(weights.shapes),
-        "million_values": round(sum(math.prod(shape) for shape in weights.shapes.values()) / 1e6, 3),
-        "dtypes": dict(Counter(weights.dtypes.values())),
+        "megabytes": round(path.stat().st_size / 1e6, 2),
+        "tensors": len(weights),
+        "million_values": round(weights.num_parameters / 1e6, 3),
+        "dtypes": dict(Counter(weights.storage(name) for name in weights)),
         "patch_size": config.patch_size,
         "pixel_limit": config.pixel_limit,
         "width": config.encoder.dim,
@@ -43,7 +41,7 @@ def describe(weights: WeightsFile) -> dict[str, Any]:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_command(checkpoint: str | None, as_json: bool) -> None:
     """Check CHECKPOINT (file, folder or hub id; default: the bundled weights) and print what it holds."""
-    facts = describe(open_weights(find_weights(checkpoint)))
+    facts = describe(find_weights(checkpoint))
     if as_json:
         click.echo(json.dumps(facts, indent=1))
         return

@@ -1,15 +1,11 @@
 """``poze-infer``: the seed's command line. ``wan generate poze-5B`` takes the same options."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from typing import Any
 
 import click
 
-from poze.fusion import widen_input
-from poze.guidance import PI3_ID
 from poze.presets import POZE_5B, TINY_POZE
-from poze.task import GuidedImageToVideo
 from wan_core import RequestError
 from wan_core.cli import build_command, main_of, reporter, run_generate, version_option
 from wan_core.presets import Preset
@@ -32,9 +28,6 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     if values["ckpt_dir"] is None:
         reporter(values["quiet"])("note: no --wan-ckpt-dir, so the bundled tiny models make this video")
         chosen = TINY_POZE
-    if values["fusion"] == "channel":
-        source = None if chosen.bundled else PI3_ID
-        chosen = replace(chosen, adapt=widen_input, task=GuidedImageToVideo(source, is_widened=True))
     run_generate(chosen, values)
 
 

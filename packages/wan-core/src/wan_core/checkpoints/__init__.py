@@ -24,7 +24,7 @@ from wan_core.checkpoints.families.shapes import Shapes, build_config
 from wan_core.checkpoints.formats import CheckpointFormat
 from wan_core.checkpoints.inspection import Inspection, inspect_weights, tensor_rows
 from wan_core.checkpoints.layout import TOKENIZER, CheckpointLayout
-from wan_core.checkpoints.load import load_model
+from wan_core.checkpoints.load import check_fit, load_model
 from wan_core.checkpoints.lora.merge import (
     LoRA,
     LoRAFile,
@@ -78,6 +78,7 @@ __all__ = [
     "Weights",
     "build_config",
     "build_on_meta",
+    "check_fit",
     "dit_config_reader",
     "export_networks",
     "families",

@@ -1,6 +1,5 @@
 """A checkpoint written again, in another layout or dtype: one tensor in memory at a time, whole or not at all."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -25,9 +24,9 @@ from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.pipeline_files import PipelineFacts
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorSource
 from wan_core.checkpoints.torch_writer import write_torch_file
-from wan_core.checkpoints.writer import DEFAULT_SHARD_BYTES, whole_folder, write_file, write_shards
+from wan_core.checkpoints.writer import DEFAULT_SHARD_BYTES, write_file, write_shards
 from wan_core.errors import CheckpointError, MediaError, RequestError
-from wan_core.files import plain_text
+from wan_core.files import free_bytes, plain_text, whole_folder
 from wan_core.hub.download import gigabytes
 from wan_core.hub.manifest import Progress
 
@@ -237,8 +236,7 @@ def _check_out(contents: Contents, out: Path, *, overwrite: bool) -> None:
 
 
 def _check_space(out: Path, needed: int) -> None:
-    base = next(path for path in out.absolute().parents if path.is_dir())
-    free = shutil.disk_usage(base).free
+    free = free_bytes(out.absolute().parent)
     if needed > free:
         raise MediaError(
             f"{plain_text(out)} needs {gigabytes(needed)}, and {gigabytes(free)} are free there; free some space or "

@@ -16,7 +16,7 @@ from wan_core.checkpoints.families.record import Container
 from wan_core.checkpoints.layout import TOKENIZER_FILES
 from wan_core.checkpoints.pipeline_files import PipelineFacts, image_processor, model_index, scheduler
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
-from wan_core.checkpoints.writer import write_text
+from wan_core.files import write_text
 from wan_core.models import CLIPConfig, WanDiTConfig
 
 if TYPE_CHECKING:

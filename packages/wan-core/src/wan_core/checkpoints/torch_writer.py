@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 
 from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
-from wan_core.checkpoints.writer import replacing, tensor_bytes
+from wan_core.checkpoints.writer import tensor_bytes
 from wan_core.errors import CheckpointError
+from wan_core.files import replacing
 
 _STORAGES = {
     torch.float64: "DoubleStorage",

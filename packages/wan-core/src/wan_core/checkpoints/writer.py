@@ -2,10 +2,7 @@
 
 import ctypes
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,7 +12,7 @@ from torch import Tensor
 from wan_core.checkpoints.readers.safetensors_header import DTYPES
 from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
 from wan_core.errors import CheckpointError, RequestError
-from wan_core.files import write_error
+from wan_core.files import replacing, write_error, write_text
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 DEFAULT_SHARD_BYTES = 10_000_000_000
@@ -78,40 +75,6 @@ def write_shards(
     return names
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file in one step. Raises MediaError when the disk refuses."""
-    with replacing(path) as draft:
-        draft.write(text.encode("utf-8"))
-
-
-@contextmanager
-def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to fill, which becomes ``path`` when everything is there and vanishes when anything fails.
-
-    ``overwrite`` takes the place of a folder with content, which stays as it is until then. Raises RequestError when
-    ``path`` exists and is not an empty folder, MediaError when the disk refuses.
-    """
-    is_taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if is_taken and not (overwrite and path.is_dir()):
-        raise RequestError(f"{path} exists already; name a new or an empty folder")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.mkdir()
-        yield draft
-        if is_taken:
-            os.replace(path, old)
-        os.replace(draft, path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(draft, ignore_errors=True)
-
-
 def _grouped(source: TensorSource, dtypes: Mapping[str, torch.dtype], limit: int) -> list[list[str]]:
     groups: list[list[str]] = [[]]
     filled = 0
@@ -128,24 +91,6 @@ def _grouped(source: TensorSource, dtypes: Mapping[str, torch.dtype], limit: int
 def _info(source: TensorSource, name: str, dtypes: Mapping[str, torch.dtype]) -> TensorInfo:
     info = source.info(name)
     return TensorInfo(info.shape, dtypes.get(name, info.dtype))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A draft beside ``path`` that takes its place when it is whole. Raises MediaError when the disk refuses."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        with suppress(OSError):  # where the folder is a file there is no draft either
-            draft.unlink(missing_ok=True)
 
 
 def _write(

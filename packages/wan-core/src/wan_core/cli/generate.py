@@ -113,7 +113,7 @@ class Job:
 def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
     """Check every request and output, then make the videos. ``values`` are the parsed options."""
     say = reporter(values["quiet"])
-    runtime = runtime_of(values)
+    runtime = runtime_of(preset, values)
     check_loras(preset, runtime.loras)
     jobs = plan_jobs(preset, values)
     check_size(preset, values, say)
@@ -128,7 +128,7 @@ def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
     results = []
     for job in jobs:
         started = time.monotonic()
-        chunks = pipeline.stream(job.inputs, progress=silent if values["quiet"] else show_progress, say=say)
+        chunks = pipeline.stream(job.inputs, progress=silent if values["quiet"] else show_progress, log=say)
         provenance = None if values["no_metadata"] else pipeline.provenance(job.inputs)
         path = write_video(chunks, job.output, fps=fps_of(job.inputs), provenance=provenance)
         seconds = time.monotonic() - started
@@ -139,7 +139,7 @@ def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
 
 
-def runtime_of(values: Mapping[str, Any]) -> RuntimeOptions:
+def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:
     """The run settings among the options, checked against this machine."""
     device = resolve_device(values["device"])
     resolve_dtype(values["dtype"], device)
@@ -153,8 +153,19 @@ def runtime_of(values: Mapping[str, Any]) -> RuntimeOptions:
         mmap=values["mmap"],
         loras=values["loras"],
         force_lora=values["force_lora"],
+        parts=_places_of(preset, values),
         sampling=SamplingOptions(batched_guidance=values["cfg"] == "batched", noise_device=str(noise_device)),
     )
+
+
+def _places_of(preset: Preset, values: Mapping[str, Any]) -> dict[str, str | Path]:
+    """Where parts are taken from: ``--part``, or an option of the task that is for one part; the first given wins."""
+    places: dict[str, str | Path] = dict(values["parts"])
+    for field in fields(preset.task.request_type):
+        place = values.get(field.name)
+        if "part" in field.metadata and place is not None:
+            places.setdefault(field.metadata["part"], place)
+    return places
 
 
 def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:

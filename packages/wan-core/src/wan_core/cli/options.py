@@ -108,6 +108,14 @@ def _num_values(option: click.Option | None) -> int:
     return 0 if option is None or option.is_flag or option.count else option.nargs
 
 
+def parse_part(text: str) -> tuple[str, str]:
+    """Read ``NAME=PATH``. Raises ``RequestError``."""
+    name, _, place = text.partition("=")
+    if not name or not place:
+        raise RequestError(f"a part is NAME=PATH, such as vae=other.safetensors; got {text!r}")
+    return name, place
+
+
 def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
     if value:
         ctx.meta[DEBUG_KEY] = True
@@ -161,6 +169,12 @@ def runtime_options() -> list[click.Option]:
     """Where and how it computes."""
     return [
         click.Option(["--ckpt-dir", "--ckpt_dir"], type=click.Path(path_type=Path), help="Folder of the weights."),
+        click.Option(
+            ["--part", "parts"],
+            type=ParsedType("NAME=PATH", parse_part),
+            multiple=True,
+            help="Take a part (vae, text_encoder, ...) from another file or folder; repeatable.",
+        ),
         click.Option(["--device"], help="cpu, cuda, cuda:INDEX or mps; default: the best there is."),
         click.Option(["--dtype"], help="float32, bfloat16 or float16; default: float32 on the CPU, else bfloat16."),
         click.Option(

@@ -1,13 +1,12 @@
 """A model from a hub into a folder: what is needed, resumed where it stopped, checked by hash, with a manifest."""
 
-import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
 from wan_core.errors import CheckpointError, MediaError
-from wan_core.files import plain_text, write_error
+from wan_core.files import free_bytes, plain_text, write_error
 from wan_core.hub.fetch import ATTEMPTS, Fetch, FetchedFile, gave_up, part_of, size_of, wait
 from wan_core.hub.http import ConnectionTroubleError
 from wan_core.hub.hubs import Hub, Listing, RemoteFile, check_repository
@@ -106,8 +105,7 @@ def _check_place(folder: Path, name: str) -> None:
 
 
 def _check_space(plan: DownloadPlan) -> None:
-    base = next(path for path in (plan.folder.absolute(), *plan.folder.absolute().parents) if path.is_dir())
-    free = shutil.disk_usage(base).free
+    free = free_bytes(plan.folder)
     if plan.missing > free:
         raise MediaError(
             f"{plan.listing.repository} needs {gigabytes(plan.missing)} more in {plain_text(plan.folder)}, and "

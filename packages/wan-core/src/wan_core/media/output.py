@@ -3,7 +3,6 @@
 import contextlib
 import os
 import re
-import secrets
 import shutil
 import stat
 import tempfile
@@ -14,7 +13,7 @@ from types import TracebackType
 from typing import Self
 
 from wan_core.errors import BackendError, MediaError, RequestError
-from wan_core.files import plain_text, write_error
+from wan_core.files import draft_of, plain_text, write_error
 
 _KINDS = {".mp4": "mp4", ".gif": "gif", ".webp": "webp", ".png": "png"}
 _ENCODERS = {"mp4": "libx264", "webp": "libwebp_anim"}
@@ -156,7 +155,7 @@ class StagedOutput:
         if target.kind == "frames" and not folder.exists():
             folder = folder.parent  # the whole new folder appears at once
         self._folder = folder
-        self.path = folder / f".wan-{secrets.token_hex(4)}.part"
+        self.path = draft_of(folder / target.path.name.replace("%", "_"))
 
     def __enter__(self) -> Self:
         with contextlib.ExitStack() as on_failure, self.errors():

@@ -59,6 +59,7 @@ class GenerationRequest:
 
     - ``parse``, ``metavar``: the function that reads the option's text (raising ``RequestError``), and its name in help
     - ``output``: the field names a file to write, which several videos of one command number as they number theirs
+    - ``part``: the field says where this part of the model comes from
     - ``recorded``: ``False`` keeps the field out of the record of how an output was made, as ``output`` does
     """
 
@@ -158,6 +159,14 @@ class Components:
     parts: Mapping[str, Any]
     configs: Mapping[str, Any] = field(default_factory=dict)
     prompt_cache: PromptCache = field(default_factory=PromptCache)
+    _kept: dict[str, tuple[object, Any]] = field(default_factory=dict, repr=False)
+
+    def once(self, what: str, key: object, make: Callable[[], Value]) -> Value:
+        """What ``make`` gives, kept until another ``key`` is asked for: several videos of one image share it."""
+        if what not in self._kept or self._kept[what][0] != key:
+            self._kept[what] = (key, make())
+        kept: Value = self._kept[what][1]
+        return kept
 
     def part(self, name: str) -> Placed[Any]:
         """The part called ``name``. Raises KeyError where the model has none."""
@@ -229,14 +238,18 @@ class Task(ABC):
         """How many clips make the video."""
         return 1
 
-    def denoised(self, inputs: TaskInputs, latents: Tensor) -> None:
-        """A clip's denoised latents [1, C, T, h, w] before they are decoded, for a task that reads more from them."""
-        return
+    def report(
+        self,
+        inputs: TaskInputs,
+        conditioning: Conditioning,
+        latents: Tensor,
+        frames: Iterator[Tensor],
+        log: Callable[[str], None],
+    ) -> Iterator[Tensor]:
+        """The chunks [3, t, H, W] of a clip on their way out, unchanged.
 
-    def watch(self, inputs: TaskInputs, frames: Iterator[Tensor], say: Callable[[str], None]) -> Iterator[Tensor]:
-        """The chunks [3, t, H, W] of a video on their way out, unchanged.
-
-        A task may look at them, write what the request asks for besides the video, and ``say`` sentences to the user.
+        A task may look at them, at what it found (in its own subclass of :class:`Conditioning`) and at the denoised
+        ``latents`` [1, C, T, h, w], write what the request asks for besides the video, and ``log`` sentences.
         """
         return frames
 
