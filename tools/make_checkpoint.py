@@ -19,8 +19,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from tools.small_tokenizer import VOCAB_SIZE, write_tokenizer
 from wan_core.checkpoints import CLIP as CLIP_FAMILY
 from wan_core.checkpoints import DIT as DIT_FAMILY
-from wan_core.checkpoints import UMT5, VAE, Family, MemorySource, in_format, write_shards
-from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
+from wan_core.checkpoints import FLF2V, UMT5, VAE, Family, MemorySource, in_format, write_shards
+from wan_core.models import CLIPConfig, FLF2VConfig, UMT5Config, VAEConfig, WanDiTConfig
 
 TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
@@ -37,7 +37,7 @@ CLIP = CLIPConfig(dim=160, ffn_dim=320, num_heads=2, num_layers=2)
 
 
 NETWORKS: Mapping[type, Family] = {
-    WanDiTConfig: DIT_FAMILY, VAEConfig: VAE, UMT5Config: UMT5, CLIPConfig: CLIP_FAMILY
+    WanDiTConfig: DIT_FAMILY, FLF2VConfig: FLF2V, VAEConfig: VAE, UMT5Config: UMT5, CLIPConfig: CLIP_FAMILY
 }  # fmt: skip
 
 
@@ -63,6 +63,12 @@ LAYOUTS: Mapping[str, Layout] = {
     "t2v-1.3B": Layout(model_type="t2v", num_shards=None),
     "t2v-14B": Layout(model_type="t2v", num_shards=6),
     "i2v-14B-480P": Layout(model_type="i2v", dit=replace(DIT, in_dim=36, image_dim=CLIP.dim), clip=CLIP, num_shards=7),
+    "flf2v-14B": Layout(
+        model_type="flf2v",
+        dit=FLF2VConfig(dim=64, ffn_dim=128, num_heads=4, num_layers=2, text_dim=32, image_dim=CLIP.dim),
+        clip=CLIP,
+        num_shards=7,
+    ),
     "i2v-14B-720P": Layout(model_type="i2v", dit=replace(DIT, in_dim=36, image_dim=CLIP.dim), clip=CLIP, num_shards=7),
 }
 """The published folders, by preset."""

@@ -48,7 +48,6 @@ class PozeRequest(TI2VRequest):
         default=None,
         metadata=_option(
             "--pi3-checkpoint",
-            "--pi3_checkpoint",
             help="Weights of Pi3: .safetensors, .pt, or a folder of them.",
             part="pi3",
         ),
@@ -57,7 +56,6 @@ class PozeRequest(TI2VRequest):
         default=None,
         metadata=_option(
             "--pi3-pretrained-id",
-            "--pi3_pretrained_id",
             help="The repository of Pi3 where no file is given.",
             part="pi3",
         ),
@@ -67,21 +65,16 @@ class PozeRequest(TI2VRequest):
     )
     adapter_tokens: int | None = field(
         default=None,
-        metadata=_option(
-            "--adapter-tokens", "--adapter_tokens", help="Guidance tokens of an untrained adapter; default 64."
-        ),
+        metadata=_option("--adapter-tokens", help="Guidance tokens of an untrained adapter; default 64."),
     )
     use_pi3: bool | None = field(
         default=None,
-        metadata=_option(
-            "--use-pi3", "--use_pi3", help="false: no Pi3, plain TI2V.", parse=parse_switch, metavar="BOOL"
-        ),
+        metadata=_option("--use-pi3", help="false: no Pi3, plain TI2V.", parse=parse_switch, metavar="BOOL"),
     )
     context_space: str | None = field(
         default=None,
         metadata=_option(
             "--context-space",
-            "--context_space",
             help="Where tokens join: dit (default) or text.",
             parse=parse_space,
             metavar="NAME",
@@ -90,21 +83,18 @@ class PozeRequest(TI2VRequest):
     drop_in_negative: bool = field(
         default=False,
         metadata={
-            "option": ("--drop-in-negative", "--drop_in_negative"),
+            "option": ("--drop-in-negative",),
             "help": "No tokens in the negative branch: the guidance scale then amplifies them.",
         },
     )
     save_latents: Path | None = field(
         default=None,
-        metadata=_option(
-            "--save-latents", "--save_latents", help="Write Pi3's latents: .pt or .safetensors.", output=True
-        ),
+        metadata=_option("--save-latents", help="Write Pi3's latents: .pt or .safetensors.", output=True),
     )
     save_pi3: Path | None = field(
         default=None,
         metadata=_option(
             "--save-pi3",
-            "--save_pi3",
             help="Write Pi3's points: a .ply, or a folder with depth and cameras.",
             output=True,
         ),

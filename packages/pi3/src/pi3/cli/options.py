@@ -48,14 +48,12 @@ def run_options() -> list[click.Parameter]:
         click.Option(
             ["--interval"], type=int, help="Take every k-th picture or frame; default 10 for a video, else 1."
         ),
-        click.Option(
-            ["--pixel-limit", "--pixel_limit"], type=int, help="Pixels of a view at most; default: the model's, 255000."
-        ),
+        click.Option(["--pixel-limit"], type=int, help="Pixels of a view at most; default: the model's, 255000."),
         click.Option(
             ["--conf"], type=float, default=CONFIDENCE, show_default=True, help="Keep what is at least this certain."
         ),
         click.Option(
-            ["--edge-rtol", "--edge_rtol"],
+            ["--edge-rtol"],
             type=float,
             default=DEPTH_RTOL,
             show_default=True,

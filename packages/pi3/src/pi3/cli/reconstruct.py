@@ -89,7 +89,7 @@ reconstruct_command = command(
             type=click.Path(path_type=Path),
             help="scene.ply, .glb, .npz, or a folder for COLMAP text.",
         ),
-        click.Option(["--max-points", "--max_points"], type=int, help="Points in the file at most, chosen evenly."),
+        click.Option(["--max-points"], type=int, help="Points in the file at most, chosen evenly."),
         click.Option(["--preview"], type=click.Path(path_type=Path), help="Also draw the cloud as a .png."),
         click.Option(["--orbit"], type=click.Path(path_type=Path), help="Also film the cloud, .mp4, .gif or .webp."),
     ],

@@ -21,7 +21,7 @@ from pi3.cli.sources import natural_key
 from pi3.ply import read_ply
 from pi3.splat import Orbit, Viewpoint, draw_points
 from wan_core import RequestError
-from wan_core.cli import debug_option
+from wan_core.cli import ErrorReporting, debug_option
 from wan_core.media import check_output, write_video
 
 Cloud = tuple[NDArray[np.float32], NDArray[np.uint8]]
@@ -68,10 +68,10 @@ def _frame(cloud: Cloud, viewpoint: Viewpoint) -> Tensor:
     return frame_tensor(torch.from_numpy(draw_points(*cloud, viewpoint, point_size=point_size(len(cloud[0])))))
 
 
-@click.command("view", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("view", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("sequence")
 @click.option("--save", required=True, type=click.Path(path_type=Path), help=".mp4, .gif, .webp or frames/%04d.png.")
-@click.option("--max-points", "--max_points", type=int, default=200_000, show_default=True, help="Per cloud at most.")
+@click.option("--max-points", type=int, default=200_000, show_default=True, help="Per cloud at most.")
 @click.option("--fps", type=float, default=24.0, show_default=True, help="Frames per second.")
 def view_command(sequence: str, save: Path, max_points: int, fps: float) -> None:
     """Film SEQUENCE: a single PLY file (a swing around it), or a folder or pattern of them (one frame each)."""

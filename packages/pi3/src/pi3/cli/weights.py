@@ -11,7 +11,7 @@ import click
 from pi3.checkpoints import HUB_IDS, PI3, download_weights, find_weights
 from pi3.config import Pi3XConfig
 from wan_core.checkpoints import build_on_meta, check_fit, native_weights, read_weights
-from wan_core.cli import debug_option
+from wan_core.cli import ErrorReporting, debug_option
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -36,7 +36,7 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
-@click.command("inspect", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("inspect", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("checkpoint", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_command(checkpoint: str | None, as_json: bool) -> None:
@@ -50,7 +50,7 @@ def inspect_command(checkpoint: str | None, as_json: bool) -> None:
             click.echo(f"{name.replace('_', ' ') + ':':<16} {value}")
 
 
-@click.command("download", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("download", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("name", default="pi3")
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="A folder; default: the hub's cache.")
 @click.option("--revision", help="Branch, tag or commit of the repository.")

@@ -13,20 +13,20 @@ PI3_FILES = ("model.safetensors",)
 
 
 @click.command("poze-download", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--pi3-id", "--pi3_id", default=PI3_ID, show_default=True, help="The repository of Pi3.")
+@click.option("--pi3-id", default=PI3_ID, show_default=True, help="The repository of Pi3.")
 @click.option(
-    "--pi3-dir", "--pi3_dir", type=click.Path(path_type=Path), default=Path("pi3_ckpt"), show_default=True,
+    "--pi3-dir", type=click.Path(path_type=Path), default=Path("pi3_ckpt"), show_default=True,
     help="Where Pi3 goes.",
 )  # fmt: skip
-@click.option("--wan-id", "--wan_id", default="Wan-AI/Wan2.2-TI2V-5B", show_default=True, help="The repository of Wan.")
+@click.option("--wan-id", default="Wan-AI/Wan2.2-TI2V-5B", show_default=True, help="The repository of Wan.")
 @click.option(
-    "--wan-dir", "--wan_dir", type=click.Path(path_type=Path), default=Path("Wan2.2-TI2V-5B"), show_default=True,
+    "--wan-dir", type=click.Path(path_type=Path), default=Path("Wan2.2-TI2V-5B"), show_default=True,
     help="Where Wan goes.",
 )  # fmt: skip
 @click.option("--token", help="For gated repositories; better in HF_TOKEN.")
 @click.option("--revision", help="A branch, tag or commit of both repositories.")
-@click.option("--pi3-revision", "--pi3_revision", help="Of Pi3's alone.")
-@click.option("--wan-revision", "--wan_revision", help="Of Wan's alone.")
+@click.option("--pi3-revision", help="Of Pi3's alone.")
+@click.option("--wan-revision", help="Of Wan's alone.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")
 def download(
     pi3_id: str,

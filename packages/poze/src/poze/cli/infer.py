@@ -37,12 +37,10 @@ def make_command() -> click.Command:
     command.help = HELP
     for param in command.params:
         if isinstance(param, click.Option) and param.name == "ckpt_dir":
-            param.opts[:0] = ["--wan-ckpt-dir", "--wan_ckpt_dir"]
+            param.opts[:0] = ["--wan-ckpt-dir"]
         elif param.name == "prompt":
             param.default = DEFAULT_PROMPT
-    command.params.append(
-        click.Option(["--wan-config", "--wan_config"], default="ti2v-5B", show_default=True, help="The Wan model.")
-    )
+    command.params.append(click.Option(["--wan-config"], default="ti2v-5B", show_default=True, help="The Wan model."))
     command.params.append(version_option("poze", "poze-infer"))
     return command
 

@@ -17,6 +17,7 @@ from wan_core.checkpoints import (
     find_weights,
     networks_in,
 )
+from wan_core.cli.group import ErrorReporting
 from wan_core.cli.loras import LoRAMerge, lora_options
 from wan_core.cli.options import ParsedType
 from wan_core.cli.progress import byte_progress, reporter
@@ -47,7 +48,7 @@ def writing_options() -> list[click.Option]:
             ["--dtype"], type=click.Choice(list(DTYPES)), help="Default: as stored; 8-bit weights become bfloat16."
         ),
         click.Option(
-            ["--shard-size", "--shard_size"],
+            ["--shard-size"],
             type=ParsedType("SIZE", parse_bytes),
             default="5GB",
             help="Largest safetensors file of a transformer; default 5GB.",
@@ -57,7 +58,7 @@ def writing_options() -> list[click.Option]:
     ]
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 @click.option(

@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import click
 
-from wan_core.cli.group import Terminated
+from wan_core.cli.group import ErrorReporting, Terminated
 from wan_core.cli.progress import byte_progress, reporter
 from wan_core.errors import RequestError
 from wan_core.hub import (
@@ -28,7 +28,7 @@ _DIT_FILES = ("config.json", "diffusion_pytorch_model*.safetensors")
 _DIT_INDEX = "diffusion_pytorch_model*.safetensors.index.json"
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("model", metavar="PRESET|OWNER/NAME")
 @click.option(
     "--from",
@@ -40,7 +40,7 @@ _DIT_INDEX = "diffusion_pytorch_model*.safetensors.index.json"
 )
 @click.option("--revision", help="A branch, tag or commit; the hub's main one by default.")
 @click.option("--token", help="For private and gated models; better in HF_TOKEN or MODELSCOPE_API_TOKEN.")
-@click.option("--local-dir", "--local_dir", type=click.Path(path_type=Path), help="Default: ./NAME of the repository.")
+@click.option("--local-dir", type=click.Path(path_type=Path), help="Default: ./NAME of the repository.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only files like this; may be given several times.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was fetched as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")

@@ -58,7 +58,7 @@ def _task_first(args: Sequence[str]) -> list[str]:
         return rest
     if not rest or {"-h", "--help"} & set(rest):
         return ["--help"]
-    if any(word.split("=")[0] in {"--ckpt-dir", "--ckpt_dir"} for word in rest):
+    if any(word.split("=")[0].replace("_", "-") == "--ckpt-dir" for word in rest):
         raise RequestError(
             f"--ckpt-dir needs a task; name it first: wan generate TASK, one of {', '.join(list_presets())}"
         )

@@ -3,7 +3,8 @@
 import os
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import version
@@ -47,7 +48,13 @@ class ReportedError(click.ClickException):
 
 
 class ErrorReporting(click.Command):
-    """Turns our errors into a sentence and an exit code; ``--debug`` lets the traceback through."""
+    """Turns our errors into a sentence and an exit code; ``--debug`` lets the traceback through.
+
+    Options are found under both spellings, ``--a-b`` and ``--a_b``.
+    """
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        return super().parse_args(ctx, spelled(args, self.get_params(ctx)))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -69,6 +76,30 @@ class ErrorReporting(click.Command):
                     "out of memory; use a smaller --size or --frame-num, --offload_model True, or --dtype bfloat16"
                 )
             ) from error
+
+
+def spelled(words: Sequence[str], params: Sequence[click.Parameter]) -> list[str]:
+    """The words of a command line with each option of ``params`` under its own spelling; values stay as they are."""
+    options = {name: param for param in params if isinstance(param, click.Option) for name in _names(param)}
+    left, found = deque(words), list[str]()
+    while left:
+        word = left.popleft()
+        if word == "--":
+            return [*found, word, *left]
+        name, mark, value = word.partition("=")
+        if name.startswith("--") and name not in options:
+            other = f"--{name[2:].replace('_', '-')}"
+            if other in options:
+                name = other
+        found.append(f"{name}{mark}{value}" if name.startswith("--") else word)
+        option = options.get(name)
+        if option is not None and not mark and not option.is_flag and not option.count:
+            found += [left.popleft() for _ in range(min(option.nargs, len(left)))]
+    return found
+
+
+def _names(option: click.Option) -> list[str]:
+    return [*option.opts, *option.secondary_opts]
 
 
 def _is_ours_to_tell(error: WanError) -> bool:

@@ -18,6 +18,7 @@ from wan_core.checkpoints import (
     tensor_rows,
     title_of,
 )
+from wan_core.cli.group import ErrorReporting
 from wan_core.errors import CheckpointError
 from wan_core.hub import (
     gigabytes,
@@ -31,7 +32,7 @@ _SHOWN = 12
 _LONGEST = 160
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--keys", is_flag=True, help="List every tensor with its dtype and shape.")
 @click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")

@@ -51,7 +51,7 @@ def lora_options() -> list[click.Option]:
             help="A LoRA to merge while reading; repeatable. high= and low= choose one of two experts.",
         ),
         click.Option(
-            ["--force-lora", "--force_lora", "force_lora"],
+            ["--force-lora", "force_lora"],
             is_flag=True,
             help="Merge LoRAs made for another model; what has no place is left out.",
         ),

@@ -6,11 +6,12 @@ from typing import Any
 import click
 
 from wan_core.cli.convert import write_again, writing_options
+from wan_core.cli.group import ErrorReporting
 from wan_core.cli.loras import lora_options
 from wan_core.errors import RequestError
 
 
-@click.command("merge-lora", context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("merge-lora", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def merge_lora(source: Path, out: Path, **values: Any) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from wan_core.cli.group import DEBUG_KEY, ErrorReporting
+from wan_core.cli.group import DEBUG_KEY, ErrorReporting, spelled
 from wan_core.errors import RequestError
 from wan_core.media import parse_size
 from wan_core.sampling import SOLVERS
@@ -65,7 +65,7 @@ class ListCommand(ErrorReporting):
     """A command whose :class:`ListOption` options take several values; our errors leave it as sentences."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, one_value_each(args, self.get_params(ctx), ctx))
+        return super().parse_args(ctx, one_value_each(spelled(args, self.get_params(ctx)), self.get_params(ctx), ctx))
 
 
 def one_value_each(
@@ -132,32 +132,28 @@ def request_options() -> list[click.Option]:
     """What to make."""
     return [
         click.Option(["--prompt"], help="What the video shows."),
-        click.Option(["--negative-prompt", "--negative_prompt"], help="What it must not show; '' for nothing."),
+        click.Option(["--negative-prompt"], help="What it must not show; '' for nothing."),
         click.Option(
-            ["--prompt-file", "--prompt_file"],
+            ["--prompt-file"],
             type=click.Path(path_type=Path),
             help="A text file with one prompt a line; a video each.",
         ),
         click.Option(
             ["--size"], type=ParsedType("W*H", parse_size), help="Width*height in pixels; for pictures the area."
         ),
-        click.Option(["--frame-num", "--frame_num", "--num-frames", "num_frames"], type=int, help="Frames, 4n+1."),
+        click.Option(["--frame-num", "--num-frames", "num_frames"], type=int, help="Frames, 4n+1."),
         click.Option(["--fps"], type=int, help="Frames per second of the file."),
-        click.Option(["--sample-steps", "--sample_steps", "num_inference_steps"], type=int, help="Sampling steps."),
-        click.Option(["--sample-shift", "--sample_shift", "flow_shift"], type=float, help="Shift of the schedule."),
+        click.Option(["--sample-steps", "num_inference_steps"], type=int, help="Sampling steps."),
+        click.Option(["--sample-shift", "flow_shift"], type=float, help="Shift of the schedule."),
+        click.Option(["--sample-solver", "solver"], type=click.Choice(list(SOLVERS)), help="How to integrate."),
         click.Option(
-            ["--sample-solver", "--sample_solver", "solver"], type=click.Choice(list(SOLVERS)), help="How to integrate."
-        ),
-        click.Option(
-            ["--sample-guide-scale", "--sample_guide_scale", "guidance_scale"],
+            ["--sample-guide-scale", "guidance_scale"],
             type=GuidanceType(),
             help="Classifier-free guidance; 1 turns it off.",
         ),
+        click.Option(["--base-seed", "--seed", "seed"], type=int, default=-1, help="-1 (default) picks one."),
         click.Option(
-            ["--base-seed", "--base_seed", "--seed", "seed"], type=int, default=-1, help="-1 (default) picks one."
-        ),
-        click.Option(
-            ["--num-videos", "--num_videos"],
+            ["--num-videos"],
             type=click.IntRange(1, 10_000),
             default=1,
             help="Videos per prompt, with consecutive seeds.",
@@ -168,7 +164,7 @@ def request_options() -> list[click.Option]:
 def runtime_options() -> list[click.Option]:
     """Where and how it computes."""
     return [
-        click.Option(["--ckpt-dir", "--ckpt_dir"], type=click.Path(path_type=Path), help="Folder of the weights."),
+        click.Option(["--ckpt-dir"], type=click.Path(path_type=Path), help="Folder of the weights."),
         click.Option(
             ["--part", "parts"],
             type=ParsedType("NAME=PATH", parse_part),
@@ -178,14 +174,14 @@ def runtime_options() -> list[click.Option]:
         click.Option(["--device"], help="cpu, cuda, cuda:INDEX or mps; default: the best there is."),
         click.Option(["--dtype"], help="float32, bfloat16 or float16; default: float32 on the CPU, else bfloat16."),
         click.Option(
-            ["--offload-model", "--offload_model", "offload"],
+            ["--offload-model", "offload"],
             type=bool,
             default=None,
             help="True: each part leaves the device after use (default). False: all stay.",
         ),
-        click.Option(["--t5-cpu", "--t5_cpu", "t5_cpu"], is_flag=True, help="Run the text encoder on the CPU."),
+        click.Option(["--t5-cpu", "t5_cpu"], is_flag=True, help="Run the text encoder on the CPU."),
         click.Option(
-            ["--convert-model-dtype", "--convert_model_dtype", "convert_model_dtype"],
+            ["--convert-model-dtype", "convert_model_dtype"],
             is_flag=True,
             help="The original's flag for 16-bit weights; ours are 16-bit wherever --dtype is.",
         ),
@@ -196,9 +192,7 @@ def runtime_options() -> list[click.Option]:
             help="Guidance branches one after the other, or as a batch of two.",
         ),
         click.Option(["--attention"], default="auto", help="Attention backend: auto, sdpa or a flash-attn version."),
-        click.Option(
-            ["--noise-device", "--noise_device"], default="cpu", help="Where noise is drawn; the original: cuda."
-        ),
+        click.Option(["--noise-device"], default="cpu", help="Where noise is drawn; the original: cuda."),
         click.Option(
             ["--mmap/--no-mmap"], default=None, help="Map weight files or read them; default: by file system."
         ),
@@ -209,7 +203,7 @@ def output_options() -> list[click.Option]:
     """What comes out."""
     return [
         click.Option(
-            ["--save-file", "--save_file", "--output", "-o", "output"],
+            ["--save-file", "--output", "-o", "output"],
             type=click.Path(path_type=Path),
             help=".mp4, .gif, .webp or frames/%04d.png; default: a name made of model, size, prompt and seed.",
         ),

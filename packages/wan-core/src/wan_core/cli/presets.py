@@ -4,10 +4,11 @@ import json
 
 import click
 
+from wan_core.cli.group import ErrorReporting
 from wan_core.presets import Preset, get_preset, list_presets
 
 
-@click.command()
+@click.command(cls=ErrorReporting)
 @click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
 def presets(as_json: bool) -> None:
     """List the models and what they need."""

@@ -54,7 +54,7 @@ _OPTIONS = [
     _option("--config", type=_FOLDER, is_eager=True, expose_value=False, callback=_use_config,
             help="A TOML file of options by name; flags win over it."),
     _option("--model", default="tiny-ti2v", help="Which model to train; 'wan presets' lists them."),
-    _option("--ckpt-dir", "--ckpt_dir", "ckpt_dir", type=_FOLDER, help="Folder of its weights."),
+    _option("--ckpt-dir", "ckpt_dir", type=_FOLDER, help="Folder of its weights."),
     _option("--data", type=_FOLDER, help="Folder of videos with captions; encoded once, into OUTPUT/cache."),
     _option("--cache", type=_FOLDER, help="Folder made by 'wan cache', instead of --data."),
     _option("--output", "-o", type=_FOLDER, help="Folder of checkpoints, log and result. Needed."),

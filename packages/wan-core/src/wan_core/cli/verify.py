@@ -4,6 +4,7 @@ from pathlib import Path
 
 import click
 
+from wan_core.cli.group import ErrorReporting
 from wan_core.cli.progress import byte_progress
 from wan_core.hub import (
     MANIFEST_NAME,
@@ -12,7 +13,7 @@ from wan_core.hub import (
 )
 
 
-@click.command(context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--write", is_flag=True, help="Write the manifest from the files as they are now.")
 @click.option("--quiet", is_flag=True, help="No progress.")

@@ -17,6 +17,7 @@ _PRESETS = {
     "t2v-14B": "wan_core.presets.wan21:T2V_14B",
     "i2v-14B-480P": "wan_core.presets.wan21:I2V_14B_480P",
     "i2v-14B-720P": "wan_core.presets.wan21:I2V_14B_720P",
+    "flf2v-14B": "wan_core.presets.wan21:FLF2V_14B",
     "tiny-t2v": "wan_core.presets.tiny:TINY_T2V",
     "tiny-ti2v": "wan_core.presets.tiny:TINY_TI2V",
     "tiny-i2v": "wan_core.presets.tiny:TINY_I2V",

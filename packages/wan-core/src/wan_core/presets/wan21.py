@@ -2,10 +2,11 @@
 
 from dataclasses import replace
 
-from wan_core.models import CLIP_VIT_H14, WAN21_VAE, WanDiTConfig
-from wan_core.presets.base import wan_parts
+from wan_core.checkpoints import FLF2V
+from wan_core.models import CLIP_VIT_H14, WAN21_VAE, FLF2VConfig, WanDiTConfig
+from wan_core.presets.base import NEGATIVE_PROMPT, wan_parts
 from wan_core.presets.wan22 import DIT_14B, SIZES_A14B, T2V_A14B
-from wan_core.tasks import ImageToVideo
+from wan_core.tasks import FirstLastFrameToVideo, ImageToVideo
 
 T2V_14B = replace(
     T2V_A14B,
@@ -50,4 +51,21 @@ I2V_14B_480P = replace(
     sampling=replace(I2V_14B_720P.sampling, width=832, height=480, flow_shift=3.0),
     sizes=SIZES_A14B[2:],
     repository="Wan-AI/Wan2.1-I2V-14B-480P",
+)
+
+_FLF2V_DIT = FLF2VConfig(dim=5120, ffn_dim=13824, num_heads=40, num_layers=40)
+
+FLF2V_14B = replace(
+    I2V_14B_720P.with_part("dit", family=FLF2V, config=_FLF2V_DIT),
+    name="flf2v-14B",
+    summary="Wan2.1 first and last frame to video, 14B, 720p",
+    task=FirstLastFrameToVideo(),
+    sampling=replace(
+        I2V_14B_720P.sampling,
+        num_inference_steps=50,
+        flow_shift=16.0,
+        negative_prompt="镜头切换，" + NEGATIVE_PROMPT,
+    ),
+    sizes=SIZES_A14B,
+    repository="Wan-AI/Wan2.1-FLF2V-14B-720P",
 )

@@ -11,6 +11,7 @@ from wan_core.tasks.base import (
     Task,
     TaskInputs,
 )
+from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
 from wan_core.tasks.i2v import I2VRequest, ImageToVideo, first_frame_condition, first_frame_video
 from wan_core.tasks.prompts import PromptCache, encode_prompts
 from wan_core.tasks.t2v import TextToVideo, exact_geometry, is_guided, text_states
@@ -22,6 +23,8 @@ __all__ = [
     "Conditioning",
     "DecodePlan",
     "Experts",
+    "FLF2VRequest",
+    "FirstLastFrameToVideo",
     "GenerationRequest",
     "I2VRequest",
     "ImageToVideo",

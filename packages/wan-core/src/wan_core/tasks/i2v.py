@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 
 from wan_core.errors import RequestError
@@ -57,6 +58,14 @@ def first_frame_condition(latents: Tensor, geometry: VideoGeometry, temporal_str
     return torch.cat([first_frame_mask(geometry, temporal_stride).to(latents), latents], dim=1)
 
 
+def geometry_for_area(image: Image.Image, request: GenerationRequest, latent_spec: LatentSpec) -> VideoGeometry:
+    """The geometry of about the requested area with an image's aspect, in whole patches. Raises ``RequestError``."""
+    asked = exact_geometry(request, latent_spec)
+    rows, columns = latent_grid_for_area(image.height, image.width, asked.width * asked.height, latent_spec)
+    height, width = rows * latent_spec.spatial_stride, columns * latent_spec.spatial_stride
+    return VideoGeometry.for_video(latent_spec, num_frames=asked.num_frames, height=height, width=width)
+
+
 class ImageToVideo(Task):
     """Wan2.2 I2V-A14B, and Wan2.1 I2V-14B when the model has an image encoder (arXiv 2503.20314, section 5.1)."""
 
@@ -67,19 +76,9 @@ class ImageToVideo(Task):
         if path is None:
             raise RequestError("this task starts from a picture; give it with --image PATH")
         picture = load_image(path)
-        asked = exact_geometry(request, latent_spec)
-        latent_height, latent_width = latent_grid_for_area(
-            picture.height, picture.width, asked.width * asked.height, latent_spec
-        )
-        geometry = VideoGeometry.for_video(
-            latent_spec,
-            num_frames=asked.num_frames,
-            height=latent_height * latent_spec.spatial_stride,
-            width=latent_width * latent_spec.spatial_stride,
-        )
         return I2VInputs(
             request=request,
-            geometry=geometry,
+            geometry=geometry_for_area(picture, request, latent_spec),
             image=image_to_tensor(picture),
             temporal_stride=latent_spec.temporal_stride,
         )

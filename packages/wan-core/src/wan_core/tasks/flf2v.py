@@ -1,0 +1,111 @@
+"""First and last frame to video: both images as channels beside the noisy latents, and through CLIP."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from wan_core.errors import RequestError
+from wan_core.media import LatentSpec, VideoGeometry, fit_cover, image_to_tensor, load_image, stretch_bicubic
+from wan_core.models import DiTInputs
+from wan_core.tasks.base import Clip, Components, Conditioning, GenerationRequest, Task, TaskInputs
+from wan_core.tasks.i2v import geometry_for_area
+from wan_core.tasks.t2v import text_states
+
+_SAME_ASPECT = 1.01
+
+
+@dataclass(frozen=True, kw_only=True)
+class FLF2VRequest(GenerationRequest):
+    """A prompt, the first and the last frame. ``width`` x ``height`` is the area; the first gives the aspect ratio."""
+
+    first_frame: Path | None = field(
+        default=None, metadata={"option": ("--first-frame",), "help": "The image that the video starts with."}
+    )
+    last_frame: Path | None = field(
+        default=None, metadata={"option": ("--last-frame",), "help": "The image that it ends with."}
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FLF2VInputs(TaskInputs):
+    """``ends``: the first and the last image [3, H, W] in [-1, 1], each at its own size, the last one cropped."""
+
+    ends: tuple[Tensor, Tensor]
+
+
+class FirstLastFrameToVideo(Task):
+    """Wan2.1 FLF2V-14B (arXiv 2503.20314): the network knows by a learned position which image a CLIP token is of."""
+
+    request_type: ClassVar[type[GenerationRequest]] = FLF2VRequest
+
+    def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> FLF2VInputs:
+        paths = getattr(request, "first_frame", None), getattr(request, "last_frame", None)
+        if paths[0] is None or paths[1] is None:
+            missing = "--first_frame" if paths[0] is None else "--last_frame"
+            raise RequestError(f"this task leads from one image to another; give {missing} PATH too")
+        first, last = load_image(paths[0]), load_image(paths[1])
+        geometry = geometry_for_area(first, request, latent_spec)
+        last, notes = _with_aspect_of(first, last)
+        ends = image_to_tensor(first), image_to_tensor(last)
+        return FLF2VInputs(request=request, geometry=geometry, ends=ends, notes=notes)
+
+    def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
+        if not isinstance(inputs, FLF2VInputs):
+            raise TypeError(f"inputs must be FLF2VInputs, got {type(inputs).__name__}")
+        context, negative = text_states(inputs.request, components)
+        with components.part("image_encoder").active() as encode:
+            states = [encode(image.to(components.device).unsqueeze(0)) for image in inputs.ends]
+        video = first_last_video(*inputs.ends, inputs.geometry).to(components.device)
+        with components.vae.active() as vae:
+            latents = vae.encode(video)
+        mask = first_last_mask(inputs.geometry).to(latents)
+        channel_concat, image_context = torch.cat([mask, latents], dim=1), torch.cat(states, dim=1)
+
+        def branch(text: Tensor) -> DiTInputs:
+            return DiTInputs(context=text, image_context=image_context, channel_concat=channel_concat)
+
+        return Conditioning(
+            positive=branch(context),
+            negative=None if negative is None else branch(negative),
+            latent_shape=(1, *inputs.geometry.latent_shape),
+        )
+
+    def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
+        return 2 * latent_spec.channels + latent_spec.temporal_stride, latent_spec.channels
+
+
+def first_last_video(first: Tensor, last: Tensor, geometry: VideoGeometry) -> Tensor:
+    """The video that is encoded as condition: both stretched images with mid-grey between, [1, 3, F, H, W]."""
+    video = first.new_zeros(1, 3, geometry.num_frames, geometry.height, geometry.width)
+    video[:, :, 0] = stretch_bicubic(first, geometry.height, geometry.width)
+    video[:, :, -1] = stretch_bicubic(last, geometry.height, geometry.width)
+    return video
+
+
+def first_last_mask(geometry: VideoGeometry) -> Tensor:
+    """[1, stride, T, h, w]: 1 where a pixel frame is given, one channel per pixel frame of a latent frame.
+
+    The first pixel frame is a latent frame of its own and fills all channels of it.
+    """
+    stride, frames = geometry.spec.temporal_stride, geometry.latent_frames
+    mask = torch.zeros(1, stride, frames, geometry.latent_height, geometry.latent_width)
+    mask[:, :, 0] = 1
+    mask[:, -1, -1] = 1
+    return mask
+
+
+def _with_aspect_of(first: Image.Image, last: Image.Image) -> tuple[Image.Image, tuple[str, ...]]:
+    """The last image with the aspect of the first, its middle cut out, and what to tell the user."""
+    wanted, found = first.width / first.height, last.width / last.height
+    if max(wanted / found, found / wanted) <= _SAME_ASPECT:
+        return last, ()
+    width = min(last.width, max(1, round(last.height * wanted)))
+    height = min(last.height, max(1, round(last.width / wanted)))
+    note = (
+        f"the last frame has another shape than the first; {width}x{height} of its {last.width}x{last.height} are used"
+    )
+    return fit_cover(last, width, height), (note,)
