@@ -19,12 +19,12 @@ from tools.tiny.dit_stage import (
 from tools.tiny.evaluate import held_back_clips, score_vae
 from tools.tiny.text_stage import ATTRIBUTE_SIZES, TextStage
 from tools.tiny.world import training_clip
-from wan_core.models import DiTInputs, InnerAttention, WanDiT
+from wan_core.models import DiTInputs, InnerAttention, VideoVAE, WanDiT
 from wan_core.training import NoiseLevels
 
 
 def small_dit(in_dim: int = family.Z_DIM) -> WanDiT:
-    dit = replace(family.DIT, num_layers=1, in_dim=in_dim).build()
+    dit = WanDiT(replace(family.DIT, num_layers=1, in_dim=in_dim))
     start_weights(dit)
     use_plain_attention(dit)
     return dit
@@ -65,7 +65,7 @@ def test_a_small_figure_counts_as_much_as_the_background() -> None:
 
 def test_folded_statistics_standardise_latents_and_keep_the_picture() -> None:
     torch.manual_seed(0)
-    vae = family.VAE.build()
+    vae = VideoVAE(family.VAE)
     vae.reset_parameters(1)
     pixels = vae_stage.to_pixels([training_clip(seed).video for seed in range(4)])
     with torch.no_grad():

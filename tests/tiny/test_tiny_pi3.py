@@ -5,9 +5,10 @@ import json
 import pytest
 
 from pi3 import load_pi3
-from pi3.checkpoints import bundled_weights, open_weights
+from pi3.checkpoints import bundled_weights
 from tools.tiny.pi3_train import CONFIG, ROUNDS, evaluate, training_seeds
 from tools.tiny.rooms import EVALUATION_SEEDS
+from wan_core.checkpoints import read_weights
 
 
 def test_training_never_sees_the_held_back_scenes() -> None:
@@ -19,7 +20,7 @@ def test_training_never_sees_the_held_back_scenes() -> None:
 
 def test_bundled_weights_are_small_and_carry_their_scores() -> None:
     path = bundled_weights()
-    scores = json.loads(open_weights(path).metadata["scores"])
+    scores = json.loads(read_weights(path).metadata["scores"])
     assert path.stat().st_size <= 3_000_000
     assert scores["abs_rel"] < scores["constant_abs_rel"] / 3
     assert scores["ate"] < scores["identity_ate"] / 3

@@ -27,7 +27,7 @@ def build(base: Path, config: WanDiTConfig) -> WanDiT:
     tensors["patch_embedding.weight"] = torch.cat(
         [patch, patch.new_zeros(patch.shape[0], more, *patch.shape[2:])], dim=1
     )
-    dit = config.build()
+    dit = WanDiT(config)
     dit.load_state_dict(tensors)
     attach_lora(dit, LoRASettings(rank=RANK if more else _EXPERT_RANK))
     if more:

@@ -79,7 +79,7 @@ def training_seeds(index: int) -> range:
 def new_model() -> Pi3:
     """The untrained model."""
     torch.manual_seed(0)
-    model = CONFIG.build()
+    model = Pi3(CONFIG)
     for name, parameter in model.named_parameters():
         if name.startswith("decoder.") and name.endswith("gamma"):
             torch.nn.init.constant_(parameter, DECODER_SCALE)

@@ -23,7 +23,7 @@ from tools.tiny.poze_evaluation import FLOW_SHIFT, GUIDANCE_SCALE, SOLVER, STEPS
 from tools.tiny.room_clips import MOVES, RoomClip
 from tools.tiny.vae_stage import to_pixels, to_video
 from tools.tiny.weights import read_tensors
-from wan_core.models import DiTInputs, TextEncoder, VideoVAE
+from wan_core.models import DiTInputs, TextEncoder, VideoVAE, WanDiT
 from wan_core.sampling import Anchors, Denoiser, make_solver, sample, seeded_noise
 from wan_core.training import (
     LoRASettings,
@@ -91,7 +91,7 @@ class GuidedDiT(nn.Module):
 
     def __init__(self, tokens_dim: int | None) -> None:
         super().__init__()
-        self.dit = DIT.build()
+        self.dit = WanDiT(DIT)
         self.dit.load_state_dict(read_tensors(WEIGHTS / "t2v" / "model.safetensors"))
         torch.manual_seed(0)
         attach_lora(self.dit, LoRASettings(rank=_FFN_RANK, targets=("blocks.*.ffn.[02]",)))

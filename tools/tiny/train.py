@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from wan_core.models import UMT5Encoder, VideoVAE, WanDiT
+
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "100000000000",
@@ -76,7 +78,7 @@ def run_vae(arguments: argparse.Namespace) -> None:
     from wan_core.training import CheckpointFolder, LoopSettings, train
 
     steps = arguments.steps or vae_stage.VAE_STEPS
-    stage = vae_stage.VAEStage(family.VAE.build(), steps)
+    stage = vae_stage.VAEStage(VideoVAE(family.VAE), steps)
     reconstruct = vae_stage.reconstructor(stage.vae)
     clips = evaluate.held_back_clips()
     settings = LoopSettings(steps=steps, warmup_steps=60, decay_share=0.6, final_rate=0.03, clip_norm=None)
@@ -104,7 +106,7 @@ def run_text(arguments: argparse.Namespace) -> None:
     from wan_core.training import CheckpointFolder, LoopSettings, train
 
     family.write_tokenizer(family.WEIGHTS / "tokenizer")
-    stage = text_stage.TextStage(family.TEXT.build())
+    stage = text_stage.TextStage(UMT5Encoder(family.TEXT))
     steps = arguments.steps or text_stage.TEXT_STEPS
     settings = LoopSettings(steps=steps, warmup_steps=50, decay_share=0.4, final_rate=0.02)
     report = Reporter(arguments.evaluate_minutes, stage.accuracy)
@@ -133,7 +135,7 @@ def run_dit(arguments: argparse.Namespace) -> None:
 
     vae, encoder = load_frozen()
     course = dit_stage.COURSES[arguments.stage]
-    dit = family.DIT.build()
+    dit = WanDiT(family.DIT)
     dit_stage.use_plain_attention(dit)
     if arguments.stage == "more":
         dit.load_state_dict(weights.read_tensors(family.WEIGHTS / "t2v" / "model.safetensors"))
@@ -237,7 +239,7 @@ def run_delta(arguments: argparse.Namespace) -> None:
         chosen = clips[:count]
         if from_condition:
             return evaluate.score_continuations(dit_stage.generate(dit, vae, encoder, chosen), chosen)
-        base = family.DIT.build().eval()
+        base = WanDiT(family.DIT).eval()
         base.load_state_dict(weights.read_tensors(family.WEIGHTS / "t2v" / "model.safetensors"))
         high, low = (dit, base) if name == "high" else (base, dit)
         made = dit_stage.generate(high, vae, encoder, chosen, guidance_scale=3.0, solver="unipc", low_noise=low)
@@ -257,7 +259,7 @@ def load_frozen() -> tuple[Any, Any]:
     """The bundled autoencoder and text encoder, as a DiT stage uses them."""
     from tools.tiny import family, weights
 
-    vae, text = family.VAE.build().eval(), family.TEXT.build().eval()
+    vae, text = VideoVAE(family.VAE).eval(), UMT5Encoder(family.TEXT).eval()
     vae.load_state_dict(weights.read_tensors(family.WEIGHTS / "vae.safetensors"))
     text.load_state_dict(weights.read_tensors(family.WEIGHTS / "text_encoder.safetensors"))
     return vae, family.text_encoder(text)

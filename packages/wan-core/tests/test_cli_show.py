@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from wan_core.cli.command_line import command_line
 from wan_core.cli.show import show
 from wan_core.errors import MediaError, RequestError
-from wan_core.media import Provenance, command_line, write_video
+from wan_core.media import Provenance, write_video
 
 from .media_clips import smooth_clip
 
@@ -53,5 +54,5 @@ def test_show_prints_no_control_characters_and_says_so(tmp_path: Path) -> None:
 
 def test_show_without_a_record_or_a_file_is_one_of_our_errors(tmp_path: Path) -> None:
     write_video([smooth_clip(2)], tmp_path / "a.mp4", fps=8)
-    assert isinstance(CliRunner().invoke(show, [str(tmp_path / "a.mp4")]).exception, MediaError)
-    assert isinstance(CliRunner().invoke(show, [str(tmp_path / "b.mp4")]).exception, RequestError)
+    assert CliRunner().invoke(show, [str(tmp_path / "a.mp4")]).exit_code == MediaError.exit_code
+    assert CliRunner().invoke(show, [str(tmp_path / "b.mp4")]).exit_code == RequestError.exit_code

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from wan_core.cli.command_line import command_line
 from wan_core.errors import MediaError, RequestError
-from wan_core.media import Provenance, command_line, load_image, plain_text, read_provenance, read_video, write_video
+from wan_core.media import Provenance, load_image, plain_text, read_provenance, read_video, write_video
 
 from .media_clips import smooth_clip
 

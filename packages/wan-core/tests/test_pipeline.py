@@ -191,15 +191,23 @@ def test_no_text_is_encoded_when_every_frame_is_anchored(picture: Path) -> None:
 
 def test_a_task_watches_the_frames_and_reports() -> None:
     class Watching(TextToVideo):
-        def watch(self, inputs: TaskInputs, frames: Iterator[Tensor], say: Callable[[str], None]) -> Iterator[Tensor]:
+        def report(
+            self,
+            inputs: TaskInputs,
+            conditioning: Conditioning,
+            latents: Tensor,
+            frames: Iterator[Tensor],
+            log: Callable[[str], None],
+        ) -> Iterator[Tensor]:
+            assert latents.shape == conditioning.latent_shape
             for chunk in frames:
-                say(f"{chunk.shape[1]} frames")
+                log(f"{chunk.shape[1]} frames")
                 yield chunk
 
     model, heard = Model("tiny-t2v"), list[str]()
     model.pipeline.preset = replace(model.preset, task=Watching())
     inputs = model.pipeline.plan(GenerationRequest(**small()))
-    assert sum(chunk.shape[1] for chunk in model.pipeline.stream(inputs, say=heard.append)) == 5
+    assert sum(chunk.shape[1] for chunk in model.pipeline.stream(inputs, log=heard.append)) == 5
     assert sum(int(text.split()[0]) for text in heard) == 5
 
 

@@ -47,16 +47,18 @@ def encoder_config(weights: dict[str, Tensor], image_size: int, heads: int) -> D
 
 def build_pi3(case: GoldenCase, config: dict[str, int], weights: dict[str, Tensor]) -> Pi3:
     """The Pi3 of a case's config, also of families that contain one."""
-    model = Pi3Config(
-        encoder=encoder_config(weights, config["img_size"], config["enc_heads"]),
-        decoder_layers=config["dec_depth"],
-        decoder_heads=config["dec_heads"],
-        num_registers=weights["register_token"].shape[2],
-        head_dim=config["head_dim"],
-        head_heads=config["head_heads"],
-        head_layers=config["head_depth"],
-        camera_dim=config["cam_dim"],
-    ).build()
+    model = Pi3(
+        Pi3Config(
+            encoder=encoder_config(weights, config["img_size"], config["enc_heads"]),
+            decoder_layers=config["dec_depth"],
+            decoder_heads=config["dec_heads"],
+            num_registers=weights["register_token"].shape[2],
+            head_dim=config["head_dim"],
+            head_heads=config["head_heads"],
+            head_layers=config["head_depth"],
+            camera_dim=config["cam_dim"],
+        )
+    )
     model.load_state_dict(weights)
     return model.eval()
 
@@ -91,22 +93,24 @@ handles("pi3_full")(check_pi3)
 
 def build_pi3x(case: GoldenCase) -> Pi3X:
     config, weights = case.config, case.weights
-    model = Pi3XConfig(
-        encoder=encoder_config(weights, config["img_size"], config["heads"]),
-        decoder_layers=config["depth"],
-        decoder_heads=config["heads"],
-        num_registers=weights["register_token"].shape[2],
-        head_dim=weights["point_decoder.projects.weight"].shape[0],
-        head_heads=config["heads"],
-        head_layers=count_blocks(weights, "point_decoder.blocks."),
-        camera_dim=config["cam"],
-        upsample_dims=tuple(config["up"]),
-        metric_dim=config["met"],
-        metric_heads=config["mheads"],
-        metric_layers=count_blocks(weights, "metric_decoder.blocks."),
-        inject_after=tuple(config["inject"]),
-        multimodal="depth_emb" in weights,
-    ).build()
+    model = Pi3X(
+        Pi3XConfig(
+            encoder=encoder_config(weights, config["img_size"], config["heads"]),
+            decoder_layers=config["depth"],
+            decoder_heads=config["heads"],
+            num_registers=weights["register_token"].shape[2],
+            head_dim=weights["point_decoder.projects.weight"].shape[0],
+            head_heads=config["heads"],
+            head_layers=count_blocks(weights, "point_decoder.blocks."),
+            camera_dim=config["cam"],
+            upsample_dims=tuple(config["up"]),
+            metric_dim=config["met"],
+            metric_heads=config["mheads"],
+            metric_layers=count_blocks(weights, "metric_decoder.blocks."),
+            inject_after=tuple(config["inject"]),
+            multimodal="depth_emb" in weights,
+        )
+    )
     model.load_state_dict(weights)
     return model.eval()
 
@@ -130,19 +134,21 @@ def check_pi3x(case: GoldenCase) -> dict[str, Tensor]:
 def check_dinov2(case: GoldenCase) -> dict[str, Tensor]:
     options, weights = case.config, case.weights
     weight = weights["patch_embed.proj.weight"]
-    model: VisionTransformer = DinoConfig(
-        image_size=options["img_size"],
-        patch_size=weight.shape[-1],
-        in_channels=weight.shape[1],
-        dim=options["embed_dim"],
-        num_layers=options["depth"],
-        num_heads=options["heads"],
-        mlp_ratio=options["mlp_ratio"],
-        num_registers=options["registers"],
-        layer_scale=bool(options["init_values"]),
-        interpolate_antialias=options["interpolate_antialias"],
-        interpolate_offset=options["interpolate_offset"],
-    ).build()
+    model: VisionTransformer = VisionTransformer(
+        DinoConfig(
+            image_size=options["img_size"],
+            patch_size=weight.shape[-1],
+            in_channels=weight.shape[1],
+            dim=options["embed_dim"],
+            num_layers=options["depth"],
+            num_heads=options["heads"],
+            mlp_ratio=options["mlp_ratio"],
+            num_registers=options["registers"],
+            layer_scale=bool(options["init_values"]),
+            interpolate_antialias=options["interpolate_antialias"],
+            interpolate_offset=options["interpolate_offset"],
+        )
+    )
     model.load_state_dict({name: value for name, value in weights.items() if name != "mask_token"})
     computed = {}
     for name, images in case.inputs.items():

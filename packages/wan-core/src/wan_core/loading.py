@@ -143,6 +143,8 @@ class _Loader:
             "attention": self.attention,
             "noise_device": torch.device(self.options.sampling.noise_device).type,
         }
+        if self.options.sampling.batched_guidance:
+            record["cfg"] = "batched"
         if not self.preset.bundled:
             record["checkpoint"] = self.folder.resolve().name
         if self.options.parts:

@@ -236,7 +236,8 @@ def _task_option(field: "dataclasses.Field[Any]", hint: Any) -> click.Option:
         return click.Option(names, is_flag=True, help=text)
     if typing.get_origin(kind) is tuple and typing.get_args(kind)[1:] == (...,):
         return ListOption(names, type=_click_type(typing.get_args(kind)[0]), help=text)
-    return click.Option(names, type=_click_type(kind), default=None, help=text)
+    default = None if field.default is dataclasses.MISSING else field.default
+    return click.Option(names, type=_click_type(kind), default=default, help=text)
 
 
 def _click_type(kind: Any) -> Any:

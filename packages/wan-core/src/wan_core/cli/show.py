@@ -6,8 +6,9 @@ from typing import Any
 
 import click
 
+from wan_core.cli.command_line import command_line
 from wan_core.cli.group import ErrorReporting
-from wan_core.media import Provenance, command_line, plain_text, read_provenance
+from wan_core.media import Provenance, plain_text, read_provenance
 
 
 @click.command(cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})

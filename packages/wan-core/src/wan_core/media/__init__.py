@@ -21,7 +21,7 @@ from wan_core.media.images import (
     to_uint8,
 )
 from wan_core.media.output import OutputTarget, check_output
-from wan_core.media.provenance import Provenance, command_line, read_provenance
+from wan_core.media.provenance import Provenance, read_provenance
 from wan_core.media.sheet import contact_sheet
 from wan_core.media.video import VideoWriter, write_image, write_video
 from wan_core.media.video_reader import Video, VideoInfo, probe_video, read_video, stream_video
@@ -39,7 +39,6 @@ __all__ = [
     "VideoWriter",
     "best_output_size",
     "check_output",
-    "command_line",
     "contact_sheet",
     "fit_cover",
     "image_to_tensor",
