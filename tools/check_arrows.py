@@ -1,4 +1,6 @@
-"""The import arrows of the house, from the AST: ``check_arrows.py [ROOT]``; exit status 1 on any wrong one.
+"""The import arrows of the house, from the AST: ``check_arrows.py [ROOT]``; exit status 1 on any fault.
+
+Besides the arrows: no modules that import each other, not even for types, and no two public classes of one name.
 
 Imports inside functions count like the others, and so does ``importlib.import_module("literal")``. Inside wan-core
 each layer imports only layers below it in LAYERS (written bottom first); projects see the core's public subpackages.
@@ -78,6 +80,7 @@ class Module:
     path: str
     imports: tuple[Import, ...]
     exports: frozenset[str] | None  # the literal __all__, or None
+    classes: tuple[str, ...] = ()  # public ones
 
     @property
     def package(self) -> str:
@@ -128,7 +131,10 @@ def read_modules(root: Path) -> dict[str, Module]:
         tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
         package = ".".join(relative.parts[3:-1])
         name = ".".join(parts)
-        modules[name] = Module(name, relative.as_posix(), tuple(walk_imports(tree, package)), literal_all(tree))
+        classes = tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_")
+        modules[name] = Module(
+            name, relative.as_posix(), tuple(walk_imports(tree, package)), literal_all(tree), classes
+        )
     return modules
 
 
@@ -228,6 +234,40 @@ def import_fault(module: Module, item: Import, modules: dict[str, Module]) -> st
     return model_fault(module, item) if module.package == "wan_core" else ""
 
 
+def reached(module: Module, modules: dict[str, Module]) -> set[str]:
+    """The modules of ours that a module imports, lazily or for types alone too; a package only for its own names."""
+    found = set()
+    for item in module.imports:
+        inside = {f"{item.module}.{name}" for name in item.names} & modules.keys()
+        found |= inside
+        if item.module in modules and (not item.names or len(inside) < len(item.names)):
+            found.add(item.module)
+    return found - {module.name}
+
+
+def circles(modules: dict[str, Module]) -> list[list[str]]:
+    """Groups of modules that import each other, directly or through others; each sorted."""
+    reach = {name: reached(module, modules) for name, module in modules.items()}
+    grown = True
+    while grown:  # to everything that is reached at all
+        grown = False
+        for name, targets in reach.items():
+            more = targets.union(*(reach[target] for target in targets))
+            grown |= len(more) > len(targets)
+            reach[name] = more
+    groups = {tuple(sorted({name, *(t for t in reach[name] if name in reach[t])})) for name in modules}
+    return [list(group) for group in sorted(groups) if len(group) > 1]
+
+
+def shared_names(modules: dict[str, Module]) -> list[str]:
+    """Public classes of one name, a line each."""
+    homes: dict[str, list[str]] = {}
+    for module in modules.values():
+        for name in module.classes:
+            homes.setdefault(name, []).append(module.path)
+    return [f"two public classes are called {name}: {', '.join(paths)}" for name, paths in homes.items() if paths[1:]]
+
+
 def check(root: Path) -> list[str]:
     """All wrong arrows under root, one line each."""
     modules = read_modules(root)
@@ -238,9 +278,10 @@ def check(root: Path) -> list[str]:
         if (fault := import_fault(module, item, modules))
     ]
     for name in LIGHT:
-        if reached := heavy_reach(name, modules):
-            faults.append(f"importing {name} imports {reached[0]} (in {reached[1]}); import it where it is used")
-    return faults
+        if heavy := heavy_reach(name, modules):
+            faults.append(f"importing {name} imports {heavy[0]} (in {heavy[1]}); import it where it is used")
+    faults += [f"these modules import each other: {', '.join(group)}" for group in circles(modules)]
+    return faults + shared_names(modules)
 
 
 def main() -> int:
@@ -249,7 +290,9 @@ def main() -> int:
     parser.add_argument("root", type=Path, nargs="?", default=Path(__file__).resolve().parents[1])
     root = parser.parse_args().root
     faults = check(root)
-    print("\n".join([*faults, f"{len(read_modules(root))} modules, {len(faults)} wrong imports"]))
+    modules = read_modules(root)
+    exported = sum(len(module.exports or ()) for module in modules.values())
+    print("\n".join([*faults, f"{len(modules)} modules, {exported} exported names, {len(faults)} faults"]))
     return 1 if faults else 0
 
 

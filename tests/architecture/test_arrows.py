@@ -85,3 +85,20 @@ def test_a_wrong_import_is_caught(tmp_path: Path, name: str, text: str, fault: s
 @pytest.mark.parametrize(("name", "text"), FINE)
 def test_a_right_import_is_left_alone(tmp_path: Path, name: str, text: str) -> None:
     assert check(write(tmp_path, name, text)) == []
+
+
+def test_modules_that_import_each_other_are_named_even_for_types(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        CORE + "media/a.py",
+        "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    from wan_core.media import b\n",
+    )
+    root = write(tmp_path, CORE + "media/b.py", "def f():\n    from wan_core.media.a import g\n")
+    assert check(root) == ["these modules import each other: wan_core.media.a, wan_core.media.b"]
+
+
+def test_two_public_classes_of_one_name_are_named(tmp_path: Path) -> None:
+    write(tmp_path, CORE + "media/a.py", "class Clip:\n    pass\n\n\nclass _Own:\n    pass\n")
+    root = write(tmp_path, CORE + "media/b.py", "class Clip:\n    pass\n\n\nclass _Own:\n    pass\n")
+    (fault,) = check(root)
+    assert fault.startswith("two public classes are called Clip")

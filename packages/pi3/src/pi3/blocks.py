@@ -41,7 +41,7 @@ class LayerScale(nn.Module):
         return tokens * self.gamma
 
 
-class Attention(nn.Module):
+class Pi3Attention(nn.Module):
     """Self-attention with fused projections; query and key norms and rotary positions are optional."""
 
     def __init__(self, dim: int, num_heads: int, *, qk_norm: bool = False) -> None:
@@ -84,7 +84,7 @@ class Block(nn.Module):
     ) -> None:
         super().__init__()
         self.norm1 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.attn = Attention(dim, num_heads, qk_norm=qk_norm)
+        self.attn = Pi3Attention(dim, num_heads, qk_norm=qk_norm)
         self.ls1 = nn.Identity() if layer_scale is None else LayerScale(dim, layer_scale)
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim, mlp_ratio)
@@ -97,7 +97,7 @@ class Block(nn.Module):
         return out
 
 
-class CrossAttention(nn.Module):
+class Pi3CrossAttention(nn.Module):
     """Attention from some tokens to others, with rotary positions on both sides."""
 
     def __init__(self, dim: int, num_heads: int) -> None:
@@ -129,7 +129,7 @@ class CrossBlock(nn.Module):
         super().__init__()
         self.norm2 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.norm_y = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
-        self.cross_attn = CrossAttention(dim, num_heads)
+        self.cross_attn = Pi3CrossAttention(dim, num_heads)
         self.norm3 = nn.LayerNorm(dim, eps=LAYER_NORM_EPS)
         self.mlp = Mlp(dim, mlp_ratio)
 

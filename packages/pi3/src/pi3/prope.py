@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pi3.blocks import LAYER_NORM_EPS, Attention, LayerScale, Mlp
+from pi3.blocks import LAYER_NORM_EPS, LayerScale, Mlp, Pi3Attention
 from pi3.camera import invert_rigid
 
 FREQUENCY_BASE = 100.0
@@ -58,7 +58,7 @@ class CameraPositions:
         return torch.cat([turned.flatten(-2).flatten(2, 3), rotated.flatten(-3)], dim=-1)
 
 
-class CameraAttention(Attention):
+class CameraAttention(Pi3Attention):
     """Self-attention over the patches of all views, relative to their cameras."""
 
     def __init__(self, dim: int, num_heads: int) -> None:

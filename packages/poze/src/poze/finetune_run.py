@@ -136,7 +136,7 @@ def _examples(
     plan: FinetunePlan, pi3: Pi3, say: Callable[[str], None], ranks: Ranks
 ) -> tuple[Sequence[Mapping[str, Tensor]], list[object]]:
     """The encoded examples and what those of one batch must share."""
-    encoder = ExampleEncoder(plan, pi3)
+    encoder = GuidedExampleEncoder(plan, pi3)
     if plan.dataset is None:
         return [encoder.single()], [0]
     dataset, clips = plan.dataset, plan.clips
@@ -170,7 +170,7 @@ class _Rows(Sequence[Mapping[str, Tensor]]):
 
 
 @dataclass(frozen=True)
-class ExampleEncoder:
+class GuidedExampleEncoder:
     """Turns an example's number into the tensors of `FlowStage`."""
 
     plan: FinetunePlan

@@ -4,15 +4,12 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from wan_core.media import contact_sheet, tensor_to_image, to_uint8, write_image
-
-if TYPE_CHECKING:
-    from wan_mi2v.task import MI2VInputs
+from wan_mi2v.inputs import MI2VInputs
 
 _CELL_WIDTHS = 96, 320
 _SHEET_PIXELS = 40_000_000
@@ -38,7 +35,7 @@ class AnchorMatch:
 class AnchorWatch:
     """Compares frames with the pictures as they come, and keeps those it has compared."""
 
-    def __init__(self, inputs: "MI2VInputs") -> None:
+    def __init__(self, inputs: MI2VInputs) -> None:
         self.inputs = inputs
         self.kept: dict[int, Tensor] = {}
         self._wanted = anchored_pixels(inputs)
@@ -62,7 +59,7 @@ class AnchorWatch:
         ]
 
 
-def anchored_pixels(inputs: "MI2VInputs") -> list[tuple[int, int, int]]:
+def anchored_pixels(inputs: MI2VInputs) -> list[tuple[int, int, int]]:
     """(picture, latent frame, pixel frame) for every frame that a picture fixes.
 
     The VAE is causal: latent frame 0 is frame 0 alone, latent frame k the ``stride`` frames up to ``stride * k``.
@@ -83,7 +80,7 @@ def psnr(first: Tensor, second: Tensor) -> float:
     return math.inf if error == 0 else 10 * math.log10(255.0**2 / error)
 
 
-def compare_anchors(inputs: "MI2VInputs", frames: Tensor) -> list[AnchorMatch]:
+def compare_anchors(inputs: MI2VInputs, frames: Tensor) -> list[AnchorMatch]:
     """How well a finished video [T, 3, H, W] in [-1, 1] keeps the pictures of its planned request."""
     watch = AnchorWatch(inputs)
     watch.add(frames.transpose(0, 1))
@@ -91,7 +88,7 @@ def compare_anchors(inputs: "MI2VInputs", frames: Tensor) -> list[AnchorMatch]:
 
 
 def watch_anchors(
-    inputs: "MI2VInputs", frames: Iterator[Tensor], path: Path, log: Callable[[str], None]
+    inputs: MI2VInputs, frames: Iterator[Tensor], path: Path, log: Callable[[str], None]
 ) -> Iterator[Tensor]:
     """Chunks of frames unchanged; when the last one is out, the sheet is written and the numbers are said."""
     watch = AnchorWatch(inputs)

@@ -5,7 +5,6 @@ and fixed as one of the first latent frames; the code is our own, on wan-core's 
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Tensor
@@ -24,24 +23,12 @@ from wan_core.tasks import (
     exact_geometry,
     prepare_anchor_images,
 )
+from wan_mi2v.inputs import MI2VInputs
 from wan_mi2v.preview import watch_anchors
 from wan_mi2v.request import MI2VRequest
 from wan_mi2v.sources import NamedPicture, Room, read_pictures
 
 _LOOSE_ASPECT = 1.1  # pictures whose aspect ratio differs by more lose a visible part
-
-
-@dataclass(frozen=True, kw_only=True)
-class MI2VInputs(TI2VInputs):
-    """``images`` [N, 3, H, W] and their ``names``; ``positions`` are the latent frames that they fix.
-
-    Where ``joint``, the images are the first N = 4n+1 frames of the video and the positions its n+1 latent frames;
-    otherwise there is one position per image.
-    """
-
-    names: tuple[str, ...]
-    positions: tuple[int, ...]
-    joint: bool
 
 
 class MultiImageToVideo(TextImageToVideo):

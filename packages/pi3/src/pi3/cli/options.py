@@ -21,7 +21,7 @@ DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunOptions:
+class ReconstructOptions:
     """Everything that the reconstructing commands share."""
 
     pictures: tuple[Path, ...]
@@ -80,13 +80,13 @@ def pick_autocast(name: str | None, device: torch.device) -> torch.dtype | None:
     return torch.bfloat16 if has_bfloat16 is not None and has_bfloat16() else None
 
 
-def message(options: RunOptions, text: str) -> None:
+def message(options: ReconstructOptions, text: str) -> None:
     """Tell the user, on standard error."""
     if not options.quiet:
         click.echo(text, err=True)
 
 
-def check_run(options: RunOptions) -> None:
+def check_run(options: ReconstructOptions) -> None:
     """Raise RequestError for numbers that cannot work, before anything is read."""
     if options.interval is not None and options.interval < 1:
         raise RequestError(f"--interval must be at least 1, got {options.interval}")
@@ -98,7 +98,7 @@ def check_run(options: RunOptions) -> None:
         raise RequestError(f"--edge-rtol must be at least 0, got {options.edge_rtol}")
 
 
-def run_model(options: RunOptions) -> Scene:
+def run_model(options: ReconstructOptions) -> Scene:
     """Read the pictures, load the model and reconstruct."""
     device = resolve_device(options.device)
     if options.checkpoint is None:
@@ -117,7 +117,7 @@ def run_model(options: RunOptions) -> Scene:
     )
 
 
-def _read(options: RunOptions, model: Pi3) -> Views:
+def _read(options: ReconstructOptions, model: Pi3) -> Views:
     config = model.config
     return read_views(
         options.pictures,
@@ -128,10 +128,10 @@ def _read(options: RunOptions, model: Pi3) -> Views:
     )
 
 
-def split_options(values: dict[str, Any]) -> RunOptions:
+def split_options(values: dict[str, Any]) -> ReconstructOptions:
     """Take the shared options out of a command's values."""
-    names = RunOptions.__dataclass_fields__
-    return RunOptions(**{name: values.pop(name) for name in names})
+    names = ReconstructOptions.__dataclass_fields__
+    return ReconstructOptions(**{name: values.pop(name) for name in names})
 
 
 def command(name: str, help: str, options: list[click.Parameter], run: Callable[..., None]) -> click.Command:

@@ -2,7 +2,7 @@
 
 from wan_core.checkpoints.contents import Contents, Weights, find_weights
 from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
-from wan_core.checkpoints.export import ExportOptions, Merge, Network, export_networks, networks_in
+from wan_core.checkpoints.export import ExportOptions, export_networks
 from wan_core.checkpoints.export_targets import Layout, write_json
 from wan_core.checkpoints.families import (
     CLIP,
@@ -37,6 +37,7 @@ from wan_core.checkpoints.lora.merge import (
 from wan_core.checkpoints.lora.names import is_lora
 from wan_core.checkpoints.lora.summary import LoRASummary
 from wan_core.checkpoints.meta import build_on_meta
+from wan_core.checkpoints.networks import Merge, Network, networks_in
 from wan_core.checkpoints.parts import Part
 from wan_core.checkpoints.pipeline_files import PipelineFacts
 from wan_core.checkpoints.readers.reader import read_weights

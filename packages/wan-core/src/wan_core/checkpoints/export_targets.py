@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -14,13 +14,11 @@ from wan_core.checkpoints.contents import Contents
 from wan_core.checkpoints.convert import in_format
 from wan_core.checkpoints.families.record import Container
 from wan_core.checkpoints.layout import TOKENIZER_FILES
+from wan_core.checkpoints.networks import Network
 from wan_core.checkpoints.pipeline_files import PipelineFacts, image_processor, model_index, scheduler
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.files import write_text
 from wan_core.models import CLIPConfig, WanDiTConfig
-
-if TYPE_CHECKING:
-    from wan_core.checkpoints.export import Network
 
 Layout = Literal["official", "diffusers", "single"]
 
@@ -66,7 +64,7 @@ class WrittenSource(DerivedSource):
         self._done(self.info(name).nbytes)
 
 
-def place(network: "Network", layout: Layout, *, is_file: bool, is_alone: bool, pieces: Tensor | None = None) -> Target:
+def place(network: Network, layout: Layout, *, is_file: bool, is_alone: bool, pieces: Tensor | None = None) -> Target:
     """How a network is written in a layout; ``is_alone`` when it is all there is to write.
 
     ``pieces`` is the tokenizer's sentencepiece model as bytes, which single files of text encoders carry along.
@@ -86,14 +84,14 @@ def place(network: "Network", layout: Layout, *, is_file: bool, is_alone: bool, 
     )
 
 
-def _form(network: "Network", layout: Layout) -> str:
+def _form(network: Network, layout: Layout) -> str:
     """The naming of the tensors in a layout; a family of one naming keeps it everywhere."""
     form = network.family.where.single_format if layout == "single" else layout
     known = [candidate.name for candidate in network.family.formats]
     return form if form in known else known[-1]
 
 
-def _renamed(network: "Network", form: str, layout: Layout, pieces: Tensor | None) -> TensorSource:
+def _renamed(network: Network, form: str, layout: Layout, pieces: Tensor | None) -> TensorSource:
     native = network.native
     if network.family.keeps_rest and network.format == form == "official":
         return _with_left_out(network.weights.source, network.dtypes)
@@ -113,7 +111,7 @@ def _with_left_out(source: TensorSource, dtypes: Mapping[str, torch.dtype]) -> T
     return CastSource(source, dict.fromkeys(floats, wanted.pop()) if len(wanted) == 1 else {})
 
 
-def tokenizer_pieces(networks: Sequence["Network"], contents: Contents) -> Tensor | None:
+def tokenizer_pieces(networks: Sequence[Network], contents: Contents) -> Tensor | None:
     """The sentencepiece model of the text encoder's tokenizer: from its file, or from the tokenizer's folder."""
     for network in networks:
         source = network.weights.source
@@ -131,7 +129,7 @@ def _with_pieces(named: TensorSource, pieces: Tensor) -> TensorSource:
     return DerivedSource(named, recipes)
 
 
-def _path(network: "Network", layout: Layout, *, is_alone: bool) -> str:
+def _path(network: Network, layout: Layout, *, is_alone: bool) -> str:
     places, config, expert = network.family.where, network.config, network.expert
     if layout == "single":
         return f"{places.single}/{places.single_name(config, expert)}.safetensors"
@@ -141,7 +139,7 @@ def _path(network: "Network", layout: Layout, *, is_alone: bool) -> str:
 
 
 def write_companions(
-    folder: Path, networks: Sequence["Network"], contents: Contents, layout: Layout, facts: PipelineFacts
+    folder: Path, networks: Sequence[Network], contents: Contents, layout: Layout, facts: PipelineFacts
 ) -> None:
     """Configs, tokenizer and ``model_index.json``. Raises MediaError when the disk refuses."""
     is_alone = len(networks) == 1

@@ -35,7 +35,7 @@ _BT709 = 1
 _LIMITED_RANGE = 1
 
 
-class Encoder(Protocol):
+class MediaEncoder(Protocol):
     """What a video file kind offers to the writer."""
 
     def add(self, frame: Frame) -> None:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wan_core.errors import MediaError, RequestError
 from wan_core.media.audio import AudioTrack
-from wan_core.media.encoders import DEFAULT_CRF, Encoder, GifEncoder, Mp4Encoder, PngEncoder, WebpEncoder
+from wan_core.media.encoders import DEFAULT_CRF, GifEncoder, MediaEncoder, Mp4Encoder, PngEncoder, WebpEncoder
 from wan_core.media.images import tensor_to_image, to_uint8
 from wan_core.media.output import OutputTarget, StagedOutput, check_output
 from wan_core.media.provenance import Provenance
@@ -51,7 +51,7 @@ class VideoWriter:
         self._audio = audio
         self._crf = crf
         self._staged = StagedOutput(check_output(path, fps=fps, has_audio=audio is not None))
-        self._encoder: Encoder | None = None
+        self._encoder: MediaEncoder | None = None
         self._size: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
@@ -96,7 +96,7 @@ class VideoWriter:
                 encoder.abort()
             self._staged.discard()
 
-    def _open(self, target: OutputTarget, size: tuple[int, int]) -> Encoder:
+    def _open(self, target: OutputTarget, size: tuple[int, int]) -> MediaEncoder:
         if not 1 <= min(size) <= max(size) <= _MAX_SIDE:
             raise MediaError(f"frames of {size[0]}x{size[1]} cannot be written; sides are 1 to {_MAX_SIDE} pixels")
         path, fps, comment = self._staged.path, self._fps, self._comment

@@ -11,7 +11,7 @@ from wan_core.errors import ConfigError
 from wan_core.sampling.anchors import Anchors
 
 
-class Conditions(Protocol):
+class NetworkInputs(Protocol):
     """What a model's inputs must offer for batched guidance; their content stays opaque here."""
 
     @classmethod
@@ -31,8 +31,8 @@ class Denoiser:
     def __init__(
         self,
         model: Callable[[Tensor, Tensor, Any], Tensor],
-        positive: Conditions,
-        negative: Conditions | None = None,
+        positive: NetworkInputs,
+        negative: NetworkInputs | None = None,
         guidance_scale: float = 1.0,
         *,
         anchors: Anchors | None = None,

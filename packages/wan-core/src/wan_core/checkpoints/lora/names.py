@@ -47,21 +47,21 @@ _JOINED = ("lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_")
 
 
 @dataclass(frozen=True)
-class Part:
+class LayerPart:
     """What one tensor of a LoRA file is: its layer, in the file's spelling without prefixes, and its role there."""
 
     layer: str
     role: Role
 
 
-def part_of(name: str) -> Part | None:
+def part_of(name: str) -> LayerPart | None:
     """The part that a tensor of this name is, or None when it belongs to no LoRA."""
     for wrapper in WRAPPERS:
         name = name.replace(wrapper, "")
     for role, pattern in _ROLES:
         match = pattern.fullmatch(name)
         if match is not None:
-            return Part(without_prefixes(match["layer"]), role)
+            return LayerPart(without_prefixes(match["layer"]), role)
     return None
 
 

@@ -90,7 +90,7 @@ class RelativePositionBias(nn.Module):
         return per_distance.unfold(1, length, 1).flip(1).unsqueeze(0)
 
 
-class RMSNorm(nn.Module):
+class UMT5Norm(nn.Module):
     """Root-mean-square norm: statistics in float32, the weight applied in its own dtype."""
 
     def __init__(self, dim: int, eps: float) -> None:
@@ -104,7 +104,7 @@ class RMSNorm(nn.Module):
         return normed.to(self.weight.dtype) * self.weight
 
 
-class Attention(nn.Module):
+class UMT5Attention(nn.Module):
     """Self-attention without logit scaling; the scale is in the trained weights."""
 
     def __init__(self, config: UMT5Config) -> None:
@@ -125,7 +125,7 @@ class Attention(nn.Module):
         return joined
 
 
-class FeedForward(nn.Module):
+class UMT5FeedForward(nn.Module):
     """GELU-gated feed-forward."""
 
     def __init__(self, config: UMT5Config) -> None:
@@ -140,15 +140,15 @@ class FeedForward(nn.Module):
         return narrow
 
 
-class Block(nn.Module):
+class UMT5Block(nn.Module):
     """Pre-norm attention and feed-forward, with the layer's own position bias where the model does not share one."""
 
     def __init__(self, config: UMT5Config) -> None:
         super().__init__()
-        self.norm1 = RMSNorm(config.dim, config.eps)
-        self.attn = Attention(config)
-        self.norm2 = RMSNorm(config.dim, config.eps)
-        self.ffn = FeedForward(config)
+        self.norm1 = UMT5Norm(config.dim, config.eps)
+        self.attn = UMT5Attention(config)
+        self.norm2 = UMT5Norm(config.dim, config.eps)
+        self.ffn = UMT5FeedForward(config)
         self.pos_embedding = None if config.shared_position_bias else RelativePositionBias(config)
 
     def forward(self, hidden: Tensor, key_mask: Tensor | None, shared_bias: Tensor | None = None) -> Tensor:
@@ -162,15 +162,15 @@ class UMT5Encoder(nn.Module):
     """Token ids to hidden states. Runs in the dtype of its parameters; float16 residuals are clamped to stay finite."""
 
     float32_modules: tuple[str, ...] = ()
-    block_class = Block
+    block_class = UMT5Block
 
     def __init__(self, config: UMT5Config) -> None:
         super().__init__()
         self.config = config
         self.token_embedding = _embedding(config.vocab_size, config.dim)
         self.pos_embedding = RelativePositionBias(config) if config.shared_position_bias else None
-        self.blocks = nn.ModuleList(Block(config) for _ in range(config.num_layers))
-        self.norm = RMSNorm(config.dim, config.eps)
+        self.blocks = nn.ModuleList(UMT5Block(config) for _ in range(config.num_layers))
+        self.norm = UMT5Norm(config.dim, config.eps)
         self._reset_parameters()
 
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:

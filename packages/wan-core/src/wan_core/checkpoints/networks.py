@@ -1,0 +1,127 @@
+"""The networks of a checkpoint, checked and ready to be written again: native names, config, dtypes."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+
+from wan_core.checkpoints.contents import Contents, Weights
+from wan_core.checkpoints.convert import native_weights
+from wan_core.checkpoints.families import Expert, Family, families, get_family
+from wan_core.checkpoints.load import check_fit
+from wan_core.checkpoints.meta import build_on_meta
+from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorSource
+from wan_core.errors import CheckpointError
+
+Merge = Callable[[TensorSource, Expert | None], TensorSource]
+"""Native weights of a transformer with LoRAs merged in, for one expert or for the only network."""
+
+_EXPERT_FOLDERS: Mapping[str, Expert] = {
+    "transformer": "high",
+    "transformer_2": "low",
+    "high_noise_model": "high",
+    "low_noise_model": "low",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Network:
+    """One network of a checkpoint, checked: its weights under native names, and the dtypes to write them in.
+
+    ``format`` is the naming of its file.
+    """
+
+    weights: Weights
+    native: TensorSource
+    format: str
+    config: Any
+    dtypes: Mapping[str, torch.dtype]
+    expert: Expert | None = None
+
+    @property
+    def family(self) -> Family:
+        """What kind of network it is."""
+        return get_family(self.weights.family)
+
+
+def networks_in(contents: Contents, *, dtype: torch.dtype | None = None, merge: Merge | None = None) -> list[Network]:
+    """The networks of a model, each compared with its config; ``merge`` changes the transformers.
+
+    A VAE beside other parts keeps its dtype: it runs in float32, and what it makes shows every rounding. Raises
+    CheckpointError for files that cannot be read, that fit no network, or that belong to several models.
+    """
+    if contents.unreadable:
+        raise CheckpointError("; ".join(problem for _, problem in contents.unreadable[:3]))
+    networks: list[Network] = []
+    for family in families():
+        found = _of_one_model(contents, family)
+        experts = _experts(found) if len(found) == 2 else [None] * len(found)
+        networks += [_network(weights, expert, merge) for weights, expert in zip(found, experts, strict=True)]
+    if not networks:
+        raise CheckpointError(f"{contents.path} holds no network that can be converted")
+    transformers = {network.config for network in networks if network.family.is_denoiser}
+    if len(transformers) > 1:
+        raise CheckpointError(f"the two transformers in {contents.path} differ in size; they are of different models")
+    return [_with_dtype(network, dtype, is_alone=len(networks) == 1) for network in networks]
+
+
+def _with_dtype(network: Network, dtype: torch.dtype | None, *, is_alone: bool) -> Network:
+    stays = network.family.half_dtype is torch.float32 and not is_alone
+    return replace(network, dtypes=_dtypes(network, None if stays else dtype))
+
+
+def _of_one_model(contents: Contents, family: Family) -> list[Weights]:
+    found = contents.of(family.name)
+    if len(found) > (2 if family.is_denoiser else 1):
+        names = ", ".join(weights.name for weights in found[:5])
+        raise CheckpointError(f"{contents.path} holds {family.title} {len(found)} times ({names}); name one")
+    return found
+
+
+def _network(weights: Weights, expert: Expert | None, merge: Merge | None) -> Network:
+    family = get_family(weights.family)
+    native = native_weights(weights.source, family)
+    config = family.read_config(weights.files[0], native)
+    model = build_on_meta(partial(family.build, config))
+    check_fit(model, native)
+    merged = merge(native, expert) if merge is not None and family.is_denoiser else native
+    # In the network's order, so that equal weights give equal files.
+    recipes = {name: Recipe((name,), merged.info(name)) for name in model.state_dict()}
+    return Network(
+        weights=weights,
+        native=DerivedSource(merged, recipes),
+        format=native.report.format,
+        config=config,
+        dtypes={},
+        expert=expert,
+    )
+
+
+def _experts(found: Sequence[Weights]) -> list[Expert | None]:
+    """Which of two transformers is which, by the names of folders or files."""
+    experts = [_EXPERT_FOLDERS.get(weights.folder.name) for weights in found]
+    if set(experts) != {"high", "low"}:
+        names = [weights.name.lower() for weights in found]
+        experts = ["high" if "high" in name else "low" if "low" in name else None for name in names]
+    if set(experts) != {"high", "low"}:
+        raise CheckpointError(
+            f"{found[0].name} and {found[1].name} are two transformers; which is the high-noise expert? Put 'high' and "
+            "'low' into their names"
+        )
+    return experts
+
+
+def _dtypes(network: Network, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+    """What each tensor is written in; modules that must stay float32 keep what they have."""
+    kept = getattr(build_on_meta(partial(network.family.build, network.config)), "float32_modules", ())
+    dtypes = {}
+    for name in network.native:
+        info, stored = network.native.info(name), network.native.stored_dtype(name)
+        if not info.dtype.is_floating_point:
+            continue
+        own = stored if stored.is_floating_point and stored.itemsize > 1 else torch.bfloat16
+        is_kept = any(f".{entry}." in f".{name}." for entry in kept)
+        dtypes[name] = own if dtype is None else torch.promote_types(own, dtype) if is_kept else dtype
+    return dtypes
