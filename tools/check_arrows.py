@@ -14,6 +14,7 @@ from pathlib import Path
 LAYERS = (
     {"errors"},
     {"files"},
+    {"drafts"},
     {"models", "media", "hub", "llm"},
     {"sampling", "checkpoints"},
     {"runtime"},
@@ -30,7 +31,7 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ONLY = {
     "models": {"errors"},
     "sampling": {"errors", "media"},
-    "hub": {"errors", "files"},
+    "hub": {"errors", "files", "drafts"},
     "tasks": {"errors", "files", "models", "sampling", "media", "runtime"},
 }
 # Other people's packages that the models may use, by the longest prefix that fits; elsewhere any declared one may do.
@@ -46,12 +47,17 @@ LIGHT = ("wan_core", "wan_core.errors", "wan_core.cli", "wan_core.__main__")
 HEAVY = {"torch", "transformers", "diffusers", "av", "numpy", "PIL", "safetensors", "einops"}
 
 PUBLIC = {
-    "files", "hub", "models", "sampling", "tasks", "checkpoints", "runtime", "media", "presets", "pipeline", "loading",
-    "training", "llm", "cli",
+    "files", "drafts", "hub", "models", "sampling", "tasks", "checkpoints", "runtime", "media", "presets", "pipeline",
+    "loading", "training", "llm", "cli",
 }  # fmt: skip
-# Arrows between packages of ours besides "project -> wan_core": importer, imported, by which modules.
-PROJECT_ARROWS = {("poze", "pi3"): None, ("pi3", "wan_core"): {"cli"}}
-PI3_MAY_SEE = {"media", "checkpoints", "cli"}
+# Arrows between packages of ours besides "project -> wan_core": importer, imported.
+PROJECT_ARROWS = {("poze", "pi3")}
+PI3_MAY_SEE = {"errors", "files", "drafts", "checkpoints", "media", "hub", "runtime", "cli"}
+# The modules of pi3 that are its network: of our packages they see one another and the errors, of others torch alone.
+PI3_NETWORK = {
+    "model", "blocks", "heads", "camera", "geometry", "dinov2", "rope2d", "prope", "conv_head", "conditions", "pi3x",
+    "config",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -162,12 +168,8 @@ def model_fault(module: Module, item: Import) -> str:
 def project_fault(module: Module, item: Import, modules: dict[str, Module]) -> str:
     """Why a project may not import this from another package of ours, or ""."""
     own, other = module.package, item.module.partition(".")[0]
-    arrow = (own, other)
-    if other != "wan_core" and arrow not in PROJECT_ARROWS:
+    if other != "wan_core" and (own, other) not in PROJECT_ARROWS:
         return f"{own} may not import {other}"
-    allowed_modules = PROJECT_ARROWS.get(arrow)
-    if allowed_modules is not None and module.inside.partition(".")[0] not in allowed_modules:
-        return f"only {own}.{', '.join(sorted(allowed_modules))} may import {other}"
     parts = item.module.split(".")
     if len(parts) > 2:
         return f"{item.module} is deeper than two; import from {'.'.join(parts[:2])}"
@@ -188,6 +190,17 @@ def subpackage_fault(project: str, inside: list[str], item: Import) -> str:
     asked = set(inside) or {name for name in item.names if name in RANK}
     hidden = sorted(asked - visible)
     return f"wan_core.{hidden[0]} is not one of the subpackages open to {project}" if hidden else ""
+
+
+def network_fault(item: Import) -> str:
+    """Why a module of Pi3's network may not import this, or ""."""
+    top, _, inside = item.module.partition(".")
+    if top == "pi3":
+        reached = {inside.partition(".")[0]} if inside else set(item.names)
+        others = sorted(reached - PI3_NETWORK)
+        return f"the network of pi3 may not import pi3.{others[0]}" if others else ""
+    is_allowed = top == "torch" or top in sys.stdlib_module_names or item.module == "wan_core.errors"
+    return "" if is_allowed else f"the network of pi3 may import torch and wan_core.errors alone, not {item.module}"
 
 
 def heavy_reach(start: str, modules: dict[str, Module]) -> tuple[str, str] | None:
@@ -215,6 +228,8 @@ def import_fault(module: Module, item: Import, modules: dict[str, Module]) -> st
     ours = {name for name in modules if "." not in name}
     if top in NEVER_IN_SRC:
         return f"{top} is for tests only"
+    if module.package == "pi3" and module.inside.partition(".")[0] in PI3_NETWORK:
+        return network_fault(item)
     if top == module.package:
         return core_fault(module, item) if top == "wan_core" else ""
     if top in ours:

@@ -12,8 +12,9 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
-from pi3 import CheckpointError, Pi3, Pi3Config, Pi3X, Pi3XConfig, load_pi3
+from pi3 import Pi3, Pi3Config, Pi3X, Pi3XConfig, load_pi3
 from pi3.checkpoints import find_weights, open_weights, read_config
+from wan_core.errors import CheckpointError
 
 
 def save(model: Pi3, path: Path) -> Path:

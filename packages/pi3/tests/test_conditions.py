@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pi3 import Conditions, Pi3, Pi3X, Pi3XConfig, RequestError
+from pi3 import Conditions, Pi3, Pi3X, Pi3XConfig
 from pi3.camera import nearest_rotation, rigid_transform
 from pi3.conditions import PreparedConditions
 from pi3.geometry import pixel_centres
+from wan_core.errors import RequestError
 
 B, N, H, W = 2, 3, 28, 28
 IMAGES = torch.rand(B, N, 3, H, W, generator=torch.Generator().manual_seed(2))

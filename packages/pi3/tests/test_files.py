@@ -7,14 +7,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pi3 import MediaError, RequestError, read_ply, write_ply
+from pi3 import read_ply, write_ply
 from pi3.depth_maps import depth_levels, depth_range, depth_to_colours, write_depth
 from pi3.exports import poses_tum, quaternions, write_poses, write_scene
-from pi3.files import replaced_file
 from pi3.images import picture_to_tensor, pictures_to_tensor
 from pi3.ply import hsv_to_rgb
 from pi3.scene import Scene
 from pi3.splat import Orbit, Viewpoint, draw_points
+from wan_core.drafts import replaced_file
+from wan_core.errors import MediaError, RequestError
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ def test_a_failed_write_leaves_nothing(tmp_path: Path) -> None:
             temporary.write_text("half")
             raise OSError(28, "No space left on device")
 
-    with pytest.raises(MediaError, match="no space left"):
+    with pytest.raises(MediaError, match="the disk is full"):
         fail()
     assert list(tmp_path.iterdir()) == []
 

@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pi3 import Conditions, ConfigError, Pi3, Pi3Config, Pi3XConfig, RequestError
+from pi3 import Conditions, Pi3, Pi3Config, Pi3XConfig
 from pi3.model import in_chunks
+from wan_core.errors import ConfigError, RequestError
 
 # The list "name shape" of every tensor of yyfz233/Pi3 and yyfz233/Pi3X, sorted by name, hashed.
 PUBLISHED = {

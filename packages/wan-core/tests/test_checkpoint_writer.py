@@ -14,7 +14,7 @@ from safetensors.torch import load_file, safe_open
 from torch import Tensor
 
 from wan_core.checkpoints import MemorySource, read_weights, write_file, write_shards
-from wan_core.checkpoints.writer import whole_folder
+from wan_core.drafts import whole_folder
 from wan_core.errors import CheckpointError, MediaError, RequestError
 
 

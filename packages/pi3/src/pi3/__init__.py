@@ -1,12 +1,10 @@
 """Pi3 and Pi3X: point maps, depth, camera poses and confidence from unordered pictures.
 
-Names are imported when they are first used, so that ``pi3 --help`` and the errors need no torch.
+Names are imported when they are first used, so that ``pi3 --help`` needs no torch.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
-
-from pi3.errors import BackendError, CheckpointError, ConfigError, MediaError, Pi3Error, RequestError
 
 if TYPE_CHECKING:
     from pi3.checkpoints import load_pi3
@@ -40,22 +38,16 @@ _HOMES = {
 }
 
 __all__ = [
-    "BackendError",
-    "CheckpointError",
     "Conditions",
-    "ConfigError",
     "DinoConfig",
-    "MediaError",
     "Pi3",
     "Pi3Config",
-    "Pi3Error",
     "Pi3Latents",
     "Pi3Output",
     "Pi3X",
     "Pi3XConfig",
     "Pi3XLatents",
     "Pi3XOutput",
-    "RequestError",
     "input_size",
     "intrinsics_of_rays",
     "keep_mask",

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pi3.camera import invert_rigid
-from pi3.errors import RequestError
 from pi3.geometry import slopes_of_intrinsics
+from wan_core.errors import RequestError
 
 STATIC_TRANSLATION = 2e-2
 """Below this every camera counts as standing still, and translations are not rescaled."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Self
 
-from pi3.errors import ConfigError
+from wan_core.errors import ConfigError
 
 if TYPE_CHECKING:
     from pi3.dinov2.vit import VisionTransformer

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pi3.camera import apply_transform, invert_rigid
-from pi3.errors import RequestError
+from wan_core.errors import RequestError
 
 _POINTS_AT_ONCE = 2048
 

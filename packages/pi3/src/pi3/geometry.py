@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from pi3.errors import RequestError
+from wan_core.errors import RequestError
 
 
 def pixel_centres(height: int, width: int, device: torch.device | None = None) -> Tensor:

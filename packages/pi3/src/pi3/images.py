@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from pi3.errors import RequestError
+from wan_core.errors import RequestError
 
 if TYPE_CHECKING:
     from PIL import Image

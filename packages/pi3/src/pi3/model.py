@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from pi3.blocks import Block
 from pi3.camera import CameraHead, apply_transform
 from pi3.config import Pi3Config
-from pi3.errors import RequestError
 from pi3.heads import LinearHead, TokenDecoder, points_of_slopes
 from pi3.rope2d import RopeTable, grid_positions, rope_table
+from wan_core.errors import RequestError
 
 IMAGE_MEAN = (0.485, 0.456, 0.406)
 IMAGE_STD = (0.229, 0.224, 0.225)

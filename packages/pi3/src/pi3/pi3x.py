@@ -15,11 +15,11 @@ from pi3.conditions import Conditions, PreparedConditions
 from pi3.config import Pi3XConfig
 from pi3.conv_head import ConvHead
 from pi3.dinov2.layers import PatchEmbed
-from pi3.errors import RequestError
 from pi3.heads import CrossDecoder, points_of_slopes
 from pi3.model import DECODER_LAYER_SCALE, Pi3, Pi3Latents, Pi3Output, in_chunks
 from pi3.prope import CameraPositions, PoseInjection
 from pi3.rope2d import RopeTable
+from wan_core.errors import RequestError
 
 MAX_LOG_DEPTH = 15.0
 CONDITION_MODULES = ("depth_encoder", "depth_emb", "ray_embed", "pose_inject_blk")

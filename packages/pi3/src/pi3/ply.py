@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
-from pi3.errors import MediaError, RequestError
-from pi3.files import replaced_file
+from wan_core.drafts import replaced_file
+from wan_core.errors import MediaError, RequestError
 
 if TYPE_CHECKING:
     import numpy as np

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from pi3.edges import CONFIDENCE, DEPTH_RTOL, keep_mask
-from pi3.errors import BackendError, RequestError
 from pi3.geometry import intrinsics_of_rays
+from wan_core.errors import BackendError, RequestError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -16,10 +16,10 @@ from torch import Tensor
 
 from wan_core import MediaError, RequestError
 from wan_core.checkpoints import read_weights
+from wan_core.files import VIDEO_ENDINGS
 from wan_core.media import read_video
 from wan_core.training import Example, find_examples
 
-_VIDEO_ENDINGS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".gif")
 _PROMPTS, _VIDEOS, _FIRST_FRAMES = "prompts.txt", "videos.txt", "first_frames"
 _LATENTS = Path("cache/video_latent/wan-i2v")
 _LATENTS_KEY = "encoded_video"
@@ -35,7 +35,7 @@ def read_wanted(path: Path, kind: Literal["video", "points"]) -> Tensor:
     flag = f"--gt-{kind}"
     if not path.is_file():
         raise RequestError(f"{flag}: there is no file {path}")
-    if kind == "video" and path.suffix.lower() in _VIDEO_ENDINGS:
+    if kind == "video" and path.suffix.lower() in VIDEO_ENDINGS:
         frames = read_video(path).frames
         count = (len(frames) - 1) // 4 * 4 + 1
         return frames[:count].float().div(127.5).sub(1).transpose(0, 1).contiguous()

@@ -13,10 +13,11 @@ from pi3.checkpoints import find_weights, open_weights, read_config
 from poze.adapter import Pi3FeatureAdapter, load_adapter
 from poze.datasets import Dataset, find_dataset, read_latents, read_wanted
 from poze.finetune import FinetuneSettings
-from poze.guidance import PI3_ID, pi3_errors
+from poze.guidance import PI3_ID
 from poze.objectives import Supervision, check_point_size
 from poze.presets import BUNDLED_ADAPTER, TINY_POZE
-from wan_core import ConfigError, MediaError, RequestError
+from wan_core import ConfigError, RequestError
+from wan_core.files import check_place
 from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
 from wan_core.media import VideoGeometry
 from wan_core.models import WanDiTConfig
@@ -107,8 +108,7 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
         dataset = find_dataset(_given(options.dataset_root), with_latents=options.dataset_latents)
         clips = _clips(options, preset)
     if options.pi3_checkpoint is not None:
-        with pi3_errors():
-            find_weights(options.pi3_checkpoint)
+        find_weights(options.pi3_checkpoint)
     adapter = _adapter(options)
     dtype = "float32" if "wan" in settings.trained or device.type == "cpu" else None
     pipeline = load_pipeline(
@@ -121,7 +121,7 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
         frames = VideoGeometry.for_video(preset.latent_spec, num_frames=clips.num_frames, height=64, width=64)
         for path in dataset.latent_files:
             read_latents(path, preset.latent_spec.channels, frames.latent_frames)
-    _check_writable(options.save_dir)
+    check_place(options.save_dir, is_folder=True)
     return FinetunePlan(
         options=options,
         settings=settings,
@@ -145,8 +145,7 @@ def _pi3_config(source: str | Path | None) -> Pi3Config:
     """Pi3's dims; on the hub is the published network."""
     if isinstance(source, str):
         return Pi3Config()
-    with pi3_errors():
-        return read_config(open_weights(find_weights(source)))
+    return read_config(open_weights(find_weights(source)))
 
 
 def read_supervision(options: FinetuneOptions) -> Supervision:
@@ -255,16 +254,6 @@ def _clips(options: FinetuneOptions, preset: Preset) -> ClipSettings:
     asked = options.sampling
     size = (asked["width"], asked["height"]) if "width" in asked else None
     return clip_settings(preset, num_frames=asked.get("num_frames"), size=size)
-
-
-def _check_writable(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / ".unfinished-probe"
-        probe.touch()
-        probe.unlink()
-    except OSError as error:
-        raise MediaError(f"cannot write into --save-dir {folder}: {error.strerror or error}") from error
 
 
 def _digest(path: Path) -> str:

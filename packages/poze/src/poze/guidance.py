@@ -5,8 +5,6 @@ The path is that of the reference pipeline (spec of Pi3-guided TI2V-5B); the cod
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,25 +12,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from pi3 import Pi3, Pi3Error, Pi3Latents, Pi3Output, load_pi3, pictures_to_tensor
+from pi3 import Pi3, Pi3Latents, Pi3Output, load_pi3, pictures_to_tensor
 from pi3.checkpoints import find_weights, open_weights, read_config
 from poze.adapter import Pi3FeatureAdapter
-from wan_core import BackendError, CheckpointError, ConfigError, MediaError, RequestError, WanError
+from wan_core import ConfigError
 
 if TYPE_CHECKING:
     from PIL import Image
 
 PI3_ID = "yyfz233/Pi3"
-_BY_EXIT_CODE: dict[int, type[WanError]] = {2: RequestError, 3: CheckpointError, 4: MediaError, 5: BackendError}
-
-
-@contextmanager
-def pi3_errors() -> Iterator[None]:
-    """Let the errors of Pi3 out as wan-core's of the same exit code, so that every command reports them."""
-    try:
-        yield
-    except Pi3Error as error:
-        raise _BY_EXIT_CODE.get(error.exit_code, RequestError)(str(error)) from error
 
 
 def open_pi3(source: str | Path | None, device: torch.device | str = "cpu", *, revision: str | None = None) -> Pi3:
@@ -40,8 +28,7 @@ def open_pi3(source: str | Path | None, device: torch.device | str = "cpu", *, r
 
     Raises CheckpointError when it is not there, damaged or no Pi3.
     """
-    with pi3_errors():
-        return load_pi3(source, device=device, revision=revision)
+    return load_pi3(source, device=device, revision=revision)
 
 
 def check_pi3(source: str | Path | None) -> int | None:
@@ -51,9 +38,8 @@ def check_pi3(source: str | Path | None) -> int | None:
     """
     if source is not None and not Path(source).exists():
         return None
-    with pi3_errors():
-        weights = open_weights(find_weights(source))
-        read_config(weights)
+    weights = open_weights(find_weights(source))
+    read_config(weights)
     return 2 * weights.shapes["register_token"][-1]
 
 
@@ -62,10 +48,7 @@ def picture_views(picture: Image.Image, pi3: Pi3) -> Tensor:
 
     The reference feeds the picture as it is, which fails unless its sides are multiples of 14.
     """
-    with pi3_errors():
-        views = pictures_to_tensor(
-            [picture], pixel_limit=pi3.config.pixel_limit, patch_size=pi3.config.encoder.patch_size
-        )
+    views = pictures_to_tensor([picture], pixel_limit=pi3.config.pixel_limit, patch_size=pi3.config.encoder.patch_size)
     return views[None]
 
 
@@ -78,9 +61,8 @@ def small_frames(chunk: Tensor, height: int, width: int) -> Tensor:
 @torch.no_grad()
 def look(pi3: Pi3, views: Tensor) -> tuple[Pi3Latents, Pi3Output]:
     """What Pi3 knows about views [1, N, 3, H, W], and the geometry it decodes from that."""
-    with pi3_errors():
-        latents = pi3.encode(views.to(pi3.image_mean))
-        return latents, pi3.decode(latents)
+    latents = pi3.encode(views.to(pi3.image_mean))
+    return latents, pi3.decode(latents)
 
 
 def pooled_tokens(latents: Pi3Latents) -> Tensor:

@@ -14,8 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pi3 import Pi3Latents, Pi3Output, keep_mask, write_ply
-from pi3.files import replaced_file
-from poze.guidance import pi3_errors
+from wan_core.drafts import replaced_file
 
 CONFIDENCE = torch.sigmoid(torch.tensor(0.5)).item()
 """Points stay whose confidence logit is above 0.5, as in the reference; all of them where none is."""
@@ -70,7 +69,7 @@ def write_latents(findings: Findings, path: Path) -> Path:
         content = stream.getvalue()
     else:
         content = save(tensors, {"format": "pt"})
-    with pi3_errors(), replaced_file(path) as temporary:
+    with replaced_file(path) as temporary:
         temporary.write_bytes(content)
     return path
 
@@ -83,7 +82,7 @@ def write_findings(findings: Findings, path: Path, stem: str) -> int:
     if path.suffix == ".ply":
         return _write_cloud(findings, path, slice(None))
     total = 0
-    with pi3_errors(), replaced_file(path / f"{stem}.npz") as temporary:
+    with replaced_file(path / f"{stem}.npz") as temporary:
         save_arrays(temporary, findings.arrays())
     for view in range(findings.latents.num_views):
         total += _write_cloud(findings, path / f"{stem}_{view:04d}.ply", slice(view, view + 1))
@@ -103,6 +102,5 @@ def _write_cloud(findings: Findings, path: Path, views: slice) -> int:
         keep = torch.ones_like(keep)
     points = output.points[0, views][keep]
     colours = findings.views[0, views].permute(0, 2, 3, 1).to(keep.device)[keep]
-    with pi3_errors():
-        write_ply(path, points.float().cpu().numpy(), colours.float().cpu().numpy())
+    write_ply(path, points.float().cpu().numpy(), colours.float().cpu().numpy())
     return len(points)

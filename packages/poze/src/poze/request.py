@@ -6,9 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from pi3.files import check_place
-from poze.guidance import pi3_errors
 from wan_core import RequestError
+from wan_core.files import check_place
 from wan_core.tasks import TI2VRequest
 
 FUSIONS = ("context", "channel", "frame", "width", "height")
@@ -155,8 +154,7 @@ class PozeRequest(TI2VRequest):
             if path is None:
                 continue
             if path == self.save_latents or path.suffix == ".ply" or not path.exists() or path.is_dir():
-                with pi3_errors():
-                    check_place(path)
+                check_place(path, is_folder=not path.suffix)
             else:
                 raise RequestError(f"{option} {path} is a file; name a folder, or a .ply file")
 

@@ -1,9 +1,13 @@
-"""Files that users name: checked before anything opens them, and shown so that no name can disturb a terminal."""
+"""Files and folders that users name: how they are shown, checked before anything opens them, and found in a folder."""
 
 import errno
 import os
+import re
+import shutil
 import stat
+import tempfile
 import unicodedata
+from collections.abc import Collection
 from pathlib import Path
 
 from wan_core.errors import MediaError, RequestError, WanError
@@ -11,6 +15,13 @@ from wan_core.errors import MediaError, RequestError, WanError
 # Characters that reorder the text around them on a screen; the joiner that emoji need is not among them.
 _DIRECTION_MARKS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _LINE_BREAKS = frozenset("\t\n\v\f\r\x85\u2028\u2029")
+
+# By lower-case ending. A .gif counts as a video.
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".avif", ".jp2")
+VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
+WEIGHT_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
+
+_PROBE_BYTES = 65536
 
 _WRITE_REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
@@ -73,3 +84,69 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> WanError:
     """The error of a file that cannot be written; the number of the system's error gives the reason."""
     reason = _WRITE_REASONS.get(error.errno or 0) or plain_text(error.strerror or error)
     return MediaError(f"cannot write {plain_text(path)}: {reason}")
+
+
+def plain_name(name: str) -> str:
+    """A file name in the form in which composed (NFC) and decomposed (NFD) spellings are equal."""
+    return unicodedata.normalize("NFC", name)
+
+
+def natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
+    """A sorting key by file name, without regard to case: frame2 before frame10."""
+    parts = re.findall(r"([^0-9]*)([0-9]*)", plain_name(path.name).casefold())
+    return [(text, int(number or -1)) for text, number in parts], path.name
+
+
+def folder_files(folder: Path, endings: Collection[str]) -> list[Path]:
+    """The files of a folder that have one of the (lower-case) ``endings``, in natural order; hidden ones do not count.
+
+    Raises ``MediaError`` when the folder cannot be read.
+    """
+    try:
+        found = [path for path in folder.iterdir() if path.suffix.lower() in endings and path.is_file()]
+    except OSError as error:
+        raise MediaError(
+            f"folder {plain_text(folder)} cannot be read: {plain_text(error.strerror or error)}"
+        ) from error
+    return sorted((path for path in found if not path.name.startswith(".")), key=natural_order)
+
+
+def check_place(path: str | os.PathLike[str], *, is_folder: bool = False) -> None:
+    """Check that a file (or a folder of files) can be written at ``path``, missing parents made; nothing stays made.
+
+    Raises ``MediaError`` with what stands against it: the place is taken by something else, no permission, no space.
+    """
+    target, shown = Path(os.path.realpath(path)), plain_text(path)
+    if not is_folder and os.path.lexists(target):
+        if target.is_dir():
+            raise MediaError(f"cannot write {shown}: a folder of that name is there; choose another name")
+        if not target.is_file():
+            raise MediaError(f"output {shown} exists and is no regular file; choose another name")
+        if not os.access(target, os.W_OK):
+            raise MediaError(f"cannot write {shown}: it is write-protected; choose another name")
+    near = nearest_folder(target if is_folder else target.parent, shown)
+    try:
+        with tempfile.TemporaryFile(dir=near) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
+    except OSError as error:
+        raise write_error(shown, error) from error
+
+
+def check_space(path: str | os.PathLike[str], needed: int) -> None:
+    """Check that the disk of ``path`` has ``needed`` bytes free. Raises ``MediaError``."""
+    free = shutil.disk_usage(nearest_folder(Path(os.path.realpath(path)).parent, plain_text(path))).free
+    if needed > free:
+        raise MediaError(
+            f"{plain_text(path)} needs {needed / 1e9:.1f} GB, and {free / 1e9:.1f} GB are free there; free some space "
+            "or choose another disk"
+        )
+
+
+def nearest_folder(folder: Path, shown: str) -> Path:
+    """``folder``, or the first above it that exists. Raises ``MediaError`` naming ``shown`` when that is no folder."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise MediaError(f"{plain_text(folder)} is no folder, so {shown} cannot lie in it; choose another place")
+    return folder

@@ -12,9 +12,9 @@ from torch import nn
 from pi3.checkpoints.locate import find_weights
 from pi3.checkpoints.reader import WeightsFile, open_weights
 from pi3.config import Pi3Config, Pi3XConfig
-from pi3.errors import CheckpointError, ConfigError
 from pi3.model import Pi3
 from pi3.pi3x import CONDITION_MODULES
+from wan_core.errors import CheckpointError, ConfigError
 
 _SHOWN = 5
 

@@ -5,7 +5,7 @@ import re
 from importlib.resources import files
 from pathlib import Path
 
-from pi3.errors import CheckpointError
+from wan_core.errors import CheckpointError
 
 WEIGHTS_FILE = "model.safetensors"
 HUB_IDS = {"pi3": "yyfz233/Pi3", "pi3x": "yyfz233/Pi3X"}

@@ -10,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from pi3.errors import CheckpointError
+from wan_core.errors import CheckpointError
 
 _WRAPPERS = ("state_dict", "model")
 PICKLE_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")

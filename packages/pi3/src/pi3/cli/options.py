@@ -9,14 +9,13 @@ import click
 import torch
 
 from pi3.checkpoints import bundled_weights, load_pi3
-from pi3.cli import DEBUG_KEY
 from pi3.cli.sources import Views, read_views
 from pi3.edges import CONFIDENCE, DEPTH_RTOL
-from pi3.errors import BackendError, RequestError
 from pi3.model import Pi3
 from pi3.scene import Scene, reconstruct
-
-DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from wan_core.cli import debug_option
+from wan_core.errors import RequestError
+from wan_core.runtime import DTYPES, resolve_device, resolve_dtype
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,18 +32,6 @@ class RunOptions:
     device: str | None
     dtype: str | None
     quiet: bool
-
-
-def _set_debug(ctx: click.Context, param: click.Parameter, value: bool) -> None:
-    if value:
-        ctx.meta[DEBUG_KEY] = True
-
-
-def debug_option() -> click.Option:
-    """``--debug``: show the traceback of an error."""
-    return click.Option(
-        ["--debug"], is_flag=True, is_eager=True, expose_value=False, callback=_set_debug, help="Show tracebacks."
-    )
 
 
 def run_options() -> list[click.Parameter]:
@@ -76,37 +63,11 @@ def run_options() -> list[click.Parameter]:
         click.Option(
             ["--dtype"],
             type=click.Choice(list(DTYPES)),
-            help="Of the network; heads stay float32. Default: bfloat16 where the accelerator has it, else float32.",
+            help="Of the network; heads stay float32. Default: float32 on the CPU, else bfloat16 or float16.",
         ),
         click.Option(["--quiet"], is_flag=True, help="No messages but errors."),
         debug_option(),
     ]
-
-
-def pick_device(name: str | None) -> torch.device:
-    """The device of that name, or the accelerator, or the CPU. Raises RequestError, or BackendError when not there."""
-    accelerator = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if name is None:
-        return accelerator or torch.device("cpu")
-    try:
-        device = torch.device(name)
-    except RuntimeError as error:
-        raise RequestError(f"device {name} is not known; use cpu, or leave it out for the accelerator") from error
-    if device.type != "cpu" and (accelerator is None or accelerator.type != device.type):
-        raise BackendError(f"this machine has no {device.type} device; use --device cpu")
-    if device.type != "cpu" and (device.index or 0) >= torch.accelerator.device_count():
-        raise BackendError(f"device {name} is not there; this machine has {torch.accelerator.device_count()}")
-    return device
-
-
-def pick_autocast(name: str | None, device: torch.device) -> torch.dtype | None:
-    """The dtype to run the network in, None for float32."""
-    if name is not None:
-        return DTYPES[name]
-    if device.type == "cpu":
-        return None
-    has_bfloat16 = getattr(torch.get_device_module(device), "is_bf16_supported", None)
-    return torch.bfloat16 if has_bfloat16 is not None and has_bfloat16() else None
 
 
 def message(options: RunOptions, text: str) -> None:
@@ -129,7 +90,8 @@ def check_run(options: RunOptions) -> None:
 
 def run_model(options: RunOptions) -> Scene:
     """Read the pictures, load the model and reconstruct."""
-    device = pick_device(options.device)
+    device = resolve_device(options.device)
+    dtype = resolve_dtype(options.dtype, device)
     if options.checkpoint is None:
         bundled_weights()  # fails before the pictures are read
     model = load_pi3(options.checkpoint, device=device, revision=options.revision)
@@ -142,7 +104,7 @@ def run_model(options: RunOptions) -> Scene:
         views.names,
         confidence=options.conf,
         edge_rtol=options.edge_rtol or None,
-        autocast=pick_autocast(options.dtype, device),
+        autocast=None if dtype == torch.float32 else dtype,
     )
 
 

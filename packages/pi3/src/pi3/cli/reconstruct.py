@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 
 from pi3.cli.options import check_run, command, message, run_model, split_options
-from pi3.errors import RequestError
 from pi3.exports import scene_kind, write_scene
-from pi3.files import check_place
 from pi3.scene import Scene
 from pi3.splat import Orbit, draw_points
+from wan_core.errors import RequestError
+from wan_core.files import check_place
 from wan_core.media import check_output, write_image, write_video
 
 PREVIEW_SIZE = 480, 640
@@ -28,7 +28,7 @@ def run_reconstruct(**values: Any) -> None:
     check_run(options)
     check_max_points(values["max_points"])
     scene_kind(out)
-    check_place(out)
+    check_place(out, is_folder=not out.suffix)
     if preview is not None:
         check_output(preview, num_frames=1)
     if orbit is not None:

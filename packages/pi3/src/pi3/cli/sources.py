@@ -1,6 +1,5 @@
 """Pictures, folders and videos as views, one at a time: only the small views stay in memory."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,12 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pi3.errors import RequestError
 from pi3.images import input_size, picture_to_tensor
+from wan_core.errors import RequestError
+from wan_core.files import IMAGE_ENDINGS, VIDEO_ENDINGS, folder_files
 from wan_core.media import load_image, stream_video, tensor_to_image
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
 VIDEO_INTERVAL = 10
 _ASPECT_TOLERANCE = 0.02
 
@@ -61,7 +59,7 @@ def read_views(
 
 
 def _open_sources(sources: Sequence[Path], interval: int | None) -> Iterator[tuple[str, Image.Image]]:
-    videos = [path for path in sources if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()]
+    videos = [path for path in sources if path.suffix.lower() in VIDEO_ENDINGS and not path.is_dir()]
     folders = [path for path in sources if path.is_dir()]
     if (videos or folders) and len(sources) > 1:
         raise RequestError(
@@ -75,15 +73,10 @@ def _open_sources(sources: Sequence[Path], interval: int | None) -> Iterator[tup
 
 def folder_pictures(folder: Path) -> list[Path]:
     """The pictures of a folder, numbers in their names in counting order. Raises RequestError when there is none."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
+    found = folder_files(folder, IMAGE_ENDINGS)
     if not found:
-        raise RequestError(f"folder {folder} has no pictures ({', '.join(PICTURE_SUFFIXES[:4])}, ...)")
-    return sorted(found, key=lambda path: natural_key(path.name))
-
-
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """A sorting key that puts frame2 before frame10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+        raise RequestError(f"folder {folder} has no pictures ({', '.join(IMAGE_ENDINGS[:4])}, ...)")
+    return found
 
 
 def _video_frames(path: Path, interval: int) -> Iterator[tuple[str, Image.Image]]:

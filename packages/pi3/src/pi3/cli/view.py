@@ -9,7 +9,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pi3.cli.options import debug_option
 from pi3.cli.reconstruct import (
     ORBIT_DEGREES,
     ORBIT_SECONDS,
@@ -18,10 +17,11 @@ from pi3.cli.reconstruct import (
     frame_tensor,
     point_size,
 )
-from pi3.cli.sources import natural_key
-from pi3.errors import RequestError
 from pi3.ply import read_ply
 from pi3.splat import Orbit, Viewpoint, draw_points
+from wan_core.cli import debug_option
+from wan_core.errors import RequestError
+from wan_core.files import natural_order
 from wan_core.media import check_output, write_video
 
 Cloud = tuple[NDArray[np.float32], NDArray[np.uint8]]
@@ -39,7 +39,7 @@ def find_clouds(sequence: str) -> list[Path]:
         found = [one for one in parent.glob(path.name) if one.is_file()] if parent.is_dir() else []
     if not found:
         raise RequestError(f"{sequence}: no .ply file there; give a file, a folder or a pattern such as 'clouds/*.ply'")
-    return sorted(found, key=lambda one: natural_key(one.name))
+    return sorted(found, key=natural_order)
 
 
 def read_cloud(path: Path, max_points: int) -> Cloud:

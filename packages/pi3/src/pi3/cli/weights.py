@@ -11,8 +11,8 @@ import torch
 
 from pi3.checkpoints import HUB_IDS, WeightsFile, download_weights, find_weights, open_weights, read_config
 from pi3.checkpoints.load import check_fit
-from pi3.cli.options import debug_option
 from pi3.config import Pi3XConfig
+from wan_core.cli import debug_option
 
 
 def describe(weights: WeightsFile) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """The ``poze`` command and the scripts ``poze-infer``, ``poze-finetune`` and ``poze-download``."""
 
-from pi3.cli import Pi3Group
-from wan_core.cli import LazyCommand, main_of
+from wan_core.cli import LazyCommand, LazyGroup, main_of
 
 COMMANDS = {
     "infer": LazyCommand("poze.cli.infer:infer", "Make a video from a picture, guided by Pi3."),
@@ -10,7 +9,7 @@ COMMANDS = {
     "view": LazyCommand("pi3.cli.view:view_command", "A video of a PLY file or of a sequence of them."),
 }
 
-poze = Pi3Group("poze", COMMANDS, help="3D-guided video: Pi3 guides Wan2.2 TI2V-5B.", package="poze")
+poze = LazyGroup("poze", COMMANDS, help="3D-guided video: Pi3 guides Wan2.2 TI2V-5B.", package="poze")
 main = main_of(poze)
 
 __all__ = ["COMMANDS", "main", "poze"]

@@ -1,6 +1,5 @@
 """A checkpoint written again, in another layout or dtype: one tensor in memory at a time, whole or not at all."""
 
-import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -23,11 +22,11 @@ from wan_core.checkpoints.lora.merge import Expert
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorSource
 from wan_core.checkpoints.torch_writer import write_torch_file
-from wan_core.checkpoints.writer import DEFAULT_SHARD_BYTES, whole_folder, write_file, write_shards
+from wan_core.checkpoints.writer import DEFAULT_SHARD_BYTES, write_file, write_shards
 from wan_core.checkpoints.written_configs import PipelineFacts
-from wan_core.errors import CheckpointError, MediaError, RequestError
-from wan_core.files import plain_text
-from wan_core.hub.download import gigabytes
+from wan_core.drafts import whole_folder
+from wan_core.errors import CheckpointError, RequestError
+from wan_core.files import check_space, plain_text
 from wan_core.hub.manifest import Progress
 
 Merge = Callable[[TensorSource, Expert | None], TensorSource]
@@ -172,7 +171,7 @@ def export_networks(
     pieces, is_alone = tokenizer_pieces(networks, contents), len(networks) == 1
     targets = [place(network, layout, is_file=is_file, is_alone=is_alone, pieces=pieces) for network in networks]
     total = sum(target.source.nbytes for target in targets)
-    _check_space(out, total)
+    check_space(out, total)
     with progress(total, 0) as done:
         if is_file:
             _write(targets[0], out.parent, replace(options, layout=layout), done, name=out.name)
@@ -231,13 +230,3 @@ def _check_out(contents: Contents, out: Path, *, overwrite: bool) -> None:
         raise RequestError(f"{plain_text(out)} exists already; choose another place, or replace it with --overwrite")
     if out.is_dir() == (out.suffix == ".safetensors"):
         raise RequestError(f"{plain_text(out)} is a {'folder' if out.is_dir() else 'file'}; choose another place")
-
-
-def _check_space(out: Path, needed: int) -> None:
-    base = next(path for path in out.absolute().parents if path.is_dir())
-    free = shutil.disk_usage(base).free
-    if needed > free:
-        raise MediaError(
-            f"{plain_text(out)} needs {gigabytes(needed)}, and {gigabytes(free)} are free there; free some space or "
-            "choose another disk"
-        )

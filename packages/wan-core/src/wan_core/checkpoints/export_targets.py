@@ -13,7 +13,6 @@ from torch import Tensor
 from wan_core.checkpoints.contents import TOKENIZER_FILES, Contents
 from wan_core.checkpoints.convert import in_format
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
-from wan_core.checkpoints.writer import write_text
 from wan_core.checkpoints.written_configs import (
     PipelineFacts,
     diffusers_config,
@@ -23,6 +22,7 @@ from wan_core.checkpoints.written_configs import (
     scheduler,
     unsaid,
 )
+from wan_core.drafts import write_text
 from wan_core.models import CLIPConfig, VAEConfig, WanDiTConfig
 
 if TYPE_CHECKING:

@@ -2,10 +2,7 @@
 
 import ctypes
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -14,8 +11,8 @@ from torch import Tensor
 
 from wan_core.checkpoints.readers.safetensors_header import DTYPES
 from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
+from wan_core.drafts import replaced_file, write_text
 from wan_core.errors import CheckpointError, RequestError
-from wan_core.files import write_error
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 DEFAULT_SHARD_BYTES = 10_000_000_000
@@ -34,8 +31,8 @@ def write_file(
     disk refuses, CheckpointError for a dtype that the format does not have; nothing half-written stays.
     """
     path = Path(path)
-    with replacing(path) as draft:
-        _write(source, source.keys(), draft, dtypes or {}, source.metadata if metadata is None else metadata)
+    with replaced_file(path) as draft, draft.open("wb") as file:
+        _write(source, source.keys(), file, dtypes or {}, source.metadata if metadata is None else metadata)
 
 
 def write_shards(
@@ -57,18 +54,14 @@ def write_shards(
         raise RequestError(f"the shard size must be at least 1 byte, got {max_shard_bytes}")
     folder, dtypes = Path(folder), dtypes or {}
     metadata = source.metadata if metadata is None else metadata
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from error
     groups = _grouped(source, dtypes, max_shard_bytes)
     if len(groups) == 1:
         write_file(source, folder / f"{stem}.safetensors", dtypes=dtypes, metadata=metadata)
         return [f"{stem}.safetensors"]
     names = [f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
     for name, group in zip(names, groups, strict=True):
-        with replacing(folder / name) as draft:
-            _write(source, group, draft, dtypes, metadata)
+        with replaced_file(folder / name) as draft, draft.open("wb") as file:
+            _write(source, group, file, dtypes, metadata)
     total = sum(_info(source, name, dtypes).nbytes for name in source)
     index = {
         "metadata": {"total_size": total},
@@ -76,40 +69,6 @@ def write_shards(
     }
     write_text(folder / f"{stem}.safetensors.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
     return names
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file in one step. Raises MediaError when the disk refuses."""
-    with replacing(path) as draft:
-        draft.write(text.encode("utf-8"))
-
-
-@contextmanager
-def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to fill, which becomes ``path`` when everything is there and vanishes when anything fails.
-
-    ``overwrite`` takes the place of a folder with content, which stays as it is until then. Raises RequestError when
-    ``path`` exists and is not an empty folder, MediaError when the disk refuses.
-    """
-    is_taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if is_taken and not (overwrite and path.is_dir()):
-        raise RequestError(f"{path} exists already; name a new or an empty folder")
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.mkdir()
-        yield draft
-        if is_taken:
-            os.replace(path, old)
-        os.replace(draft, path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        shutil.rmtree(old, ignore_errors=True)
-        shutil.rmtree(draft, ignore_errors=True)
 
 
 def _grouped(source: TensorSource, dtypes: Mapping[str, torch.dtype], limit: int) -> list[list[str]]:
@@ -128,24 +87,6 @@ def _grouped(source: TensorSource, dtypes: Mapping[str, torch.dtype], limit: int
 def _info(source: TensorSource, name: str, dtypes: Mapping[str, torch.dtype]) -> TensorInfo:
     info = source.info(name)
     return TensorInfo(info.shape, dtypes.get(name, info.dtype))
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """A draft beside ``path`` that takes its place when it is whole. Raises MediaError when the disk refuses."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with draft.open("wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        with suppress(OSError):  # where the folder is a file there is no draft either
-            draft.unlink(missing_ok=True)
 
 
 def _write(

@@ -27,7 +27,7 @@ main = main_of(wan)
 if TYPE_CHECKING:
     from wan_core.cli.download import fetch_model
     from wan_core.cli.generate import build_command, run_generate
-    from wan_core.cli.options import ListCommand, ListOption
+    from wan_core.cli.options import ListCommand, ListOption, debug_option
     from wan_core.cli.progress import reporter
 
 # Imported on demand: they need torch.
@@ -35,6 +35,7 @@ _HEAVY = {
     "ListCommand": "wan_core.cli.options",
     "ListOption": "wan_core.cli.options",
     "build_command": "wan_core.cli.generate",
+    "debug_option": "wan_core.cli.options",
     "fetch_model": "wan_core.cli.download",
     "reporter": "wan_core.cli.progress",
     "run_generate": "wan_core.cli.generate",
@@ -55,6 +56,7 @@ __all__ = [
     "ListCommand",
     "ListOption",
     "build_command",
+    "debug_option",
     "fetch_model",
     "main",
     "main_of",

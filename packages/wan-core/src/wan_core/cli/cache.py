@@ -7,13 +7,13 @@ import click
 from wan_core.cli.group import ErrorReporting
 from wan_core.cli.options import ParsedType, debug_option
 from wan_core.cli.progress import item_progress
+from wan_core.files import check_place
 from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
 from wan_core.media import FrameSize, parse_size
 from wan_core.presets import get_preset
 from wan_core.training import (
     Cache,
     ExampleEncoder,
-    check_writable,
     clip_settings,
     describe_cache,
     encoder_files,
@@ -62,7 +62,7 @@ def cache(
     chosen, precision = machine(device, dtype)
     clips = clip_settings(preset, num_frames=num_frames, fps=fps, size=size)
     examples = examples_of(data, clips)
-    check_writable(out)
+    check_place(out, is_folder=True)
     folder = checkpoint_folder(preset, ckpt_dir)
     runtime = RuntimeOptions(device=str(chosen), dtype=str(precision).removeprefix("torch."))
     pipeline = load_pipeline(preset, ckpt_dir, runtime)

@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from wan_core.checkpoints.writer import write_text
+from wan_core.drafts import write_text
 from wan_core.errors import CheckpointError
 from wan_core.files import plain_text
 

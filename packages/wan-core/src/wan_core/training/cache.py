@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wan_core.checkpoints import MemorySource, write_file
-from wan_core.checkpoints.writer import write_text
+from wan_core.drafts import write_text
 from wan_core.errors import CheckpointError, ConfigError, RequestError
 
 _INDEX = "cache.json"

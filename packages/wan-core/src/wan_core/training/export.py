@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from wan_core.checkpoints import CheckpointLayout, MemorySource, write_shards
-from wan_core.checkpoints.writer import write_text
+from wan_core.drafts import write_text
 from wan_core.errors import MediaError
 from wan_core.loading import parts_of
 from wan_core.models import WanDiT

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +12,8 @@ import torch
 from torch import nn
 
 from wan_core.checkpoints import CheckpointLayout, native_weights, read_dit_config, read_weights
-from wan_core.errors import ConfigError, MediaError, RequestError
+from wan_core.errors import ConfigError, RequestError
+from wan_core.files import check_place
 from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
 from wan_core.models import WanDiT, WanDiTConfig
 from wan_core.pipeline import Pipeline, plan_request
@@ -133,7 +133,7 @@ def plan_training(options: RunOptions, settings: TrainSettings, loop: LoopSettin
             "give one of --data FOLDER, with videos and captions, and --cache FOLDER, made by 'wan cache'"
         )
     examples = None if options.data is None else examples_of(options.data, clips)
-    check_writable(options.output)
+    check_place(options.output, is_folder=True)
     CheckpointFolder(options.output, keep=options.keep)
     folder = checkpoint_folder(preset, options.checkpoint_dir)
     plan = TrainingPlan(
@@ -202,17 +202,6 @@ def examples_of(folder: Path, clips: ClipSettings) -> list[Example]:
     for example in examples:
         check_example(example, clips)
     return examples
-
-
-def check_writable(folder: Path) -> None:
-    """Check that files can be written into a folder, or where it will be; nothing is made. Raises MediaError."""
-    near = folder
-    while not near.exists() and near != near.parent:
-        near = near.parent
-    if not near.is_dir():
-        raise MediaError(f"{folder} cannot be a folder: {near} is a file")
-    if not os.access(near, os.W_OK | os.X_OK):
-        raise MediaError(f"cannot write to {near}: permission denied; choose another --output")
 
 
 def meta_network(config: WanDiTConfig, lora: LoRASettings | None) -> WanDiT:
