@@ -96,7 +96,7 @@ def test_a_pickle_with_code_is_not_run(tmp_path: Path) -> None:
 def test_a_cut_file_is_damaged(folder: Path) -> None:
     path = folder / "model.safetensors"
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(CheckpointError, match="download it again"):
+    with pytest.raises(CheckpointError, match="fetch it again"):
         load_pi3(folder)
 
 

@@ -140,7 +140,7 @@ def test_a_sequence_is_filmed_frame_by_frame(run: Run, tmp_path: Path) -> None:
 
 def test_inspect_checks_and_describes(run: Run) -> None:
     facts = json.loads(run("inspect", "{in}/w.safetensors", "--json").stdout)
-    assert (facts["model"], facts["pixel_limit"], facts["dtypes"]) == ("Pi3", 1176, {"F32": facts["tensors"]})
+    assert (facts["model"], facts["pixel_limit"], facts["dtypes"]) == ("Pi3", 1176, {"float32": facts["tensors"]})
     assert "decoder layers:  4" in run("inspect", "{in}/w.safetensors").stdout
 
 

@@ -40,7 +40,7 @@ def check_pi3(source: str | Path | None) -> int | None:
         return None
     weights = open_weights(find_weights(source))
     read_config(weights)
-    return 2 * weights.shapes["register_token"][-1]
+    return 2 * weights.info("register_token").shape[-1]
 
 
 def picture_views(picture: Image.Image, pi3: Pi3) -> Tensor:

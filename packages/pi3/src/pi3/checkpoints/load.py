@@ -4,19 +4,21 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
 from pi3.checkpoints.locate import find_weights
-from pi3.checkpoints.reader import WeightsFile, open_weights
 from pi3.config import Pi3Config, Pi3XConfig
 from pi3.model import Pi3
 from pi3.pi3x import CONDITION_MODULES
+from wan_core.checkpoints import DerivedSource, Recipe, TensorSource, read_weights
 from wan_core.errors import CheckpointError, ConfigError
 
 _SHOWN = 5
+_WRAPPERS = ("state_dict.", "model.")
 
 
 def load_pi3(
@@ -50,21 +52,34 @@ def load_pi3(
     return freeze(model)
 
 
+def open_weights(path: Path) -> TensorSource:
+    """The tensors of a file, by their names below a ``state_dict`` or ``model`` that holds them all.
+
+    Raises CheckpointError for a file that is missing, damaged, of another kind, or would run code when read.
+    """
+    source = read_weights(path)
+    for wrapper in _WRAPPERS:
+        if all(name.startswith(wrapper) for name in source):
+            recipes = {name.removeprefix(wrapper): Recipe((name,), source.info(name)) for name in source}
+            source = DerivedSource(source, recipes, metadata=source.metadata)
+    return source
+
+
 def freeze(model: Pi3) -> Pi3:
     """The model for inference: no dropout, no gradients of weights."""
     nn.Module.requires_grad_(model.eval(), False)
     return model
 
 
-def read_config(weights: WeightsFile) -> Pi3Config:
+def read_config(weights: TensorSource) -> Pi3Config:
     """The dims of a weight file: those in its metadata, else those of the published weights.
 
     Raises CheckpointError when it is no Pi3 or its metadata is not understood.
     """
-    if "register_token" not in weights.shapes or "camera_head.fc_rot.weight" not in weights.shapes:
-        first = ", ".join(list(weights.shapes)[:3])
-        raise CheckpointError(f"{weights.path} is no Pi3: it has {len(weights.shapes)} tensors, the first are {first}")
-    kind: type[Pi3Config] = Pi3XConfig if "metric_token" in weights.shapes else Pi3Config
+    if "register_token" not in weights or "camera_head.fc_rot.weight" not in weights:
+        first = ", ".join(list(weights)[:3])
+        raise CheckpointError(f"{weights.path} is no Pi3: it has {len(weights)} tensors, the first are {first}")
+    kind: type[Pi3Config] = Pi3XConfig if "metric_token" in weights else Pi3Config
     try:
         values: Mapping[str, Any] = json.loads(weights.metadata.get("config", "{}"))
         return kind.from_dict(values)
@@ -72,13 +87,13 @@ def read_config(weights: WeightsFile) -> Pi3Config:
         raise CheckpointError(f"the metadata of {weights.path} is not understood: {error}") from error
 
 
-def check_fit(weights: WeightsFile, expected: Mapping[str, tuple[int, ...]], optional: Iterable[str] = ()) -> None:
+def check_fit(weights: TensorSource, expected: Mapping[str, tuple[int, ...]], optional: Iterable[str] = ()) -> None:
     """Compare names and shapes of a file with those of a model.
 
     Names under the ``optional`` modules may be in the file or not. Raises one CheckpointError that counts what is
     missing, unexpected and mis-shaped, and names the first five of each.
     """
-    found = weights.shapes
+    found = {name: weights.info(name).shape for name in weights}
     missing = [name for name in expected if name not in found]
     unexpected = [name for name in found if name not in expected and not _is_in(name, optional)]
     misshaped = [

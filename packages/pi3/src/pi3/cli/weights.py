@@ -1,7 +1,6 @@
 """``pi3 inspect`` and ``pi3 download``: weight files."""
 
 import json
-import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -9,25 +8,27 @@ from typing import Any
 import click
 import torch
 
-from pi3.checkpoints import HUB_IDS, WeightsFile, download_weights, find_weights, open_weights, read_config
+from pi3.checkpoints import HUB_IDS, download_weights, find_weights, open_weights, read_config
 from pi3.checkpoints.load import check_fit
 from pi3.config import Pi3XConfig
+from wan_core.checkpoints import TensorSource
 from wan_core.cli import debug_option
 
 
-def describe(weights: WeightsFile) -> dict[str, Any]:
+def describe(weights: TensorSource) -> dict[str, Any]:
     """What a weight file holds, after its names and shapes have been checked against the model."""
     config = read_config(weights)
     with torch.device("meta"):
         model = config.build()
     check_fit(weights, {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()})
+    infos = [weights.info(name) for name in weights]
     return {
         "file": str(weights.path),
         "model": "Pi3X" if isinstance(config, Pi3XConfig) else "Pi3",
         "megabytes": round(weights.path.stat().st_size / 1e6, 2),
-        "tensors": len(weights.shapes),
-        "million_values": round(sum(math.prod(shape) for shape in weights.shapes.values()) / 1e6, 3),
-        "dtypes": dict(Counter(weights.dtypes.values())),
+        "tensors": len(weights),
+        "million_values": round(sum(info.numel for info in infos) / 1e6, 3),
+        "dtypes": dict(Counter(weights.storage(name) for name in weights)),
         "patch_size": config.patch_size,
         "pixel_limit": config.pixel_limit,
         "width": config.encoder.dim,
