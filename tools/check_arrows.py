@@ -16,6 +16,7 @@ from pathlib import Path
 LAYERS = (
     {"errors"},
     {"files"},
+    {"drafts"},
     {"models", "media", "hub", "llm"},
     {"sampling", "checkpoints"},
     {"runtime"},
@@ -32,8 +33,8 @@ RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 ONLY = {
     "models": {"errors"},
     "sampling": {"errors", "media"},
-    "hub": {"errors", "files"},
-    "tasks": {"errors", "files", "models", "sampling", "media", "runtime"},
+    "hub": {"errors", "files", "drafts"},
+    "tasks": {"errors", "files", "drafts", "models", "sampling", "media", "runtime"},
 }
 # Other people's packages that the models may use, by the longest prefix that fits; elsewhere any declared one may do.
 MODEL_PACKAGES = {
@@ -48,8 +49,8 @@ LIGHT = ("wan_core", "wan_core.errors", "wan_core.cli", "wan_core.__main__")
 HEAVY = {"torch", "transformers", "diffusers", "av", "numpy", "PIL", "safetensors", "einops"}
 
 PUBLIC = {
-    "files", "hub", "models", "sampling", "tasks", "checkpoints", "runtime", "media", "presets", "pipeline", "loading",
-    "training", "llm", "cli",
+    "files", "drafts", "hub", "models", "sampling", "tasks", "checkpoints", "runtime", "media", "presets", "pipeline",
+    "loading", "training", "llm", "cli",
 }  # fmt: skip
 # Arrows between packages of ours besides "project -> wan_core".
 PROJECT_ARROWS = {("poze", "pi3")}

@@ -184,7 +184,7 @@ CASES: dict[str, tuple[Prepare, list[str], int, tuple[str, ...]]] = {
     "output is taken": (taken, CONVERT, 2, ("exists already", "--overwrite")),
     "output file is taken": (
         taken_file, ["convert", "{tmp}/w/Wan2.2_VAE.pth", "{tmp}/out.safetensors"], 2, ("exists already",)),
-    "output below a file": (below_a_file, ["convert", "{tmp}/w", "{tmp}/out/new"], 4, ("out/new", "cannot write")),
+    "output below a file": (below_a_file, ["convert", "{tmp}/w", "{tmp}/out/new"], 4, ("out/new", "no folder")),
     "a file for a whole model": (nothing, ["convert", "{tmp}/w", "{tmp}/o.safetensors"], 2, ("3 networks", "folder")),
     "a folder for a single file": (
         nothing, ["convert", "{tmp}/w/Wan2.2_VAE.pth", "{tmp}/out", "--to", "single"], 2, (".safetensors",)),

@@ -139,7 +139,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "no tokens": ([*VIDEO, "--adapter-tokens", "0"], 2, ("--adapter-tokens", "0")),
     "no rate": ([*VIDEO, "--lr", "0"], 2, ("--lr",)),
     "no steps": ([*VIDEO, "--steps", "0"], 2, ("--steps",)),
-    "folder below a file": ([*VIDEO, "--save-dir", "{files}/ref.png/out"], 4, ("cannot write",)),
+    "folder below a file": ([*VIDEO, "--save-dir", "{files}/ref.png/out"], 4, ("no folder",)),
     "missing picture": ([*VIDEO, "--image", "{files}/none.png"], 2, ("none.png",)),
 }  # fmt: skip
 

@@ -1,10 +1,11 @@
 """Bad requests to `wan train` and `wan cache`: one clear sentence, the right exit code, nothing read or left behind."""
 
+import errno
 import io
 import json
-import os
 import shutil
 import tarfile
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -80,7 +81,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
                                        ("--validation-image",)),
     "missing validation picture": ([*GOOD, "--validation-prompt", "a", "--validation-image", "{tmp}/no.png"], 2,
                                    ("no.png",)),
-    "output below a file": ([*DATA, "--output", "{tmp}/bad.toml/out"], 4, ("bad.toml", "file")),
+    "output below a file": ([*DATA, "--output", "{tmp}/bad.toml/out"], 4, ("bad.toml", "no folder")),
     "missing config": ([*GOOD, "--config", "{tmp}/none.toml"], 2, ("none.toml",)),
     "config that is no TOML": ([*GOOD, "--config", "{tmp}/bad.toml"], 2, ("bad.toml", "TOML")),
     "config with an unknown name": ([*GOOD, "--config", "{tmp}/key.toml"], 2, ("lora_rang", "did you mean lora_rank")),
@@ -214,7 +215,10 @@ def test_bad_input_is_one_clear_sentence(name: str, run: Run, folder: Path, monk
 
 
 def test_an_unwritable_folder_is_named(run: Run, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "access", lambda path, mode: not mode & os.W_OK)
+    def denied(**options: object) -> None:
+        raise PermissionError(errno.EACCES, "denied")
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", denied)
     result = run("train", *(word.format(tmp=folder) for word in GOOD))
     assert result.exit_code == 4
     assert "permission denied" in result.output

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tools.tiny.world import WORLD_VERSION
+from wan_core.drafts import replaced_file
 
 
 def write_weights(
@@ -34,14 +34,13 @@ def write_weights(
     }
     if base is not None:
         metadata["base"] = base
-    temporary = path.with_suffix(".unfinished")
     stored = {
         name: (value.detach() if value.dtype is torch.int8 else value.detach().to(torch.float16)).contiguous()
         for name, value in tensors.items()
     }
-    save_file(stored, temporary, metadata)
-    temporary.chmod(0o644)
-    os.replace(temporary, path)
+    with replaced_file(path) as draft:
+        save_file(stored, draft, metadata)
+        draft.chmod(0o644)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:

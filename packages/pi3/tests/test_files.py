@@ -15,7 +15,7 @@ from pi3.ply import hsv_to_rgb
 from pi3.scene import Scene
 from pi3.splat import Orbit, Viewpoint, draw_points
 from wan_core import MediaError, RequestError
-from wan_core.files import replaced_file
+from wan_core.drafts import replaced_file
 
 
 @pytest.fixture

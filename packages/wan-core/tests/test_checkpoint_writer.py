@@ -14,8 +14,8 @@ from safetensors.torch import load_file, safe_open
 from torch import Tensor
 
 from wan_core.checkpoints import MemorySource, read_weights, write_file, write_shards
+from wan_core.drafts import whole_folder
 from wan_core.errors import CheckpointError, MediaError, RequestError
-from wan_core.files import whole_folder
 
 
 def tensors() -> dict[str, Tensor]:

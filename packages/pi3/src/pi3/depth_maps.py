@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wan_core.files import filled_folder
+from wan_core.drafts import merged_folder
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -62,7 +62,7 @@ def write_depth(scene: Scene, path: str | os.PathLike[str]) -> float:
     near, far = depth_range(scene.depth[scene.keep])
     largest = float(scene.depth[scene.keep].max()) if scene.keep.any() else 1.0
     scale = max(largest, 1e-12) / LEVELS
-    with filled_folder(path) as folder:
+    with merged_folder(path) as folder:
         for index, name in enumerate(scene.names):
             kept, depth = scene.keep[index], scene.depth[index]
             levels = depth_levels(np.where(kept, depth, 0), scale)

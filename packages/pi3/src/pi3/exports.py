@@ -12,7 +12,7 @@ import numpy as np
 
 from pi3.ply import hsv_to_rgb, write_ply
 from wan_core import BackendError, RequestError
-from wan_core.files import filled_folder, replaced_file
+from wan_core.drafts import merged_folder, replaced_file
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -140,7 +140,7 @@ def write_colmap(scene: Scene, path: str | os.PathLike[str], *, max_points: int 
     rows = ["# POINT3D_ID X Y Z R G B ERROR TRACK[]"]
     for number, (point, colour) in enumerate(zip(points.tolist(), colours.tolist(), strict=True), 1):
         rows.append(f"{number} {' '.join(f'{v:.6f}' for v in point)} {' '.join(map(str, colour))} 0")
-    with filled_folder(path) as folder:
+    with merged_folder(path) as folder:
         (folder / "images").mkdir()
         for name, picture in zip(scene.names, scene.images, strict=True):
             Image.fromarray(picture).save(folder / "images" / f"{name}.png")

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from wan_core import MediaError, RequestError
-from wan_core.files import replaced_file
+from wan_core.drafts import replaced_file
 
 if TYPE_CHECKING:
     import numpy as np

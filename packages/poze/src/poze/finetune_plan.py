@@ -121,7 +121,7 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
         frames = VideoGeometry.for_video(preset.latent_spec, num_frames=clips.num_frames, height=64, width=64)
         for path in dataset.latent_files:
             read_latents(path, preset.latent_spec.channels, frames.latent_frames)
-    check_place(options.save_dir)
+    check_place(options.save_dir, is_folder=True)
     return FinetunePlan(
         options=options,
         settings=settings,

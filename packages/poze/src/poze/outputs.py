@@ -14,7 +14,7 @@ from safetensors.torch import save
 from torch import Tensor
 
 from pi3 import Pi3Latents, Pi3Output, keep_mask, write_ply
-from wan_core.files import replaced_file
+from wan_core.drafts import replaced_file
 
 CONFIDENCE = torch.sigmoid(torch.tensor(0.5)).item()
 """Points stay whose confidence logit is above 0.5, as in the reference; all of them where none is."""

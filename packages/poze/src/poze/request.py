@@ -127,7 +127,7 @@ class PozeRequest(TI2VRequest):
             if path is None:
                 continue
             if path == self.save_latents or path.suffix == ".ply" or not path.exists() or path.is_dir():
-                check_place(path)
+                check_place(path, is_folder=not path.suffix)
             else:
                 raise RequestError(f"{option} {path} is a file; name a folder, or a .ply file")
 

@@ -1,28 +1,27 @@
-"""Files: names that are safe to show, checks before work, and the one way of writing: whole or not at all.
-
-A draft lies beside its target under a hidden name that tells the target, this machine and this process. It takes the
-target's name when it is whole and goes when anything fails. What a killed process left is removed by the next one that
-writes to the same place on the same machine; a draft of a live process, or of another machine, is never touched.
-"""
+"""Files and folders that users name: how they are shown, checked before anything opens them, and found in a folder."""
 
 import errno
 import os
-import platform
 import re
 import shutil
 import stat
+import tempfile
 import unicodedata
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from glob import escape
+from collections.abc import Collection
 from pathlib import Path
-from typing import BinaryIO
 
 from wan_core.errors import MediaError, RequestError, WanError
 
 # Characters that reorder the text around them on a screen; the joiner that emoji need is not among them.
 _DIRECTION_MARKS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
 _LINE_BREAKS = frozenset("\t\n\v\f\r\x85\u2028\u2029")
+
+# By lower-case ending. A .gif counts as a video.
+IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".avif", ".jp2")
+VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
+WEIGHT_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
+
+_PROBE_BYTES = 65536
 
 _WRITE_REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
@@ -87,138 +86,75 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> WanError:
     return MediaError(f"cannot write {plain_text(path)}: {reason}")
 
 
-_HOST = re.sub(r"[^A-Za-z0-9]", "", platform.node())[:32] or "host"
+def plain_name(name: str) -> str:
+    """A file name in the form in which composed (NFC) and decomposed (NFD) spellings are equal."""
+    return unicodedata.normalize("NFC", name)
 
 
-def draft_of(path: Path) -> Path:
-    """The hidden name beside ``path`` under which this process writes it; drafts that dead ones left there go."""
-    stem = f".{path.name[:150]}.{_HOST}-"
-    for left in path.parent.glob(f"{escape(stem)}*.part"):
-        number = left.name.removeprefix(stem).removesuffix(".part")
-        if number.isdigit() and int(number) != os.getpid() and not _is_alive(int(number)):
-            _remove(left)
-    return path.with_name(f"{stem}{os.getpid()}.part")
+def natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
+    """A sorting key by file name, without regard to case: frame2 before frame10."""
+    parts = re.findall(r"([^0-9]*)([0-9]*)", plain_name(path.name).casefold())
+    return [(text, int(number or -1)) for text, number in parts], path.name
 
 
-def _is_alive(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:  # it is somebody else's
-        return True
-    return True
+def folder_files(folder: Path, endings: Collection[str]) -> list[Path]:
+    """The files of a folder that have one of the (lower-case) ``endings``, in natural order; hidden ones do not count.
 
-
-def _remove(path: Path) -> None:
-    with suppress(OSError):  # where the folder is a file there is no draft either
-        if path.is_dir():
-            shutil.rmtree(path, ignore_errors=True)
-        else:
-            path.unlink(missing_ok=True)
-
-
-@contextmanager
-def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A draft to write, which takes the place of ``path`` on success; missing folders are made.
-
-    Raises MediaError when the disk refuses.
+    Raises ``MediaError`` when the folder cannot be read.
     """
-    path = Path(path)
-    draft = draft_of(path)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield draft
-        os.replace(draft, path)
+        found = [path for path in folder.iterdir() if path.suffix.lower() in endings and path.is_file()]
     except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        _remove(draft)
+        raise MediaError(
+            f"folder {plain_text(folder)} cannot be read: {plain_text(error.strerror or error)}"
+        ) from error
+    return sorted((path for path in found if not path.name.startswith(".")), key=natural_order)
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """As :func:`replaced_file`, the draft open for writing and on the disk before it is renamed."""
-    with replaced_file(path) as draft, draft.open("wb") as file:
-        yield file
-        file.flush()
-        os.fsync(file.fileno())
+def check_place(path: str | os.PathLike[str], *, is_folder: bool = False) -> None:
+    """Check that a file (or a folder of files) can be written at ``path``, missing parents made; nothing stays made.
 
-
-def write_text(path: Path, text: str) -> None:
-    """Write a small text file in one step. Raises MediaError when the disk refuses."""
-    with replacing(path) as draft:
-        draft.write(text.encode("utf-8"))
-
-
-@contextmanager
-def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
-    """A folder to fill, which becomes ``path`` when everything is there and vanishes when anything fails.
-
-    ``overwrite`` takes the place of a folder with content, which stays as it is until then. Raises RequestError when
-    ``path`` exists and is not an empty folder, MediaError when the disk refuses.
+    Raises ``MediaError`` with what stands against it: the place is taken by something else, no permission, no space.
     """
-    is_taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
-    if is_taken and not (overwrite and path.is_dir()):
-        raise RequestError(f"{path} exists already; name a new or an empty folder")
-    draft = draft_of(path)
-    old = path.with_name(f".{path.name}.{os.getpid()}.old")
+    target, shown = Path(os.path.realpath(path)), plain_text(path)
+    if not is_folder and os.path.lexists(target):
+        if target.is_dir():
+            raise MediaError(f"cannot write {shown}: a folder of that name is there; choose another name")
+        if not target.is_file():
+            raise MediaError(f"output {shown} exists and is no regular file; choose another name")
+        if not os.access(target, os.W_OK):
+            raise MediaError(f"cannot write {shown}: it is write-protected; choose another name")
+    near = nearest_folder(target if is_folder else target.parent, shown)
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        draft.mkdir()
-        yield draft
-        if is_taken:
-            os.replace(path, old)
-        os.replace(draft, path)
+        with tempfile.TemporaryFile(dir=near) as probe:
+            probe.write(bytes(_PROBE_BYTES))
+            probe.flush()
     except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        if old.exists() and not path.exists():
-            os.replace(old, path)
-        _remove(old)
-        _remove(draft)
+        raise write_error(shown, error) from error
 
 
-@contextmanager
-def filled_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A draft folder whose files move into ``path`` on success, replacing those of the same name there.
-
-    Raises MediaError when the disk refuses.
-    """
-    path = Path(path)
-    draft = draft_of(path)
-    try:
-        draft.mkdir(parents=True)
-        yield draft
-        path.mkdir(exist_ok=True)
-        for entry in sorted(draft.rglob("*")):
-            place = path / entry.relative_to(draft)
-            if entry.is_dir():
-                place.mkdir(exist_ok=True)
-            else:
-                os.replace(entry, place)
-    except OSError as error:
-        raise write_error(path, error) from error
-    finally:
-        _remove(draft)
+def check_space(path: str | os.PathLike[str], needed: int) -> None:
+    """Check that the disk of ``path`` has ``needed`` bytes free. Raises ``MediaError``."""
+    free = shutil.disk_usage(nearest_folder(Path(os.path.realpath(path)).parent, plain_text(path))).free
+    if needed > free:
+        raise MediaError(
+            f"{plain_text(path)} needs {gigabytes(needed)}, and {gigabytes(free)} are free there; free some space or "
+            "choose another disk"
+        )
 
 
-def check_place(path: str | os.PathLike[str]) -> None:
-    """Check that something could be written at ``path``, or below it; nothing is made. Raises MediaError."""
-    path = Path(path)
-    near = path if path.is_dir() and not path.suffix else path.parent
-    while not near.exists() and near != near.parent:
-        near = near.parent
-    if not near.is_dir():
-        raise MediaError(f"cannot write {plain_text(path)}: {plain_text(near)} is a file; choose another place")
-    if not os.access(near, os.W_OK | os.X_OK):
-        raise MediaError(f"cannot write to {plain_text(near)}: permission denied; choose another place")
-    if path.suffix and path.is_dir():
-        raise MediaError(f"cannot write {plain_text(path)}: a folder of that name is there; choose another name")
+def gigabytes(count: int) -> str:
+    """A number of bytes for people: ``12.3 GB``, ``4.5 MB``, ``678 bytes``."""
+    for unit, name in ((10**9, "GB"), (10**6, "MB")):
+        if count >= unit:
+            return f"{count / unit:.1f} {name}"
+    return f"{count} bytes"
 
 
-def free_bytes(path: Path) -> int:
-    """Bytes free on the disk where ``path`` is or will be."""
-    return shutil.disk_usage(
-        next(place for place in (path.absolute(), *path.absolute().parents) if place.is_dir())
-    ).free
+def nearest_folder(folder: Path, shown: str) -> Path:
+    """``folder``, or the first above it that exists. Raises ``MediaError`` naming ``shown`` when that is no folder."""
+    while not os.path.lexists(folder):
+        folder = folder.parent
+    if not folder.is_dir():
+        raise MediaError(f"{plain_text(folder)} is no folder, so {shown} cannot lie in it; choose another place")
+    return folder

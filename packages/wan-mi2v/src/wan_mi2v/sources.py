@@ -1,6 +1,5 @@
 """Where the pictures come from: files, folders in the order of their names, frames of a video, or memory."""
 
-import re
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
@@ -8,14 +7,10 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from wan_core import MediaError, RequestError
+from wan_core import RequestError
+from wan_core.files import IMAGE_ENDINGS, folder_files
 from wan_core.media import load_image, plain_text, probe_video, stream_video, tensor_to_image
 from wan_mi2v.request import FrameRange, MI2VRequest, parse_frames
-
-ENDINGS = frozenset(
-    {".png", ".jpg", ".jpeg", ".webp", ".gif", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".avif", ".jp2"}
-)
-"""What counts as a picture in a folder; files that are named one by one may have any ending."""
 
 
 class NamedPicture(NamedTuple):
@@ -69,21 +64,11 @@ def list_pictures(paths: Sequence[Path]) -> list[Path]:
         if not path.is_dir():
             found.append(path)
             continue
-        try:
-            files = [file for file in path.iterdir() if file.suffix.lower() in ENDINGS and file.is_file()]
-        except OSError as error:
-            raise MediaError(f"folder {plain_text(path)} cannot be read: {error.strerror}") from error
-        files = [file for file in files if not file.name.startswith(".")]
+        files = folder_files(path, (*IMAGE_ENDINGS, ".gif"))
         if not files:
             raise RequestError(f"folder {plain_text(path)} has no pictures; files like .png, .jpg or .webp count")
-        found += sorted(files, key=_natural_order)
+        found += files
     return found
-
-
-def _natural_order(path: Path) -> tuple[list[tuple[str, int]], str]:
-    """frame2 before frame10."""
-    parts = re.findall(r"(\D*)(\d*)", path.name.lower())
-    return [(text, int(number or -1)) for text, number in parts], path.name
 
 
 def read_clip(path: Path, chosen: FrameRange, room: Room) -> list[NamedPicture]:

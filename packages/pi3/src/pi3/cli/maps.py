@@ -19,7 +19,7 @@ def run_depth(**values: Any) -> None:
     check_run(options)
     if out.suffix or out.is_file():
         raise RequestError(f"depth maps go into a folder; {out} looks like a file")
-    check_place(out)
+    check_place(out, is_folder=not out.suffix)
     scene = run_model(options)
     scale = write_depth(scene, out)
     message(options, f"{out}: {len(scene.names)} depth maps, depth = level * {scale:.6g}")
@@ -32,7 +32,7 @@ def run_poses(**values: Any) -> None:
     check_run(options)
     if out is not None:
         check_poses_kind(out)
-        check_place(out)
+        check_place(out, is_folder=not out.suffix)
     scene = run_model(options)
     if out is None:
         click.echo(poses_json(scene), nl=False)

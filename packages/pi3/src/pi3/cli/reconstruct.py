@@ -28,7 +28,7 @@ def run_reconstruct(**values: Any) -> None:
     check_run(options)
     check_max_points(values["max_points"])
     scene_kind(out)
-    check_place(out)
+    check_place(out, is_folder=not out.suffix)
     if preview is not None:
         check_output(preview, num_frames=1)
     if orbit is not None:

@@ -19,9 +19,9 @@ from wan_core.checkpoints.networks import Network
 from wan_core.checkpoints.pipeline_files import PipelineFacts
 from wan_core.checkpoints.torch_writer import write_torch_file
 from wan_core.checkpoints.writer import DEFAULT_SHARD_BYTES, write_file, write_shards
-from wan_core.errors import MediaError, RequestError
-from wan_core.files import free_bytes, plain_text, whole_folder
-from wan_core.hub.download import gigabytes
+from wan_core.drafts import whole_folder
+from wan_core.errors import RequestError
+from wan_core.files import check_space, plain_text
 from wan_core.hub.manifest import Progress
 
 
@@ -57,7 +57,7 @@ def export_networks(
     pieces, is_alone = tokenizer_pieces(networks, contents), len(networks) == 1
     targets = [place(network, layout, is_file=is_file, is_alone=is_alone, pieces=pieces) for network in networks]
     total = sum(target.source.nbytes for target in targets)
-    _check_space(out, total)
+    check_space(out, total)
     with progress(total, 0) as done:
         if is_file:
             _write(targets[0], out.parent, replace(options, layout=layout), done, name=out.name)
@@ -116,12 +116,3 @@ def _check_out(contents: Contents, out: Path, *, overwrite: bool) -> None:
         raise RequestError(f"{plain_text(out)} exists already; choose another place, or replace it with --overwrite")
     if out.is_dir() == (out.suffix == ".safetensors"):
         raise RequestError(f"{plain_text(out)} is a {'folder' if out.is_dir() else 'file'}; choose another place")
-
-
-def _check_space(out: Path, needed: int) -> None:
-    free = free_bytes(out.absolute().parent)
-    if needed > free:
-        raise MediaError(
-            f"{plain_text(out)} needs {gigabytes(needed)}, and {gigabytes(free)} are free there; free some space or "
-            "choose another disk"
-        )

@@ -17,7 +17,7 @@ from wan_core.checkpoints.layout import TOKENIZER_FILES
 from wan_core.checkpoints.networks import Network
 from wan_core.checkpoints.pipeline_files import PipelineFacts, image_processor, model_index, scheduler
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
-from wan_core.files import write_text
+from wan_core.drafts import write_text
 from wan_core.models import CLIPConfig, WanDiTConfig
 
 Layout = Literal["official", "diffusers", "single"]

@@ -13,8 +13,8 @@ import torch
 
 from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
 from wan_core.checkpoints.writer import tensor_bytes
+from wan_core.drafts import replaced_file
 from wan_core.errors import CheckpointError
-from wan_core.files import replacing
 
 _STORAGES = {
     torch.float64: "DoubleStorage",
@@ -48,7 +48,7 @@ def write_torch_file(
         if info.dtype not in _STORAGES:
             raise CheckpointError(f"tensor {name} has dtype {info.dtype}, which torch files of this kind cannot hold")
     root = path.stem
-    with replacing(path) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
+    with replaced_file(path) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, f"{root}/data.pkl", _pickled(infos))
         _add(archive, f"{root}/byteorder", b"little")
         for number, (name, info) in enumerate(infos.items()):

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from wan_core.checkpoints.readers.safetensors_header import DTYPES
 from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
+from wan_core.drafts import replaced_file, write_text
 from wan_core.errors import CheckpointError, RequestError
-from wan_core.files import replacing, write_error, write_text
 
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 DEFAULT_SHARD_BYTES = 10_000_000_000
@@ -31,8 +31,8 @@ def write_file(
     disk refuses, CheckpointError for a dtype that the format does not have; nothing half-written stays.
     """
     path = Path(path)
-    with replacing(path) as draft:
-        _write(source, source.keys(), draft, dtypes or {}, source.metadata if metadata is None else metadata)
+    with replaced_file(path) as draft, draft.open("wb") as file:
+        _write(source, source.keys(), file, dtypes or {}, source.metadata if metadata is None else metadata)
 
 
 def write_shards(
@@ -54,18 +54,14 @@ def write_shards(
         raise RequestError(f"the shard size must be at least 1 byte, got {max_shard_bytes}")
     folder, dtypes = Path(folder), dtypes or {}
     metadata = source.metadata if metadata is None else metadata
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise write_error(folder, error) from error
     groups = _grouped(source, dtypes, max_shard_bytes)
     if len(groups) == 1:
         write_file(source, folder / f"{stem}.safetensors", dtypes=dtypes, metadata=metadata)
         return [f"{stem}.safetensors"]
     names = [f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
     for name, group in zip(names, groups, strict=True):
-        with replacing(folder / name) as draft:
-            _write(source, group, draft, dtypes, metadata)
+        with replaced_file(folder / name) as draft, draft.open("wb") as file:
+            _write(source, group, file, dtypes, metadata)
     total = sum(_info(source, name, dtypes).nbytes for name in source)
     index = {
         "metadata": {"total_size": total},

@@ -62,7 +62,7 @@ def cache(
     chosen, precision = machine(device, dtype)
     clips = clip_settings(preset, num_frames=num_frames, fps=fps, size=size)
     examples = examples_of(data, clips)
-    check_place(out)
+    check_place(out, is_folder=True)
     folder = checkpoint_folder(preset, ckpt_dir)
     runtime = RuntimeOptions(device=str(chosen), dtype=str(precision).removeprefix("torch."))
     pipeline = load_pipeline(preset, ckpt_dir, runtime)

@@ -20,9 +20,7 @@ from wan_core.checkpoints import (
 )
 from wan_core.cli.group import ErrorReporting
 from wan_core.errors import CheckpointError
-from wan_core.hub import (
-    gigabytes,
-)
+from wan_core.files import gigabytes
 from wan_core.media import plain_text
 from wan_core.models import WanDiTConfig
 from wan_core.presets import get_preset

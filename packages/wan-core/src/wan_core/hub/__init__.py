@@ -1,6 +1,6 @@
 """Checkpoints on the hubs: what a repository holds, fetched file by file, each one checked against its hash."""
 
-from wan_core.hub.download import DownloadPlan, download_files, gigabytes, plan_download
+from wan_core.hub.download import DownloadPlan, download_files, plan_download
 from wan_core.hub.fetch import FetchedFile
 from wan_core.hub.hubs import Hub, HubName, Listing, RemoteFile, open_hub
 from wan_core.hub.manifest import MANIFEST_NAME, ManifestEntry, Progress, verify_folder, write_manifest
@@ -16,7 +16,6 @@ __all__ = [
     "Progress",
     "RemoteFile",
     "download_files",
-    "gigabytes",
     "open_hub",
     "plan_download",
     "verify_folder",

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from wan_core.errors import CheckpointError, MediaError
-from wan_core.files import free_bytes, plain_text, write_error
+from wan_core.errors import CheckpointError
+from wan_core.files import check_space, plain_text, write_error
 from wan_core.hub.fetch import ATTEMPTS, Fetch, FetchedFile, gave_up, part_of, size_of, wait
 from wan_core.hub.http import ConnectionTroubleError
 from wan_core.hub.hubs import Hub, Listing, RemoteFile, check_repository
@@ -59,7 +59,7 @@ def plan_download(
         else:
             partial += min(size_of(part_of(folder, file)) or 0, file.size)
     plan = DownloadPlan(hub, listing, folder, files, sum(file.size for file in files), present, partial)
-    _check_space(plan)
+    check_space(plan.folder, plan.missing)
     return plan
 
 
@@ -102,23 +102,6 @@ def _check_place(folder: Path, name: str) -> None:
     """No link below the folder may lead a file out of it."""
     if not (folder / name).parent.resolve().is_relative_to(folder.resolve()):
         raise CheckpointError(f"{plain_text(folder / name)} would be written through a link out of its folder; refused")
-
-
-def _check_space(plan: DownloadPlan) -> None:
-    free = free_bytes(plan.folder)
-    if plan.missing > free:
-        raise MediaError(
-            f"{plan.listing.repository} needs {gigabytes(plan.missing)} more in {plain_text(plan.folder)}, and "
-            f"{gigabytes(free)} are free there; free some space or choose another disk with --local-dir"
-        )
-
-
-def gigabytes(count: int) -> str:
-    """A number of bytes for people: ``12.3 GB``, ``4.5 MB``, ``678 bytes``."""
-    for unit, name in ((10**9, "GB"), (10**6, "MB")):
-        if count >= unit:
-            return f"{count / unit:.1f} {name}"
-    return f"{count} bytes"
 
 
 def _patiently(hub: Hub, request: Callable[[], Listing]) -> Listing:

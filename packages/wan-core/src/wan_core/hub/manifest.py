@@ -9,8 +9,9 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from wan_core.drafts import write_text
 from wan_core.errors import CheckpointError
-from wan_core.files import plain_text, write_text
+from wan_core.files import plain_text
 
 MANIFEST_NAME = "manifest.sha256"
 CHUNK_BYTES = 1 << 22

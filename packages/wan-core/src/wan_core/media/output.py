@@ -1,26 +1,20 @@
 """Output files: checked before anything is computed, written under a temporary name, renamed when whole."""
 
-import contextlib
 import os
 import re
-import shutil
 import stat
-import tempfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
+from wan_core.drafts import Draft
 from wan_core.errors import BackendError, MediaError, RequestError
-from wan_core.files import draft_of, plain_text, write_error
+from wan_core.files import check_place, plain_text
 
 _KINDS = {".mp4": "mp4", ".gif": "gif", ".webp": "webp", ".png": "png"}
 _ENCODERS = {"mp4": "libx264", "webp": "libwebp_anim"}
 _ENDINGS = "use .mp4, .gif, .webp, or frames/%04d.png for single pictures"
 _PATTERN = re.compile(r"([^%]*)%0?([1-9]?)d([^%]*)")
 _MAX_GIF_FPS = 50  # a frame lasts a whole number of 1/100 s, and players slow down those shorter than 2/100 s
-_PROBE_BYTES = 65536
 
 
 @dataclass(frozen=True)
@@ -32,6 +26,10 @@ class OutputTarget:
 
     path: Path
     kind: str
+
+    def draft(self) -> Draft:
+        """Where it is written: a draft of the file, or for ``frames`` of the files in their folder."""
+        return Draft(self.path.parent, merge=True) if self.kind == "frames" else Draft(self.path)
 
     def frame_name(self, index: int) -> str:
         """File name of frame ``index`` of a ``frames`` output."""
@@ -56,8 +54,9 @@ def check_output(
     if target.kind == "gif" and fps is not None and fps > _MAX_GIF_FPS:
         raise RequestError(f"a .gif shows at most {_MAX_GIF_FPS} frames per second, got {fps:g}; use .mp4")
     _check_encoder(target.kind)
-    _check_folder(target.path.parent, shown)
-    _check_existing(target, shown, num_frames)
+    check_place(target.path)
+    if target.kind == "frames" and num_frames is not None:
+        _check_sequence(target, shown, num_frames)
     return target
 
 
@@ -100,33 +99,6 @@ def _check_encoder(kind: str) -> None:
         ) from error
 
 
-def _check_folder(folder: Path, shown: str) -> None:
-    """The nearest folder that exists must take a new file; missing ones below it are created when writing."""
-    while not os.path.lexists(folder):
-        folder = folder.parent
-    if not os.path.isdir(folder):
-        raise MediaError(f"{plain_text(folder)} is no folder, so {shown} cannot lie in it; choose another place")
-    try:
-        with tempfile.TemporaryFile(dir=folder) as probe:
-            probe.write(bytes(_PROBE_BYTES))
-            probe.flush()
-    except OSError as error:
-        raise write_error(shown, error) from error
-
-
-def _check_existing(target: OutputTarget, shown: str, num_frames: int | None) -> None:
-    if target.kind == "frames":
-        if num_frames is not None:
-            _check_sequence(target, shown, num_frames)
-        return
-    if not os.path.lexists(target.path):
-        return
-    if not stat.S_ISREG(os.stat(target.path).st_mode):
-        raise MediaError(f"output {shown} exists and is no regular file; choose another name")
-    if not os.access(target.path, os.W_OK):
-        raise MediaError(f"cannot write {shown}: it is write-protected; choose another name")
-
-
 def _check_sequence(target: OutputTarget, shown: str, num_frames: int) -> None:
     match = _PATTERN.fullmatch(target.path.name)
     if match is None or not target.path.parent.is_dir():
@@ -139,84 +111,3 @@ def _check_sequence(target: OutputTarget, shown: str, num_frames: int) -> None:
                 f"{shown}: {plain_text(name)} of a longer clip lies there and would be mixed with the {num_frames} new "
                 "frames; choose another folder or remove the old frames"
             )
-
-
-class StagedOutput:
-    """The temporary place of an output, in the folder where it will lie: renamed by :meth:`commit`, or gone.
-
-    A context manager; leaving it without a commit, for whatever reason, removes everything that it created, missing
-    parent folders included. ``path`` is a file name, or for ``frames`` an empty folder.
-    """
-
-    def __init__(self, target: OutputTarget) -> None:
-        self.target = target
-        self._created: list[Path] = []
-        folder = target.path.parent
-        if target.kind == "frames" and not folder.exists():
-            folder = folder.parent  # the whole new folder appears at once
-        self._folder = folder
-        self.path = draft_of(folder / target.path.name.replace("%", "_"))
-
-    def __enter__(self) -> Self:
-        with contextlib.ExitStack() as on_failure, self.errors():
-            on_failure.callback(self.discard)
-            self._make_folders(self._folder)
-            if self.target.kind == "frames":
-                os.mkdir(self.path)
-            on_failure.pop_all()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.discard()
-
-    @contextlib.contextmanager
-    def errors(self) -> Iterator[None]:
-        """Turn the system's errors into a ``MediaError`` that names the output and the remedy."""
-        try:
-            yield
-        except OSError as error:
-            raise write_error(self.target.path, error) from error
-
-    def commit(self) -> None:
-        """Give the finished output its name. Raises ``MediaError``."""
-        with self.errors():
-            if self.target.kind != "frames":
-                _sync(self.path)
-                os.replace(self.path, self.target.path)
-            elif self._folder != self.target.path.parent and not self.target.path.parent.exists():
-                os.rename(self.path, self.target.path.parent)
-            else:
-                for name in sorted(os.listdir(self.path)):
-                    os.replace(self.path / name, self.target.path.parent / name)
-        self._created.clear()
-
-    def discard(self) -> None:
-        """Remove what was created and not committed; harmless after a commit."""
-        with contextlib.suppress(OSError):
-            if self.path.is_dir():
-                shutil.rmtree(self.path)
-            else:
-                self.path.unlink(missing_ok=True)
-        while self._created:
-            with contextlib.suppress(OSError):
-                self._created.pop().rmdir()
-
-    def _make_folders(self, folder: Path) -> None:
-        missing = []
-        while not folder.exists():
-            missing.append(folder)
-            folder = folder.parent
-        for new in reversed(missing):
-            os.mkdir(new)
-            self._created.append(new)
-
-
-def _sync(path: Path) -> None:
-    """Make the disk confirm the data, so that a full disk is noticed before the old file is replaced."""
-    descriptor = os.open(path, os.O_RDWR)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

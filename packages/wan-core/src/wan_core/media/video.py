@@ -15,7 +15,7 @@ from wan_core.errors import MediaError, RequestError
 from wan_core.media.audio import AudioTrack
 from wan_core.media.encoders import DEFAULT_CRF, GifEncoder, MediaEncoder, Mp4Encoder, PngEncoder, WebpEncoder
 from wan_core.media.images import tensor_to_image, to_uint8
-from wan_core.media.output import OutputTarget, StagedOutput, check_output
+from wan_core.media.output import OutputTarget, check_output
 from wan_core.media.provenance import Provenance
 
 _MAX_FPS = 1000
@@ -50,12 +50,13 @@ class VideoWriter:
         self._comment = None if provenance is None else provenance.to_json()
         self._audio = audio
         self._crf = crf
-        self._staged = StagedOutput(check_output(path, fps=fps, has_audio=audio is not None))
+        self._target = check_output(path, fps=fps, has_audio=audio is not None)
+        self._draft = self._target.draft()
         self._encoder: MediaEncoder | None = None
         self._size: tuple[int, int] | None = None
 
     def __enter__(self) -> Self:
-        self._staged.__enter__()
+        self._draft.__enter__()
         return self
 
     def add(self, frames: Tensor) -> None:
@@ -71,11 +72,11 @@ class VideoWriter:
             raise ValueError(f"frames of {width}x{height} cannot follow frames of {self._size}")
         self._check_numbers(frames)
         pixels = to_uint8(frames).permute(1, 2, 3, 0).contiguous().cpu().numpy()
-        with self._staged.errors():
+        with self._draft.errors():
             for frame in pixels:
                 if self._encoder is None:
                     self._size = (width, height)
-                    self._encoder = self._open(self._staged.target, self._size)
+                    self._encoder = self._open(self._target, self._size)
                 self._encoder.add(frame)
                 self.num_frames += 1
 
@@ -87,19 +88,19 @@ class VideoWriter:
             if kind is None:
                 if encoder is None:
                     raise MediaError(f"no frames came for {self.path}; nothing was written")
-                with self._staged.errors():
+                with self._draft.errors():
                     encoder.close()
                 encoder = None
-                self._staged.commit()
+                self._draft.commit()
         finally:
             if encoder is not None:
                 encoder.abort()
-            self._staged.discard()
+            self._draft.discard()
 
     def _open(self, target: OutputTarget, size: tuple[int, int]) -> MediaEncoder:
         if not 1 <= min(size) <= max(size) <= _MAX_SIDE:
             raise MediaError(f"frames of {size[0]}x{size[1]} cannot be written; sides are 1 to {_MAX_SIDE} pixels")
-        path, fps, comment = self._staged.path, self._fps, self._comment
+        path, fps, comment = self._draft.path, self._fps, self._comment
         if target.kind == "mp4":
             return Mp4Encoder(path, size, fps, comment=comment, crf=self._crf, audio=self._audio)
         if target.kind == "webp":
@@ -150,9 +151,9 @@ def write_image(
         raise RequestError(f"a single picture is written as .png, got {path}")
     comment = None if provenance is None else provenance.to_json()
     picture = image if isinstance(image, Image.Image) else tensor_to_image(image)
-    with StagedOutput(target) as staged:
-        encoder = PngEncoder(staged.path.parent, staged.path.name, comment=comment)
-        with staged.errors():
+    with target.draft() as draft:
+        encoder = PngEncoder(draft.path.parent, draft.path.name, comment=comment)
+        with draft.errors():
             encoder.add_picture(picture.convert("RGB"))
-        staged.commit()
+        draft.commit()
     return Path(path)

@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wan_core.checkpoints import MemorySource, write_file
+from wan_core.drafts import write_text
 from wan_core.errors import CheckpointError, ConfigError, RequestError
-from wan_core.files import write_text
 
 _INDEX = "cache.json"
 

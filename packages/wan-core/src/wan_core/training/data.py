@@ -22,11 +22,11 @@ from PIL import Image
 from torch import Tensor
 
 from wan_core.errors import ConfigError, MediaError, RequestError, WanError
+from wan_core.files import VIDEO_ENDINGS, folder_files, plain_name
 from wan_core.media import best_output_size, fit_cover, image_to_tensor, load_image, probe_video, read_video
 from wan_core.training.tar_shards import Member, read_groups
 
 COLUMNS = ("file", "caption", "image", "start", "end")
-VIDEO_ENDINGS = (".mp4", ".mkv", ".mov", ".webm", ".avi", ".gif")
 _METADATA = ("metadata.csv", "metadata.jsonl")
 
 
@@ -196,14 +196,17 @@ def _seconds(row: Mapping[str, Any], name: str, place: str) -> float | None:
 
 
 def _existing(path: Path, place: str) -> Path:
-    if not path.is_file():
-        raise RequestError(f"{place}: there is no file {path}")
-    return path
+    if path.is_file():
+        return path
+    for other in folder_files(path.parent, {path.suffix.lower()}) if path.parent.is_dir() else []:
+        if plain_name(other.name) == plain_name(path.name):
+            return other
+    raise RequestError(f"{place}: there is no file {path}")
 
 
 def _from_text_files(folder: Path) -> Iterator[Example]:
-    videos = {path.stem: path for path in sorted(folder.iterdir()) if path.suffix.lower() in VIDEO_ENDINGS}
-    texts = {path.stem: path for path in sorted(folder.glob("*.txt"))}
+    videos = {plain_name(path.stem): path for path in folder_files(folder, VIDEO_ENDINGS)}
+    texts = {plain_name(path.stem): path for path in folder_files(folder, {".txt"})}
     lonely = sorted(set(videos) ^ set(texts))
     if lonely and videos:
         name = lonely[0]

@@ -133,7 +133,7 @@ def plan_training(options: RunOptions, settings: TrainSettings, loop: LoopSettin
             "give one of --data FOLDER, with videos and captions, and --cache FOLDER, made by 'wan cache'"
         )
     examples = None if options.data is None else examples_of(options.data, clips)
-    check_place(options.output)
+    check_place(options.output, is_folder=True)
     CheckpointFolder(options.output, keep=options.keep)
     folder = checkpoint_folder(preset, options.checkpoint_dir)
     plan = TrainingPlan(

@@ -9,18 +9,18 @@ them from (seed, step, rank) at every step.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
+from wan_core.drafts import Draft
 from wan_core.errors import CheckpointError, ConfigError, MediaError
 from wan_core.runtime import is_sharded
 from wan_core.training.sharded import copy_whole, is_sharded_folder, read_parts, write_parts, zeros_of
@@ -29,6 +29,7 @@ _STATE = "state.json"
 _MODEL = "model.safetensors"
 _TRAINING = "training.safetensors"
 _WEIGHTS = "model."
+_T = TypeVar("_T")
 
 
 def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
@@ -142,37 +143,28 @@ class CheckpointFolder:
 
         Raises MediaError when the disk is full or not writable; checkpoints that were there are untouched then.
         """
-        temporary = self.root / f".unfinished-{step:08d}"
+        draft = Draft(self.path(step), is_folder=True)
         together = is_sharded(state.model)
         try:
-            first_alone(lambda: self._begin(temporary), together)
+            temporary = first_alone(lambda: draft.__enter__().path, together)
             tensors, summary = _packed(state, step)
             if together:
                 write_parts(temporary, tensors)
-            first_alone(lambda: self._finish(temporary, tensors, summary, together), together)
-        except (OSError, SafetensorError) as error:
-            shutil.rmtree(temporary, ignore_errors=True)
+            first_alone(lambda: self._finish(draft, tensors, summary, together), together)
+        except (OSError, SafetensorError, MediaError) as error:
             last = f"the last good one is {self.path(self.steps()[-1])}" if self.steps() else "there is no earlier one"
             raise MediaError(f"cannot save a checkpoint in {self.root}: {error}; {last}") from error
+        finally:
+            draft.discard()
         return self.path(step)
 
-    def _begin(self, temporary: Path) -> None:
-        self._remove_unfinished()
-        temporary.mkdir(parents=True)
-
-    def _finish(self, temporary: Path, tensors: Mapping[str, Tensor], summary: dict[str, Any], together: bool) -> None:
+    def _finish(self, draft: Draft, tensors: Mapping[str, Tensor], summary: dict[str, Any], together: bool) -> None:
         """Complete the folder, give it its name and remove old ones."""
         if not together:
-            _write_files(temporary, tensors)
-            summary["sizes"] = {name: (temporary / name).stat().st_size for name in (_MODEL, _TRAINING)}
-        (temporary / _STATE).write_text(json.dumps(summary, indent=1))
-        for path in temporary.iterdir():
-            _sync(path)
-        final = self.path(summary["step"])
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(temporary, final)
-        _sync(self.root)
+            _write_files(draft.path, tensors)
+            summary["sizes"] = {name: (draft.path / name).stat().st_size for name in (_MODEL, _TRAINING)}
+        (draft.path / _STATE).write_text(json.dumps(summary, indent=1))
+        draft.commit()
         for old in self.steps()[: -self.keep]:
             shutil.rmtree(self.path(old))
 
@@ -216,29 +208,26 @@ class CheckpointFolder:
             _compare_settings(_read_state(folder)["settings"], settings, set(may_change), folder)
         return steps[-1] if steps else 0
 
-    def _remove_unfinished(self) -> None:
-        for path in self.root.glob(".unfinished-*"):
-            shutil.rmtree(path, ignore_errors=True)
-
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
-def first_alone(action: Callable[[], None], together: bool) -> None:
-    """Do something once: in the first process, while the others wait; an OSError there is one everywhere."""
+def first_alone(action: Callable[[], _T], together: bool) -> _T:
+    """Do something once, in the first process; its result, or an error of the disk there, is that of all."""
     if not together:
-        action()
-        return
-    reason: list[str | None] = [None]
+        return action()
+    outcome: list[Any] = [None, None]
     if distributed.get_rank() == 0:
         try:
-            action()
-        except OSError as error:
-            reason[0] = str(error)
-    distributed.broadcast_object_list(reason)
-    if reason[0] is not None:
-        raise OSError(reason[0])
+            outcome[0] = action()
+        except (OSError, SafetensorError, MediaError) as error:
+            outcome[1] = str(error)
+    distributed.broadcast_object_list(outcome)
+    if outcome[1] is not None:
+        raise OSError(outcome[1])
+    result: _T = outcome[0]
+    return result
 
 
 def _packed(state: TrainingState, step: int) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -320,14 +309,6 @@ def _fitted(tensor: Tensor, owner: Tensor) -> Tensor:
         return tensor
     copy_whole(room, tensor)
     return room
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _read_state(folder: Path) -> dict[str, Any]:

@@ -17,9 +17,9 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO
 
 from wan_core.errors import MediaError, RequestError
+from wan_core.files import IMAGE_ENDINGS
 from wan_core.media import plain_text
 
-PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 TEXT_ENDINGS = (".txt", ".json")
 _CHUNK = 1 << 20
 _MOST_TEXT = 1 << 20
@@ -84,7 +84,7 @@ def read_groups(archive: Path, video_endings: tuple[str, ...]) -> list[Group]:
     """The examples of one shard, in its order. Raises RequestError naming the first member that may not be there or
     the first key that is not whole, MediaError for a file that is no tar file."""
     keys: dict[str, dict[str, Member]] = {}
-    for member in _members(archive, (*video_endings, *PICTURE_ENDINGS, *TEXT_ENDINGS)):
+    for member in _members(archive, (*video_endings, *IMAGE_ENDINGS, *TEXT_ENDINGS)):
         path = PurePosixPath(member.name)
         key, _, ending = path.name.partition(".")
         keys.setdefault(str(path.parent / key), {})[f".{ending}".lower()] = member
@@ -106,7 +106,7 @@ def _group(archive: Path, key: str, members: dict[str, Member], video_endings: t
             raise RequestError(f"{place}.json must be one JSON object")
     if ".txt" in members:
         values = {**values, "caption": members[".txt"].text()}
-    pictures = [member for ending, member in members.items() if ending in PICTURE_ENDINGS]
+    pictures = [member for ending, member in members.items() if ending in IMAGE_ENDINGS]
     kept = {name: values[name] for name in ("caption", "start", "end") if values.get(name) is not None}
     return Group(videos[0], pictures[0] if pictures else None, kept)
 

@@ -10,12 +10,12 @@ from typing import Any
 from wan_core.checkpoints.readers.file_source import file_size, unreadable
 from wan_core.checkpoints.readers.sources import JoinedSource, TensorSource
 from wan_core.errors import CheckpointError
+from wan_core.files import WEIGHT_ENDINGS
 
 INDEX_SUFFIX = ".index.json"
 USUAL_NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")
 """Stems that a folder's weights have in the official and the diffusers layout, preferred over others."""
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
 _SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?:safetensors|bin)")
 _MAX_JSON_BYTES = 16_000_000
 _MAX_SHARDS = 1_000
@@ -37,7 +37,7 @@ def weight_files(folder: Path) -> list[WeightFiles]:
         shards = index_shards(folder / index)
         taken.update(shards)
         groups.append(WeightFiles(folder / index, tuple(folder / name for name in shards)))
-    rest = [name for name in names if name.endswith(_SUFFIXES) and name not in taken]
+    rest = [name for name in names if name.endswith(WEIGHT_ENDINGS) and name not in taken]
     numbered = [name for name in rest if _SHARD.fullmatch(name)]
     if numbered:
         groups.append(WeightFiles(folder, tuple(folder / name for name in numbered)))
@@ -53,14 +53,14 @@ def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> Tens
     index = _choose(folder, [name for name in names if name.endswith(INDEX_SUFFIX)], "indexes of shards")
     if index is not None:
         return read_index(folder / index, read_file)
-    files = [name for name in names if name.endswith(_SUFFIXES)]
+    files = [name for name in names if name.endswith(WEIGHT_ENDINGS)]
     shards = [match for name in files if (match := _SHARD.fullmatch(name))]
     if shards:
         return _join(folder, _complete(folder, shards), read_file)
     single = _choose(folder, files, "files of weights")
     if single is None:
         raise CheckpointError(
-            f"no weights in {folder}: looked for *{INDEX_SUFFIX} and {', '.join('*' + s for s in _SUFFIXES)}"
+            f"no weights in {folder}: looked for *{INDEX_SUFFIX} and {', '.join('*' + s for s in WEIGHT_ENDINGS)}"
         )
     return read_file(folder / single)
 

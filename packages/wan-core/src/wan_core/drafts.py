@@ -1,0 +1,218 @@
+"""Files and folders that appear whole or not at all.
+
+What is written goes into a draft first: a hidden neighbour of its target, ``.NAME.MACHINE-PID-XXXXXXXX.part``. A draft
+of a process that was killed is removed by the next write into the same folder; that of a living one is left alone.
+"""
+
+import contextlib
+import os
+import re
+import secrets
+import shutil
+import zlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from wan_core.errors import RequestError
+from wan_core.files import plain_text, write_error
+
+_DRAFT = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}\.(?P<kind>part|old)")
+_MAX_NAME_BYTES = 200  # of a target in the name of its draft: file systems take 255 in all
+_own_drafts: set[str] = set()
+
+
+class Draft:
+    """The hidden place of a file or folder that is being written: takes its name by :meth:`commit`, or goes.
+
+    A context manager; leaving it without a commit, for whatever reason, removes everything that it created, missing
+    parent folders included. ``path`` is where to write: a name that is free, or with ``is_folder`` an empty folder.
+    An old file or folder stays whole until the commit. With ``merge`` the files of the folder move into one that is
+    there already, replacing those of their names. Raises ``MediaError`` when the disk refuses.
+    """
+
+    def __init__(self, target: Path, *, is_folder: bool = False, merge: bool = False) -> None:
+        self.target, self._is_folder, self._merge = target, is_folder or merge, merge
+        self._created: list[Path] = []
+        # A folder may be the root of a disk: what moves into it is written inside of it.
+        self._folder = target if merge and target.is_dir() else target.parent
+        self.path = _draft_path(self._folder, target.name)
+
+    def __enter__(self) -> Self:
+        with contextlib.ExitStack() as on_failure, self.errors():
+            on_failure.callback(self.discard)
+            self._make_folders()
+            _remove_abandoned(self._folder)
+            _own_drafts.add(self.path.name)
+            if self._is_folder:
+                self.path.mkdir()
+            on_failure.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.discard()
+
+    @contextlib.contextmanager
+    def errors(self) -> Iterator[None]:
+        """Turn the system's errors into a ``MediaError`` that names the target and the remedy."""
+        try:
+            yield
+        except OSError as error:
+            raise write_error(self.target, error) from error
+
+    def commit(self) -> None:
+        """Give the finished draft its name. Raises ``MediaError``."""
+        with self.errors():
+            for path in self.path.rglob("*") if self._is_folder else [self.path]:
+                if not path.is_dir():
+                    _sync(path)
+            if self._merge and self.target.is_dir():
+                self._move_files()
+            elif self._is_folder and self.target.is_dir():
+                self._swap_folders()
+            else:
+                os.replace(self.path, self.target)
+            if self._is_folder:
+                _sync(self._folder)
+        self._created.clear()
+
+    def discard(self) -> None:
+        """Remove what was created and not committed; harmless after a commit."""
+        _remove(self.path)
+        _own_drafts.discard(self.path.name)
+        while self._created:
+            with contextlib.suppress(OSError):
+                self._created.pop().rmdir()
+
+    def _make_folders(self) -> None:
+        missing, folder = [], self._folder
+        while not folder.exists():
+            missing.append(folder)
+            folder = folder.parent
+        for new in reversed(missing):
+            with contextlib.suppress(FileExistsError):  # another process was first
+                new.mkdir()
+                self._created.append(new)
+
+    def _move_files(self) -> None:
+        for entry in sorted(self.path.rglob("*")):
+            place = self.target / entry.relative_to(self.path)
+            if entry.is_dir():
+                place.mkdir(exist_ok=True)
+            else:
+                os.replace(entry, place)
+
+    def _swap_folders(self) -> None:
+        """Put the old folder aside under a name from which it comes back, should this process be killed here."""
+        old = _draft_path(self._folder, self.target.name, "old")
+        _own_drafts.add(old.name)
+        os.replace(self.target, old)
+        try:
+            os.replace(self.path, self.target)
+        finally:
+            if not os.path.lexists(self.target):
+                os.replace(old, self.target)
+            _remove(old)
+            _own_drafts.discard(old.name)
+
+
+@contextlib.contextmanager
+def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A draft of the file ``path`` to write, which takes its place when the block ends well. Raises as `Draft`."""
+    with Draft(Path(path)) as draft, draft.errors():
+        yield draft.path
+        draft.commit()
+
+
+@contextlib.contextmanager
+def merged_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
+    """A draft folder to fill, whose files move into ``path`` when the block ends well. Raises as `Draft`."""
+    with Draft(Path(path), merge=True) as draft, draft.errors():
+        yield draft.path
+        draft.commit()
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A draft folder to fill, which becomes ``path`` when the block ends well; ``overwrite`` replaces one with content.
+
+    Raises ``RequestError`` when ``path`` exists and is not an empty folder, and as `Draft` does.
+    """
+    is_taken = path.exists() and (not path.is_dir() or any(path.iterdir()))
+    if is_taken and not (overwrite and path.is_dir()):
+        raise RequestError(f"{plain_text(path)} exists already; name a new or an empty folder")
+    with Draft(path, is_folder=True) as draft, draft.errors():
+        yield draft.path
+        draft.commit()
+
+
+def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
+    """Write a small file in one step. Raises ``MediaError`` when the disk refuses."""
+    with replaced_file(path) as draft:
+        draft.write_bytes(data)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write a small UTF-8 file in one step. Raises ``MediaError`` when the disk refuses."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+@cache
+def _machine() -> str:
+    """Eight hex digits for where process numbers mean the same: a host, and a container on it."""
+    place = os.uname().nodename
+    with contextlib.suppress(OSError):
+        place += os.readlink("/proc/self/ns/pid")
+    return f"{zlib.crc32(place.encode()):08x}"
+
+
+def _draft_path(folder: Path, name: str, kind: str = "part") -> Path:
+    if len(os.fsencode(name)) > _MAX_NAME_BYTES:
+        name = f"{zlib.crc32(os.fsencode(name)):08x}"
+    return folder / f".{name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.{kind}"
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes of this machine that are no more left here; a folder put aside gets its name back."""
+    for name in os.listdir(folder):
+        found = _DRAFT.fullmatch(name)
+        if not found or found["machine"] != _machine() or _is_written(name, int(found["pid"])):
+            continue
+        target = folder / found["name"]
+        if found["kind"] == "old" and not os.path.lexists(target):
+            os.replace(folder / name, target)
+        else:
+            _remove(folder / name)
+
+
+def _is_written(name: str, process: int) -> bool:
+    if process == os.getpid():
+        return name in _own_drafts  # otherwise of an earlier process that had this number
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # of another user: alive
+    return True
+
+
+def _remove(path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _sync(path: Path) -> None:
+    """Make the disk confirm the data, so that a full disk is noticed before the old file is replaced."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
