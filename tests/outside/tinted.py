@@ -16,7 +16,7 @@ from wan_core.cli import build_command, main_of
 from wan_core.media import LatentSpec
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
 from wan_core.presets import get_preset, wan_parts
-from wan_core.tasks import Clip, Components, Conditioning, GenerationRequest, TaskInputs, TextToVideo
+from wan_core.tasks import Clip, Components, Conditioning, GenerationRequest, SamplingSettings, TaskInputs, TextToVideo
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +96,10 @@ class TintedVideo(TextToVideo):
 
     request_type: ClassVar[type[GenerationRequest]] = TintRequest
 
-    def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> TaskInputs:
+    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> TaskInputs:
         if getattr(request, "tint", 0) < 0:
             raise RequestError("tint must not be negative")
-        return super().load(request, latent_spec)
+        return super().load(request, settings, latent_spec)
 
     def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
         base = super().condition(inputs, components, clip)

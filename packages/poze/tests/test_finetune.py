@@ -15,6 +15,7 @@ from poze.adapter import Pi3FeatureAdapter, load_adapter
 from poze.finetune import FinetuneSettings, FlowStage, RolloutStage, Stage, known_seed, run_finetuning
 from poze.network import GuidedNetwork, parse_trained
 from poze.objectives import Supervision, check_point_size, point_loss
+from poze.presets import TINY_POZE
 from wan_core import ConfigError, RequestError
 from wan_core.models import DiTInputs, VideoVAE, WanDiT
 from wan_core.sampling import Anchors
@@ -62,7 +63,9 @@ def rollout_stage(vae: VideoVAE, pi3: Pi3) -> Callable[..., RolloutStage]:
                 latent_shape=(1, 4, 3, 4, 4),
                 anchors=Anchors.leading(torch.randn(1, 4, 1, 4, 4, generator=generator), 3),
             ),
-            request=TI2VRequest(prompt="", num_inference_steps=3, flow_shift=3.0, guidance_scale=2.0, solver="unipc"),
+            sampling=TI2VRequest(prompt="", num_inference_steps=3, flow_shift=3.0, guidance_scale=2.0).sampling(
+                TINY_POZE.sampling
+            ),
             supervision=supervision or Supervision(video=video),
             tokens=torch.randn(1, 4, 48, generator=generator),
             grid=(2, 2),

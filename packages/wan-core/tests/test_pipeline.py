@@ -172,7 +172,7 @@ def test_ti2v_returns_its_picture_as_first_latent(picture: Path) -> None:
 def test_nothing_is_denoised_when_every_frame_is_anchored() -> None:
     model = Model("tiny-ti2v")
     latents = torch.randn(1, model.preset.vae.z_dim, 2, 4, 4)
-    request = GenerationRequest(**small()).with_defaults(model.preset.sampling)
+    request = GenerationRequest(**small()).sampling(model.preset.sampling)
     inputs = DiTInputs(context=torch.zeros(1, 1, model.preset.dit.text_dim))
     conditioning = Conditioning(
         positive=inputs, negative=None, latent_shape=latents.shape, anchors=Anchors.leading(latents, 2)

@@ -23,7 +23,7 @@ from wan_core import ConfigError
 from wan_core.models import DiTInputs, VideoVAE
 from wan_core.runtime import apply_recompute
 from wan_core.sampling import Denoiser, make_solver
-from wan_core.tasks import Conditioning, GenerationRequest
+from wan_core.tasks import Conditioning, SamplingSettings
 from wan_core.training import (
     AveragedWeights,
     CheckpointFolder,
@@ -116,15 +116,14 @@ class Stage(Protocol):
 class RolloutStage:
     """One picture and prompt through the whole sampling chain, decoded and compared; new noise at every step.
 
-    ``tokens`` [1, h * w, C] and ``grid`` are Pi3's of the picture; None gives no guidance. ``request`` has its sampling
-    values filled in.
+    ``tokens`` [1, h * w, C] and ``grid`` are Pi3's of the picture; None gives no guidance.
     """
 
     network: GuidedNetwork
     vae: VideoVAE
     pi3: Pi3
     conditioning: Conditioning
-    request: GenerationRequest
+    sampling: SamplingSettings
     supervision: Supervision
     tokens: Tensor | None
     grid: tuple[int, int]
@@ -145,9 +144,7 @@ class RolloutStage:
 
     def latents(self, noise: Tensor) -> Tensor:
         """Denoised latents [1, C, T, h, w] with gradients, guided in both branches as in `poze-infer`."""
-        request, conditioning = self.request, self.conditioning
-        if request.num_inference_steps is None or request.flow_shift is None or request.solver is None:
-            raise ValueError("the request has open values; plan it first")
+        sampling, conditioning = self.sampling, self.conditioning
         positive, negative = conditioning.positive, conditioning.negative
         if self.tokens is not None:
             positive = self.network.guided(positive, self.tokens, self.grid)
@@ -156,10 +153,10 @@ class RolloutStage:
             self.network.dit,
             positive,
             negative,
-            float(request.guidance_scale),  # type: ignore[arg-type]
+            float(sampling.guidance_scale),  # type: ignore[arg-type]
             anchors=conditioning.anchors,
         )
-        solver = make_solver(request.solver, request.num_inference_steps, flow_shift=request.flow_shift)
+        solver = make_solver(sampling.solver, sampling.num_inference_steps, flow_shift=sampling.flow_shift)
         return rollout(denoiser, solver, noise, anchors=conditioning.anchors)
 
     def _decode(self, latents: Tensor) -> Tensor:

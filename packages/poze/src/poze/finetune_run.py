@@ -123,7 +123,7 @@ def _rollout_stage(plan: FinetunePlan, adapter: Pi3FeatureAdapter, pi3: Pi3) -> 
         vae=vae,
         pi3=pi3,
         conditioning=conditioning,
-        request=plan.inputs.request,
+        sampling=plan.inputs.settings,
         supervision=plan.supervision,
         tokens=tokens if plan.is_guided else None,
         grid=grid,

@@ -24,6 +24,7 @@ from wan_core.tasks import (
     Components,
     Conditioning,
     GenerationRequest,
+    SamplingSettings,
     TaskInputs,
     TextImageToVideo,
     TI2VInputs,
@@ -61,12 +62,13 @@ class GuidedImageToVideo(TextImageToVideo):
     def __init__(self, adapter: Path | None = None) -> None:
         self.adapter = adapter
 
-    def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> PozeInputs:
+    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> PozeInputs:
         request = _own(request)
-        base = super().load(request, latent_spec)
+        base = super().load(request, settings, latent_spec)
         adapter, notes = self._adapter(request)
         return PozeInputs(
             request=request,
+            settings=settings,
             geometry=base.geometry,
             images=base.images,
             notes=(*base.notes, *notes),

@@ -14,7 +14,7 @@ from wan_core.models import DiTInputs, WanDiT
 from wan_core.presets import Preset
 from wan_core.runtime import Placed
 from wan_core.sampling import Denoiser, ExpertDenoiser, draw_noise, make_solver, sample, seeded_generator
-from wan_core.tasks import Clip, Components, Conditioning, Experts, GenerationRequest, TaskInputs
+from wan_core.tasks import Clip, Components, Conditioning, Experts, GenerationRequest, SamplingSettings, TaskInputs
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 """Wraps an iterable of steps and shows them; the string names the phase."""
@@ -89,7 +89,7 @@ class Pipeline:
         """The whole video in memory. Raises ``RequestError``, ``CheckpointError``, ``MediaError``."""
         inputs = self.plan(request)
         frames = torch.cat([chunk.cpu() for chunk in self.stream(inputs, progress=progress)], dim=1)
-        return GeneratedVideo(frames.transpose(0, 1), fps_of(inputs), self.provenance(inputs))
+        return GeneratedVideo(frames.transpose(0, 1), inputs.settings.fps, self.provenance(inputs))
 
     def stream(
         self,
@@ -119,7 +119,7 @@ class Pipeline:
         for index in range(num_clips):
             clip = replace(clip, index=index)
             conditioning = task.condition(inputs, self.components, clip)
-            latents = self.denoise(conditioning, inputs.request, task.noise_seed(inputs.request.seed, clip), progress)
+            latents = self.denoise(conditioning, inputs.settings, task.noise_seed(inputs.settings.seed, clip), progress)
             if on_latents is not None:
                 on_latents(latents)
             decoded = (chunk[0] for chunk in self.decode(latents, conditioning))
@@ -132,17 +132,15 @@ class Pipeline:
                 clip = replace(clip, previous_frames=frames[None])
 
     def denoise(
-        self, conditioning: Conditioning, request: GenerationRequest, seed: int, progress: Progress = silent
+        self, conditioning: Conditioning, settings: SamplingSettings, seed: int, progress: Progress = silent
     ) -> Tensor:
         """Denoised latents [B, C, T, h, w] float32 of one clip."""
-        if request.num_inference_steps is None or request.flow_shift is None or request.solver is None:
-            raise ValueError("the request has open values; plan it first")
         if conditioning.anchors is not None and conditioning.anchors.is_complete:
             return conditioning.anchors.latents.float()  # every frame is given: there is nothing to denoise
-        solver = make_solver(request.solver, request.num_inference_steps, flow_shift=request.flow_shift)
+        solver = make_solver(settings.solver, settings.num_inference_steps, flow_shift=settings.flow_shift)
         generator = seeded_generator(seed, self.options.noise_device)
         latents = draw_noise(conditioning.latent_shape, generator, self.components.device)
-        denoiser, release = self._denoiser(conditioning, request)
+        denoiser, release = self._denoiser(conditioning, settings.guidance_scale)
         try:
             return sample(
                 denoiser,
@@ -171,10 +169,9 @@ class Pipeline:
         return Provenance.of(preset=self.preset.name, settings=inputs.request.settings(), record=self._record)
 
     def _denoiser(
-        self, conditioning: Conditioning, request: GenerationRequest
+        self, conditioning: Conditioning, scale: float | Experts[float]
     ) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[], None]]:
         dit = self.components.dit
-        scale = request.guidance_scale
         if not isinstance(dit, Experts):
             network = _Resident(dit)
             return self._branch(network, conditioning, _single(scale)), network.rest
@@ -234,17 +231,11 @@ def plan_request(preset: Preset, request: GenerationRequest, latent_spec: Latent
         raise TypeError(f"{preset.name} needs a {wanted.__name__}, got {type(request).__name__}")
     if isinstance(request.guidance_scale, Experts) and not preset.has_experts:
         raise RequestError(f"{preset.name} is one network and takes one guidance_scale, got a low and a high one")
-    return preset.task.load(request.with_defaults(preset.sampling), latent_spec)
+    request = request.with_defaults(preset.sampling)
+    return preset.task.load(request, request.sampling(preset.sampling), latent_spec)
 
 
-def fps_of(inputs: TaskInputs) -> int:
-    """Frames per second of a planned request."""
-    if inputs.request.fps is None:
-        raise ValueError("the request has open values; plan it first")
-    return inputs.request.fps
-
-
-def _single(scale: float | Experts[float] | None) -> float:
-    if scale is None or isinstance(scale, Experts):
+def _single(scale: float | Experts[float]) -> float:
+    if isinstance(scale, Experts):
         raise ValueError(f"one guidance_scale is needed here, got {scale}")
     return scale

@@ -16,6 +16,7 @@ from wan_core.tasks import (
     Components,
     Conditioning,
     GenerationRequest,
+    SamplingSettings,
     TaskInputs,
     TextImageToVideo,
     TI2VInputs,
@@ -36,12 +37,12 @@ class MultiImageToVideo(TextImageToVideo):
 
     request_type: ClassVar[type[GenerationRequest]] = MI2VRequest
 
-    def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> MI2VInputs:
+    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> MI2VInputs:
         if not isinstance(request, MI2VRequest):
             raise TypeError(f"request must be an MI2VRequest, got {type(request).__name__}")
         if request.preview is not None:
             _check_preview(request)
-        exact, stride = exact_geometry(request, latent_spec), latent_spec.temporal_stride
+        exact, stride = exact_geometry(settings, latent_spec), latent_spec.temporal_stride
         room = (
             Room(exact.num_frames, "frames", 1) if request.joint else Room(exact.latent_frames, "latent frames", stride)
         )
@@ -51,6 +52,7 @@ class MultiImageToVideo(TextImageToVideo):
         images, geometry = prepare_anchor_images(pictures, area, exact.num_frames, latent_spec)
         return MI2VInputs(
             request=request,
+            settings=settings,
             geometry=geometry,
             images=images,
             names=tuple(name for name, _ in named),

@@ -18,7 +18,7 @@ from wan_core.cli.progress import reporter, show_progress
 from wan_core.errors import MediaError, RequestError
 from wan_core.loading import RuntimeOptions, check_loras, checkpoint_folder, load_pipeline
 from wan_core.media import check_output, write_video
-from wan_core.pipeline import SamplingOptions, fps_of, plan_request, silent
+from wan_core.pipeline import SamplingOptions, plan_request, silent
 from wan_core.presets import Preset, get_preset, list_presets
 from wan_core.runtime import resolve_device, resolve_dtype
 from wan_core.tasks import TaskInputs
@@ -130,7 +130,7 @@ def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
         started = time.monotonic()
         chunks = pipeline.stream(job.inputs, progress=silent if values["quiet"] else show_progress, log=say)
         provenance = None if values["no_metadata"] else pipeline.provenance(job.inputs)
-        path = write_video(chunks, job.output, fps=fps_of(job.inputs), provenance=provenance)
+        path = write_video(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance)
         seconds = time.monotonic() - started
         seed = job.inputs.request.seed
         say(f"{path} (seed {seed}, {seconds:.1f} s)")
@@ -186,7 +186,7 @@ def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
             inputs = plan_request(preset, request, preset.latent_spec)
             jobs.append(Job(inputs, output_path(values["output"], preset, inputs, len(jobs), total)))
     for job in jobs:
-        check_output(job.output, num_frames=job.inputs.geometry.num_frames, fps=fps_of(job.inputs))
+        check_output(job.output, num_frames=job.inputs.geometry.num_frames, fps=job.inputs.settings.fps)
     return jobs
 
 

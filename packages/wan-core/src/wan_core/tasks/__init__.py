@@ -8,6 +8,7 @@ from wan_core.tasks.base import (
     Experts,
     GenerationRequest,
     SamplingDefaults,
+    SamplingSettings,
     Task,
     TaskInputs,
 )
@@ -30,6 +31,7 @@ __all__ = [
     "ImageToVideo",
     "PromptCache",
     "SamplingDefaults",
+    "SamplingSettings",
     "TI2VInputs",
     "TI2VRequest",
     "Task",

@@ -50,6 +50,13 @@ class SamplingDefaults:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SamplingSettings(SamplingDefaults):
+    """The settings of one video: a request's own where it has them, else the model's. Nothing is open."""
+
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class GenerationRequest:
     """What a user asks for. ``None`` means the model's default; ``negative_prompt=""`` means an empty one.
 
@@ -83,6 +90,11 @@ class GenerationRequest:
         request = replace(self, **missing)
         request.validate()
         return request
+
+    def sampling(self, defaults: SamplingDefaults) -> SamplingSettings:
+        """The settings of this request, open ones from ``defaults``."""
+        own = {f.name: getattr(self, f.name) for f in fields(SamplingSettings)}
+        return SamplingSettings(**{name: getattr(defaults, name) if own[name] is None else own[name] for name in own})
 
     def validate(self) -> None:
         """Check the values that need no model. Raises ``RequestError``."""
@@ -208,12 +220,13 @@ class Clip:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskInputs:
-    """What :meth:`Task.load` read: the filled-in request, the geometry, and in subclasses the user's media.
+    """What :meth:`Task.load` read: the request, its settings, the geometry, and in subclasses the user's media.
 
     ``notes`` are sentences that the user should see before the work starts.
     """
 
     request: GenerationRequest
+    settings: SamplingSettings
     geometry: VideoGeometry
     notes: tuple[str, ...] = ()
 
@@ -224,8 +237,8 @@ class Task(ABC):
     request_type: ClassVar[type[GenerationRequest]] = GenerationRequest
 
     @abstractmethod
-    def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> TaskInputs:
-        """Read and check the user's files; ``request`` has its defaults filled in. No model is touched.
+    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> TaskInputs:
+        """Read and check the user's files; ``settings`` are the request's, filled in. No model is touched.
 
         Raises ``RequestError`` for impossible values and ``MediaError`` for unreadable files.
         """

@@ -11,7 +11,7 @@ from torch import Tensor
 from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, VideoGeometry, fit_cover, image_to_tensor, load_image, stretch_bicubic
 from wan_core.models import DiTInputs
-from wan_core.tasks.base import Clip, Components, Conditioning, GenerationRequest, Task, TaskInputs
+from wan_core.tasks.base import Clip, Components, Conditioning, GenerationRequest, SamplingSettings, Task, TaskInputs
 from wan_core.tasks.i2v import geometry_for_area
 from wan_core.tasks.t2v import text_states
 
@@ -42,21 +42,21 @@ class FirstLastFrameToVideo(Task):
 
     request_type: ClassVar[type[GenerationRequest]] = FLF2VRequest
 
-    def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> FLF2VInputs:
+    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> FLF2VInputs:
         paths = getattr(request, "first_frame", None), getattr(request, "last_frame", None)
         if paths[0] is None or paths[1] is None:
             missing = "--first_frame" if paths[0] is None else "--last_frame"
             raise RequestError(f"this task leads from one image to another; give {missing} PATH too")
         first, last = load_image(paths[0]), load_image(paths[1])
-        geometry = geometry_for_area(first, request, latent_spec)
+        geometry = geometry_for_area(first, settings, latent_spec)
         last, notes = _with_aspect_of(first, last)
         ends = image_to_tensor(first), image_to_tensor(last)
-        return FLF2VInputs(request=request, geometry=geometry, ends=ends, notes=notes)
+        return FLF2VInputs(request=request, settings=settings, geometry=geometry, ends=ends, notes=notes)
 
     def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
         if not isinstance(inputs, FLF2VInputs):
             raise TypeError(f"inputs must be FLF2VInputs, got {type(inputs).__name__}")
-        context, negative = text_states(inputs.request, components)
+        context, negative = text_states(inputs, components)
         with components.part("image_encoder").active() as encode:
             states = [encode(image.to(components.device).unsqueeze(0)) for image in inputs.ends]
         video = first_last_video(*inputs.ends, inputs.geometry).to(components.device)

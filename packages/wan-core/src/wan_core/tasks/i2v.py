@@ -18,7 +18,7 @@ from wan_core.media import (
     stretch_bicubic,
 )
 from wan_core.models import DiTInputs
-from wan_core.tasks.base import Clip, Components, Conditioning, GenerationRequest, Task, TaskInputs
+from wan_core.tasks.base import Clip, Components, Conditioning, GenerationRequest, SamplingSettings, Task, TaskInputs
 from wan_core.tasks.t2v import exact_geometry, text_states
 
 
@@ -58,9 +58,9 @@ def first_frame_condition(latents: Tensor, geometry: VideoGeometry, temporal_str
     return torch.cat([first_frame_mask(geometry, temporal_stride).to(latents), latents], dim=1)
 
 
-def geometry_for_area(image: Image.Image, request: GenerationRequest, latent_spec: LatentSpec) -> VideoGeometry:
+def geometry_for_area(image: Image.Image, settings: SamplingSettings, latent_spec: LatentSpec) -> VideoGeometry:
     """The geometry of about the requested area with an image's aspect, in whole patches. Raises ``RequestError``."""
-    asked = exact_geometry(request, latent_spec)
+    asked = exact_geometry(settings, latent_spec)
     rows, columns = latent_grid_for_area(image.height, image.width, asked.width * asked.height, latent_spec)
     height, width = rows * latent_spec.spatial_stride, columns * latent_spec.spatial_stride
     return VideoGeometry.for_video(latent_spec, num_frames=asked.num_frames, height=height, width=width)
@@ -71,14 +71,15 @@ class ImageToVideo(Task):
 
     request_type: ClassVar[type[GenerationRequest]] = I2VRequest
 
-    def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> I2VInputs:
+    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> I2VInputs:
         path = getattr(request, "image", None)
         if path is None:
             raise RequestError("this task starts from a picture; give it with --image PATH")
         picture = load_image(path)
         return I2VInputs(
             request=request,
-            geometry=geometry_for_area(picture, request, latent_spec),
+            settings=settings,
+            geometry=geometry_for_area(picture, settings, latent_spec),
             image=image_to_tensor(picture),
             temporal_stride=latent_spec.temporal_stride,
         )
@@ -86,7 +87,7 @@ class ImageToVideo(Task):
     def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
         if not isinstance(inputs, I2VInputs):
             raise TypeError(f"inputs must be I2VInputs, got {type(inputs).__name__}")
-        context, negative = text_states(inputs.request, components)
+        context, negative = text_states(inputs, components)
         image_context = self._image_context(inputs.image, components)
         channel_concat = self._channel_concat(inputs, components)
 

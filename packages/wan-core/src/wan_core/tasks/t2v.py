@@ -4,41 +4,49 @@ from torch import Tensor
 
 from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.models import DiTInputs
-from wan_core.tasks.base import Clip, Components, Conditioning, Experts, GenerationRequest, Task, TaskInputs
+from wan_core.tasks.base import (
+    Clip,
+    Components,
+    Conditioning,
+    Experts,
+    GenerationRequest,
+    SamplingSettings,
+    Task,
+    TaskInputs,
+)
 from wan_core.tasks.prompts import encode_prompts
 
 
-def is_guided(request: GenerationRequest) -> bool:
+def is_guided(settings: SamplingSettings) -> bool:
     """Whether any expert's guidance differs from 1, so that the negative branch is needed at all."""
-    scale = request.guidance_scale
+    scale = settings.guidance_scale
     return any(value != 1 for value in ((scale.high, scale.low) if isinstance(scale, Experts) else (scale,)))
 
 
-def text_states(request: GenerationRequest, components: Components) -> tuple[Tensor, Tensor | None]:
+def text_states(inputs: TaskInputs, components: Components) -> tuple[Tensor, Tensor | None]:
     """Text states of the prompt and, when guidance needs it, of the negative prompt: [1, L, dim] each."""
-    prompts = [request.prompt]
-    if is_guided(request):
-        prompts.append(request.negative_prompt or "")
+    prompts = [inputs.request.prompt]
+    if is_guided(inputs.settings):
+        prompts.append(inputs.settings.negative_prompt)
     states = encode_prompts(components.text_encoder, prompts, components.prompt_cache, components.device)
     return states[0], states[1] if len(states) > 1 else None
 
 
-def exact_geometry(request: GenerationRequest, latent_spec: LatentSpec) -> VideoGeometry:
-    """The geometry of exactly the requested size. ``request`` has its defaults filled in."""
-    width, height, num_frames = request.width, request.height, request.num_frames
-    if width is None or height is None or num_frames is None:
-        raise ValueError("the request has open values; call with_defaults first")
-    return VideoGeometry.for_video(latent_spec, num_frames=num_frames, height=height, width=width)
+def exact_geometry(settings: SamplingSettings, latent_spec: LatentSpec) -> VideoGeometry:
+    """The geometry of exactly the requested size."""
+    return VideoGeometry.for_video(
+        latent_spec, num_frames=settings.num_frames, height=settings.height, width=settings.width
+    )
 
 
 class TextToVideo(Task):
     """Text to video for Wan2.1 and the two-expert Wan2.2 (arXiv 2503.20314)."""
 
-    def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> TaskInputs:
-        return TaskInputs(request=request, geometry=exact_geometry(request, latent_spec))
+    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> TaskInputs:
+        return TaskInputs(request=request, settings=settings, geometry=exact_geometry(settings, latent_spec))
 
     def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
-        context, negative = text_states(inputs.request, components)
+        context, negative = text_states(inputs, components)
         return Conditioning(
             positive=DiTInputs(context=context),
             negative=None if negative is None else DiTInputs(context=negative),

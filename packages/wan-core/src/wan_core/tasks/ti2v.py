@@ -12,7 +12,7 @@ from torch import Tensor
 from wan_core.media import LatentSpec, VideoGeometry, best_output_size, fit_cover, image_to_tensor, load_image
 from wan_core.models import DiTInputs
 from wan_core.sampling import Anchors
-from wan_core.tasks.base import Clip, Components, Conditioning, GenerationRequest, Task, TaskInputs
+from wan_core.tasks.base import Clip, Components, Conditioning, GenerationRequest, SamplingSettings, Task, TaskInputs
 from wan_core.tasks.t2v import exact_geometry, text_states
 
 _PIXELS_PER_CALL = 4_000_000  # the 4x16x16 encoder takes 2.3 kB per pixel in float32: 9 GB for four pictures of 720p
@@ -68,13 +68,13 @@ class TextImageToVideo(Task):
 
     request_type: ClassVar[type[GenerationRequest]] = TI2VRequest
 
-    def load(self, request: GenerationRequest, latent_spec: LatentSpec) -> TI2VInputs:
-        path, exact = getattr(request, "image", None), exact_geometry(request, latent_spec)
+    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> TI2VInputs:
+        path, exact = getattr(request, "image", None), exact_geometry(settings, latent_spec)
         if path is None:
-            return TI2VInputs(request=request, geometry=exact, images=torch.empty(0))
+            return TI2VInputs(request=request, settings=settings, geometry=exact, images=torch.empty(0))
         area = exact.width * exact.height
         images, geometry = prepare_anchor_images([load_image(path)], area, exact.num_frames, latent_spec)
-        return TI2VInputs(request=request, geometry=geometry, images=images)
+        return TI2VInputs(request=request, settings=settings, geometry=geometry, images=images)
 
     def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
         if not isinstance(inputs, TI2VInputs):
@@ -83,7 +83,7 @@ class TextImageToVideo(Task):
         if anchors is not None and anchors.is_complete:  # nothing is denoised, so no text is needed
             context, negative = torch.empty(1, 0, 0), None
         else:
-            context, negative = text_states(inputs.request, components)
+            context, negative = text_states(inputs, components)
         return Conditioning(
             positive=DiTInputs(context=context),
             negative=None if negative is None else DiTInputs(context=negative),
