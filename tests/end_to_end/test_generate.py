@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from PIL import Image
 
 from wan_core.media import read_video
 
@@ -144,3 +145,49 @@ def test_other_outputs(name: str, run: Run, tmp_path: Path) -> None:
     result = run("generate", "--prompt", "a red circle", *FAST, "--output", tmp_path / name)
     assert result.exit_code == 0, result.output
     assert list(tmp_path.rglob("*.gif")) + list(tmp_path.rglob("*.webp")) + list(tmp_path.rglob("*.png"))
+
+
+def test_the_groups_help_shows_what_all_tasks_share(run: Run) -> None:
+    text = run("generate", "--help").output
+    assert all(word in text for word in ("--prompt", "--ckpt-dir", "--part", "--lora", "--output", "tiny-t2v"))
+    assert "--first-frame" not in text
+
+
+@pytest.mark.parametrize("spelling", ["--sample-steps", "--sample_steps"])
+def test_an_option_has_both_spellings_and_its_value_neither(run: Run, spelling: str) -> None:
+    words = ["generate", "tiny-t2v", "--prompt", "--sample_steps", spelling, 3, "--frame-num", 5, "--dry-run", "--json"]
+    (plan,) = json.loads(run(*words).stdout)
+    assert (plan["prompt"], plan["num_inference_steps"]) == ("--sample_steps", 3)
+
+
+def test_how_guidance_was_computed_is_recorded(run: Run) -> None:
+    words = ["generate", "tiny-t2v", "--prompt", "p", *FAST, "--output", "v.mp4", "--cfg", "batched"]
+    assert run(*words).exit_code == 0
+    shown = json.loads(run("show", "v.mp4", "--json").stdout)
+    assert shown["record"]["cfg"] == "batched"
+    assert "--cfg batched" in shown["command"]
+
+
+def test_a_last_frame_of_another_shape_is_cut_and_told(
+    run: Run, checkpoint: Callable[[str], Path], picture: Path, tmp_path: Path
+) -> None:
+    Image.new("RGB", (50, 80), "white").save(tmp_path / "tall.png")
+    words = ["generate", "flf2v-14B", "--ckpt-dir", checkpoint("flf2v-14B"), "--size", "64*48", "--prompt", "p"]
+    told = run(*words, *FAST, "--first-frame", picture, "--last-frame", "tall.png", "--output", "v.mp4")
+    assert told.exit_code == 0, told.output
+    assert "50x33 of its 50x80 are used" in told.output
+    missing = run(*words, *FAST, "--first-frame", picture)
+    assert missing.exit_code == 2
+    assert "--last_frame" in missing.output
+
+
+def test_weights_of_first_and_last_frames_are_no_image_to_video_model(
+    run: Run, checkpoint: Callable[[str], Path], picture: Path
+) -> None:
+    found = run("inspect", checkpoint("flf2v-14B"))
+    assert "the first-last-frame transformer" in found.output
+    other = run(
+        "generate", "i2v-14B-720P", "--ckpt-dir", checkpoint("flf2v-14B"), "--image", picture, "--prompt", "p", *FAST
+    )
+    assert other.exit_code == 3
+    assert "emb_pos" in other.output

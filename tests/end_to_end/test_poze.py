@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +12,14 @@ from click.testing import Result
 from PIL import Image
 from safetensors import safe_open
 
+import poze.task
+import wan_core.loading
 from pi3.checkpoints import bundled_weights
 from poze import Pi3FeatureAdapter, save_adapter
-from poze.cli import poze
+from poze.cli import poze as poze_command
 from poze.cli.download import download
 from poze.cli.infer import infer
+from wan_core.checkpoints import Family
 from wan_core.media import read_video
 
 Run = Callable[..., Result]
@@ -83,6 +87,30 @@ def test_wan_generate_takes_the_task(run: Run, checkpoint: Callable[[str], Path]
     assert result.exit_code == 0, result.output
 
 
+def test_pi3_is_read_once_and_looks_once_for_many_videos(
+    run: Run, files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    loaded, looks = list[str](), list[int]()
+    load, see = wan_core.loading.load_model, poze.task.look
+
+    def count_load(*arguments: Any, family: Family, **more: Any) -> Any:
+        loaded.append(family.name)
+        return load(*arguments, family=family, **more)
+
+    def count_look(*arguments: Any) -> Any:
+        looks.append(1)
+        return see(*arguments)
+
+    monkeypatch.setattr(wan_core.loading, "load_model", count_load)
+    monkeypatch.setattr(poze.task, "look", count_look)
+    words = ["--image", files / "frame0.png", "--sample-steps", 1, "--frame-num", 5, "--num-videos", 3]
+    result = run(*words, "--output", "v.mp4", command=infer)
+    assert result.exit_code == 0, result.output
+    assert len(list(tmp_path.glob("v-*.mp4"))) == 3
+    assert loaded.count("pi3") == 1
+    assert len(looks) == 1
+
+
 def test_pi3_as_folder_and_as_pickle_is_read(run: Run, files: Path, tmp_path: Path) -> None:
     with safe_open(bundled_weights(), "pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open is no mapping
@@ -128,7 +156,7 @@ def test_without_pi3_it_is_plain_ti2v(run: Run, checkpoint: Callable[[str], Path
 
 def test_the_group_has_the_seeds_four_commands(run: Run) -> None:
     for name in ("infer", "finetune", "download", "view"):
-        assert run(name, "--help", command=poze).exit_code == 0
+        assert run(name, "--help", command=poze_command).exit_code == 0
 
 
 def test_download_fetches_both_models_at_their_revisions(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -42,6 +42,18 @@ class GenerateGroup(ErrorReporting, click.Group):
         with formatter.section("Tasks"):
             formatter.write_dl([(name, get_preset(name).summary) for name in list_presets()])
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options that all tasks share, then the tasks."""
+        shared = {
+            "What to make": request_options(),
+            "How to run": [*runtime_options(), *lora_options()],
+            "What comes out": output_options(),
+        }
+        for title, options in shared.items():
+            with formatter.section(title):
+                formatter.write_dl([row for option in options if (row := option.get_help_record(ctx))])
+        super().format_options(ctx, formatter)
+
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, _task_first(args))
 
