@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from pi3.config import DinoConfig, Pi3Config, Pi3XConfig
     from pi3.edges import keep_mask
     from pi3.geometry import intrinsics_of_rays
-    from pi3.images import input_size, pictures_to_tensor
+    from pi3.images import pictures_to_tensor
     from pi3.model import Pi3, Pi3Latents, Pi3Output
     from pi3.pi3x import Pi3X, Pi3XLatents, Pi3XOutput
     from pi3.ply import read_ply, write_ply
@@ -28,7 +28,6 @@ _HOMES = {
     "Pi3XConfig": "config",
     "Pi3XLatents": "pi3x",
     "Pi3XOutput": "pi3x",
-    "input_size": "images",
     "intrinsics_of_rays": "geometry",
     "keep_mask": "edges",
     "load_pi3": "checkpoints",
@@ -48,7 +47,6 @@ __all__ = [
     "Pi3XConfig",
     "Pi3XLatents",
     "Pi3XOutput",
-    "input_size",
     "intrinsics_of_rays",
     "keep_mask",
     "load_pi3",

@@ -1,7 +1,7 @@
 """3D-guided video: Pi3 features of a picture guide Wan2.2 TI2V-5B."""
 
 from poze.adapter import Pi3FeatureAdapter, load_adapter, save_adapter
-from poze.guidance import guidance_tokens, look, picture_views, pooled_tokens
+from poze.guidance import guidance_tokens, look, picture_views
 from poze.outputs import Findings
 from poze.presets import POZE_5B, TINY_POZE
 from poze.request import PozeRequest
@@ -20,6 +20,5 @@ __all__ = [
     "load_adapter",
     "look",
     "picture_views",
-    "pooled_tokens",
     "save_adapter",
 ]

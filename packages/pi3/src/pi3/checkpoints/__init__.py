@@ -1,17 +1,15 @@
 """Weights of Pi3 and Pi3X: found in a file, a folder or on the hub, read safely, loaded strictly."""
 
-from pi3.checkpoints.load import PI3, build, freeze, load_pi3, read_config
-from pi3.checkpoints.locate import HUB_IDS, WEIGHTS_FILE, bundled_weights, download_weights, find_weights
+from pi3.checkpoints.load import PI3, build, freeze, load_pi3
+from pi3.checkpoints.locate import HUB_IDS, bundled_weights, download_weights, find_weights
 
 __all__ = [
     "HUB_IDS",
     "PI3",
-    "WEIGHTS_FILE",
     "build",
     "bundled_weights",
     "download_weights",
     "find_weights",
     "freeze",
     "load_pi3",
-    "read_config",
 ]

@@ -1,7 +1,7 @@
 """Weights on disk: read lazily, recognised by content, checked before they are used, written whole or not at all."""
 
-from wan_core.checkpoints.contents import Contents, Weights, find_weights
-from wan_core.checkpoints.convert import ConversionReport, NativeWeights, in_format, native_weights
+from wan_core.checkpoints.contents import Contents, find_weights
+from wan_core.checkpoints.convert import in_format, native_weights
 from wan_core.checkpoints.export import ExportOptions, export_networks
 from wan_core.checkpoints.export_targets import Layout, write_json
 from wan_core.checkpoints.families import (
@@ -27,8 +27,6 @@ from wan_core.checkpoints.layout import TOKENIZER, CheckpointLayout
 from wan_core.checkpoints.load import check_fit, load_model
 from wan_core.checkpoints.lora.merge import (
     LoRA,
-    LoRAFile,
-    MergedWeights,
     loras_for,
     read_lora,
     with_delta,
@@ -37,7 +35,7 @@ from wan_core.checkpoints.lora.merge import (
 from wan_core.checkpoints.lora.names import is_lora
 from wan_core.checkpoints.lora.summary import LoRASummary
 from wan_core.checkpoints.meta import build_on_meta
-from wan_core.checkpoints.networks import Merge, Network, networks_in
+from wan_core.checkpoints.networks import Network, networks_in
 from wan_core.checkpoints.parts import Part
 from wan_core.checkpoints.pipeline_files import PipelineFacts
 from wan_core.checkpoints.readers.reader import read_weights
@@ -54,7 +52,6 @@ __all__ = [
     "CheckpointFormat",
     "CheckpointLayout",
     "Contents",
-    "ConversionReport",
     "DerivedSource",
     "Expert",
     "ExportOptions",
@@ -62,12 +59,8 @@ __all__ = [
     "Inspection",
     "Layout",
     "LoRA",
-    "LoRAFile",
     "LoRASummary",
     "MemorySource",
-    "Merge",
-    "MergedWeights",
-    "NativeWeights",
     "Network",
     "Part",
     "PipelineFacts",
@@ -76,7 +69,6 @@ __all__ = [
     "Shapes",
     "TensorInfo",
     "TensorSource",
-    "Weights",
     "build_config",
     "build_on_meta",
     "check_fit",

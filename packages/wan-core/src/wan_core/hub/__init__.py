@@ -3,7 +3,7 @@
 from wan_core.hub.download import DownloadPlan, download_files, plan_download
 from wan_core.hub.fetch import FetchedFile
 from wan_core.hub.hubs import Hub, HubName, Listing, RemoteFile, open_hub
-from wan_core.hub.manifest import MANIFEST_NAME, ManifestEntry, Progress, verify_folder, write_manifest
+from wan_core.hub.manifest import MANIFEST_NAME, verify_folder, write_manifest
 
 __all__ = [
     "MANIFEST_NAME",
@@ -12,8 +12,6 @@ __all__ = [
     "Hub",
     "HubName",
     "Listing",
-    "ManifestEntry",
-    "Progress",
     "RemoteFile",
     "download_files",
     "open_hub",

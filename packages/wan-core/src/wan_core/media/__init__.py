@@ -11,7 +11,6 @@ from wan_core.media.geometry import (
     parse_size,
 )
 from wan_core.media.images import (
-    MAX_PIXELS,
     fit_cover,
     image_to_tensor,
     load_image,
@@ -20,18 +19,16 @@ from wan_core.media.images import (
     to_rgb,
     to_uint8,
 )
-from wan_core.media.output import OutputTarget, check_output
+from wan_core.media.output import check_output
 from wan_core.media.provenance import Provenance, read_provenance
 from wan_core.media.sheet import contact_sheet
 from wan_core.media.video import VideoWriter, write_image, write_video
 from wan_core.media.video_reader import Video, VideoInfo, probe_video, read_video, stream_video
 
 __all__ = [
-    "MAX_PIXELS",
     "AudioTrack",
     "FrameSize",
     "LatentSpec",
-    "OutputTarget",
     "Provenance",
     "Video",
     "VideoGeometry",

@@ -1,23 +1,20 @@
 """Everything applied to models from outside: devices, placement, attention backends."""
 
 from wan_core.runtime.attention_backends import (
-    ATTENTION_BACKENDS,
     apply_attention_backend,
     choose_attention_backend,
 )
 from wan_core.runtime.devices import DTYPES, peak_memory, resolve_device, resolve_dtype
 from wan_core.runtime.fsdp import divided_as, is_sharded, mean_over_processes, shard_model, whole_tensor
 from wan_core.runtime.launch import Launch, is_first_to_say, launched, make_mesh, process_group
-from wan_core.runtime.placement import Between, Placed, release_cached_memory
-from wan_core.runtime.recompute import RecomputedBlocks, apply_recompute
+from wan_core.runtime.placement import Between, Placed
+from wan_core.runtime.recompute import apply_recompute
 
 __all__ = [
-    "ATTENTION_BACKENDS",
     "DTYPES",
     "Between",
     "Launch",
     "Placed",
-    "RecomputedBlocks",
     "apply_attention_backend",
     "apply_recompute",
     "choose_attention_backend",
@@ -29,7 +26,6 @@ __all__ = [
     "mean_over_processes",
     "peak_memory",
     "process_group",
-    "release_cached_memory",
     "resolve_device",
     "resolve_dtype",
     "shard_model",

@@ -7,7 +7,6 @@ from wan_core.sampling.noise import draw_noise, seeded_generator, seeded_noise
 from wan_core.sampling.sampler import sample
 from wan_core.sampling.schedule import (
     NUM_TRAIN_TIMESTEPS,
-    Schedule,
     flow_match_table,
     linear_sigmas,
     make_schedule,
@@ -15,7 +14,7 @@ from wan_core.sampling.schedule import (
     shift_sigma,
     shifted_sigmas,
 )
-from wan_core.sampling.solvers import SOLVERS, MultistepSolver, RenoiseSolver, Solver, make_solver
+from wan_core.sampling.solvers import SOLVERS, MultistepSolver, Solver, make_solver
 
 __all__ = [
     "NUM_TRAIN_TIMESTEPS",
@@ -24,8 +23,6 @@ __all__ = [
     "Denoiser",
     "ExpertDenoiser",
     "MultistepSolver",
-    "RenoiseSolver",
-    "Schedule",
     "Solver",
     "count_high_noise_steps",
     "draw_noise",

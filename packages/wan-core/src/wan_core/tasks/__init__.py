@@ -13,7 +13,7 @@ from wan_core.tasks.base import (
     TaskInputs,
 )
 from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
-from wan_core.tasks.i2v import I2VRequest, ImageToVideo, first_frame_condition, first_frame_video
+from wan_core.tasks.i2v import I2VRequest, ImageToVideo
 from wan_core.tasks.prompts import PromptCache, encode_prompts
 from wan_core.tasks.t2v import TextToVideo, exact_geometry, is_guided, text_states
 from wan_core.tasks.ti2v import TextImageToVideo, TI2VInputs, TI2VRequest, encode_pictures, prepare_anchor_images
@@ -41,8 +41,6 @@ __all__ = [
     "encode_pictures",
     "encode_prompts",
     "exact_geometry",
-    "first_frame_condition",
-    "first_frame_video",
     "is_guided",
     "prepare_anchor_images",
     "text_states",

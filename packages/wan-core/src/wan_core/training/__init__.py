@@ -1,6 +1,6 @@
 """Training parts: objective, data, optimizers, state, loop, and the run of `wan train`; each usable on its own."""
 
-from wan_core.training.cache import Cache, ShuffledBatches, check_cache, write_cache
+from wan_core.training.cache import Cache, ShuffledBatches, write_cache
 from wan_core.training.data import (
     ClipSettings,
     Example,
@@ -12,33 +12,25 @@ from wan_core.training.data import (
 )
 from wan_core.training.estimate import activation_bytes, describe_plan
 from wan_core.training.examples import (
-    Batch,
     ExampleEncoder,
     Sampler,
     clip_settings,
     describe_cache,
     examples_mark,
     model_marks,
-    stack,
     task_kind,
-    weights_mark,
 )
 from wan_core.training.export import complete_model, save_network
-from wan_core.training.flow_loss import FlowLoss, seeded_rows, with_clean_frames
+from wan_core.training.flow_loss import FlowLoss
 from wan_core.training.loop import (
     SCHEDULES,
     LoopSettings,
-    Reduce,
     TrainingResult,
-    noted_signals,
     run_identity,
-    seed_step,
-    this_rank_only,
     train,
 )
 from wan_core.training.lora import (
     DEFAULT_TARGETS,
-    LoRALinear,
     LoRASettings,
     attach_lora,
     lora_tensors,
@@ -49,24 +41,18 @@ from wan_core.training.muon import Muon, orthogonalize
 from wan_core.training.objective import FlowBatch, NoiseLevels, draw_clean_frames, expert_levels, make_flow_batch
 from wan_core.training.optimizers import build_optimizers, require_optimizer
 from wan_core.training.plan import (
-    Expert,
     RunOptions,
     TrainingPlan,
-    count_weights,
     encoder_files,
     examples_of,
     machine,
-    meta_network,
-    network_config,
     plan_training,
 )
 from wan_core.training.ranks import Ranks, distributed_ranks
-from wan_core.training.run import Listeners, RunResult, carry_out, load_network, own_weights, trained_levels
+from wan_core.training.run import Listeners, RunResult, carry_out, own_weights
 from wan_core.training.settings import EXPERTS, OPTIMIZERS, TIMESTEPS, TrainSettings, read_config
 from wan_core.training.state import AveragedWeights, CheckpointFolder, TrainingState, trained_tensors
-from wan_core.training.tar_shards import Member
-from wan_core.training.tensorboard import require_tensorboard, tensorboard_listener
-from wan_core.training.validation import Validation, averaged, with_network
+from wan_core.training.validation import averaged
 
 __all__ = [
     "DEFAULT_TARGETS",
@@ -75,24 +61,19 @@ __all__ = [
     "SCHEDULES",
     "TIMESTEPS",
     "AveragedWeights",
-    "Batch",
     "Cache",
     "CheckpointFolder",
     "ClipSettings",
     "Example",
     "ExampleEncoder",
-    "Expert",
     "FlowBatch",
     "FlowLoss",
     "Listeners",
-    "LoRALinear",
     "LoRASettings",
     "LoopSettings",
-    "Member",
     "Muon",
     "NoiseLevels",
     "Ranks",
-    "Reduce",
     "RunOptions",
     "RunResult",
     "Sampler",
@@ -101,18 +82,15 @@ __all__ = [
     "TrainingPlan",
     "TrainingResult",
     "TrainingState",
-    "Validation",
     "activation_bytes",
     "attach_lora",
     "averaged",
     "bucket",
     "build_optimizers",
     "carry_out",
-    "check_cache",
     "check_example",
     "clip_settings",
     "complete_model",
-    "count_weights",
     "describe_cache",
     "describe_plan",
     "distributed_ranks",
@@ -124,35 +102,21 @@ __all__ = [
     "find_examples",
     "load_clip",
     "load_first_picture",
-    "load_network",
     "lora_tensors",
     "machine",
     "make_flow_batch",
     "merge_lora",
-    "meta_network",
     "model_marks",
-    "network_config",
-    "noted_signals",
     "orthogonalize",
     "own_weights",
     "plan_training",
     "read_config",
     "require_optimizer",
-    "require_tensorboard",
     "run_identity",
     "save_lora",
     "save_network",
-    "seed_step",
-    "seeded_rows",
-    "stack",
     "task_kind",
-    "tensorboard_listener",
-    "this_rank_only",
     "train",
-    "trained_levels",
     "trained_tensors",
-    "weights_mark",
-    "with_clean_frames",
-    "with_network",
     "write_cache",
 ]
