@@ -9,13 +9,15 @@ from typing import Any
 import huggingface_hub
 import pytest
 import torch
+from click.testing import CliRunner
 from huggingface_hub.errors import LocalEntryNotFoundError
 from safetensors.torch import save_file
 
 from pi3 import Pi3, Pi3Config, Pi3X, Pi3XConfig, load_pi3
-from pi3.checkpoints import PI3, find_weights
+from pi3.checkpoints import PI3, bundled_weights, find_weights
 from wan_core import CheckpointError
 from wan_core.checkpoints import native_weights, read_weights
+from wan_core.cli import wan
 
 
 def save(model: Pi3, path: Path) -> Path:
@@ -158,3 +160,10 @@ def test_no_network_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_config_of_pi3x_is_not_that_of_pi3(model_x: Pi3X, tmp_path: Path) -> None:
     assert isinstance(stored_config(save(model_x, tmp_path / "x.safetensors")), Pi3XConfig)
+
+
+def test_the_core_knows_its_weights() -> None:
+    result = CliRunner().invoke(wan, ["inspect", str(bundled_weights()), "--json"])
+    assert result.exit_code == 0, result.output
+    (found,) = json.loads(result.stdout)["weights"]
+    assert (found["family"], found["missing"], found["unexpected"]) == ("pi3", [], [])

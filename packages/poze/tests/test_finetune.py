@@ -63,7 +63,7 @@ def rollout_stage(vae: VideoVAE, pi3: Pi3) -> Callable[..., RolloutStage]:
                 latent_shape=(1, 4, 3, 4, 4),
                 anchors=Anchors.leading(torch.randn(1, 4, 1, 4, 4, generator=generator), 3),
             ),
-            sampling=TI2VRequest(prompt="", num_inference_steps=3, flow_shift=3.0, guidance_scale=2.0).sampling(
+            sampling=TI2VRequest(prompt="p", num_inference_steps=3, flow_shift=3.0, guidance_scale=2.0).sampling(
                 TINY_POZE.sampling
             ),
             supervision=supervision or Supervision(video=video),

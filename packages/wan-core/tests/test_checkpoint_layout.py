@@ -14,6 +14,7 @@ from wan_core.checkpoints import (
     MemorySource,
     load_model,
     native_weights,
+    official_config,
     read_weights,
 )
 from wan_core.errors import CheckpointError
@@ -30,9 +31,7 @@ CONFIG = WanDiTConfig(dim=16, ffn_dim=24, num_heads=2, num_layers=2, text_dim=8,
 def test_every_part_of_an_official_folder_is_found_inferred_and_loaded(tmp_path: Path, preset: str) -> None:
     layout, model = LAYOUTS[preset], get_preset(preset)
     found = CheckpointLayout(make_checkpoint(preset, tmp_path / preset), preset)
-    vae, text_encoder, tokenizer, clip = (
-        model.part(name) for name in ("vae", "text_encoder", "tokenizer", "image_encoder")
-    )
+    vae, text_encoder, tokenizer = (model.part(name) for name in ("vae", "text_encoder", "tokenizer"))
     for part in model.dits:
         source = native_weights(read_weights(found.find(part)), "dit")
         config = DIT.read_config(found.find(part), source)
@@ -48,7 +47,7 @@ def test_every_part_of_an_official_folder_is_found_inferred_and_loaded(tmp_path:
     load_model(TEXT_ENCODER, source, family="umt5")
     assert load_tokenizer(found.find(tokenizer)).vocab_size <= TEXT_ENCODER.vocab_size
     if layout.clip is not None:
-        source = native_weights(read_weights(found.find(clip)), "clip")
+        source = native_weights(read_weights(found.find(model.part("image_encoder"))), "clip")
         assert infer_clip_config(source) == CLIP
         load_model(CLIP, source, family="clip")
 
@@ -206,3 +205,29 @@ def test_tensors_of_something_else_are_one_error(tmp_path: Path, infer: Any) -> 
         other = MemorySource(tensors)
         with pytest.raises(CheckpointError):
             infer(other)
+
+
+@pytest.mark.parametrize(
+    ("more", "words"),
+    [
+        ({"window_size": [8, 8]}, "window_size"),
+        ({"rope_theta": 5.0, "zz": 1}, "rope_theta, zz"),
+        ({"quantization_config": {"bits": 4}}, "quantization_config"),
+    ],
+)
+@pytest.mark.parametrize("keys", [OFFICIAL, DIFFUSERS], ids=["official", "diffusers"])
+def test_an_option_that_would_be_passed_over_is_refused_by_name(
+    tmp_path: Path, keys: dict[str, Any], more: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(CheckpointError, match=words):
+        DIT.read_config(written(tmp_path, keys | more), source())
+    unlimited = keys | {"window_size": [-1, -1], "rope_theta": None}
+    assert DIT.read_config(written(tmp_path, unlimited), source()).dim == CONFIG.dim
+
+
+def test_a_config_that_we_write_is_read_again(tmp_path: Path) -> None:
+    odd = WanDiTConfig(**{**CONFIG.__dict__, "eps": 1e-5, "patch_size": (1, 1, 1), "cross_attn_norm": False})
+    for config in (CONFIG, odd):
+        stored = official_config(config)
+        assert stored["model_type"] == "t2v"
+        assert DIT.read_config(written(tmp_path, stored), source(config)) == config

@@ -116,7 +116,7 @@ def test_a_list_needs_no_values_to_be_listed_among_options() -> None:
 
 def test_outputs_and_unrecorded_fields_stay_out_of_the_settings() -> None:
     request = ListRequest(prompt="p", images=PICTURES, sheet=Path("s.png"), hidden="x")
-    assert request.settings() == {"prompt": "p", "seed": 0, "images": ["a.png", "b.png"], "flag": False}
+    assert request.record() == {"prompt": "p", "seed": 0, "images": ["a.png", "b.png"], "flag": False}
 
 
 def test_files_of_several_videos_get_numbers() -> None:

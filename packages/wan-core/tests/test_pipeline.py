@@ -1,6 +1,6 @@
 """Requests through a tiny network: what reaches the sampler, what is decoded, and in which order things load."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,8 +20,10 @@ from wan_core.tasks import (
     Conditioning,
     DecodePlan,
     Experts,
+    GeneratedClip,
     GenerationRequest,
     I2VRequest,
+    Log,
     PromptCache,
     TaskInputs,
     TextToVideo,
@@ -191,16 +193,9 @@ def test_no_text_is_encoded_when_every_frame_is_anchored(picture: Path) -> None:
 
 def test_a_task_watches_the_frames_and_reports() -> None:
     class Watching(TextToVideo):
-        def report(
-            self,
-            inputs: TaskInputs,
-            conditioning: Conditioning,
-            latents: Tensor,
-            frames: Iterator[Tensor],
-            log: Callable[[str], None],
-        ) -> Iterator[Tensor]:
-            assert latents.shape == conditioning.latent_shape
-            for chunk in frames:
+        def report(self, inputs: TaskInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
+            assert clip.latents.shape == clip.conditioning.latent_shape
+            for chunk in clip.frames:
                 log(f"{chunk.shape[1]} frames")
                 yield chunk
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from wan_core.tasks import Clip
+from wan_core.tasks import Clip, GeneratedClip
 from wan_mi2v import compare_anchors
 from wan_mi2v.preview import anchored_pixels, best_matches, psnr
 
@@ -63,6 +63,5 @@ def test_without_a_preview_the_frames_pass_untouched() -> None:
     frames = iter([torch.zeros(3, 1, 32, 32)])
     inputs = model.plan(pictures=colours(1))
     conditioning = model.pipeline.preset.task.condition(inputs, model.pipeline.components, Clip())
-    assert (
-        model.pipeline.preset.task.report(inputs, conditioning, conditioning.anchors.latents, frames, print) is frames
-    )
+    clip = GeneratedClip(conditioning=conditioning, latents=conditioning.anchors.latents, frames=frames)
+    assert model.pipeline.preset.task.report(inputs, clip, print) is frames

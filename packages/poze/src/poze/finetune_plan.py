@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from pi3 import Pi3Config
+from pi3.checkpoints import bundled_weights
 from poze.adapter import Pi3FeatureAdapter, load_adapter
 from poze.datasets import Dataset, find_dataset, read_latents, read_wanted
 from poze.finetune import FinetuneSettings
@@ -108,7 +109,7 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
     adapter = _adapter(options)
     dtype = "float32" if "wan" in settings.trained or device.type == "cpu" else None
     runtime = RuntimeOptions(
-        device=str(device), dtype=dtype, offload=options.offload_model, parts=_pi3_place(options, preset)
+        device=str(device), dtype=dtype, offload=options.offload_model, parts=pi3_place(options, preset)
     )
     pipeline = load_pipeline(preset, options.wan_ckpt_dir, runtime)
     configs = pipeline.components.configs
@@ -134,7 +135,7 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
     )
 
 
-def _pi3_place(options: FinetuneOptions, preset: Preset) -> dict[str, str | Path]:
+def pi3_place(options: FinetuneOptions, preset: Preset) -> dict[str, str | Path]:
     """Where Pi3 comes from, if not from where the model has it: the file given, or a repository."""
     if options.pi3_checkpoint is not None:
         return {"pi3": options.pi3_checkpoint}
@@ -182,7 +183,9 @@ def _preset(options: FinetuneOptions) -> Preset:
     preset = get_preset(options.wan_config)
     if not isinstance(preset.task, TextImageToVideo) or preset.has_experts:
         raise RequestError(f"--wan-config must be ti2v-5B, got {options.wan_config!r}: the others take no picture")
-    return replace(preset if preset.part("pi3") else with_pi3(preset), task=TextImageToVideo())
+    if "pi3" not in preset.part_names:
+        preset = with_pi3(preset, str(bundled_weights()) if preset.bundled else PI3_ID)
+    return replace(preset, task=TextImageToVideo())
 
 
 def _adapter(options: FinetuneOptions) -> Pi3FeatureAdapter | None:

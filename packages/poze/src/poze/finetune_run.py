@@ -16,7 +16,7 @@ from pi3.checkpoints import freeze
 from poze.adapter import Pi3FeatureAdapter
 from poze.datasets import read_latents
 from poze.finetune import FlowStage, RolloutStage, Stage, run_finetuning
-from poze.finetune_plan import FinetunePlan
+from poze.finetune_plan import FinetunePlan, pi3_place
 from poze.guidance import look, picture_views, pooled_tokens
 from poze.network import GuidedNetwork
 from wan_core import RequestError
@@ -141,11 +141,12 @@ def _examples(
         return [encoder.single()], [0]
     dataset, clips = plan.dataset, plan.clips
     count = len(dataset.examples)
+    place = pi3_place(plan.options, plan.pipeline.preset).get("pi3")
     settings = {
         "preset": plan.pipeline.preset.name,
         "examples": examples_mark(dataset.examples),
         "clips": None if clips is None else asdict(clips),
-        "pi3": str(plan.options.pi3_checkpoint or plan.options.pi3_pretrained_id),
+        "pi3": None if place is None else str(place),
         "own_latents": dataset.latent_files is not None,
     }
     folder = plan.options.save_dir / "cache"

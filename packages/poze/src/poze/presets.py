@@ -13,17 +13,14 @@ from wan_core.presets import Preset, get_preset
 WEIGHTS = Path(str(files("poze") / "weights"))
 BUNDLED_ADAPTER = WEIGHTS / "adapter.safetensors"
 
-PI3_PART = Part(name="pi3", family=PI3, source=PI3_ID)
-"""The published Pi3, which comes from a repository of its own."""
 
-
-def with_pi3(preset: Preset, source: str | None = None) -> Preset:
-    """A model with Pi3 as a further part, from ``source`` or the published repository."""
-    return replace(preset, parts=(*preset.parts, PI3_PART if source is None else replace(PI3_PART, source=source)))
+def with_pi3(preset: Preset, source: str) -> Preset:
+    """A model with Pi3 as a further part, from a file, a folder or a repository."""
+    return replace(preset, parts=(*preset.parts, Part(name="pi3", family=PI3, source=source)))
 
 
 POZE_5B = replace(
-    with_pi3(get_preset("ti2v-5B")),
+    with_pi3(get_preset("ti2v-5B"), PI3_ID),
     name="poze-5B",
     summary="picture to video with Wan2.2 TI2V-5B, guided by Pi3's features of the picture",
     task=GuidedImageToVideo(),

@@ -50,6 +50,7 @@ class PozeRequest(TI2VRequest):
             "--pi3-checkpoint",
             help="Weights of Pi3: .safetensors, .pt, or a folder of them.",
             part="pi3",
+            recorded=False,
         ),
     )
     pi3_pretrained_id: str | None = field(
@@ -58,6 +59,7 @@ class PozeRequest(TI2VRequest):
             "--pi3-pretrained-id",
             help="The repository of Pi3 where no file is given.",
             part="pi3",
+            recorded=False,
         ),
     )
     adapter: Path | None = field(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import ClassVar
@@ -23,7 +23,9 @@ from wan_core.tasks import (
     Clip,
     Components,
     Conditioning,
+    GeneratedClip,
     GenerationRequest,
+    Log,
     SamplingSettings,
     TaskInputs,
     TextImageToVideo,
@@ -110,22 +112,15 @@ class GuidedImageToVideo(TextImageToVideo):
             base = guide(base, tokens, space=inputs.adapter.context_space, drop_in_negative=request.drop_in_negative)
         return PozeConditioning(**{item.name: getattr(base, item.name) for item in fields(base)}, findings=findings)
 
-    def report(
-        self,
-        inputs: TaskInputs,
-        conditioning: Conditioning,
-        latents: Tensor,
-        frames: Iterator[Tensor],
-        log: Callable[[str], None],
-    ) -> Iterator[Tensor]:
-        yield from frames
-        request = _own(inputs.request)
-        if not isinstance(conditioning, PozeConditioning):
+    def report(self, inputs: TaskInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
+        yield from clip.frames
+        request, found = _own(inputs.request), clip.conditioning
+        if not isinstance(found, PozeConditioning):
             return
         if request.save_latents is not None:
-            log(f"{write_latents(conditioning.findings, request.save_latents)} (Pi3's latents)")
+            log(f"{write_latents(found.findings, request.save_latents)} (Pi3's latents)")
         if request.save_pi3 is not None:
-            count = write_findings(conditioning.findings, request.save_pi3, Path(request.image or "view").stem)
+            count = write_findings(found.findings, request.save_pi3, Path(request.image or "view").stem)
             log(f"{request.save_pi3} ({count:,} points)")
 
     def describe(self, inputs: TaskInputs) -> Mapping[str, object]:

@@ -1,6 +1,6 @@
 """Files and folders that appear whole or not at all.
 
-What is written goes into a draft first: a hidden neighbour of its target, ``.NAME.MACHINE-PID-XXXXXXXX.part``. A draft
+What is written goes into a draft first: a hidden neighbour of its target, ``.NAME.MACHINE-PID-RANDOM.part``. A draft
 of a process that was killed is removed by the next write into the same folder; that of a living one is left alone.
 """
 

@@ -23,7 +23,8 @@ from wan_core.checkpoints import (
     with_loras,
 )
 from wan_core.errors import CheckpointError, RequestError
-from wan_core.models import TextEncoder, Tokenizer, WanDiTConfig, load_tokenizer
+from wan_core.files import WEIGHT_ENDINGS
+from wan_core.models import TextEncoder, WanDiTConfig, load_tokenizer
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset, get_preset
 from wan_core.runtime import (
@@ -157,14 +158,21 @@ class _Loader:
     def _open(self, part: Part) -> "_Opened":
         """What a part's files say; a part that is still to be fetched is opened when it is first used."""
         place = self.places.get(part.name, part.source)
-        if place is not None and part.family.find is not None:
-            path = Path(place)
-            if not path.exists():
-                return _Opened(part, None, None, part.config)
-            path = part.family.find(place)
-        else:
-            path = self.layout.find(part) if place is None else existing_part(place)
-        return self._read(part, path)
+        is_remote = place is not None and part.family.find is not None and not Path(place).exists()
+        if is_remote and Path(place or "").suffix not in WEIGHT_ENDINGS:
+            return _Opened(part, None, None, part.config)
+        return self._read(part, self._path(part))
+
+    def _path(self, part: Part) -> Path:
+        """Where a part is; one that its family can fetch is fetched. Raises CheckpointError."""
+        place = self.places.get(part.name, part.source)
+        if place is None:
+            return self.layout.find(part)
+        if part.family.find is not None:
+            return part.family.find(place)
+        if not Path(place).exists():
+            raise CheckpointError(f"{place} does not exist; check the name of the part's file or folder")
+        return Path(place)
 
     def _read(self, part: Part, path: Path) -> "_Opened":
         if part.family.load is not None:
@@ -174,8 +182,7 @@ class _Loader:
             config = part.family.read_config(path, source)
             self._check_channels(config, path)
             return _Opened(part, path, self._merged(source, loras_for(self.options.loras, part.expert)), config)
-        is_ours = self.preset.bundled is not None and part.name not in self.places and part.config is not None
-        return _Opened(part, path, source, part.config if is_ours else part.family.read_config(path, source))
+        return _Opened(part, path, source, part.family.read_config(path, source))
 
     def _source(self, path: Path, family: Family) -> TensorSource:
         weights = read_weights(path, mmap=self.options.mmap)
@@ -194,16 +201,12 @@ class _Loader:
     def _placed(self, opened: "_Opened", network: WanDiTConfig) -> Placed[Any]:
         part, family = opened.part, opened.part.family
         dtype = family.dtype_in(self.dtype)
-        tokenizer = self._tokenizer() if part.name == "text_encoder" else None
+        tokenizer = load_tokenizer(self._path(self.preset.part("tokenizer"))) if part.name == "text_encoder" else None
 
         def load(device: torch.device) -> Any:
-            found = opened
-            if found.path is None and family.find is not None:
-                found = self._read(part, family.find(self.places.get(part.name, part.source or "")))
-            if found.source is None:
-                if family.load is None or found.path is None:
-                    raise CheckpointError(f"{family.title} of {self.preset.name} cannot be found")
-                return family.load(found.path, dtype, device)
+            found = self._read(part, self._path(part)) if opened.path is None else opened
+            if found.source is None:  # another library reads it
+                return family.open(self._path(part), dtype, device)
             model = load_model(found.config, found.source, family=family, dtype=dtype, device=device)
             if family.is_denoiser:
                 apply_attention_backend(model, self.attention, device)
@@ -214,10 +217,6 @@ class _Loader:
         # The VAE is small and used at both ends of a run: on the CPU it stays in memory.
         stays = part.name == "vae" and self.device.type == "cpu"
         return Placed(load, device, between=Between.KEEP if stays else self.between)
-
-    def _tokenizer(self) -> Tokenizer | None:
-        part = self.preset.part("tokenizer")
-        return None if part is None else load_tokenizer(self.layout.find(part))
 
     def _check_channels(self, config: WanDiTConfig, path: Path) -> None:
         wanted = self.preset.task.channels(self.preset.latent_spec)
@@ -264,15 +263,8 @@ class _Opened:
 def _places(preset: Preset, options: RuntimeOptions) -> dict[str, str]:
     """Where the options put parts. Raises RequestError for a part that the model does not have."""
     for name in options.parts:
-        if preset.part(name) is None:
-            known = ", ".join(dict.fromkeys(part.name for part in preset.parts))
-            raise RequestError(f"{preset.name} has no part {name!r}; it has {known}")
+        if name not in preset.part_names:
+            raise RequestError(f"{preset.name} has no part {name!r}; it has {', '.join(preset.part_names)}")
+        if name == "dit" and preset.has_experts:
+            raise RequestError(f"{preset.name} has two networks, which one part cannot replace; put both into a folder")
     return {name: str(place) for name, place in options.parts.items()}
-
-
-def existing_part(place: str) -> Path:
-    """The path of a part that is given by itself. Raises CheckpointError when it is not there."""
-    path = Path(place)
-    if not path.exists():
-        raise CheckpointError(f"{path} does not exist; check the name of the part's file or folder")
-    return path

@@ -14,7 +14,17 @@ from wan_core.models import DiTInputs, WanDiT
 from wan_core.presets import Preset
 from wan_core.runtime import Placed
 from wan_core.sampling import Denoiser, ExpertDenoiser, draw_noise, make_solver, sample, seeded_generator
-from wan_core.tasks import Clip, Components, Conditioning, Experts, GenerationRequest, SamplingSettings, TaskInputs
+from wan_core.tasks import (
+    Clip,
+    Components,
+    Conditioning,
+    Experts,
+    GeneratedClip,
+    GenerationRequest,
+    Log,
+    SamplingSettings,
+    TaskInputs,
+)
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 """Wraps an iterable of steps and shows them; the string names the phase."""
@@ -26,7 +36,7 @@ def silent(steps: Iterable[Any], phase: str) -> Iterable[Any]:
 
 
 def unheard(text: str) -> None:
-    """A listener that drops what it is told."""
+    """A log that nobody reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,28 +101,19 @@ class Pipeline:
         frames = torch.cat([chunk.cpu() for chunk in self.stream(inputs, progress=progress)], dim=1)
         return GeneratedVideo(frames.transpose(0, 1), inputs.settings.fps, self.provenance(inputs))
 
+    @torch.no_grad()
     def stream(
         self,
         inputs: TaskInputs,
         *,
         progress: Progress = silent,
         on_latents: Callable[[Tensor], None] | None = None,
-        log: Callable[[str], None] = unheard,
+        log: Log = unheard,
     ) -> Iterator[Tensor]:
         """Frame chunks [3, t, H, W] in [-1, 1] of a planned request, as they are decoded.
 
         ``on_latents`` sees each clip's denoised latents [1, C, T, h, w]; ``log`` gets what the task reports.
         """
-        return self._clips(inputs, progress, on_latents, log)
-
-    @torch.no_grad()
-    def _clips(
-        self,
-        inputs: TaskInputs,
-        progress: Progress,
-        on_latents: Callable[[Tensor], None] | None,
-        log: Callable[[str], None],
-    ) -> Iterator[Tensor]:
         task = self.preset.task
         num_clips = task.num_clips(inputs)
         clip = Clip()
@@ -123,7 +124,8 @@ class Pipeline:
             if on_latents is not None:
                 on_latents(latents)
             decoded = (chunk[0] for chunk in self.decode(latents, conditioning))
-            chunks = task.report(inputs, conditioning, latents, decoded, log)
+            made = GeneratedClip(conditioning=conditioning, latents=latents, frames=decoded)
+            chunks = task.report(inputs, made, log)
             if index + 1 == num_clips:
                 yield from chunks
             else:
@@ -166,7 +168,7 @@ class Pipeline:
 
     def provenance(self, inputs: TaskInputs) -> Provenance:
         """How this output was made: model, settings, versions."""
-        return Provenance.of(preset=self.preset.name, settings=inputs.request.settings(), record=self._record)
+        return Provenance.of(preset=self.preset.name, settings=inputs.record(), record=self._record)
 
     def _denoiser(
         self, conditioning: Conditioning, scale: float | Experts[float]
@@ -231,7 +233,6 @@ def plan_request(preset: Preset, request: GenerationRequest, latent_spec: Latent
         raise TypeError(f"{preset.name} needs a {wanted.__name__}, got {type(request).__name__}")
     if isinstance(request.guidance_scale, Experts) and not preset.has_experts:
         raise RequestError(f"{preset.name} is one network and takes one guidance_scale, got a low and a high one")
-    request = request.with_defaults(preset.sampling)
     return preset.task.load(request, request.sampling(preset.sampling), latent_spec)
 
 

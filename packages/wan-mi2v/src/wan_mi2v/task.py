@@ -4,7 +4,7 @@ The idea is the multi-image variant of Wan2.2's TI2V-5B pipeline (arXiv 2503.203
 and fixed as one of the first latent frames; the code is our own, on wan-core's text-and-image task.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import ClassVar
 
 from torch import Tensor
@@ -14,8 +14,9 @@ from wan_core.media import LatentSpec, VideoGeometry, check_output, plain_text
 from wan_core.sampling import Anchors
 from wan_core.tasks import (
     Components,
-    Conditioning,
+    GeneratedClip,
     GenerationRequest,
+    Log,
     SamplingSettings,
     TaskInputs,
     TextImageToVideo,
@@ -72,18 +73,11 @@ class MultiImageToVideo(TextImageToVideo):
             latents = encode_pictures(inputs.images, components)
         return Anchors.at(latents, inputs.positions, inputs.geometry.latent_frames)
 
-    def report(
-        self,
-        inputs: TaskInputs,
-        conditioning: Conditioning,
-        latents: Tensor,
-        frames: Iterator[Tensor],
-        log: Callable[[str], None],
-    ) -> Iterator[Tensor]:
+    def report(self, inputs: TaskInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
         request = inputs.request
         if not isinstance(inputs, MI2VInputs) or not isinstance(request, MI2VRequest) or request.preview is None:
-            return frames
-        return watch_anchors(inputs, frames, request.preview, log)
+            return clip.frames
+        return watch_anchors(inputs, clip.frames, request.preview, log)
 
     def describe(self, inputs: TaskInputs) -> Mapping[str, object]:
         if not isinstance(inputs, MI2VInputs):

@@ -11,7 +11,8 @@ class Part:
     """One part of a model.
 
     ``file`` is its official path inside the checkpoint folder (``""``: the folder itself), or a whole path. ``config``
-    are the dims of the released part, against which files are compared; the network is built from what a file says.
+    are the dims of the released part, for estimates and to tell models apart; the network is built from what a file
+    says.
     ``expert`` tells two networks of one name apart. ``source`` is for a part that does not come with the checkpoint: a
     file, a folder or a repository, as the family's ``find`` takes it.
     """

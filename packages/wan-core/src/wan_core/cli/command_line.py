@@ -45,6 +45,9 @@ def command_line(provenance: Provenance) -> str:
         words += _option(name, value)
     for name in _RECORD_OPTIONS:
         words += _option(name, provenance.record.get(name))
+    parts = provenance.record.get("parts")
+    for name, place in (parts if isinstance(parts, Mapping) else {}).items():
+        words += ["--part", plain_text(f"{name}={place}")]
     return shlex.join(words)
 
 

@@ -258,7 +258,7 @@ def show_plan(preset: Preset, jobs: Sequence[Job], runtime: RuntimeOptions, valu
             "device": runtime.device,
             "dtype": str(resolve_dtype(runtime.dtype, resolve_device(runtime.device))).removeprefix("torch."),
             **({"lora": [str(lora) for lora in runtime.loras]} if runtime.loras else {}),
-            **job.inputs.request.settings(),
+            **job.inputs.record(),
             **preset.task.describe(job.inputs),  # the size of the video, where the request's is an area
             "output": str(job.output),
         }

@@ -92,10 +92,14 @@ def spelled(words: Sequence[str], params: Sequence[click.Parameter]) -> list[str
             if other in options:
                 name = other
         found.append(f"{name}{mark}{value}" if name.startswith("--") else word)
-        option = options.get(name)
-        if option is not None and not mark and not option.is_flag and not option.count:
-            found += [left.popleft() for _ in range(min(option.nargs, len(left)))]
+        count = 0 if mark else num_values(options.get(name))
+        found += [left.popleft() for _ in range(min(count, len(left)))]
     return found
+
+
+def num_values(option: click.Option | None) -> int:
+    """How many words after its name belong to an option."""
+    return 0 if option is None or option.is_flag or option.count else option.nargs
 
 
 def _names(option: click.Option) -> list[str]:

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from wan_core.cli.group import DEBUG_KEY, ErrorReporting, spelled
+from wan_core.cli.group import DEBUG_KEY, ErrorReporting, num_values, spelled
 from wan_core.errors import RequestError
 from wan_core.media import parse_size
 from wan_core.sampling import SOLVERS
@@ -90,7 +90,7 @@ def one_value_each(
                 )
             single += [part for value in values for part in (name, value)]
         else:
-            count = len(rest) if word == "--" else min(_num_values(options.get(word)), len(rest))
+            count = len(rest) if word == "--" else min(num_values(options.get(word)), len(rest))
             single += [word, *(rest.popleft() for _ in range(count))]
     return single
 
@@ -101,11 +101,6 @@ def _take_values(rest: deque[str]) -> list[str]:
     while rest and (rest[0] == "-" or not rest[0].startswith("-")):
         values.append(rest.popleft())
     return values
-
-
-def _num_values(option: click.Option | None) -> int:
-    """How many words after its name belong to an option."""
-    return 0 if option is None or option.is_flag or option.count else option.nargs
 
 
 def parse_part(text: str) -> tuple[str, str]:

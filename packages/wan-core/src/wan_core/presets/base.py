@@ -5,7 +5,7 @@ from typing import Any
 
 from wan_core.checkpoints import CLIP, DIT, TOKENIZER, UMT5, VAE, Family, Part
 from wan_core.media import LatentSpec
-from wan_core.models import UMT5_XXL, CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
+from wan_core.models import UMT5_XXL, CLIPConfig, VAEConfig, WanDiTConfig
 from wan_core.tasks import SamplingDefaults, Task
 
 NEGATIVE_PROMPT = (
@@ -38,14 +38,21 @@ class Preset:
     bundled: str | None = None
     disk_gb: float = 0.0
 
-    def part(self, name: str) -> Part | None:
-        """The part called ``name``, the high-noise one of two experts; None where the model has no such part."""
-        return next((part for part in self.parts if part.name == name), None)
+    @property
+    def part_names(self) -> tuple[str, ...]:
+        """What parts there are; two experts are one name."""
+        return tuple(dict.fromkeys(part.name for part in self.parts))
+
+    def part(self, name: str) -> Part:
+        """The part called ``name``, the high-noise one of two experts. Raises KeyError where the model has none."""
+        for part in self.parts:
+            if part.name == name:
+                return part
+        raise KeyError(f"{self.name} has no part {name}")
 
     def with_part(self, name: str, **changes: Any) -> "Preset":
         """The same model with other values in the parts called ``name``. Raises KeyError where there are none."""
-        if self.part(name) is None:
-            raise KeyError(name)
+        self.part(name)
         return replace(self, parts=tuple(replace(p, **changes) if p.name == name else p for p in self.parts))
 
     @property
@@ -56,24 +63,14 @@ class Preset:
     @property
     def dit(self) -> WanDiTConfig:
         """Dims of the denoising network."""
-        config: WanDiTConfig = self.dits[0].config
+        config: WanDiTConfig = self.part("dit").config
         return config
 
     @property
     def vae(self) -> VAEConfig:
         """Dims of the autoencoder."""
-        return self._config("vae")  # type: ignore[no-any-return]
-
-    @property
-    def text_encoder(self) -> UMT5Config:
-        """Dims of the text encoder."""
-        return self._config("text_encoder")  # type: ignore[no-any-return]
-
-    def _config(self, name: str) -> Any:
-        part = self.part(name)
-        if part is None:
-            raise KeyError(f"{self.name} has no {name}")
-        return part.config
+        config: VAEConfig = self.part("vae").config
+        return config
 
     @property
     def latent_spec(self) -> LatentSpec:

@@ -18,6 +18,9 @@ from wan_core.tasks.prompts import PromptCache
 
 Value = TypeVar("Value")
 
+Log = Callable[[str], None]
+"""Takes a sentence for the user."""
+
 _RANGES: Mapping[str, tuple[float, float]] = {
     "seed": (0, 2**63 - 1),
     "num_inference_steps": (1, 1000),
@@ -82,17 +85,11 @@ class GenerationRequest:
     solver: str | None = None
     seed: int = 0
 
-    def with_defaults(self, defaults: SamplingDefaults) -> "GenerationRequest":
-        """The same request with every open value filled in and checked. Raises ``RequestError``."""
+    def sampling(self, defaults: SamplingDefaults) -> SamplingSettings:
+        """The settings of this request, checked; what is open comes from ``defaults``. Raises ``RequestError``."""
         if (self.width is None) != (self.height is None):
             raise RequestError("width and height belong together: give both or neither")
-        missing = {f.name: getattr(defaults, f.name) for f in fields(defaults) if getattr(self, f.name) is None}
-        request = replace(self, **missing)
-        request.validate()
-        return request
-
-    def sampling(self, defaults: SamplingDefaults) -> SamplingSettings:
-        """The settings of this request, open ones from ``defaults``."""
+        self.validate()
         own = {f.name: getattr(self, f.name) for f in fields(SamplingSettings)}
         return SamplingSettings(**{name: getattr(defaults, name) if own[name] is None else own[name] for name in own})
 
@@ -111,8 +108,8 @@ class GenerationRequest:
             if scale is not None and not 0 <= scale <= 100:
                 raise RequestError(f"guidance_scale must be 0 to 100, got {scale}")
 
-    def settings(self) -> dict[str, Any]:
-        """Every value as plain JSON data, for the record kept with an output; files by name only."""
+    def record(self) -> dict[str, Any]:
+        """Every given value as plain JSON data, for the record kept with an output; files by name only."""
         kept = [f for f in fields(self) if f.metadata.get("recorded", True) and not f.metadata.get("output")]
         return {f.name: _plain(getattr(self, f.name)) for f in kept if getattr(self, f.name) is not None}
 
@@ -187,7 +184,7 @@ class Components:
 
     def with_part(self, name: str, part: Placed[Any] | Experts[Placed[Any]]) -> "Components":
         """The same components with another part of that name."""
-        return replace(self, parts={**self.parts, name: part})
+        return replace(self, parts={**self.parts, name: part}, _kept={})
 
     @property
     def dit(self) -> Placed[WanDiT] | Experts[Placed[WanDiT]]:
@@ -230,6 +227,20 @@ class TaskInputs:
     geometry: VideoGeometry
     notes: tuple[str, ...] = ()
 
+    def record(self) -> dict[str, Any]:
+        """The request with its settings filled in, as plain JSON data: what is kept with an output."""
+        filled = {f.name: _plain(getattr(self.settings, f.name)) for f in fields(self.settings)}
+        return {**self.request.record(), **filled}
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratedClip:
+    """A clip on its way out: denoised ``latents`` [1, C, T, h, w] and its ``frames`` in chunks [3, t, H, W]."""
+
+    conditioning: Conditioning
+    latents: Tensor
+    frames: Iterator[Tensor]
+
 
 class Task(ABC):
     """A way of conditioning. Stateless; one instance serves any number of models."""
@@ -251,20 +262,13 @@ class Task(ABC):
         """How many clips make the video."""
         return 1
 
-    def report(
-        self,
-        inputs: TaskInputs,
-        conditioning: Conditioning,
-        latents: Tensor,
-        frames: Iterator[Tensor],
-        log: Callable[[str], None],
-    ) -> Iterator[Tensor]:
-        """The chunks [3, t, H, W] of a clip on their way out, unchanged.
+    def report(self, inputs: TaskInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
+        """The frames of a clip on their way out, unchanged.
 
-        A task may look at them, at what it found (in its own subclass of :class:`Conditioning`) and at the denoised
-        ``latents`` [1, C, T, h, w], write what the request asks for besides the video, and ``log`` sentences.
+        A task may look at them, at the latents, and at what it found (in its own subclass of :class:`Conditioning`),
+        write what the request asks for besides the video, and ``log`` sentences.
         """
-        return frames
+        return clip.frames
 
     def noise_seed(self, seed: int, clip: Clip) -> int:
         """The seed of a clip's initial noise."""

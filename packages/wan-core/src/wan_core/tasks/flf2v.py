@@ -4,16 +4,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-import torch
 from PIL import Image
 from torch import Tensor
 
 from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, VideoGeometry, fit_cover, image_to_tensor, load_image, stretch_bicubic
-from wan_core.models import DiTInputs
 from wan_core.tasks.base import Clip, Components, Conditioning, GenerationRequest, SamplingSettings, Task, TaskInputs
-from wan_core.tasks.i2v import geometry_for_area
-from wan_core.tasks.t2v import text_states
+from wan_core.tasks.i2v import (
+    channel_conditioning,
+    first_frame_mask,
+    first_frame_video,
+    geometry_for_area,
+    image_states,
+    joined_channels,
+)
 
 _SAME_ASPECT = 1.01
 
@@ -56,32 +60,16 @@ class FirstLastFrameToVideo(Task):
     def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
         if not isinstance(inputs, FLF2VInputs):
             raise TypeError(f"inputs must be FLF2VInputs, got {type(inputs).__name__}")
-        context, negative = text_states(inputs, components)
-        with components.part("image_encoder").active() as encode:
-            states = [encode(image.to(components.device).unsqueeze(0)) for image in inputs.ends]
-        video = first_last_video(*inputs.ends, inputs.geometry).to(components.device)
-        with components.vae.active() as vae:
-            latents = vae.encode(video)
-        mask = first_last_mask(inputs.geometry).to(latents)
-        channel_concat, image_context = torch.cat([mask, latents], dim=1), torch.cat(states, dim=1)
-
-        def branch(text: Tensor) -> DiTInputs:
-            return DiTInputs(context=text, image_context=image_context, channel_concat=channel_concat)
-
-        return Conditioning(
-            positive=branch(context),
-            negative=None if negative is None else branch(negative),
-            latent_shape=(1, *inputs.geometry.latent_shape),
-        )
+        video, mask = first_last_video(*inputs.ends, inputs.geometry), first_last_mask(inputs.geometry)
+        return channel_conditioning(inputs, components, video, mask, image_states(inputs.ends, components))
 
     def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
-        return 2 * latent_spec.channels + latent_spec.temporal_stride, latent_spec.channels
+        return joined_channels(latent_spec)
 
 
 def first_last_video(first: Tensor, last: Tensor, geometry: VideoGeometry) -> Tensor:
     """The video that is encoded as condition: both stretched images with mid-grey between, [1, 3, F, H, W]."""
-    video = first.new_zeros(1, 3, geometry.num_frames, geometry.height, geometry.width)
-    video[:, :, 0] = stretch_bicubic(first, geometry.height, geometry.width)
+    video = first_frame_video(first, geometry)
     video[:, :, -1] = stretch_bicubic(last, geometry.height, geometry.width)
     return video
 
@@ -91,9 +79,7 @@ def first_last_mask(geometry: VideoGeometry) -> Tensor:
 
     The first pixel frame is a latent frame of its own and fills all channels of it.
     """
-    stride, frames = geometry.spec.temporal_stride, geometry.latent_frames
-    mask = torch.zeros(1, stride, frames, geometry.latent_height, geometry.latent_width)
-    mask[:, :, 0] = 1
+    mask = first_frame_mask(geometry, geometry.spec.temporal_stride)
     mask[:, -1, -1] = 1
     return mask
 

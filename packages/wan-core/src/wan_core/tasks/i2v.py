@@ -1,5 +1,6 @@
 """Image to video by channels: a mask and the encoded first frame are joined to the noisy latents."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -53,17 +54,52 @@ def first_frame_mask(geometry: VideoGeometry, temporal_stride: int) -> Tensor:
     return mask
 
 
-def first_frame_condition(latents: Tensor, geometry: VideoGeometry, temporal_stride: int) -> Tensor:
-    """Mask channels, then the encoded :func:`first_frame_video`: [1, stride + C, T, h, w]."""
-    return torch.cat([first_frame_mask(geometry, temporal_stride).to(latents), latents], dim=1)
-
-
 def geometry_for_area(image: Image.Image, settings: SamplingSettings, latent_spec: LatentSpec) -> VideoGeometry:
     """The geometry of about the requested area with an image's aspect, in whole patches. Raises ``RequestError``."""
     asked = exact_geometry(settings, latent_spec)
     rows, columns = latent_grid_for_area(image.height, image.width, asked.width * asked.height, latent_spec)
     height, width = rows * latent_spec.spatial_stride, columns * latent_spec.spatial_stride
     return VideoGeometry.for_video(latent_spec, num_frames=asked.num_frames, height=height, width=width)
+
+
+def image_states(images: Sequence[Tensor], components: Components) -> Tensor:
+    """CLIP states of images [3, H, W] of any size, joined along the tokens: [1, 257 * N, dim]."""
+    with components.part("image_encoder").active() as encode:
+        return torch.cat([encode(image.to(components.device).unsqueeze(0)) for image in images], dim=1)
+
+
+def channel_conditioning(
+    inputs: TaskInputs, components: Components, video: Tensor, mask: Tensor, image_context: Tensor | None
+) -> Conditioning:
+    """Both branches, with the channels of a ``mask`` [1, stride, T, h, w] and of a ``video`` [1, 3, F, H, W]."""
+    context, negative = text_states(inputs, components)
+    with components.vae.active() as vae:
+        latents = vae.encode(video.to(components.device))
+    channel_concat = joined_condition(latents, mask)
+
+    def branch(states: Tensor) -> DiTInputs:
+        return DiTInputs(context=states, image_context=image_context, channel_concat=channel_concat)
+
+    return Conditioning(
+        positive=branch(context),
+        negative=None if negative is None else branch(negative),
+        latent_shape=(1, *inputs.geometry.latent_shape),
+    )
+
+
+def joined_condition(latents: Tensor, mask: Tensor) -> Tensor:
+    """Mask channels, then the encoded video: [1, stride + C, T, h, w]."""
+    return torch.cat([mask.to(latents), latents], dim=1)
+
+
+def first_frame_condition(latents: Tensor, geometry: VideoGeometry, temporal_stride: int) -> Tensor:
+    """The channels of an encoded :func:`first_frame_video`: [1, stride + C, T, h, w]."""
+    return joined_condition(latents, first_frame_mask(geometry, temporal_stride))
+
+
+def joined_channels(latent_spec: LatentSpec) -> tuple[int, int]:
+    """(in_dim, out_dim) of a network that takes mask and encoded video as channels."""
+    return 2 * latent_spec.channels + latent_spec.temporal_stride, latent_spec.channels
 
 
 class ImageToVideo(Task):
@@ -87,31 +123,10 @@ class ImageToVideo(Task):
     def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
         if not isinstance(inputs, I2VInputs):
             raise TypeError(f"inputs must be I2VInputs, got {type(inputs).__name__}")
-        context, negative = text_states(inputs, components)
-        image_context = self._image_context(inputs.image, components)
-        channel_concat = self._channel_concat(inputs, components)
-
-        def branch(states: Tensor) -> DiTInputs:
-            return DiTInputs(context=states, image_context=image_context, channel_concat=channel_concat)
-
-        return Conditioning(
-            positive=branch(context),
-            negative=None if negative is None else branch(negative),
-            latent_shape=(1, *inputs.geometry.latent_shape),
-        )
+        states = None if components.image_encoder is None else image_states([inputs.image], components)
+        video = first_frame_video(inputs.image, inputs.geometry)
+        mask = first_frame_mask(inputs.geometry, inputs.temporal_stride)
+        return channel_conditioning(inputs, components, video, mask, states)
 
     def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
-        return 2 * latent_spec.channels + latent_spec.temporal_stride, latent_spec.channels
-
-    def _image_context(self, image: Tensor, components: Components) -> Tensor | None:
-        if components.image_encoder is None:
-            return None
-        with components.image_encoder.active() as encode:
-            states: Tensor = encode(image.to(components.device).unsqueeze(0))
-        return states
-
-    def _channel_concat(self, inputs: I2VInputs, components: Components) -> Tensor:
-        video = first_frame_video(inputs.image, inputs.geometry).to(components.device)
-        with components.vae.active() as vae:
-            latents = vae.encode(video)
-        return first_frame_condition(latents, inputs.geometry, inputs.temporal_stride)
+        return joined_channels(latent_spec)

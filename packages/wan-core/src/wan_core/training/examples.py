@@ -196,7 +196,7 @@ def describe_cache(
 def model_marks(preset: Preset, vae: Path, text_encoder: Path) -> dict[str, Any]:
     """What a cache must share with a model that is trained on it: the kind of condition and the encoders."""
     kind = task_kind(preset)
-    branch = preset.part("image_encoder") is not None
+    branch = "image_encoder" in preset.part_names
     return {
         "conditions": f"{kind}+image" if branch else kind,
         "latent_channels": preset.vae.z_dim,

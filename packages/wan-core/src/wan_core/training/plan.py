@@ -191,7 +191,7 @@ def choose_experts(preset: Preset, asked: str | None) -> list[Expert]:
 def encoder_files(preset: Preset, folder: Path) -> tuple[Path, Path]:
     """The files of VAE and text encoder in a checkpoint folder. Raises CheckpointError."""
     layout = CheckpointLayout(folder, preset.name)
-    return tuple(layout.find(part) for part in preset.parts if part.name in ("vae", "text_encoder"))  # type: ignore
+    return layout.find(preset.part("vae")), layout.find(preset.part("text_encoder"))
 
 
 def examples_of(folder: Path, clips: ClipSettings) -> list[Example]:
@@ -215,7 +215,7 @@ def meta_network(config: WanDiTConfig, lora: LoRASettings | None) -> WanDiT:
 def network_config(preset: Preset, folder: Path, part: Part) -> WanDiTConfig:
     """The dims of a network in a checkpoint folder. Raises CheckpointError."""
     if preset.bundled is not None:
-        return preset.dit
+        return preset.dit  # some bundled files hold only the change of another
     path = CheckpointLayout(folder, preset.name).find(part)
     config: WanDiTConfig = part.family.read_config(path, native_weights(read_weights(path), part.family))
     return config

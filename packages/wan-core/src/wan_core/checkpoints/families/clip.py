@@ -7,7 +7,7 @@ import torch
 
 from wan_core.checkpoints.families.clip_names import CLIP_ORIGINAL_RENAMES, join_clip_tensors, split_clip_tensor
 from wan_core.checkpoints.families.record import Family, Places
-from wan_core.checkpoints.families.shapes import Shapes, build_config, heads_of, stated
+from wan_core.checkpoints.families.shapes import Shapes, build_config, differing, heads_of, stated
 from wan_core.checkpoints.formats import CheckpointFormat, Renames
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
@@ -70,8 +70,7 @@ def transformers_config(config: CLIPConfig) -> dict[str, Any]:
 
 
 def _unsaid(config: CLIPConfig) -> dict[str, Any]:
-    usual = {"num_heads": config.dim // HEAD_DIM, "activation": "gelu", "eps": 1e-5}
-    return {name: getattr(config, name) for name, value in usual.items() if getattr(config, name) != value}
+    return differing(config, {"num_heads": config.dim // HEAD_DIM, "activation": "gelu", "eps": 1e-5})
 
 
 CLIP = Family(

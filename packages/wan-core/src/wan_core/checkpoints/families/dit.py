@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from wan_core.checkpoints.families.record import Family, Places
-from wan_core.checkpoints.families.shapes import Shapes, build_config, heads_of, stated
+from wan_core.checkpoints.families.shapes import Shapes, build_config, differing, heads_of, stated
 from wan_core.checkpoints.formats import CheckpointFormat, Renames
 from wan_core.checkpoints.readers.shards import read_json
 from wan_core.checkpoints.readers.sources import TensorSource
@@ -222,8 +222,7 @@ def split_fused_attention(name: str, tensor: Tensor) -> dict[str, Tensor] | None
 
 
 def _unsaid(config: WanDiTConfig) -> dict[str, Any]:
-    usual = {"num_heads": config.dim // HEAD_DIM, "text_len": 512, "eps": 1e-6}
-    return {name: getattr(config, name) for name, value in usual.items() if getattr(config, name) != value}
+    return differing(config, {"num_heads": config.dim // HEAD_DIM, "text_len": 512, "eps": 1e-6})
 
 
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.", "dit.", "model.")

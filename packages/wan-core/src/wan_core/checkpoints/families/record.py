@@ -1,7 +1,7 @@
 """What there is to know of a family of networks: one record that reader, exporter, inspection and loading use."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +10,7 @@ from torch import nn
 
 from wan_core.checkpoints.formats import CheckpointFormat
 from wan_core.checkpoints.readers.sources import TensorSource
+from wan_core.files import WEIGHT_ENDINGS
 
 Expert = Literal["high", "low"]
 """One of the two networks of a mixture by noise level."""
@@ -17,7 +18,7 @@ Expert = Literal["high", "low"]
 Container = Literal["shards", "file", "torch"]
 """Sharded safetensors with an index in a folder, one safetensors file, or one torch file."""
 
-WEIGHT_FILES = ("*.safetensors", "*.pth", "*.pt", "*.bin", "*.gguf")
+WEIGHT_FILES = tuple(f"*{ending}" for ending in WEIGHT_ENDINGS)
 
 
 def _nothing(config: Any) -> Mapping[str, Any]:
@@ -82,7 +83,7 @@ class Family:
     is_denoiser: bool = False
     keeps_rest: bool = False
     carries_tokenizer: bool = False
-    load: Callable[[Path, torch.dtype, torch.device], Any] | None = field(default=None)
+    load: Callable[[Path, torch.dtype, torch.device], Any] | None = None
     files: tuple[str, ...] = WEIGHT_FILES
     find: Callable[[str], Path] | None = None
 
@@ -107,6 +108,12 @@ class Family:
         if self.infer is None:
             raise TypeError(f"{self.name} is read by another library")
         return self.infer(path, native)
+
+    def open(self, path: Path, dtype: torch.dtype, device: torch.device) -> Any:
+        """A part that another library reads. Raises TypeError for one that we read."""
+        if self.load is None:
+            raise TypeError(f"{self.name} has no reader of its own")
+        return self.load(path, dtype, device)
 
     def dtype_in(self, run: torch.dtype) -> torch.dtype:
         """The dtype that it is loaded in, in a run of dtype ``run``."""

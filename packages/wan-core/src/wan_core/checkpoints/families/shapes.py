@@ -67,6 +67,11 @@ def stated(source: TensorSource, names: tuple[str, ...]) -> dict[str, Any]:
     return {name: content[name] for name in names if name in content} if isinstance(content, dict) else {}
 
 
+def differing(config: Any, usual: Mapping[str, Any]) -> dict[str, Any]:
+    """Those values of a config that are not the ``usual`` ones."""
+    return {name: getattr(config, name) for name, value in usual.items() if getattr(config, name) != value}
+
+
 def build_config(config: type[ConfigT], values: Mapping[str, Any], origin: Path) -> ConfigT:
     """The config with these values of a file, whose types are checked. Raises CheckpointError naming the wrong one."""
     whole = {field.name for field in fields(cast(Any, config)) if field.type in (int, "int")}

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from wan_core.checkpoints.families.record import Family, Places
-from wan_core.checkpoints.families.shapes import Shapes, build_config, stated
+from wan_core.checkpoints.families.shapes import Shapes, build_config, differing, stated
 from wan_core.checkpoints.formats import CheckpointFormat, Renames
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
@@ -100,8 +100,7 @@ def transformers_config(config: UMT5Config) -> dict[str, Any]:
 
 
 def _unsaid(config: UMT5Config) -> dict[str, Any]:
-    usual = {"max_distance": 128, "eps": 1e-6}
-    return {name: getattr(config, name) for name, value in usual.items() if getattr(config, name) != value}
+    return differing(config, {"max_distance": 128, "eps": 1e-6})
 
 
 UMT5 = Family(

@@ -8,7 +8,7 @@ import torch
 
 from wan_core.checkpoints.families.dit import DIFFUSERS_VERSION
 from wan_core.checkpoints.families.record import Family, Places
-from wan_core.checkpoints.families.shapes import Shapes, build_config, stated
+from wan_core.checkpoints.families.shapes import Shapes, build_config, differing, stated
 from wan_core.checkpoints.families.vae_names import vae_renames
 from wan_core.checkpoints.formats import CheckpointFormat
 from wan_core.checkpoints.readers.sources import TensorSource
@@ -101,8 +101,7 @@ def _version(config: VAEConfig) -> str:
 
 
 def _unsaid(config: VAEConfig) -> dict[str, Any]:
-    usual = {} if config.z_dim in (16, 48) else {"latents_mean": (), "latents_std": ()}
-    return {name: getattr(config, name) for name, value in usual.items() if getattr(config, name) != value}
+    return differing(config, {} if config.z_dim in (16, 48) else {"latents_mean": (), "latents_std": ()})
 
 
 VAE = Family(

@@ -1,0 +1,117 @@
+"""Parts of a model: taken from elsewhere, read by another library, recorded."""
+
+import shlex
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner, Result
+from torch import nn
+
+from wan_core.checkpoints import Family, Part
+from wan_core.cli import wan
+from wan_core.cli.command_line import command_line
+from wan_core.errors import CheckpointError, RequestError
+from wan_core.loading import RuntimeOptions, load_pipeline
+from wan_core.media import read_provenance
+from wan_core.presets import get_preset
+
+TINY = Path(str(files("wan_core") / "weights" / "tiny"))
+FAST = ["--prompt", "a red circle", "--frame-num", "5", "--sample-steps", "1", "--base-seed", "1"]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: CliRunner().invoke(wan, [str(word) for word in words], catch_exceptions=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The tiny weights without tokenizer and VAE, which lie elsewhere."""
+    target = tmp_path / "checkpoint"
+    shutil.copytree(TINY, target)
+    (target / "tokenizer").rename(tmp_path / "words")
+    (target / "vae.safetensors").rename(tmp_path / "other.safetensors")
+    return target
+
+
+def test_every_part_can_come_from_elsewhere_and_the_record_says_so(
+    run: Callable[..., Result], folder: Path, tmp_path: Path
+) -> None:
+    parts = ["--part", f"tokenizer={tmp_path / 'words'}", "--part", f"vae={tmp_path / 'other.safetensors'}"]
+    result = run("generate", "tiny-t2v", "--ckpt-dir", folder, *FAST, *parts, "--output", "v.mp4")
+    assert result.exit_code == 0, result.output
+    provenance = read_provenance(tmp_path / "v.mp4")
+    assert provenance.record["parts"] == {"tokenizer": "words", "vae": "other.safetensors"}
+    words = shlex.split(command_line(provenance))
+    assert words[-4:] == ["--part", "tokenizer=words", "--part", "vae=other.safetensors"]
+
+
+@pytest.mark.parametrize(
+    ("task", "part", "code", "words"),
+    [
+        ("tiny-t2v", "vae=none.safetensors", 3, "none.safetensors does not exist"),
+        ("tiny-t2v", "brush=a", 2, "it has dit, vae, text_encoder, tokenizer"),
+        ("tiny-moe", "dit=a", 2, "two networks"),
+        ("tiny-t2v", "vae", 2, "NAME=PATH"),
+        ("tiny-poze", "pi3=none.safetensors", 3, "none.safetensors"),
+    ],
+)
+def test_a_part_that_cannot_be_is_refused(
+    run: Callable[..., Result], tmp_path: Path, task: str, part: str, code: int, words: str
+) -> None:
+    from PIL import Image
+
+    Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
+    image = ["--image", "a.png"] if task == "tiny-poze" else []
+    result = run("generate", task, *image, *FAST, "--part", part, "--output", "v.mp4")
+    assert result.exit_code == code, result.output
+    assert words in " ".join(result.output.split())
+    assert not (tmp_path / "v.mp4").exists()
+
+
+def test_a_part_that_another_library_reads_is_placed_like_the_others(tmp_path: Path) -> None:
+    (tmp_path / "numbers.txt").write_text("1 2 3")
+    opened: list[tuple[Path, torch.dtype, torch.device]] = []
+
+    def read(path: Path, dtype: torch.dtype, device: torch.device) -> nn.Module:
+        opened.append((path, dtype, device))
+        numbers = [float(word) for word in path.read_text().split()]
+        module = nn.Module()
+        module.register_buffer("numbers", torch.tensor(numbers, dtype=dtype, device=device))
+        return module
+
+    family = Family(name="numbers", title="the numbers", load=read, half_dtype=torch.float32)
+    part = Part(name="numbers", family=family, file=str(tmp_path / "numbers.txt"))
+    preset = get_preset("tiny-t2v")
+    preset = replace(preset, parts=(*preset.parts, part))
+    components = load_pipeline(preset, options=RuntimeOptions(device="cpu", dtype="bfloat16")).components
+    assert opened == []  # read when it is first used
+    with components.part("numbers").active() as module:
+        assert module.numbers.tolist() == [1, 2, 3]
+    assert opened == [(tmp_path / "numbers.txt", torch.float32, torch.device("cpu"))]
+    lost = replace(preset, parts=(*preset.parts[:-1], replace(part, file=str(tmp_path / "none.txt"))))
+    with pytest.raises(CheckpointError, match="lacks the numbers"):
+        load_pipeline(lost, options=RuntimeOptions(device="cpu"))
+    with pytest.raises(RequestError, match="no part 'brush'"):
+        load_pipeline(preset, options=RuntimeOptions(device="cpu", parts={"brush": "a"}))
+
+
+def test_what_a_part_made_is_kept_for_the_same_key_only() -> None:
+    components = load_pipeline("tiny-t2v", options=RuntimeOptions(device="cpu")).components
+    made: list[str] = []
+
+    def make(name: str) -> str:
+        made.append(name)
+        return name
+
+    found = [components.once("part", key, lambda key=key: make(key)) for key in ("a", "a", "b", "a")]
+    assert found == ["a", "a", "b", "a"]
+    assert made == ["a", "b", "a"]
+    other = components.with_part("vae", components.vae)
+    assert other.once("part", "a", lambda: make("new")) == "new"
