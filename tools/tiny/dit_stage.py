@@ -23,6 +23,7 @@ from tools.tiny.family import BOUNDARY, LATENT_FRAMES, LATENT_SIZE, TEXT_LEN, Z_
 from tools.tiny.text_stage import draw_caption
 from tools.tiny.vae_stage import to_pixels, to_video
 from tools.tiny.world import Clip, Combination, training_clip
+from wan_core.drafts import replaced_file
 from wan_core.models import DiTInputs, TextEncoder, VideoVAE, WanDiT
 from wan_core.sampling import Anchors, Denoiser, ExpertDenoiser, make_solver, sample, seeded_noise
 from wan_core.training import FlowBatch, Muon, NoiseLevels, draw_clean_frames, make_flow_batch
@@ -155,9 +156,8 @@ class LatentCache:
         if (kind, number) not in self._shards:
             path = self.folder / f"{kind}-{number:04d}.safetensors"
             if not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
-                save_file({kind: self._encode(kind, number)}, path.with_suffix(".unfinished"))
-                path.with_suffix(".unfinished").rename(path)
+                with replaced_file(path) as draft:
+                    save_file({kind: self._encode(kind, number)}, draft)
             self._shards[kind, number] = load_file(path)[kind]
         return self._shards[kind, number]
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from pi3.evaluation import depth_errors, pose_errors
 from pi3.heads import points_of_slopes
 from pi3.model import Pi3
 from tools.tiny.rooms import EVALUATION_SEEDS, ROOMS_VERSION, room_views
+from wan_core.drafts import replaced_file
 
 HEIGHT, WIDTH = 84, 112
 ROUNDS, SCENES_PER_ROUND, STEPS_PER_ROUND = 9, 320, 320
@@ -199,10 +199,9 @@ def evaluate(model: Pi3, seeds: range = EVALUATION_SEEDS) -> dict[str, float]:
 
 
 def save_state(path: Path, model: Pi3, optimizer: torch.optim.Optimizer, rounds: int) -> None:
-    """Write the state under a temporary name first."""
-    temporary = path.with_suffix(".part")
-    torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rounds": rounds}, temporary)
-    os.replace(temporary, path)
+    """Write the state, whole or not at all."""
+    with replaced_file(path) as draft:
+        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rounds": rounds}, draft)
 
 
 def export(model: Pi3, path: Path, rounds: int) -> None:

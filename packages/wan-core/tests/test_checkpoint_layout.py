@@ -211,6 +211,7 @@ def test_tensors_of_something_else_are_one_error(tmp_path: Path, infer: Any) -> 
     ("more", "words"),
     [
         ({"window_size": [8, 8]}, "window_size"),
+        ({"window_size": 8}, "window_size"),
         ({"rope_theta": 5.0, "zz": 1}, "rope_theta, zz"),
         ({"quantization_config": {"bits": 4}}, "quantization_config"),
     ],

@@ -90,7 +90,7 @@ def test_an_8_bit_optimizer_is_refused_for_divided_weights() -> None:
 def test_only_the_last_checkpoints_stay(tmp_path) -> None:
     run(tmp_path, 9)
     assert CheckpointFolder(tmp_path).steps() == [8, 9]
-    assert not list(tmp_path.glob(".unfinished-*"))
+    assert not list(tmp_path.glob(".*.part"))
 
 
 def test_going_on_with_other_settings_names_them(tmp_path) -> None:

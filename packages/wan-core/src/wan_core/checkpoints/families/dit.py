@@ -81,8 +81,8 @@ def dit_config_reader(
 def _config_values(content: Mapping[str, Any], kind: type[WanDiTConfig], file: Path) -> dict[str, Any]:
     """Arguments of the config in the JSON of a ``config.json``, official or diffusers."""
     content = dict(content)
-    window = content.pop("window_size", (-1, -1))
-    if list(window) != [-1, -1]:
+    window = content.pop("window_size", None)
+    if window not in (None, [-1, -1]):
         raise CheckpointError(f"{file}: window_size {window} limits attention, which this network does not do")
     is_diffusers = content.get("num_attention_heads") is not None
     keys = _DIFFUSERS_KEYS if is_diffusers else {field.name: field.name for field in fields(kind)}
