@@ -9,7 +9,7 @@ from click.testing import Result
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import poze.finetune_run
+import wan_core.loading
 from pi3.checkpoints import bundled_weights
 from poze import Pi3FeatureAdapter, save_adapter
 from poze.cli.finetune import finetune
@@ -133,12 +133,12 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "wan and lora": ([*VIDEO, "--train", "wan,lora"], 2, ("not both",)),
     "unknown model": ([*VIDEO, "--wan-config", "ti2v-6B"], 2, ("ti2v-6B",)),
     "model without pictures": ([*VIDEO, "--wan-config", "t2v-1.3B"], 2, ("t2v-1.3B",)),
-    "no such Pi3": ([*VIDEO, "--pi3-checkpoint", "{files}/none"], 3, ("none",)),
+    "no such Pi3": ([*VIDEO, "--pi3-checkpoint", "{files}/none"], 2, ("--pi3-checkpoint", "none")),
     "no adapter in the file": ([*VIDEO, "--adapter", "{files}/points.safetensors"], 3, ("adapter",)),
     "adapter of others": ([*VIDEO, "--adapter", "{files}/adapter.safetensors"], 2, ("48 to 24", "192 to 64")),
     "no tokens": ([*VIDEO, "--adapter-tokens", "0"], 2, ("--adapter-tokens", "0")),
-    "no rate": ([*VIDEO, "--lr", "0"], 2, ("--lr",)),
-    "no steps": ([*VIDEO, "--steps", "0"], 2, ("--steps",)),
+    "no rate": ([*VIDEO, "--lr", "0"], 2, ("lr", "above 0")),
+    "no steps": ([*VIDEO, "--steps", "0"], 2, ("steps", "at least 1")),
     "folder below a file": ([*VIDEO, "--save-dir", "{files}/ref.png/out"], 4, ("no folder",)),
     "missing picture": ([*VIDEO, "--image", "{files}/none.png"], 2, ("none.png",)),
 }  # fmt: skip
@@ -148,7 +148,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
 def test_bad_input_is_one_sentence_before_any_weight(
     name: str, run: Run, checkpoint: Callable[[str], Path], files: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(poze.finetune_run, "freeze", None)  # calling it would end the test
+    monkeypatch.setattr(wan_core.loading, "load_model", None)  # calling it would end the test
     more, code, words = CASES[name]
     given = [word.replace("{files}", str(files)) for word in more]
     result = run(*arguments(checkpoint, files), *given, command=finetune)

@@ -168,9 +168,8 @@ def spoil_weights(root: Path) -> None:
 @pytest.fixture(scope="session")
 def folder(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders of `pristine`, with caches and checkpoints, as the commands would have left them."""
-    preset = get_preset("tiny-ti2v")
-    files = wan_core.training.encoder_files(preset, wan_core.loading.checkpoint_folder(preset, None))
-    settings = {**wan_core.training.model_marks(preset, *files), "examples": "0", "num_frames": 17, "fps": 8.0}
+    model = wan_core.training.describe_conditions(wan_core.loading.load_pipeline("tiny-ti2v"))
+    settings = {**model, "examples": "0", "num_frames": 17, "fps": 8.0}
     for name in ("cache", "cache-index", "cache-cut", "cache-part"):
         write_cache(pristine / name, 2, lambda number: {"latents": torch.zeros(24, 5, 8, 8)}, settings)
     (pristine / "cache-index/cache.json").write_text("{")
@@ -179,8 +178,7 @@ def folder(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     index = json.loads((pristine / "cache-part/cache.json").read_text())
     (pristine / "cache-part/cache.json").write_text(json.dumps({**index, "shards": {}}))
     plan = plan_of(["--data", str(pristine / "good"), "--output", str(pristine / "begun")])
-    expert = plan.experts[0]
-    identity = wan_core.training.run_identity(plan.loop, plan.recipe(expert))
+    identity = wan_core.training.run_identity(plan.loop, plan.recipe(plan.parts[0]))
     for name, sizes in (("begun", {}), ("cut", {"model.safetensors": 100})):
         step = pristine / name / "checkpoints/step-00000007"
         step.mkdir(parents=True)

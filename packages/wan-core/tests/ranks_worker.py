@@ -25,6 +25,7 @@ from wan_core.training import (
     LoopSettings,
     LoRASettings,
     Ranks,
+    Stage,
     attach_lora,
     build_optimizers,
     distributed_ranks,
@@ -76,7 +77,8 @@ def run(folder: Path, steps: int, flags: set[str], ranks: Ranks) -> None:
     losses: list[float] = []
     settings = LoopSettings(steps=steps, warmup_steps=2, decay_share=0.0, save_steps=10, log_steps=1, clip_norm=1.0)
     train(
-        model, optimizers, loss, settings, checkpoints=CheckpointFolder(folder, keep=3), average=average,
+        Stage.of(model, optimizers, loss, average),
+        settings, checkpoints=CheckpointFolder(folder, keep=3),
         report=lambda line: losses.append(line["loss"]) if "loss" in line else None,
         rank=ranks.rank, reduce=ranks.reduce,
     )  # fmt: skip

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from wan_core.errors import CheckpointError, ConfigError, MediaError, RequestError
-from wan_core.training import Cache, ShuffledBatches, write_cache
+from wan_core.training import Cache, write_cache
+from wan_core.training.cache import ShuffledBatches
 
 SETTINGS = {"fps": 8, "size": [64, 64]}
 

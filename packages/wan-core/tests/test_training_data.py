@@ -6,7 +6,7 @@ from PIL import Image
 
 from wan_core.errors import ConfigError, MediaError, RequestError
 from wan_core.media import write_video
-from wan_core.training import ClipSettings, bucket, find_examples, load_clip, load_first_picture
+from wan_core.training import ClipSettings, bucket, find_examples, load_clip, load_first_image
 
 SETTINGS = ClipSettings(num_frames=5, fps=8, area=32 * 32)
 
@@ -37,8 +37,8 @@ def test_metadata_wins_and_gives_parts_and_pictures(folder) -> None:
     assert (first.caption, first.start, first.end) == ("one, two", 0.5, 1.5)
     assert (second.image, second.end) == (None, None)
     clip = load_clip(first, SETTINGS)
-    assert load_first_picture(first, clip)[0].min() == 1.0
-    torch.testing.assert_close(load_first_picture(second, clip), clip[:, 0])
+    assert load_first_image(first, clip)[0].min() == 1.0
+    torch.testing.assert_close(load_first_image(second, clip), clip[:, 0])
 
 
 def test_captions_may_have_several_lines(folder) -> None:

@@ -17,6 +17,7 @@ from wan_core.training import (
     CheckpointFolder,
     LoopSettings,
     Muon,
+    Stage,
     TrainingState,
     build_optimizers,
     orthogonalize,
@@ -44,7 +45,7 @@ def run(folder, steps, save_seconds=0.0, **options):
     settings = LoopSettings(
         steps=steps, warmup_steps=3, save_seconds=save_seconds, log_steps=5, decay_share=0.0, **options
     )
-    result = train(model, optimizers, loss_of, settings, checkpoints=CheckpointFolder(folder), average=average)
+    result = train(Stage.of(model, optimizers, loss_of, average), settings, checkpoints=CheckpointFolder(folder))
     return result, [*model.parameters(), *average.tensors.values()]
 
 
@@ -73,7 +74,11 @@ def test_every_optimizer_goes_on_bit_for_bit(name, tmp_path) -> None:
             return (model(x) - x * x.roll(1, 1)).square().mean()
 
         settings = LoopSettings(steps=steps, warmup_steps=3, save_seconds=1e9, decay_share=0.0)
-        train(model, build_optimizers(model, name, 1e-2), loss_of, settings, checkpoints=CheckpointFolder(folder))
+        train(
+            Stage.of(model, build_optimizers(model, name, 1e-2), loss_of),
+            settings,
+            checkpoints=CheckpointFolder(folder),
+        )
         return list(model.parameters())
 
     whole = weights(tmp_path / "whole", 12)
@@ -128,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path)
 
     settings = LoopSettings(steps=9, save_seconds=0.0)
     with pytest.raises(RequestError, match="nan at step 4"):
-        train(model, optimizers, failing, settings, checkpoints=CheckpointFolder(tmp_path))
+        train(Stage.of(model, optimizers, failing), settings, checkpoints=CheckpointFolder(tmp_path))
     assert CheckpointFolder(tmp_path).steps()[-1] == 4
 
 
@@ -154,7 +159,7 @@ def test_sigterm_saves_and_returns(tmp_path) -> None:
         return loss_of(step, index)
 
     settings = LoopSettings(steps=50)
-    result = train(model, optimizers, interrupted, settings, checkpoints=CheckpointFolder(tmp_path))
+    result = train(Stage.of(model, optimizers, interrupted), settings, checkpoints=CheckpointFolder(tmp_path))
     assert result.was_interrupted
     assert CheckpointFolder(tmp_path).steps() == [4]
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -165,7 +170,13 @@ def test_logs_have_one_line_per_interval(tmp_path) -> None:
     seen = []
     settings = LoopSettings(steps=12, log_steps=5)
     folder = CheckpointFolder(tmp_path / "run")
-    train(model, optimizers, loss_of, settings, checkpoints=folder, log_path=tmp_path / "log.jsonl", report=seen.append)
+    train(
+        Stage.of(model, optimizers, loss_of),
+        settings,
+        checkpoints=folder,
+        log_path=tmp_path / "log.jsonl",
+        report=seen.append,
+    )
     lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [5, 10, 12]
     assert seen == lines

@@ -11,6 +11,7 @@ from wan_core.checkpoints import DIT
 from wan_core.errors import CheckpointError, ConfigError, MediaError
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
 from wan_core.runtime import apply_recompute
+from wan_core.tasks import TextImageToVideo
 from wan_core.training import (
     Cache,
     CheckpointFolder,
@@ -20,6 +21,7 @@ from wan_core.training import (
     NoiseLevels,
     Ranks,
     Sampler,
+    Stage,
     TrainSettings,
     activation_bytes,
     attach_lora,
@@ -58,8 +60,9 @@ def cache(tmp_path) -> Cache:
 def loss_of(cache, model, *, batch, rank=0, world=1, **settings) -> FlowLoss:
     chosen = TrainSettings(batch=batch, seed=3, **settings)
     return FlowLoss(
-        model=model, cache=cache, sampler=Sampler(cache, batch=batch, seed=3, held_out=2, world=world),
-        settings=chosen, levels=NoiseLevels(), device=torch.device("cpu"), dtype=torch.float32, rank=rank, world=world,
+        model=model, task=TextImageToVideo(), cache=cache, settings=chosen, levels=NoiseLevels(),
+        sampler=Sampler(cache, batch=batch, seed=3, held_out=2, world=world),
+        device=torch.device("cpu"), dtype=torch.float32, rank=rank, world=world,
     )  # fmt: skip
 
 
@@ -191,7 +194,7 @@ def plain_run(folder, **options):
         **({"steps": 6, "log_steps": 2, "save_steps": 2, "validate_steps": 3} | options.pop("loop", {}))
     )
     return train(
-        model, [optimizer], lambda step, index: model(torch.randn(4, 3)).square().mean(), settings,
+        Stage.of(model, [optimizer], lambda step, index: model(torch.randn(4, 3)).square().mean()), settings,
         checkpoints=CheckpointFolder(folder, keep=9), **options,
     )  # fmt: skip
 
@@ -212,7 +215,7 @@ def test_checkpoints_and_validations_come_at_their_steps(tmp_path) -> None:
 
 
 def test_all_ranks_stop_when_one_is_told_to(tmp_path) -> None:
-    result = plain_run(tmp_path, reduce=lambda values: [values[0], 0.5, values[2]])
+    result = plain_run(tmp_path, reduce=lambda values: [0.5, values[1]] if len(values) == 2 else values)
     assert (result.step, result.was_interrupted) == (1, True)
 
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from wan_core.errors import MediaError, RequestError
 from wan_core.media import write_video
-from wan_core.training import ClipSettings, check_example, find_examples, load_clip, load_first_picture
+from wan_core.training import ClipSettings, check_example, find_examples, load_clip, load_first_image
 
 SETTINGS = ClipSettings(num_frames=5, fps=8, area=32 * 32)
 
@@ -45,7 +45,7 @@ def test_shards_of_webdataset_are_examples(tmp_path, clip) -> None:
     plain, told = (load_clip(example, SETTINGS) for example in examples[:2])
     assert plain.shape == (3, 5, 32, 32)
     torch.testing.assert_close(told[:, 0], plain[:, 2], atol=0.02, rtol=0)
-    assert load_first_picture(examples[1], told)[0].min() == 1.0
+    assert load_first_image(examples[1], told)[0].min() == 1.0
     assert len(list(tmp_path.iterdir())) == 2
 
 

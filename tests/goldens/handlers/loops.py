@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -10,7 +11,7 @@ from tests.goldens.harness import GoldenCase, handles
 from wan_core.media import LatentSpec, VideoGeometry, best_output_size, fit_cover, image_to_tensor, latent_grid_for_area
 from wan_core.models import DiTInputs, WanDiT
 from wan_core.sampling import Anchors, Denoiser, ExpertDenoiser, make_solver, sample
-from wan_core.tasks.i2v import first_frame_condition, first_frame_video
+from wan_core.tasks.i2v import first_frame_mask, first_frame_video
 
 # The VAE is replaced in these cases; its strides follow from the family.
 WAN21 = LatentSpec(channels=16)
@@ -91,7 +92,7 @@ def image_to_video(case: GoldenCase) -> Mapping[str, Tensor]:
     rows, columns = latent_grid_for_area(image.height, image.width, case.call["max_area"], WAN21)
     geometry = geometry_of(case, WAN21, rows * WAN21.spatial_stride, columns * WAN21.spatial_stride)
     video = first_frame_video(image_to_tensor(image), geometry)
-    condition = first_frame_condition(case.inputs["cond_latent"][None], geometry, WAN21.temporal_stride)
+    condition = torch.cat([first_frame_mask(geometry), case.inputs["cond_latent"][None]], dim=1)
     denoiser, _ = make_denoiser(case, condition)
     return {"mid.vae_input": video[0], "mid.y": condition[0], "out.latent": run(case, denoiser)}
 

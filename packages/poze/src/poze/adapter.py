@@ -56,6 +56,16 @@ class Pi3FeatureAdapter(nn.Module):
         """The true number of guidance tokens."""
         return self.pooled[0] * self.pooled[1]
 
+    @property
+    def description(self) -> dict[str, str]:
+        """What a file of the adapter says besides its weights, for :func:`load_adapter` and people."""
+        config = {
+            "target_tokens": self.target_tokens,
+            "num_tokens": self.num_tokens,
+            "context_space": self.context_space,
+        }
+        return {"config": json.dumps(config)}
+
     def forward(self, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
         """Guidance tokens of the patch tokens of a grid of (rows, columns); further tokens are left out.
 
@@ -77,12 +87,7 @@ def save_adapter(adapter: Pi3FeatureAdapter, path: Path, metadata: dict[str, str
 
     ``metadata`` adds strings: the Pi3 it was trained for, the settings. Raises MediaError when the disk refuses.
     """
-    config = {
-        "target_tokens": adapter.target_tokens,
-        "num_tokens": adapter.num_tokens,
-        "context_space": adapter.context_space,
-    }
-    extra = {"config": json.dumps(config), **(metadata or {})}
+    extra = {**adapter.description, **(metadata or {})}
     write_file(MemorySource(adapter.state_dict()), path, metadata={"format": "pt", **extra})
     return path
 

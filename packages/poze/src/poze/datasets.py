@@ -7,7 +7,8 @@ Folders are those of `wan_core.training.find_examples`, or of the reference proj
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -50,23 +51,13 @@ def read_wanted(path: Path, kind: Literal["video", "points"]) -> Tensor:
     return tensor.float()
 
 
-@dataclass(frozen=True)
-class Dataset:
-    """The examples of a folder and, if wanted, the latent file of each."""
+def find_dataset(folder: Path) -> list[Example]:
+    """The examples of a folder of either layout.
 
-    examples: Sequence[Example]
-    latent_files: Sequence[Path] | None = None
-
-
-def find_dataset(folder: Path, *, with_latents: bool = False) -> Dataset:
-    """The examples of a folder of either layout; ``with_latents`` also the latents that lie in it.
-
-    Raises RequestError naming the first thing that is wrong: line counts that differ, a missing video or latent file.
+    Raises RequestError naming the first thing that is wrong: line counts that differ, a missing video.
     """
     if not (folder / _PROMPTS).is_file() and not (folder / _VIDEOS).is_file():
-        if with_latents:
-            raise RequestError(f"{folder} has no {_PROMPTS} and {_VIDEOS}; only that layout can hold latents")
-        return Dataset(find_examples(folder))
+        return find_examples(folder)
     prompts, videos = _lines(folder / _PROMPTS), _lines(folder / _VIDEOS)
     if len(prompts) != len(videos) or not prompts:
         raise RequestError(f"{folder}: {_PROMPTS} has {len(prompts)} lines, {_VIDEOS} {len(videos)}; they must match")
@@ -78,7 +69,21 @@ def find_dataset(folder: Path, *, with_latents: bool = False) -> Dataset:
         picture = folder / _FIRST_FRAMES / f"{video.stem}.png"
         example = Example(file=video, caption=prompt)
         examples.append(replace(example, image=picture) if picture.is_file() else example)
-    return Dataset(examples, _latent_files(folder, examples) if with_latents else None)
+    return examples
+
+
+def with_latents(folder: Path, examples: Sequence[Example], channels: int, latent_frames: int) -> list[Example]:
+    """The examples with the latents that lie in their folder, each read once here.
+
+    Raises RequestError for a folder of another layout, a missing file and for what `read_latents` refuses.
+    """
+    if not (folder / _LATENTS).is_dir():
+        raise RequestError(f"{folder} has no folder {_LATENTS} of latents; leave --dataset-latents out")
+    made = []
+    for example, path in zip(examples, _latent_files(folder, examples), strict=True):
+        read_latents(path, channels, latent_frames)
+        made.append(replace(example, latents=partial(read_latents, path, channels, latent_frames)))
+    return made
 
 
 def read_latents(path: Path, channels: int, latent_frames: int) -> Tensor:

@@ -1,274 +1,248 @@
-"""Finetuning: everything is checked and planned first, then models are loaded, then the core's loop runs a stage.
-
-A stage turns a step's number into a loss: :class:`RolloutStage` through the whole sampling chain against a wanted video
-or points, :class:`FlowStage` by flow matching on encoded examples.
-"""
+"""Finetuning planned from the seed's flags: a run of the core's trainer with poze's task, data and objectives."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
-
-from pi3 import Pi3
-from poze.network import GuidedNetwork
-from poze.objectives import Supervision, flow_loss, rollout
-from wan_core import ConfigError
-from wan_core.models import DiTInputs, VideoVAE
-from wan_core.runtime import apply_recompute
-from wan_core.sampling import Denoiser, make_solver
-from wan_core.tasks import Conditioning, SamplingSettings
+from pi3 import Pi3Config
+from pi3.checkpoints import bundled_weights
+from poze.adapter import load_adapter
+from poze.datasets import find_dataset, read_wanted, with_latents
+from poze.guidance import PI3_ID
+from poze.objectives import Rollout, Supervision, check_point_size
+from poze.presets import BUNDLED_ADAPTER, TINY_POZE, with_pi3
+from poze.task import GuidedImageToVideo
+from wan_core import ConfigError, RequestError
+from wan_core.presets import Preset, get_preset
+from wan_core.tasks import AnchoredVideo, TextImageToVideo, TI2VInputs, TI2VRequest
 from wan_core.training import (
-    AveragedWeights,
     CheckpointFolder,
+    Example,
     LoopSettings,
-    LoRASettings,
-    NoiseLevels,
-    Ranks,
-    ShuffledBatches,
-    TrainingResult,
-    train,
-    trained_tensors,
+    ResultNames,
+    RunOptions,
+    TrainingPlan,
+    TrainSettings,
+    plan_training,
 )
 
 OBJECTIVES = ("rollout", "flow")
+TRAINABLE = ("wan", "adapter", "lora")
+NAMES = ResultNames(
+    model="wan_finetune_step{step}", lora="lora_step{step}.safetensors", companion="{name}_step{step}.safetensors"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
-class FinetuneSettings:
-    """How to finetune; the defaults are the seed's. ``save_every`` 0 saves weights only at the end.
+class FinetuneOptions:
+    """What to learn from, which models, where to. Names and defaults are those of the command's flags.
 
-    ``amp`` computes the transformer in bfloat16. ``average`` is the decay of averaged weights, None for none. For flow
-    matching ``noise_shift`` moves noise levels up and ``empty_share`` of the captions are left empty. Raises
-    ConfigError for values that cannot work.
+    ``trained`` are some of `TRAINABLE`. ``sampling`` has the fields of a request that were given: num_frames, width,
+    height, num_inference_steps, flow_shift, guidance_scale, solver. ``amp`` computes in bfloat16 where the machine can.
     """
 
     objective: str = "rollout"
     trained: frozenset[str] = frozenset({"wan", "adapter"})
-    steps: int = 10
-    lr: float = 1e-5
-    weight_decay: float = 0.0
+    wan_config: str = "ti2v-5B"
+    wan_ckpt_dir: Path | None = None
+    pi3_checkpoint: Path | None = None
+    pi3_pretrained_id: str = PI3_ID
+    prompt: str | None = None
+    image: Path | None = None
+    gt_video: Path | None = None
+    gt_points: Path | None = None
+    video_weight: float = 1.0
+    point_weight: float = 1.0
+    align_points: bool = False
+    dataset_root: Path | None = None
+    dataset_latents: bool = False
+    adapter: Path | None = None
+    adapter_tokens: int = 64
+    context_space: str = "dit"
+    use_pi3: bool = True
+    device: str | None = None
+    offload_model: bool = False
     amp: bool = True
-    max_grad_norm: float | None = None
-    save_every: int = 0
-    log_every: int = 1
-    seed: int = 0
-    average: float | None = None
-    batch_size: int = 1
-    noise_shift: float = 5.0
-    empty_share: float = 0.1
-    lora: LoRASettings = field(default_factory=LoRASettings)
-
-    def __post_init__(self) -> None:
-        if self.objective not in OBJECTIVES:
-            raise ConfigError(f"--objective must be one of {', '.join(OBJECTIVES)}, got {self.objective!r}")
-        counts = {"--steps": self.steps, "--log-every": self.log_every, "--batch-size": self.batch_size}
-        for name, count in counts.items():
-            if count < 1:
-                raise ConfigError(f"{name} must be at least 1, got {count}")
-        if self.save_every < 0 or self.seed < 0:
-            raise ConfigError(f"--save-every and --seed must not be negative, got {self.save_every} and {self.seed}")
-        if not 0 < self.lr < 1:
-            raise ConfigError(f"--lr must be above 0 and below 1, got {self.lr:g}")
-        if not 0 <= self.weight_decay < float("inf"):
-            raise ConfigError(f"--weight-decay must be a number of at least 0, got {self.weight_decay:g}")
-        if self.max_grad_norm is not None and not 0 < self.max_grad_norm < float("inf"):
-            raise ConfigError(f"--max-grad-norm must be above 0, got {self.max_grad_norm:g}; leave it out for none")
-        if not 0 <= self.empty_share < 1:
-            raise ConfigError(f"--empty-share must be in 0..1 (1 excluded), got {self.empty_share:g}")
-        NoiseLevels(shift=self.noise_shift)
-
-    def loop(self) -> LoopSettings:
-        """The core loop's settings: a constant rate from the first step, as the seed has it."""
-        return LoopSettings(
-            steps=self.steps,
-            warmup_steps=0,
-            schedule="constant",
-            clip_norm=self.max_grad_norm,
-            seed=self.seed,
-            save_seconds=600.0,
-            log_steps=self.log_every,
-            validate_steps=self.save_every or None,
-        )
-
-    def recipe(self) -> dict[str, Any]:
-        """What a run must share to go on, as plain values."""
-        kept = {name: value for name, value in asdict(self).items() if name not in ("steps", "save_every", "log_every")}
-        return kept | {"trained": sorted(self.trained), "lora": asdict(self.lora) if "lora" in self.trained else None}
+    save_dir: Path = Path("finetune_outputs")
+    sampling: Mapping[str, Any] = field(default_factory=dict)
 
 
-class Stage(Protocol):
-    """What turns a step into a loss."""
-
-    parts: dict[str, float]
-
-    def loss(self, step: int, index: int) -> Tensor:
-        """The loss of a step; ``parts`` tells afterwards what it was made of."""
-
-
-@dataclass
-class RolloutStage:
-    """One picture and prompt through the whole sampling chain, decoded and compared; new noise at every step.
-
-    ``tokens`` [1, h * w, C] and ``grid`` are Pi3's of the picture; None gives no guidance.
-    """
-
-    network: GuidedNetwork
-    vae: VideoVAE
-    pi3: Pi3
-    conditioning: Conditioning
-    sampling: SamplingSettings
-    supervision: Supervision
-    tokens: Tensor | None
-    grid: tuple[int, int]
-    amp: bool = True
-    parts: dict[str, float] = field(default_factory=dict)
-
-    def loss(self, step: int, index: int) -> Tensor:
-        """The weighted sum of the video's and the points' errors."""
-        device = self.network.dit.device
-        noise = torch.randn(self.conditioning.latent_shape).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.amp):
-            latents = self.latents(noise)
-        # Values are not cut at -1 and 1 here: what is cut has no gradient.
-        video: Tensor = checkpoint(self._decode, latents.float(), use_reentrant=False)[0]
-        losses = self.supervision.losses(video, self.pi3)
-        self.parts = {name: value.item() for name, value in losses.items() if name != "total"}
-        return losses["total"]
-
-    def latents(self, noise: Tensor) -> Tensor:
-        """Denoised latents [1, C, T, h, w] with gradients, guided in both branches as in `poze-infer`."""
-        sampling, conditioning = self.sampling, self.conditioning
-        positive, negative = conditioning.positive, conditioning.negative
-        if self.tokens is not None:
-            positive = self.network.guided(positive, self.tokens, self.grid)
-            negative = None if negative is None else self.network.guided(negative, self.tokens, self.grid)
-        denoiser = Denoiser(
-            self.network.dit,
-            positive,
-            negative,
-            float(sampling.guidance_scale),  # type: ignore[arg-type]
-            anchors=conditioning.anchors,
-        )
-        solver = make_solver(sampling.solver, sampling.num_inference_steps, flow_shift=sampling.flow_shift)
-        return rollout(denoiser, solver, noise, anchors=conditioning.anchors)
-
-    def _decode(self, latents: Tensor) -> Tensor:
-        return self.vae.decode(latents, clamp=False)
+def parse_trained(text: str) -> frozenset[str]:
+    """The parts named in ``--train``. Raises ConfigError for unknown ones, none, or Wan together with its updates."""
+    parts = [part.strip() for part in text.split(",") if part.strip()]
+    unknown = [part for part in parts if part not in TRAINABLE]
+    if unknown or not parts:
+        raise ConfigError(f"--train takes {', '.join(TRAINABLE)} with commas between them, got {text!r}")
+    if {"wan", "lora"} <= set(parts):
+        raise ConfigError("--train takes wan or lora, not both: updates of weights that change themselves have no use")
+    return frozenset(parts)
 
 
-@dataclass
-class FlowStage:
-    """Flow matching on encoded examples: ``latents`` [C, T, h, w], ``context`` [L, D], ``empty`` [1.., D],
-    ``tokens`` [h * w, C'] and ``grid`` [2] of each; the first latent frame stays clean."""
-
-    network: GuidedNetwork
-    examples: Sequence[Mapping[str, Tensor]]
-    batches: ShuffledBatches
-    settings: FinetuneSettings
-    is_guided: bool = True
-    rank: int = 0
-    world: int = 1
-    parts: dict[str, float] = field(default_factory=dict)
-
-    def loss(self, step: int, index: int) -> Tensor:
-        """The loss of the step's examples."""
-        device = self.network.dit.device
-        rows = [self.examples[number] for number in self.batches[step * self.world + self.rank]]
-        latents = torch.stack([row["latents"].float() for row in rows]).to(device)
-        empty = torch.rand(len(rows)) < self.settings.empty_share
-        contexts = [row["empty" if drop else "context"].float() for row, drop in zip(rows, empty, strict=True)]
-        context = nn.utils.rnn.pad_sequence(contexts, batch_first=True).to(device)
-        with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.amp):
-            inputs = DiTInputs(context=context)
-            if self.is_guided:
-                parts = [inputs_of(inputs, number) for number in range(len(rows))]
-                inputs = DiTInputs.batch([self._guided(part, row) for part, row in zip(parts, rows, strict=True)])
-            return flow_loss(self.network.dit, latents, inputs, NoiseLevels(shift=self.settings.noise_shift))
-
-    def _guided(self, inputs: DiTInputs, row: Mapping[str, Tensor]) -> DiTInputs:
-        rows, columns = row["grid"].tolist()
-        return self.network.guided(inputs, row["tokens"][None].to(inputs.context.device), (rows, columns))
-
-
-def inputs_of(inputs: DiTInputs, number: int) -> DiTInputs:
-    """The text of one sample of a batch."""
-    return DiTInputs(context=inputs.context[number : number + 1])
-
-
-def run_finetuning(
-    network: GuidedNetwork,
-    stage: Stage,
-    settings: FinetuneSettings,
-    folder: Path,
-    *,
-    recipe: Mapping[str, Any] | None = None,
-    say: Callable[[str], None],
-    ranks: Ranks | None = None,
-    complete: Callable[[Path], Path] | None = None,
-) -> TrainingResult:
-    """Train ``network`` in ``folder``, going on from an earlier run there, and write weights as they are due.
-
-    ``folder`` gets ``training/`` (to go on from, bit for bit), ``log.jsonl`` and the weights that
-    `GuidedNetwork.save` names, for which ``complete`` is. With several ``ranks`` all must call it. Raises what
-    `wan_core.training.train` raises.
-    """
-    ranks = ranks or Ranks()
-    for part in (network.dit, network.adapter):
-        ranks.shard(part)
-    apply_recompute(network.dit)  # after the weights are divided, which needs the blocks themselves
-    optimizer = torch.optim.AdamW(
-        list(trained_tensors(network).values()), lr=settings.lr, weight_decay=settings.weight_decay
+def plan_finetuning(
+    options: FinetuneOptions, settings: TrainSettings, loop: LoopSettings, *, world: int = 1
+) -> TrainingPlan:
+    """Read and check everything but weights. Raises RequestError, ConfigError, CheckpointError or MediaError."""
+    _check_sources(options)
+    preset = _preset(options)
+    supervision = None if options.dataset_root is not None else read_supervision(options)
+    asked = {**_shape_of(supervision), **options.sampling}
+    inputs = None if supervision is None else _plan_inputs(options, preset, asked)
+    networks = ["dit"] if options.trained & {"wan", "lora"} else []
+    networks += ["adapter"] if "adapter" in options.trained and is_guided(options) else []
+    if not networks:
+        raise ConfigError("--train adapter needs Pi3; leave out --use-pi3 false")
+    run = RunOptions(
+        model=preset,
+        output=options.save_dir,
+        checkpoint_dir=options.wan_ckpt_dir,
+        parts=_pi3_place(options, preset),
+        offload=options.offload_model,
+        networks=networks,
+        num_frames=asked.get("num_frames"),
+        size=(asked["width"], asked["height"]) if "width" in asked else None,
+        device=options.device,
+        dtype=None if options.amp else "float32",
+        names=NAMES,
+        export_at_validation=loop.validate_steps is not None,
+        world=world,
     )
-    average = None if settings.average is None else AveragedWeights(network, settings.average)
-    metadata = {"recipe": json.dumps({**settings.recipe(), **(recipe or {})}, default=str)}
+    if options.objective == "flow":
+        return plan_training(replace(run, examples=_examples(options, preset, supervision, asked)), settings, loop)
+    if inputs is None or supervision is None:
+        raise ValueError("a rollout has one image and something to compare with")
+    files = (options.image, options.gt_video, options.gt_points)
+    objective = Rollout(inputs=inputs, supervision=supervision, files=tuple(path for path in files if path is not None))
+    plan = plan_training(run, settings, loop, objective)
+    _check_sizes(supervision, inputs, plan.pipeline.components.configs["pi3"] or Pi3Config())
+    return plan
 
-    def save(step: int) -> None:
-        for path in network.save(folder, step, metadata, average=average, ranks=ranks, complete=complete):
-            if ranks.is_first:
-                say(str(path))
 
-    def validate(step: int) -> dict[str, Any]:
-        if settings.save_every and 0 < step < settings.steps:
-            save(step)
-        return {}
-
-    def report(line: dict[str, Any]) -> None:
-        parts = "".join(f", {name} {value:.5g}" for name, value in stage.parts.items())
-        say(f"step {line['step']}: loss {line['loss']:.5g}{parts} ({line['seconds_per_step']:.2f} s a step)")
-
-    result = train(
-        network,
-        [optimizer],
-        stage.loss,
-        settings.loop(),
-        checkpoints=CheckpointFolder(folder / "training"),
-        average=average,
-        recipe={**settings.recipe(), **(recipe or {}), "world": ranks.world},
-        log_path=folder / "log.jsonl",
-        report=report,
-        validate=validate,
-        rank=ranks.rank,
-        reduce=ranks.reduce,
-    )
-    if not result.was_interrupted:
-        save(result.step)
-    return result
+def is_guided(options: FinetuneOptions) -> bool:
+    """Whether Pi3's tokens are used: an adapter that is neither trained nor given would only add noise."""
+    return options.use_pi3 and (_adapter_file(options) is not None or "adapter" in options.trained)
 
 
 def known_seed(folder: Path) -> int | None:
-    """The seed of the run that is in ``folder``, or None."""
-    checkpoints = CheckpointFolder(folder / "training")
-    for step in reversed(checkpoints.steps()):
-        try:
-            saved = json.loads((checkpoints.path(step) / "state.json").read_text())
-            return int(saved["settings"]["loop"]["seed"])
-        except (OSError, ValueError, KeyError, TypeError):
-            continue  # what is damaged is reported when it is restored
-    return None
+    """The seed of the run that is in ``folder``, or None. Raises CheckpointError when its last step is damaged."""
+    saved = CheckpointFolder(folder / "checkpoints").settings()
+    return None if saved is None else int(saved["loop"]["seed"])
+
+
+def read_supervision(options: FinetuneOptions) -> Supervision:
+    """The wanted video and points of the options."""
+    return Supervision(
+        video=None if options.gt_video is None else read_wanted(options.gt_video, "video"),
+        points=None if options.gt_points is None else read_wanted(options.gt_points, "points"),
+        video_weight=options.video_weight,
+        point_weight=options.point_weight,
+        align=options.align_points,
+    )
+
+
+def _check_sources(options: FinetuneOptions) -> None:
+    if options.pi3_checkpoint is not None and not options.pi3_checkpoint.exists():
+        raise RequestError(f"--pi3-checkpoint: there is no file or folder {options.pi3_checkpoint}")
+    is_flow = options.objective == "flow"
+    if options.dataset_root is not None:
+        if not is_flow:
+            raise RequestError(
+                "--dataset-root is for --objective flow; rollout learns from one --gt-video or --gt-points"
+            )
+        if options.gt_video is not None or options.gt_points is not None:
+            raise RequestError("give --dataset-root, or --gt-video and --gt-points, not both")
+        return
+    if options.dataset_latents:
+        raise RequestError("--dataset-latents needs --dataset-root")
+    if options.gt_video is None and options.gt_points is None:
+        more = ", or --dataset-root with --objective flow" if is_flow else ""
+        raise RequestError(f"finetuning needs something to learn from: give --gt-video, --gt-points or both{more}")
+    if is_flow and options.gt_video is None:
+        raise RequestError(
+            "--objective flow learns from videos: give --gt-video or --dataset-root; points are for rollout"
+        )
+    if is_flow and options.gt_points is not None:
+        raise RequestError("--gt-points are for --objective rollout; flow matching makes no frames to find points in")
+    for name, value in (("--prompt", options.prompt), ("--image", options.image)):
+        if value is None:
+            raise RequestError(f"{name} is needed unless --dataset-root is given")
+
+
+def _adapter_file(options: FinetuneOptions) -> Path | None:
+    """The adapter to go on from: the one given, or the tiny model's own."""
+    return options.adapter or (BUNDLED_ADAPTER if options.wan_ckpt_dir is None else None)
+
+
+def _preset(options: FinetuneOptions) -> Preset:
+    """The model under guidance, if there is any; without a folder the tiny one."""
+    preset = TINY_POZE if options.wan_ckpt_dir is None else get_preset(options.wan_config)
+    if not isinstance(preset.task, AnchoredVideo) or preset.has_experts:
+        raise RequestError(f"--wan-config must be ti2v-5B, got {options.wan_config!r}: the others take no picture")
+    if "pi3" not in preset.part_names:
+        preset = with_pi3(preset, str(bundled_weights()) if preset.bundled else PI3_ID)
+    if not is_guided(options):
+        return replace(preset, task=TextImageToVideo())
+    path = _adapter_file(options)
+    if path is not None:
+        tokens = load_adapter(path).target_tokens
+        if options.adapter_tokens != tokens:
+            raise ConfigError(f"the adapter was trained for --adapter-tokens {tokens}, got {options.adapter_tokens}")
+    task = GuidedImageToVideo(path, num_tokens=options.adapter_tokens, context_space=options.context_space)
+    return replace(preset, task=task)
+
+
+def _pi3_place(options: FinetuneOptions, preset: Preset) -> dict[str, str | Path]:
+    """Where Pi3 comes from, if not from where the model has it: the file given, or a repository."""
+    if options.pi3_checkpoint is not None:
+        return {"pi3": options.pi3_checkpoint}
+    return {} if preset.bundled else {"pi3": options.pi3_pretrained_id}
+
+
+def _shape_of(supervision: Supervision | None) -> dict[str, int]:
+    """What was not asked for follows the wanted video."""
+    if supervision is None or supervision.video is None:
+        return {}
+    _, frames, height, width = supervision.video.shape
+    return {"num_frames": frames, "height": height, "width": width}
+
+
+def _plan_inputs(options: FinetuneOptions, preset: Preset, asked: Mapping[str, Any]) -> TI2VInputs[TI2VRequest]:
+    plain = replace(preset, task=TextImageToVideo())
+    request = TI2VRequest(prompt=options.prompt or "", image=options.image, **asked)
+    return plain.task.load(request, request.sampling(preset.sampling), preset.latent_spec)  # type: ignore[no-any-return]
+
+
+def _examples(
+    options: FinetuneOptions, preset: Preset, supervision: Supervision | None, asked: Mapping[str, Any]
+) -> list[Example]:
+    """What flow matching learns from: the videos of the folder, or the one wanted video."""
+    if supervision is not None:
+        video, file = supervision.video, options.gt_video
+        return [Example(file=file or Path(), caption=options.prompt or "", image=options.image, frames=video)]
+    folder = options.dataset_root or Path()
+    examples = find_dataset(folder)
+    if not options.dataset_latents:
+        return examples
+    frames = asked.get("num_frames", preset.sampling.num_frames)
+    spec = preset.latent_spec
+    return with_latents(folder, examples, spec.channels, (frames - 1) // spec.temporal_stride + 1)
+
+
+def _check_sizes(supervision: Supervision, inputs: TI2VInputs[TI2VRequest], pi3: Pi3Config) -> None:
+    geometry = inputs.geometry
+    if supervision.video is not None:
+        wanted = (3, geometry.num_frames, geometry.height, geometry.width)
+        if tuple(supervision.video.shape) != wanted:
+            raise RequestError(
+                f"--gt-video is {list(supervision.video.shape)}, but from --image come {list(wanted)}; cut the video "
+                "to the picture's shape, or change --size and --frame-num"
+            )
+    if supervision.points is None:
+        return
+    if supervision.points.shape[1] > geometry.num_frames:
+        raise RequestError(
+            f"--gt-points have {supervision.points.shape[1]} views, the video {geometry.num_frames} frames"
+        )
+    check_point_size(supervision.points, geometry.width, geometry.height, pi3.pixel_limit)

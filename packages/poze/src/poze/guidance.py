@@ -5,14 +5,16 @@ The path is that of the reference pipeline (spec of Pi3-guided TI2V-5B); the cod
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from pi3 import Pi3, Pi3Latents, Pi3Output, pictures_to_tensor
+from pi3 import Pi3, Pi3Config, Pi3Latents, Pi3Output, pictures_to_tensor
 from poze.adapter import Pi3FeatureAdapter
 from wan_core import ConfigError
+from wan_core.models import DiTInputs, WanDiTConfig
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -43,10 +45,24 @@ def pooled_tokens(latents: Pi3Latents) -> Tensor:
 
 def guidance_tokens(adapter: Pi3FeatureAdapter, latents: Pi3Latents) -> Tensor:
     """Guidance tokens [B, K, width], float32; gradients reach the adapter."""
-    tokens = pooled_tokens(latents).float()
+    return project_tokens(adapter, pooled_tokens(latents), latents.grid)
+
+
+def project_tokens(adapter: Pi3FeatureAdapter, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
+    """Guidance tokens [B, K, width] of `pooled_tokens` [B, h * w, C], computed in float32 whatever autocast says."""
     with torch.autocast(tokens.device.type, enabled=False):
-        guidance: Tensor = adapter(tokens, latents.grid)
+        guidance: Tensor = adapter(tokens.float(), grid)
     return guidance
+
+
+def with_guidance(inputs: DiTInputs, tokens: Tensor, *, space: str) -> DiTInputs:
+    """Conditions with guidance tokens [B, K, width] behind the embedded text.
+
+    In the ``text`` space they are rows of the text states, which the text embedding then projects.
+    """
+    if space == "text":
+        return replace(inputs, context=torch.cat([inputs.context, tokens.to(inputs.context)], dim=1))
+    return replace(inputs, extra_context=tokens)
 
 
 def check_adapter(adapter: Pi3FeatureAdapter, wanted: int | None, tokens: int | None = None) -> None:
@@ -59,6 +75,17 @@ def check_adapter(adapter: Pi3FeatureAdapter, wanted: int | None, tokens: int | 
     if tokens is not None and tokens != adapter.target_tokens:
         raise ConfigError(
             f"the adapter was trained for --adapter-tokens {adapter.target_tokens}, got {tokens}; leave the option out"
+        )
+
+
+def check_widths(adapter: Pi3FeatureAdapter, pi3: Pi3Config, network: WanDiTConfig) -> None:
+    """Raise ConfigError when the adapter does not lead from this Pi3 to this transformer."""
+    wanted = (2 * pi3.encoder.dim, network.text_dim if adapter.context_space == "text" else network.dim)
+    width, in_dim = int(adapter.proj[1].out_features), adapter.in_dim  # type: ignore[arg-type]
+    if (in_dim, width) != wanted:
+        raise ConfigError(
+            f"the adapter leads from width {in_dim} to {width}; this Pi3 and this transformer need {wanted[0]} to "
+            f"{wanted[1]}: it was trained for others"
         )
 
 

@@ -1,14 +1,16 @@
-"""What finetuning minimises, as functions of tensors: errors after a whole sampling chain, or flow matching.
+"""The seed's objective: a whole sampling chain ("rollout"), decoded, against a wanted video and wanted points.
 
-The chain ("rollout") is the seed's objective: a complete sampling run, decoded, against a wanted video and wanted
-points. Its memory is kept flat by computing every denoiser call again in the backward pass. Flow matching is
-`wan_core.training.make_flow_batch` with guidance tokens.
+Its memory is kept flat by computing every denoiser call again in the backward pass. The other objective, flow matching,
+is the core's own under the conditions of poze's task.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,12 +18,17 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from pi3 import Pi3
+from pi3.checkpoints import freeze
 from pi3.evaluation import align_points
 from pi3.images import input_size
+from poze.guidance import pooled_tokens
+from poze.task import GuidedImageToVideo, see
 from wan_core import ConfigError, RequestError
-from wan_core.models import DiTInputs, WanDiT
-from wan_core.sampling import Anchors, Solver, sample
-from wan_core.training import NoiseLevels, make_flow_batch
+from wan_core.media import load_image
+from wan_core.models import VideoVAE
+from wan_core.sampling import Anchors, Denoiser, Solver, make_solver, sample
+from wan_core.tasks import Clip, Conditioning, SamplingSettings, Task, TextImageToVideo, TI2VInputs, TI2VRequest
+from wan_core.training import Ranks, Stage, TrainedNetworks, TrainingPlan, autocast, one_loss
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -88,8 +95,8 @@ class Supervision:
             )
         return "every supervision signal has weight 0; raise --video-weight or --point-weight"
 
-    def losses(self, video: Tensor, pi3: Pi3) -> dict[str, Tensor]:
-        """Weighted losses of a generated video [3, F, H, W]: ``total``, which has a gradient, and its parts.
+    def losses(self, video: Tensor, pi3: Pi3 | None) -> dict[str, Tensor]:
+        """Errors of a generated video [3, F, H, W]: ``loss``, the weighted sum, which has a gradient, and its parts.
 
         ``video`` is the mean squared error, ``points`` the mean absolute one of Pi3's points of the frames; Pi3 runs
         with gradients, its own weights stay as they are.
@@ -102,11 +109,11 @@ class Supervision:
                 parts["points"] = self._point_loss(video, pi3)
         weights = {"video": self.video_weight, "points": self.point_weight}
         total = torch.stack([weights[name] * value for name, value in parts.items()]).sum()
-        return {"total": total, **parts}
+        return {"loss": total, **parts}
 
-    def _point_loss(self, video: Tensor, pi3: Pi3) -> Tensor:
-        if self.points is None:
-            raise ValueError("there are no points to compare with")
+    def _point_loss(self, video: Tensor, pi3: Pi3 | None) -> Tensor:
+        if self.points is None or pi3 is None:
+            raise ValueError("there are no points to compare with, or no Pi3 to find them")
         views = self.points.shape[1]
         frames = torch.linspace(0, video.shape[1] - 1, views).round().long()
         size = (self.points.shape[3], self.points.shape[2])
@@ -153,24 +160,91 @@ def check_point_size(points: Tensor, width: int, height: int, pixel_limit: int) 
         )
 
 
-def flow_loss(
-    dit: WanDiT,
-    latents: Tensor,
-    inputs: DiTInputs,
-    levels: NoiseLevels,
-    *,
-    is_conditioned: bool = True,
-) -> Tensor:
-    """Flow-matching loss of clean latents [B, C, T, H, W] under conditions, with noise from torch's generator.
+@dataclass(frozen=True, kw_only=True)
+class Rollout:
+    """Finetuning on one image and prompt through the whole sampling chain; an `Objective` of the core's runs."""
 
-    ``is_conditioned`` leaves the first latent frame clean, with timestep 0, as it is in sampling.
+    inputs: TI2VInputs[TI2VRequest]
+    supervision: Supervision
+    files: tuple[Path, ...] = ()
+
+    def recipe(self) -> Mapping[str, Any]:
+        """The request, the weights of the errors, and SHA-256 of the files that were given."""
+        found = self.supervision
+        weights = [found.video_weight, found.point_weight, found.align]
+        return {"request": self.inputs.record(), "weights": weights, "files": [_digest(path) for path in self.files]}
+
+    def stage(self, plan: TrainingPlan, networks: TrainedNetworks, ranks: Ranks) -> Stage:
+        """The chain's errors as the loss of all networks."""
+        components = plan.pipeline.components
+        batch: Mapping[str, Tensor] = {}
+        with torch.no_grad():
+            if isinstance(plan.preset.task, GuidedImageToVideo):
+                latents = see(load_image(self.inputs.request.image or ""), components).latents
+                batch = {"tokens": pooled_tokens(latents), "grid": torch.tensor([latents.grid])}
+            conditioning = TextImageToVideo().condition(self.inputs, components, Clip())
+        loss = RolloutLoss(
+            networks=networks,
+            task=plan.preset.task,
+            vae=components.vae.module().requires_grad_(False),
+            pi3=freeze(components.part("pi3").module()) if self.supervision.points is not None else None,
+            conditioning=conditioning,
+            sampling=self.inputs.settings,
+            supervision=self.supervision,
+            batch=batch,
+            dtype=plan.dtype,
+        )
+        return one_loss(plan, networks, loss)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RolloutLoss:
+    """The errors of one image's video, sampled with new noise at every step, decoded and compared.
+
+    ``batch`` is what the task's `training_inputs` needs of the image; ``dtype`` the one to sample in.
     """
-    batch_size = latents.shape[0]
-    clean = torch.ones(batch_size, dtype=torch.long) if is_conditioned and latents.shape[2] > 1 else None
-    batch = make_flow_batch(latents.cpu(), levels.sample(batch_size), torch.randn(latents.shape), clean)
-    device = latents.device
-    velocity = dit(batch.latents.to(device), batch.timesteps.to(device), inputs)
-    return batch.loss(velocity.to(batch.target.device))
+
+    networks: TrainedNetworks
+    task: Task[Any, Any]
+    vae: VideoVAE
+    pi3: Pi3 | None
+    conditioning: Conditioning
+    sampling: SamplingSettings
+    supervision: Supervision
+    batch: Mapping[str, Tensor] = field(default_factory=dict)
+    dtype: torch.dtype = torch.float32
+
+    def __call__(self, step: int, index: int) -> dict[str, Tensor]:
+        """``loss``, the weighted sum, and the errors ``video`` and ``points`` where they are measured."""
+        device = self.networks.dit.device
+        noise = torch.randn(self.conditioning.latent_shape).to(device)
+        with autocast(device, self.dtype):
+            latents = self.latents(noise)
+        # Values are not cut at -1 and 1 here: what is cut has no gradient.
+        video: Tensor = checkpoint(self._decode, latents.float(), use_reentrant=False)[0]
+        return self.supervision.losses(video, self.pi3)
+
+    def latents(self, noise: Tensor) -> Tensor:
+        """Denoised latents [1, C, T, h, w] with gradients, guided in both branches as in `poze-infer`."""
+        sampling, conditioning, beside = self.sampling, self.conditioning, self.networks.beside
+        make, negative = self.task.training_inputs, conditioning.negative
+        denoiser = Denoiser(
+            self.networks.dit,
+            make(self.batch, conditioning.positive.context, beside),
+            None if negative is None else make(self.batch, negative.context, beside),
+            float(sampling.guidance_scale),  # type: ignore[arg-type]
+            anchors=conditioning.anchors,
+        )
+        solver = make_solver(sampling.solver, sampling.num_inference_steps, flow_shift=sampling.flow_shift)
+        return rollout(denoiser, solver, noise, anchors=conditioning.anchors)
+
+    def _decode(self, latents: Tensor) -> Tensor:
+        return self.vae.decode(latents, clamp=False)
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _check_video(video: Tensor) -> None:

@@ -2,34 +2,46 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from pi3 import Pi3Config
 from poze.adapter import Pi3FeatureAdapter, load_adapter
-from poze.guidance import check_adapter, guidance_tokens, is_silent, look, picture_views
+from poze.guidance import (
+    check_adapter,
+    check_widths,
+    guidance_tokens,
+    is_silent,
+    look,
+    picture_views,
+    pooled_tokens,
+    project_tokens,
+    with_guidance,
+)
 from poze.outputs import Findings, write_findings, write_latents
 from poze.request import PozeRequest
 from wan_core import RequestError
-from wan_core.media import LatentSpec, load_image
+from wan_core.media import LatentSpec, load_image, tensor_to_image
 from wan_core.models import DiTInputs
 from wan_core.tasks import (
+    AnchoredVideo,
     Clip,
+    Companion,
     Components,
     Conditioning,
     GeneratedClip,
     GenerationRequest,
     Log,
     SamplingSettings,
-    TaskInputs,
-    TextImageToVideo,
     TI2VInputs,
+    TrainingClip,
+    load_anchored,
 )
 
 UNTRAINED = (
@@ -39,7 +51,7 @@ UNTRAINED = (
 
 
 @dataclass(frozen=True, kw_only=True)
-class PozeInputs(TI2VInputs):
+class PozeInputs(TI2VInputs[PozeRequest]):
     """``image`` is what Pi3 looks at."""
 
     image: Image.Image
@@ -53,27 +65,33 @@ class PozeConditioning(Conditioning):
     findings: Findings
 
 
-class GuidedImageToVideo(TextImageToVideo):
+class GuidedImageToVideo(AnchoredVideo[PozeRequest, PozeInputs]):
     """TI2V whose cross-attention also sees tokens of Pi3's features of the image, on both guidance branches.
 
-    Pi3 is the part ``pi3`` of the model. ``adapter`` is the file that a request gets which names none.
+    Pi3 is the part ``pi3`` of the model. ``adapter``, a file or a network, is that of a request which names none; for
+    training without one a new one with ``num_tokens`` and ``context_space`` is made. In training a batch has ``tokens``
+    [B, h * w, C], Pi3's of the first image, and ``grid`` [B, 2], their (h, w), besides what anchored videos have.
     """
 
     request_type: ClassVar[type[GenerationRequest]] = PozeRequest
+    conditions: ClassVar[str | None] = "poze"
 
-    def __init__(self, adapter: Path | None = None) -> None:
+    def __init__(
+        self, adapter: Path | Pi3FeatureAdapter | None = None, *, num_tokens: int = 64, context_space: str = "dit"
+    ) -> None:
         self.adapter = adapter
+        self.num_tokens = num_tokens
+        self.context_space = context_space
 
-    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> PozeInputs:
-        request = _own(request)
-        base = super().load(request, settings, latent_spec)
+    def load(self, request: PozeRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> PozeInputs:
+        geometry, images = load_anchored(request, settings, latent_spec)
         adapter, notes = self._adapter(request)
         return PozeInputs(
             request=request,
             settings=settings,
-            geometry=base.geometry,
-            images=base.images,
-            notes=(*base.notes, *notes),
+            geometry=geometry,
+            images=images,
+            notes=notes,
             image=load_image(request.image or ""),
             adapter=adapter,
         )
@@ -82,8 +100,7 @@ class GuidedImageToVideo(TextImageToVideo):
         """The adapter of a request, and what to tell the user."""
         if not request.looks:
             return None, ()
-        path = request.adapter or self.adapter
-        adapter = None if path is None else load_adapter(path)
+        adapter = _network(request.adapter or self.adapter)
         if adapter is None:
             return None, (UNTRAINED,)
         check_adapter(adapter, None, request.adapter_tokens)
@@ -94,9 +111,8 @@ class GuidedImageToVideo(TextImageToVideo):
             )
         return adapter, (UNTRAINED,) if is_silent(adapter) else ()
 
-    def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
-        request = _own(inputs.request)
-        if not isinstance(inputs, PozeInputs) or not request.looks:
+    def condition(self, inputs: PozeInputs, components: Components, clip: Clip) -> Conditioning:
+        if not inputs.request.looks:
             return super().condition(inputs, components, clip)
         config: Pi3Config | None = components.configs["pi3"]  # None: still to be fetched
         if inputs.adapter is not None and config is not None:
@@ -109,12 +125,13 @@ class GuidedImageToVideo(TextImageToVideo):
             check_adapter(inputs.adapter, findings.latents.hidden.shape[-1])
             with torch.no_grad():
                 tokens = guidance_tokens(inputs.adapter.to(components.device), findings.latents)
-            base = guide(base, tokens, space=inputs.adapter.context_space, drop_in_negative=request.drop_in_negative)
+            drop = inputs.request.drop_in_negative
+            base = guide(base, tokens, space=inputs.adapter.context_space, drop_in_negative=drop)
         return PozeConditioning(**{item.name: getattr(base, item.name) for item in fields(base)}, findings=findings)
 
-    def report(self, inputs: TaskInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
+    def report(self, inputs: PozeInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
         yield from clip.frames
-        request, found = _own(inputs.request), clip.conditioning
+        request, found = inputs.request, clip.conditioning
         if not isinstance(found, PozeConditioning):
             return
         if request.save_latents is not None:
@@ -123,9 +140,53 @@ class GuidedImageToVideo(TextImageToVideo):
             count = write_findings(found.findings, request.save_pi3, Path(request.image or "view").stem)
             log(f"{request.save_pi3} ({count:,} points)")
 
-    def describe(self, inputs: TaskInputs) -> Mapping[str, object]:
-        tokens = inputs.adapter.num_tokens if isinstance(inputs, PozeInputs) and inputs.adapter is not None else 0
+    def describe(self, inputs: PozeInputs) -> Mapping[str, object]:
+        tokens = 0 if inputs.adapter is None else inputs.adapter.num_tokens
         return {**super().describe(inputs), "guidance_tokens": tokens}
+
+    def encode_example(
+        self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
+    ) -> Mapping[str, Tensor]:
+        latents = see(tensor_to_image(clip.image), components).latents
+        tensors = super().encode_example(clip, components, latent_spec)
+        return {**tensors, "tokens": pooled_tokens(latents)[0], "grid": torch.tensor(latents.grid)}
+
+    def training_inputs(
+        self, batch: Mapping[str, Tensor], context: Tensor, networks: Mapping[str, nn.Module]
+    ) -> DiTInputs:
+        adapter = networks["adapter"]
+        if not isinstance(adapter, Pi3FeatureAdapter):
+            raise TypeError(f"the adapter must be a Pi3FeatureAdapter, got {type(adapter).__name__}")
+        rows, columns = (int(count) for count in batch["grid"][0].tolist())
+        tokens = project_tokens(adapter, batch["tokens"], (rows, columns))
+        return with_guidance(DiTInputs(context=context), tokens, space=adapter.context_space)
+
+    def companions(self, components: Components) -> Mapping[str, Companion]:
+        dit, pi3 = (
+            components.configs["dit"],
+            components.configs["pi3"] or Pi3Config(),
+        )  # on the hub is the published one
+        adapter = _network(self.adapter)
+        if adapter is None:
+            width = dit.text_dim if self.context_space == "text" else dit.dim
+            adapter = Pi3FeatureAdapter(2 * pi3.encoder.dim, width, self.num_tokens, context_space=self.context_space)
+        check_widths(adapter, pi3, dit)
+        return {"adapter": Companion(network=adapter, metadata=adapter.description)}
+
+    def using(self, networks: Mapping[str, nn.Module]) -> GuidedImageToVideo:
+        adapter = networks["adapter"]
+        return GuidedImageToVideo(adapter if isinstance(adapter, Pi3FeatureAdapter) else self.adapter)
+
+    def validation_request(self, prompt: str, images: Sequence[Path], **settings: Any) -> GenerationRequest:
+        if len(images) != 1:
+            raise RequestError(
+                f"validation prompts need one image here; give --validation-image once, got {len(images)}"
+            )
+        return super().validation_request(prompt, images, **settings)
+
+
+def _network(adapter: Path | Pi3FeatureAdapter | None) -> Pi3FeatureAdapter | None:
+    return load_adapter(adapter) if isinstance(adapter, Path) else adapter
 
 
 def see(image: Image.Image, components: Components) -> Findings:
@@ -136,24 +197,9 @@ def see(image: Image.Image, components: Components) -> Findings:
     return Findings(views=views, latents=latents, output=output)
 
 
-def _own(request: GenerationRequest) -> PozeRequest:
-    if not isinstance(request, PozeRequest):
-        raise TypeError(f"request must be a PozeRequest, got {type(request).__name__}")
-    return request
-
-
 def guide(base: Conditioning, tokens: Tensor, *, space: str = "dit", drop_in_negative: bool = False) -> Conditioning:
-    """Conditions with guidance tokens [1, K, width] on the positive branch and, unless dropped, on the negative one.
-
-    In the ``text`` space they are rows of the text states, which the text embedding then projects.
-    """
-
-    def join(inputs: DiTInputs) -> DiTInputs:
-        if space == "text":
-            return replace(inputs, context=torch.cat([inputs.context, tokens.to(inputs.context)], dim=1))
-        return replace(inputs, extra_context=tokens)
-
+    """Conditions with guidance tokens [1, K, width] on the positive branch and, unless dropped, on the negative one."""
     negative = base.negative
     if negative is not None and not drop_in_negative:
-        negative = join(negative)
-    return replace(base, positive=join(base.positive), negative=negative)
+        negative = with_guidance(negative, tokens, space=space)
+    return replace(base, positive=with_guidance(base.positive, tokens, space=space), negative=negative)

@@ -127,7 +127,8 @@ class _Loader:
         if len(dits) == 2:
             high, low = (made for each, made in zip(opened, placed, strict=True) if each in dits)
             parts["dit"] = Experts(high=high, low=low)
-        components = Components(device=self.device, parts=parts, configs=configs)
+        found = {each.part.name: each.path or str(each.part.source) for each in opened}
+        components = Components(device=self.device, parts=parts, configs=configs, found=found)
         return Pipeline(
             self.preset,
             components,
@@ -203,7 +204,7 @@ class _Loader:
         dtype = family.dtype_in(self.dtype)
         tokenizer = load_tokenizer(self._path(self.preset.part("tokenizer"))) if part.name == "text_encoder" else None
 
-        def load(device: torch.device) -> Any:
+        def load(device: torch.device, dtype: torch.dtype = dtype) -> Any:
             found = self._read(part, self._path(part)) if opened.path is None else opened
             if found.source is None:  # another library reads it
                 return family.open(self._path(part), dtype, device)
@@ -216,7 +217,8 @@ class _Loader:
         device = torch.device("cpu") if on_cpu else self.device
         # The VAE is small and used at both ends of a run: on the CPU it stays in memory.
         stays = part.name == "vae" and self.device.type == "cpu"
-        return Placed(load, device, between=Between.KEEP if stays else self.between)
+        between = Between.KEEP if stays else self.between
+        return Placed(load, device, between=between, load_trainable=lambda dtype: load(device, dtype))
 
     def _check_channels(self, config: WanDiTConfig, path: Path) -> None:
         wanted = self.preset.task.channels(self.preset.latent_spec)

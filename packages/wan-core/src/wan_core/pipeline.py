@@ -88,7 +88,7 @@ class Pipeline:
         self.notes = tuple(notes)
         self._record = dict(record or {})
 
-    def plan(self, request: GenerationRequest) -> TaskInputs:
+    def plan(self, request: GenerationRequest) -> TaskInputs[Any]:
         """Fill in the defaults, read and check the user's files; no weight is touched.
 
         Raises ``RequestError`` or ``MediaError``.
@@ -104,7 +104,7 @@ class Pipeline:
     @torch.no_grad()
     def stream(
         self,
-        inputs: TaskInputs,
+        inputs: TaskInputs[Any],
         *,
         progress: Progress = silent,
         on_latents: Callable[[Tensor], None] | None = None,
@@ -166,7 +166,7 @@ class Pipeline:
                 if kept.shape[2]:
                     yield kept
 
-    def provenance(self, inputs: TaskInputs) -> Provenance:
+    def provenance(self, inputs: TaskInputs[Any]) -> Provenance:
         """How this output was made: model, settings, versions."""
         return Provenance.of(preset=self.preset.name, settings=inputs.record(), record=self._record)
 
@@ -226,14 +226,15 @@ class _Resident:
             self._placed.rest()
 
 
-def plan_request(preset: Preset, request: GenerationRequest, latent_spec: LatentSpec) -> TaskInputs:
+def plan_request(preset: Preset, request: GenerationRequest, latent_spec: LatentSpec) -> TaskInputs[Any]:
     """Fill in a preset's defaults, read and check the user's files. Raises ``RequestError`` or ``MediaError``."""
     wanted = preset.task.request_type
     if not isinstance(request, wanted):
         raise TypeError(f"{preset.name} needs a {wanted.__name__}, got {type(request).__name__}")
     if isinstance(request.guidance_scale, Experts) and not preset.has_experts:
         raise RequestError(f"{preset.name} is one network and takes one guidance_scale, got a low and a high one")
-    return preset.task.load(request, request.sampling(preset.sampling), latent_spec)
+    inputs: TaskInputs[Any] = preset.task.load(request, request.sampling(preset.sampling), latent_spec)
+    return inputs
 
 
 def _single(scale: float | Experts[float]) -> float:

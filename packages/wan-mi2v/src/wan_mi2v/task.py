@@ -5,7 +5,8 @@ and fixed as one of the first latent frames; the code is our own, on wan-core's 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import ClassVar
+from pathlib import Path
+from typing import Any, ClassVar
 
 from torch import Tensor
 
@@ -13,14 +14,12 @@ from wan_core import RequestError
 from wan_core.media import LatentSpec, VideoGeometry, check_output, plain_text
 from wan_core.sampling import Anchors
 from wan_core.tasks import (
+    AnchoredVideo,
     Components,
     GeneratedClip,
     GenerationRequest,
     Log,
     SamplingSettings,
-    TaskInputs,
-    TextImageToVideo,
-    TI2VInputs,
     encode_pictures,
     exact_geometry,
     prepare_anchor_images,
@@ -33,14 +32,12 @@ from wan_mi2v.sources import NamedPicture, Room, read_pictures
 _LOOSE_ASPECT = 1.1  # pictures whose aspect ratio differs by more lose a visible part
 
 
-class MultiImageToVideo(TextImageToVideo):
+class MultiImageToVideo(AnchoredVideo[MI2VRequest, MI2VInputs]):
     """TI2V-5B with N pictures at N latent frames, 1 <= N <= latent frames."""
 
     request_type: ClassVar[type[GenerationRequest]] = MI2VRequest
 
-    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> MI2VInputs:
-        if not isinstance(request, MI2VRequest):
-            raise TypeError(f"request must be an MI2VRequest, got {type(request).__name__}")
+    def load(self, request: MI2VRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> MI2VInputs:
         if request.preview is not None:
             _check_preview(request)
         exact, stride = exact_geometry(settings, latent_spec), latent_spec.temporal_stride
@@ -62,9 +59,7 @@ class MultiImageToVideo(TextImageToVideo):
             notes=tuple(_notes(named, positions, geometry)),
         )
 
-    def anchors(self, inputs: TI2VInputs, components: Components) -> Anchors:
-        if not isinstance(inputs, MI2VInputs):
-            raise TypeError(f"inputs must be MI2VInputs, got {type(inputs).__name__}")
+    def anchors(self, inputs: MI2VInputs, components: Components) -> Anchors:
         if inputs.joint:
             video = inputs.images.to(components.device).transpose(0, 1).unsqueeze(0)  # [1, 3, 4n+1, H, W]
             with components.vae.active() as vae:
@@ -73,15 +68,14 @@ class MultiImageToVideo(TextImageToVideo):
             latents = encode_pictures(inputs.images, components)
         return Anchors.at(latents, inputs.positions, inputs.geometry.latent_frames)
 
-    def report(self, inputs: TaskInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
-        request = inputs.request
-        if not isinstance(inputs, MI2VInputs) or not isinstance(request, MI2VRequest) or request.preview is None:
-            return clip.frames
-        return watch_anchors(inputs, clip.frames, request.preview, log)
+    def report(self, inputs: MI2VInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
+        preview = inputs.request.preview
+        return clip.frames if preview is None else watch_anchors(inputs, clip.frames, preview, log)
 
-    def describe(self, inputs: TaskInputs) -> Mapping[str, object]:
-        if not isinstance(inputs, MI2VInputs):
-            raise TypeError(f"inputs must be MI2VInputs, got {type(inputs).__name__}")
+    def validation_request(self, prompt: str, images: Sequence[Path], **settings: Any) -> MI2VRequest:
+        return MI2VRequest(prompt=prompt, images=tuple(images), **settings)
+
+    def describe(self, inputs: MI2VInputs) -> Mapping[str, object]:
         return {
             **super().describe(inputs),
             "pictures": len(inputs.names),

@@ -3,23 +3,30 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import click
 
-from poze.finetune import OBJECTIVES, FinetuneSettings, known_seed
-from poze.finetune_plan import FinetuneOptions, FinetunePlan, plan_finetuning
-from poze.finetune_run import carry_out
-from poze.network import parse_trained
+from poze.finetune import OBJECTIVES, FinetuneOptions, known_seed, parse_trained, plan_finetuning
+from poze.task import GuidedImageToVideo
 from wan_core import RequestError
 from wan_core.cli import ErrorReporting, main_of, reporter, version_option
 from wan_core.media import parse_size
 from wan_core.runtime import launched
 from wan_core.sampling import SOLVERS
-from wan_core.training import LoRASettings, distributed_ranks
+from wan_core.training import (
+    Listeners,
+    LoopSettings,
+    TrainingPlan,
+    TrainSettings,
+    carry_out,
+    count_parameters,
+    describe_trained,
+    distributed_ranks,
+)
 
 _FILE = click.Path(path_type=Path)
 _SAMPLING = ("num_frames", "num_inference_steps", "flow_shift", "guidance_scale", "solver")
@@ -96,36 +103,72 @@ def run(**values: Any) -> None:
         if values["seed"] is None:
             raise RequestError("several processes need one --seed, so that they agree on the order of the examples")
     is_first = launch is None or launch.rank == 0
-    say = reporter(values.pop("quiet") or not is_first)
-    plan = plan_of(values)
+    log = reporter(values.pop("quiet") or not is_first)
+    plan = plan_of(values, world=1 if launch is None else launch.world)
     if values["dry_run"]:
         if is_first:
             click.echo(describe(plan))
         return
-    with distributed_ranks(launch, plan.pipeline.components.device) as ranks:
-        result = carry_out(plan, say, ranks)
-    if result.was_interrupted:
-        say(f"interrupted after step {result.step}; the same command goes on from there")
+    if not isinstance(plan.preset.task, GuidedImageToVideo):
+        log("note: without guidance, since no adapter is given or trained")
+    total, trained = count_parameters(plan)
+    log(f"{trained:,} weights are trained, {total - trained:,} stay as they are")
+    with distributed_ranks(launch, plan.device) as ranks:
+        result = carry_out(plan, listeners(plan, log), ranks)
+    if result.signal is not None:
+        done = max(each.step for each in result.results.values())
+        log(f"interrupted after step {done}; the same command goes on from there")
         raise click.exceptions.Exit(143)
 
 
-def plan_of(values: Mapping[str, Any]) -> FinetunePlan:
+def listeners(plan: TrainingPlan, log: Callable[[str], None]) -> Listeners:
+    """Sentences for everything that happens."""
+
+    def step(line: dict[str, Any]) -> None:
+        parts = "".join(f", {name} {line[name]:.5g}" for name in ("video", "points") if name in line)
+        log(f"step {line['step']}: loss {line['loss']:.5g}{parts} ({line['seconds_per_step']:.2f} s a step)")
+
+    count = len(plan.examples or ())
+    return Listeners(log=log, encoded=lambda done: log(f"encoded {done} of {count} examples"), step=step)
+
+
+def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
     """The plan of parsed flags. Raises what `plan_finetuning` raises."""
     sampling = {name: values[name] for name in _SAMPLING if values[name] is not None}
     if values["size"] is not None:
         sampling["width"], sampling["height"] = parse_size(values["size"])
     chosen = {item.name: values[item.name] for item in fields(FinetuneOptions) if item.name in values}
-    options = FinetuneOptions(sampling=sampling, **chosen)
+    options = FinetuneOptions(sampling=sampling, trained=parse_trained(values["train"]), **chosen)
     if options.adapter_tokens < 1:
         raise RequestError(f"--adapter-tokens must be at least 1, got {options.adapter_tokens}")
-    names = {item.name for item in fields(FinetuneSettings)} - {"seed", "trained", "lora"}
-    settings = FinetuneSettings(
-        trained=parse_trained(values["train"]),
-        lora=LoRASettings(rank=values["lora_rank"], alpha=values["lora_alpha"]),
-        seed=seed_of(values["seed"], options.save_dir),
-        **{name: values[name] for name in names},
+    seed = seed_of(values["seed"], options.save_dir)
+    is_lora = "lora" in options.trained
+    settings = TrainSettings(
+        rate=values["lr"],
+        batch=values["batch_size"],
+        weight_decay=values["weight_decay"],
+        lora_rank=values["lora_rank"] if is_lora else None,
+        lora_alpha=values["lora_alpha"] if is_lora else None,
+        shift=values["noise_shift"],
+        clean_frames=1,  # the first latent frame is the image, as in sampling
+        clean_share=1.0,
+        caption_dropout=values["empty_share"],
+        ema=values["average"],
+        held_out=0,
+        checkpointing=True,
+        seed=seed,
     )
-    return plan_finetuning(options, settings)
+    loop = LoopSettings(
+        steps=values["steps"],
+        warmup_steps=0,
+        schedule="constant",
+        clip_norm=values["max_grad_norm"],
+        seed=seed,
+        save_seconds=600.0,
+        log_steps=values["log_every"],
+        validate_steps=values["save_every"] or None,
+    )
+    return plan_finetuning(options, settings, loop, world=world)
 
 
 def seed_of(asked: int | None, folder: Path) -> int:
@@ -136,13 +179,12 @@ def seed_of(asked: int | None, folder: Path) -> int:
     return secrets.randbelow(2**31) if known is None else known
 
 
-def describe(plan: FinetunePlan) -> str:
+def describe(plan: TrainingPlan) -> str:
     """One line: what would be trained on what."""
-    what = "one picture" if plan.dataset is None else f"{len(plan.dataset.examples)} examples"
-    parts = ", ".join(sorted(plan.settings.trained))
-    return (
-        f"{plan.settings.objective}: {plan.settings.steps} steps on {what}; trains {parts}; seed {plan.settings.seed}"
-    )
+    what = "one picture" if plan.examples is None else f"{len(plan.examples)} examples"
+    objective = "flow" if plan.objective is None else "rollout"
+    trained = describe_trained(plan)
+    return f"{objective}: {plan.loop.steps} steps on {what}; trains {trained}; seed {plan.settings.seed}"
 
 
 finetune = ErrorReporting(

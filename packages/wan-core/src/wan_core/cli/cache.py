@@ -1,14 +1,15 @@
 """``wan cache``: videos and captions to the latents and text states that training reads."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
 
 from wan_core.cli.group import ErrorReporting
-from wan_core.cli.options import ParsedType, debug_option
+from wan_core.cli.options import ParsedType, debug_option, part_option
 from wan_core.cli.progress import item_progress
 from wan_core.files import check_place
-from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
+from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import FrameSize, parse_size
 from wan_core.presets import get_preset
 from wan_core.training import (
@@ -16,10 +17,8 @@ from wan_core.training import (
     ExampleEncoder,
     clip_settings,
     describe_cache,
-    encoder_files,
     examples_of,
     machine,
-    task_kind,
     write_cache,
 )
 
@@ -44,6 +43,7 @@ def cache(
     out: Path,
     model: str,
     ckpt_dir: Path | None,
+    parts: Sequence[tuple[str, Path]],
     num_frames: int | None,
     fps: float | None,
     size: FrameSize | None,
@@ -58,21 +58,19 @@ def cache(
     Called again it goes on where it stopped, and makes damaged files anew.
     """
     preset = get_preset(model)
-    task_kind(preset)
     chosen, precision = machine(device, dtype)
     clips = clip_settings(preset, num_frames=num_frames, fps=fps, size=size)
     examples = examples_of(data, clips)
     check_place(out, is_folder=True)
-    folder = checkpoint_folder(preset, ckpt_dir)
-    runtime = RuntimeOptions(device=str(chosen), dtype=str(precision).removeprefix("torch."))
+    runtime = RuntimeOptions(device=str(chosen), dtype=str(precision).removeprefix("torch."), parts=dict(parts))
     pipeline = load_pipeline(preset, ckpt_dir, runtime)
-    settings = describe_cache(preset, *encoder_files(preset, folder), clips, examples, pictures=pictures)
-    encoder = ExampleEncoder(pipeline, clips, pictures=pictures)
-    with item_progress("encode", len(examples), quiet=quiet) as hear:
-        write_cache(out, len(examples), lambda n: encoder(examples[n]), settings, shard_size=shard_size, report=hear)
+    settings = describe_cache(pipeline, clips, examples, each_image=pictures)
+    encode = ExampleEncoder(pipeline, clips, each_image=pictures)
+    with encode.ready(), item_progress("encode", len(examples), quiet=quiet) as report:
+        write_cache(out, len(examples), lambda n: encode(examples[n]), settings, shard_size=shard_size, report=report)
     made = Cache(out, expected=settings)
     made.verify()
     click.echo(f"{out}: {len(made)} examples")
 
 
-cache.params.append(debug_option())
+cache.params += [part_option(), debug_option()]

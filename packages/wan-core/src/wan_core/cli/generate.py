@@ -118,7 +118,7 @@ def build_command(
 class Job:
     """One video to make."""
 
-    inputs: TaskInputs
+    inputs: TaskInputs[Any]
     output: Path
 
 
@@ -222,7 +222,7 @@ def read_prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:
     return prompts
 
 
-def output_path(asked: Path | None, preset: Preset, inputs: TaskInputs, index: int, total: int) -> Path:
+def output_path(asked: Path | None, preset: Preset, inputs: TaskInputs[Any], index: int, total: int) -> Path:
     """Where video ``index`` of ``total`` goes; several videos get a number in the name."""
     if asked is None:
         request, geometry = inputs.request, inputs.geometry

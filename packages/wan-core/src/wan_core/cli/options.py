@@ -103,6 +103,16 @@ def _take_values(rest: deque[str]) -> list[str]:
     return values
 
 
+def part_option() -> click.Option:
+    """``--part``, of every command that loads a model."""
+    return click.Option(
+        ["--part", "parts"],
+        type=ParsedType("NAME=PATH", parse_part),
+        multiple=True,
+        help="Take a part (vae, text_encoder, ...) from another file or folder; repeatable.",
+    )
+
+
 def parse_part(text: str) -> tuple[str, str]:
     """Read ``NAME=PATH``. Raises ``RequestError``."""
     name, _, place = text.partition("=")
@@ -160,12 +170,7 @@ def runtime_options() -> list[click.Option]:
     """Where and how it computes."""
     return [
         click.Option(["--ckpt-dir"], type=click.Path(path_type=Path), help="Folder of the weights."),
-        click.Option(
-            ["--part", "parts"],
-            type=ParsedType("NAME=PATH", parse_part),
-            multiple=True,
-            help="Take a part (vae, text_encoder, ...) from another file or folder; repeatable.",
-        ),
+        part_option(),
         click.Option(["--device"], help="cpu, cuda, cuda:INDEX or mps; default: the best there is."),
         click.Option(["--dtype"], help="float32, bfloat16 or float16; default: float32 on the CPU, else bfloat16."),
         click.Option(

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from wan_core.cli.group import ErrorReporting
-from wan_core.cli.options import ParsedType, debug_option
+from wan_core.cli.options import ParsedType, debug_option, part_option
 from wan_core.cli.progress import item_progress, reporter, training_progress
 from wan_core.errors import RequestError
 from wan_core.media import parse_size
@@ -58,6 +58,9 @@ _OPTIONS = [
     _option("--data", type=_FOLDER, help="Folder of videos with captions; encoded once, into OUTPUT/cache."),
     _option("--cache", type=_FOLDER, help="Folder made by 'wan cache', instead of --data."),
     _option("--output", "-o", type=_FOLDER, help="Folder of checkpoints, log and result. Needed."),
+    part_option(),
+    _option("--network", multiple=True, help="dit, or a network beside it such as poze's adapter; "
+            "repeatable.  [default: all there are]"),
     _option("--expert", type=click.Choice(EXPERTS), help="Of a two-expert model: which.  [default: both]"),
     _option("--steps", type=int, default=1000, help="Optimizer steps."),
     _option("--batch-size", "batch_size", type=int, default=1, help="Videos a step and process."),
@@ -84,7 +87,8 @@ _OPTIONS = [
     _option("--held-out", type=int, help="Examples kept for the validation loss.  [default: one in five, at most 16]"),
     _option("--validate-every", type=int, help="Steps between validations.  [default: start and end]"),
     _option("--validation-prompt", multiple=True, help="Sampled at each validation; repeatable."),
-    _option("--validation-image", type=_FOLDER, help="The picture that they start from."),
+    _option("--validation-image", multiple=True, type=_FOLDER,
+            help="The image that they start from; repeatable for models that take several."),
     _option("--save-every", type=int, help="Steps between checkpoints.  [default: every minute]"),
     _option("--keep", type=int, default=2, help="Checkpoints kept."),
     _option("--log-every", type=int, default=10, help="Steps between lines of the log."),
@@ -161,6 +165,9 @@ def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
     options = RunOptions(
         checkpoint_dir=values["ckpt_dir"],
         validation_prompts=values["validation_prompt"],
+        validation_images=values["validation_image"],
+        networks=values["network"],
+        parts=dict(values["parts"]),
         world=world,
         **{name: values[name] for name in _RUN_NAMES},
     )
@@ -173,7 +180,7 @@ _SAME_NAMES = (
 )  # fmt: skip
 _RUN_NAMES = (
     "model", "output", "data", "cache", "expert", "num_frames", "fps", "size", "device", "dtype", "keep",
-    "validation_image", "tensorboard",
+    "tensorboard",
 )  # fmt: skip
 
 
@@ -184,7 +191,7 @@ def run_plan(plan: TrainingPlan, *, quiet: bool, ranks: Ranks | None = None) -> 
         item_progress("encode", total, quiet=quiet) as encoded,
         training_progress(plan.loop.steps, lambda: peak_memory(plan.device), quiet=quiet) as step,
     ):
-        return carry_out(plan, Listeners(say=reporter(quiet), encoded=encoded, step=step), ranks)
+        return carry_out(plan, Listeners(log=reporter(quiet), encoded=encoded, step=step), ranks)
 
 
 def _show(values: Mapping[str, Any], as_json: bool) -> None:

@@ -29,7 +29,7 @@ class Preset:
 
     name: str
     summary: str
-    task: Task
+    task: Task[Any, Any]
     parts: tuple[Part, ...]
     sampling: SamplingDefaults
     sizes: tuple[tuple[int, int], ...]

@@ -23,8 +23,9 @@ class Between(Enum):
 class Placed(Generic[ModuleT]):
     """A component that loads itself when it is first used.
 
-    ``load`` builds the module on the device it is given. ``with placed.active() as module`` guarantees that the
-    module is on ``device``; afterwards ``between`` decides. Not thread safe.
+    ``load`` builds the module on the device it is given; ``load_trainable`` one more, in a dtype, to be trained.
+    ``with placed.active() as module`` guarantees that the module is on ``device``; afterwards ``between`` decides. Not
+    thread safe.
     """
 
     def __init__(
@@ -33,9 +34,12 @@ class Placed(Generic[ModuleT]):
         device: torch.device,
         *,
         between: Between = Between.KEEP,
+        load_trainable: Callable[[torch.dtype], ModuleT] | None = None,
     ) -> None:
         self._load = load
+        self._load_trainable = load_trainable
         self._module: ModuleT | None = None
+        self._users = 0
         self.device = device
         self.between = between
 
@@ -62,13 +66,31 @@ class Placed(Generic[ModuleT]):
             gc.collect()
         release_cached_memory(self.device)
 
+    def trainable(self, dtype: torch.dtype) -> ModuleT:
+        """Another module of the same weights on the device, in ``dtype``, which belongs to the caller.
+
+        Raises TypeError where the module can only be used.
+        """
+        if self._load_trainable is None:
+            raise TypeError("this part of the model cannot be trained")
+        return self._load_trainable(dtype)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Between uses within a ``with`` block the module stays where it is; it need not be loaded."""
+        self._users += 1
+        try:
+            yield
+        finally:
+            self._users -= 1
+            if not self._users:
+                self.rest()
+
     @contextmanager
     def active(self) -> Iterator[ModuleT]:
         """The module on its device for the duration of a ``with`` block."""
-        try:
+        with self.held():
             yield self.module()
-        finally:
-            self.rest()
 
 
 def release_cached_memory(device: torch.device) -> None:

@@ -2,6 +2,7 @@
 
 from wan_core.tasks.base import (
     Clip,
+    Companion,
     Components,
     Conditioning,
     DecodePlan,
@@ -13,15 +14,26 @@ from wan_core.tasks.base import (
     SamplingSettings,
     Task,
     TaskInputs,
+    TrainingClip,
 )
 from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
 from wan_core.tasks.i2v import I2VRequest, ImageToVideo
 from wan_core.tasks.prompts import PromptCache, encode_prompts
 from wan_core.tasks.t2v import TextToVideo, exact_geometry, is_guided, text_states
-from wan_core.tasks.ti2v import TextImageToVideo, TI2VInputs, TI2VRequest, encode_pictures, prepare_anchor_images
+from wan_core.tasks.ti2v import (
+    AnchoredVideo,
+    TextImageToVideo,
+    TI2VInputs,
+    TI2VRequest,
+    encode_pictures,
+    load_anchored,
+    prepare_anchor_images,
+)
 
 __all__ = [
+    "AnchoredVideo",
     "Clip",
+    "Companion",
     "Components",
     "Conditioning",
     "DecodePlan",
@@ -42,10 +54,12 @@ __all__ = [
     "TaskInputs",
     "TextImageToVideo",
     "TextToVideo",
+    "TrainingClip",
     "encode_pictures",
     "encode_prompts",
     "exact_geometry",
     "is_guided",
+    "load_anchored",
     "prepare_anchor_images",
     "text_states",
 ]

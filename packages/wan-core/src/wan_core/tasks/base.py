@@ -1,13 +1,13 @@
 """What a task is: it turns a request into data (a :class:`Conditioning`); the one sampling loop does the rest."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Generic, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, VideoGeometry
@@ -160,13 +160,15 @@ class Conditioning:
 class Components:
     """The parts of a model, each loading itself at first use.
 
-    ``parts`` by name, ``dit`` being one network or two experts; ``configs`` are the dims that their files tell. Tensors
-    of a :class:`Conditioning` are built on ``device``.
+    ``parts`` by name, ``dit`` being one network or two experts; ``configs`` are the dims that their files tell;
+    ``found`` is the file or folder of each, or the repository that it is still to be fetched from. Tensors of a
+    :class:`Conditioning` are built on ``device``.
     """
 
     device: torch.device
     parts: Mapping[str, Any]
     configs: Mapping[str, Any] = field(default_factory=dict)
+    found: Mapping[str, Path | str] = field(default_factory=dict)
     prompt_cache: PromptCache = field(default_factory=PromptCache)
     _kept: dict[str, tuple[object, Any]] = field(default_factory=dict, repr=False)
 
@@ -215,14 +217,17 @@ class Clip:
     previous_frames: Tensor | None = None
 
 
+RequestT = TypeVar("RequestT", bound=GenerationRequest)
+
+
 @dataclass(frozen=True, kw_only=True)
-class TaskInputs:
+class TaskInputs(Generic[RequestT]):
     """What :meth:`Task.load` read: the request, its settings, the geometry, and in subclasses the user's media.
 
     ``notes`` are sentences that the user should see before the work starts.
     """
 
-    request: GenerationRequest
+    request: RequestT
     settings: SamplingSettings
     geometry: VideoGeometry
     notes: tuple[str, ...] = ()
@@ -242,27 +247,62 @@ class GeneratedClip:
     frames: Iterator[Tensor]
 
 
-class Task(ABC):
-    """A way of conditioning. Stateless; one instance serves any number of models."""
+InputsT = TypeVar("InputsT", bound=TaskInputs[Any])
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingClip:
+    """A video to learn from: ``frames`` [3, F, H, W] and its first ``image`` [3, H, W], both in [-1, 1].
+
+    With ``each_image`` the image that begins each latent frame is to be encoded on its own, too.
+    """
+
+    frames: Tensor
+    image: Tensor
+    each_image: bool = False
+
+    def geometry(self, latent_spec: LatentSpec) -> VideoGeometry:
+        """The sizes of the clip."""
+        frames, height, width = self.frames.shape[1:]
+        return VideoGeometry.for_video(latent_spec, num_frames=frames, height=height, width=width)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Companion:
+    """A network that is trained beside the transformer, and what its file says besides its weights."""
+
+    network: nn.Module
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+
+class Task(ABC, Generic[RequestT, InputsT]):
+    """A way of conditioning. Stateless; one instance serves any number of models.
+
+    The first methods make videos; those from :meth:`encode_example` on are for training. ``conditions`` says in a cache
+    of examples how they are conditioned; a task that cannot be trained has None. ``has_clean_frames``: leading latent
+    frames may be given to the network as they are, at timestep 0.
+    """
 
     request_type: ClassVar[type[GenerationRequest]] = GenerationRequest
+    conditions: ClassVar[str | None] = None
+    has_clean_frames: ClassVar[bool] = False
 
     @abstractmethod
-    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> TaskInputs:
+    def load(self, request: RequestT, settings: SamplingSettings, latent_spec: LatentSpec) -> InputsT:
         """Read and check the user's files; ``settings`` are the request's, filled in. No model is touched.
 
         Raises ``RequestError`` for impossible values and ``MediaError`` for unreadable files.
         """
 
     @abstractmethod
-    def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
+    def condition(self, inputs: InputsT, components: Components, clip: Clip) -> Conditioning:
         """Encode text and media into the data of one clip."""
 
-    def num_clips(self, inputs: TaskInputs) -> int:
+    def num_clips(self, inputs: InputsT) -> int:
         """How many clips make the video."""
         return 1
 
-    def report(self, inputs: TaskInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
+    def report(self, inputs: InputsT, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
         """The frames of a clip on their way out, unchanged.
 
         A task may look at them, at the latents, and at what it found (in its own subclass of :class:`Conditioning`),
@@ -278,7 +318,7 @@ class Task(ABC):
         """(in_dim, out_dim) that a DiT must have for this task, to refuse another model's weights."""
         return latent_spec.channels, latent_spec.channels
 
-    def describe(self, inputs: TaskInputs) -> Mapping[str, object]:
+    def describe(self, inputs: InputsT) -> Mapping[str, object]:
         """Shapes and counts for ``--dry-run``."""
         geometry = inputs.geometry
         return {
@@ -289,3 +329,43 @@ class Task(ABC):
             "tokens": geometry.num_tokens,
             "clips": self.num_clips(inputs),
         }
+
+    def encode_example(
+        self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
+    ) -> Mapping[str, Tensor]:
+        """What training reads of a clip besides ``latents``, ``context`` and ``empty``: tensors of any other names."""
+        return {}
+
+    def training_inputs(
+        self, batch: Mapping[str, Tensor], context: Tensor, networks: Mapping[str, nn.Module]
+    ) -> DiTInputs:
+        """The conditions of stacked examples: ``batch`` has what `encode_example` gave with a leading dimension B.
+
+        ``context`` [B, L, dim] are text states, ``networks`` the `companions`.
+        """
+        return DiTInputs(context=context)
+
+    def clean_latents(self, batch: Mapping[str, Tensor], counts: Sequence[int], alone: Sequence[bool]) -> Tensor:
+        """The latents [B, C, T, h, w] of a batch whose first ``counts`` frames are shown clean, as sampling shows them.
+
+        ``alone``: frames after the first as if encoded on their own, where the batch has them. For tasks that have
+        clean frames.
+        """
+        return batch["latents"]
+
+    def companions(self, components: Components) -> Mapping[str, Companion]:
+        """The networks that are trained beside the transformer, by name, new or as their files have them."""
+        return {}
+
+    def using(self, networks: Mapping[str, nn.Module]) -> "Task[RequestT, InputsT]":
+        """The same task with these companions."""
+        return self
+
+    def validation_request(self, prompt: str, images: Sequence[Path], **settings: Any) -> GenerationRequest:
+        """The request for a video such as this task is trained on. Raises ``RequestError`` for too many images, or few.
+
+        ``settings`` are fields that all requests have.
+        """
+        if images:
+            raise RequestError("this model takes no image; leave --validation-image out")
+        return self.request_type(prompt=prompt, **settings)

@@ -1,22 +1,31 @@
 """First and last frame to video: both images as channels beside the noisy latents, and through CLIP."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from PIL import Image
 from torch import Tensor
 
 from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, VideoGeometry, fit_cover, image_to_tensor, load_image, stretch_bicubic
-from wan_core.tasks.base import Clip, Components, Conditioning, GenerationRequest, SamplingSettings, Task, TaskInputs
+from wan_core.tasks.base import (
+    Clip,
+    Components,
+    Conditioning,
+    GenerationRequest,
+    SamplingSettings,
+    TaskInputs,
+    TrainingClip,
+)
 from wan_core.tasks.i2v import (
-    channel_conditioning,
+    ChannelVideo,
+    encode_channels,
     first_frame_mask,
     first_frame_video,
     geometry_for_area,
     image_states,
-    joined_channels,
 )
 
 _SAME_ASPECT = 1.01
@@ -35,36 +44,49 @@ class FLF2VRequest(GenerationRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class FLF2VInputs(TaskInputs):
+class FLF2VInputs(TaskInputs[FLF2VRequest]):
     """``ends``: the first and the last image [3, H, W] in [-1, 1], each at its own size, the last one cropped."""
 
     ends: tuple[Tensor, Tensor]
 
 
-class FirstLastFrameToVideo(Task):
+class FirstLastFrameToVideo(ChannelVideo[FLF2VRequest, FLF2VInputs]):
     """Wan2.1 FLF2V-14B (arXiv 2503.20314): the network knows by a learned position which image a CLIP token is of."""
 
     request_type: ClassVar[type[GenerationRequest]] = FLF2VRequest
+    conditions: ClassVar[str | None] = "flf2v"
 
-    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> FLF2VInputs:
-        paths = getattr(request, "first_frame", None), getattr(request, "last_frame", None)
-        if paths[0] is None or paths[1] is None:
-            missing = "--first_frame" if paths[0] is None else "--last_frame"
+    def load(self, request: FLF2VRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> FLF2VInputs:
+        if request.first_frame is None or request.last_frame is None:
+            missing = "--first_frame" if request.first_frame is None else "--last_frame"
             raise RequestError(f"this task leads from one image to another; give {missing} PATH too")
-        first, last = load_image(paths[0]), load_image(paths[1])
+        first, last = load_image(request.first_frame), load_image(request.last_frame)
         geometry = geometry_for_area(first, settings, latent_spec)
         last, notes = _with_aspect_of(first, last)
         ends = image_to_tensor(first), image_to_tensor(last)
         return FLF2VInputs(request=request, settings=settings, geometry=geometry, ends=ends, notes=notes)
 
-    def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
-        if not isinstance(inputs, FLF2VInputs):
-            raise TypeError(f"inputs must be FLF2VInputs, got {type(inputs).__name__}")
-        video, mask = first_last_video(*inputs.ends, inputs.geometry), first_last_mask(inputs.geometry)
-        return channel_conditioning(inputs, components, video, mask, image_states(inputs.ends, components))
+    def condition(self, inputs: FLF2VInputs, components: Components, clip: Clip) -> Conditioning:
+        channels = _channels(inputs.ends, inputs.geometry, components)
+        return self.branches(inputs, components, channels, image_states(inputs.ends, components))
 
-    def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
-        return joined_channels(latent_spec)
+    def encode_example(
+        self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
+    ) -> Mapping[str, Tensor]:
+        ends = clip.image, clip.frames[:, -1]
+        channels = _channels(ends, clip.geometry(latent_spec), components)
+        return {"channels": channels[0], "image": image_states(ends, components)[0]}
+
+    def validation_request(self, prompt: str, images: Sequence[Path], **settings: Any) -> GenerationRequest:
+        if len(images) != 2:
+            raise RequestError(
+                f"validation prompts need two images here; give --validation-image twice, got {len(images)}"
+            )
+        return FLF2VRequest(prompt=prompt, first_frame=images[0], last_frame=images[1], **settings)
+
+
+def _channels(ends: tuple[Tensor, Tensor], geometry: VideoGeometry, components: Components) -> Tensor:
+    return encode_channels(first_last_video(*ends, geometry), first_last_mask(geometry), components)
 
 
 def first_last_video(first: Tensor, last: Tensor, geometry: VideoGeometry) -> Tensor:
@@ -79,7 +101,7 @@ def first_last_mask(geometry: VideoGeometry) -> Tensor:
 
     The first pixel frame is a latent frame of its own and fills all channels of it.
     """
-    mask = first_frame_mask(geometry, geometry.spec.temporal_stride)
+    mask = first_frame_mask(geometry)
     mask[:, -1, -1] = 1
     return mask
 

@@ -1,13 +1,13 @@
 """Image to video by channels: a mask and the encoded first frame are joined to the noisy latents."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from wan_core.errors import RequestError
 from wan_core.media import (
@@ -19,7 +19,18 @@ from wan_core.media import (
     stretch_bicubic,
 )
 from wan_core.models import DiTInputs
-from wan_core.tasks.base import Clip, Components, Conditioning, GenerationRequest, SamplingSettings, Task, TaskInputs
+from wan_core.tasks.base import (
+    Clip,
+    Components,
+    Conditioning,
+    GenerationRequest,
+    InputsT,
+    RequestT,
+    SamplingSettings,
+    Task,
+    TaskInputs,
+    TrainingClip,
+)
 from wan_core.tasks.t2v import exact_geometry, text_states
 
 
@@ -33,11 +44,10 @@ class I2VRequest(GenerationRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class I2VInputs(TaskInputs):
-    """``image`` [3, H, W] in [-1, 1], as the user gave it; ``temporal_stride`` frames make a latent frame."""
+class I2VInputs(TaskInputs[I2VRequest]):
+    """``image`` [3, H, W] in [-1, 1], as the user gave it."""
 
     image: Tensor
-    temporal_stride: int
 
 
 def first_frame_video(image: Tensor, geometry: VideoGeometry) -> Tensor:
@@ -47,9 +57,10 @@ def first_frame_video(image: Tensor, geometry: VideoGeometry) -> Tensor:
     return video
 
 
-def first_frame_mask(geometry: VideoGeometry, temporal_stride: int) -> Tensor:
-    """[1, temporal_stride, T, h, w]: 1 on the first latent frame, one channel per pixel frame of a latent frame."""
-    mask = torch.zeros(1, temporal_stride, geometry.latent_frames, geometry.latent_height, geometry.latent_width)
+def first_frame_mask(geometry: VideoGeometry) -> Tensor:
+    """[1, stride, T, h, w]: 1 on the first latent frame, one channel per pixel frame of a latent frame."""
+    sizes = geometry.latent_frames, geometry.latent_height, geometry.latent_width
+    mask = torch.zeros(1, geometry.spec.temporal_stride, *sizes)
     mask[:, :, 0] = 1
     return mask
 
@@ -68,65 +79,74 @@ def image_states(images: Sequence[Tensor], components: Components) -> Tensor:
         return torch.cat([encode(image.to(components.device).unsqueeze(0)) for image in images], dim=1)
 
 
-def channel_conditioning(
-    inputs: TaskInputs, components: Components, video: Tensor, mask: Tensor, image_context: Tensor | None
-) -> Conditioning:
-    """Both branches, with the channels of a ``mask`` [1, stride, T, h, w] and of a ``video`` [1, 3, F, H, W]."""
-    context, negative = text_states(inputs, components)
+def encode_channels(video: Tensor, mask: Tensor, components: Components) -> Tensor:
+    """Mask channels [1, stride, T, h, w], then those of the encoded video [1, 3, F, H, W]: [1, stride + C, T, h, w]."""
     with components.vae.active() as vae:
         latents = vae.encode(video.to(components.device))
-    channel_concat = joined_condition(latents, mask)
-
-    def branch(states: Tensor) -> DiTInputs:
-        return DiTInputs(context=states, image_context=image_context, channel_concat=channel_concat)
-
-    return Conditioning(
-        positive=branch(context),
-        negative=None if negative is None else branch(negative),
-        latent_shape=(1, *inputs.geometry.latent_shape),
-    )
-
-
-def joined_condition(latents: Tensor, mask: Tensor) -> Tensor:
-    """Mask channels, then the encoded video: [1, stride + C, T, h, w]."""
     return torch.cat([mask.to(latents), latents], dim=1)
 
 
-def first_frame_condition(latents: Tensor, geometry: VideoGeometry, temporal_stride: int) -> Tensor:
-    """The channels of an encoded :func:`first_frame_video`: [1, stride + C, T, h, w]."""
-    return joined_condition(latents, first_frame_mask(geometry, temporal_stride))
+class ChannelVideo(Task[RequestT, InputsT]):
+    """Given images as channels beside the noisy latents and, where the model has an image encoder, as CLIP states.
+
+    In training a batch has ``channels`` [B, stride + C, T, h, w] and ``image`` [B, tokens, dim].
+    """
+
+    def branches(
+        self, inputs: TaskInputs[Any], components: Components, channels: Tensor, states: Tensor | None
+    ) -> Conditioning:
+        """The conditions of both branches."""
+        context, negative = text_states(inputs, components)
+
+        def branch(text: Tensor) -> DiTInputs:
+            return DiTInputs(context=text, image_context=states, channel_concat=channels)
+
+        return Conditioning(
+            positive=branch(context),
+            negative=None if negative is None else branch(negative),
+            latent_shape=(1, *inputs.geometry.latent_shape),
+        )
+
+    def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
+        return 2 * latent_spec.channels + latent_spec.temporal_stride, latent_spec.channels
+
+    def training_inputs(
+        self, batch: Mapping[str, Tensor], context: Tensor, networks: Mapping[str, nn.Module]
+    ) -> DiTInputs:
+        return DiTInputs(context=context, channel_concat=batch["channels"], image_context=batch.get("image"))
 
 
-def joined_channels(latent_spec: LatentSpec) -> tuple[int, int]:
-    """(in_dim, out_dim) of a network that takes mask and encoded video as channels."""
-    return 2 * latent_spec.channels + latent_spec.temporal_stride, latent_spec.channels
-
-
-class ImageToVideo(Task):
+class ImageToVideo(ChannelVideo[I2VRequest, I2VInputs]):
     """Wan2.2 I2V-A14B, and Wan2.1 I2V-14B when the model has an image encoder (arXiv 2503.20314, section 5.1)."""
 
     request_type: ClassVar[type[GenerationRequest]] = I2VRequest
+    conditions: ClassVar[str | None] = "i2v"
 
-    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> I2VInputs:
-        path = getattr(request, "image", None)
-        if path is None:
+    def load(self, request: I2VRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> I2VInputs:
+        if request.image is None:
             raise RequestError("this task starts from a picture; give it with --image PATH")
-        picture = load_image(path)
-        return I2VInputs(
-            request=request,
-            settings=settings,
-            geometry=geometry_for_area(picture, settings, latent_spec),
-            image=image_to_tensor(picture),
-            temporal_stride=latent_spec.temporal_stride,
-        )
+        image = load_image(request.image)
+        geometry = geometry_for_area(image, settings, latent_spec)
+        return I2VInputs(request=request, settings=settings, geometry=geometry, image=image_to_tensor(image))
 
-    def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
-        if not isinstance(inputs, I2VInputs):
-            raise TypeError(f"inputs must be I2VInputs, got {type(inputs).__name__}")
+    def condition(self, inputs: I2VInputs, components: Components, clip: Clip) -> Conditioning:
         states = None if components.image_encoder is None else image_states([inputs.image], components)
-        video = first_frame_video(inputs.image, inputs.geometry)
-        mask = first_frame_mask(inputs.geometry, inputs.temporal_stride)
-        return channel_conditioning(inputs, components, video, mask, states)
+        video, mask = first_frame_video(inputs.image, inputs.geometry), first_frame_mask(inputs.geometry)
+        return self.branches(inputs, components, encode_channels(video, mask, components), states)
 
-    def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
-        return joined_channels(latent_spec)
+    def encode_example(
+        self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
+    ) -> Mapping[str, Tensor]:
+        geometry = clip.geometry(latent_spec)
+        video, mask = first_frame_video(clip.image, geometry), first_frame_mask(geometry)
+        tensors = {"channels": encode_channels(video, mask, components)[0]}
+        if components.image_encoder is not None:
+            tensors["image"] = image_states([clip.image], components)[0]
+        return tensors
+
+    def validation_request(self, prompt: str, images: Sequence[Path], **settings: Any) -> GenerationRequest:
+        if len(images) != 1:
+            raise RequestError(
+                f"validation prompts need one image here; give --validation-image once, got {len(images)}"
+            )
+        return I2VRequest(prompt=prompt, image=images[0], **settings)

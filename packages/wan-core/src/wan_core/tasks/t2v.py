@@ -1,5 +1,7 @@
 """Text to video: the prompt is the only condition."""
 
+from typing import Any, ClassVar
+
 from torch import Tensor
 
 from wan_core.media import LatentSpec, VideoGeometry
@@ -9,7 +11,7 @@ from wan_core.tasks.base import (
     Components,
     Conditioning,
     Experts,
-    GenerationRequest,
+    RequestT,
     SamplingSettings,
     Task,
     TaskInputs,
@@ -23,7 +25,7 @@ def is_guided(settings: SamplingSettings) -> bool:
     return any(value != 1 for value in ((scale.high, scale.low) if isinstance(scale, Experts) else (scale,)))
 
 
-def text_states(inputs: TaskInputs, components: Components) -> tuple[Tensor, Tensor | None]:
+def text_states(inputs: TaskInputs[Any], components: Components) -> tuple[Tensor, Tensor | None]:
     """Text states of the prompt and, when guidance needs it, of the negative prompt: [1, L, dim] each."""
     prompts = [inputs.request.prompt]
     if is_guided(inputs.settings):
@@ -39,13 +41,15 @@ def exact_geometry(settings: SamplingSettings, latent_spec: LatentSpec) -> Video
     )
 
 
-class TextToVideo(Task):
+class TextToVideo(Task[RequestT, TaskInputs[RequestT]]):
     """Text to video for Wan2.1 and the two-expert Wan2.2 (arXiv 2503.20314)."""
 
-    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> TaskInputs:
+    conditions: ClassVar[str | None] = "t2v"
+
+    def load(self, request: RequestT, settings: SamplingSettings, latent_spec: LatentSpec) -> TaskInputs[RequestT]:
         return TaskInputs(request=request, settings=settings, geometry=exact_geometry(settings, latent_spec))
 
-    def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
+    def condition(self, inputs: TaskInputs[RequestT], components: Components, clip: Clip) -> Conditioning:
         context, negative = text_states(inputs, components)
         return Conditioning(
             positive=DiTInputs(context=context),

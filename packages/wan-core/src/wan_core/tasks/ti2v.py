@@ -1,18 +1,29 @@
 """Text, and optionally leading images, to video: images are clean latent frames that the sampler never changes."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from PIL import Image
 from torch import Tensor
 
+from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, VideoGeometry, best_output_size, fit_cover, image_to_tensor, load_image
 from wan_core.models import DiTInputs
 from wan_core.sampling import Anchors
-from wan_core.tasks.base import Clip, Components, Conditioning, GenerationRequest, SamplingSettings, Task, TaskInputs
+from wan_core.tasks.base import (
+    Clip,
+    Components,
+    Conditioning,
+    GenerationRequest,
+    RequestT,
+    SamplingSettings,
+    Task,
+    TaskInputs,
+    TrainingClip,
+)
 from wan_core.tasks.t2v import exact_geometry, text_states
 
 _PIXELS_PER_CALL = 4_000_000  # the 4x16x16 encoder takes 2.3 kB per pixel in float32: 9 GB for four pictures of 720p
@@ -28,10 +39,13 @@ class TI2VRequest(GenerationRequest):
 
 
 @dataclass(frozen=True, kw_only=True)
-class TI2VInputs(TaskInputs):
+class TI2VInputs(TaskInputs[RequestT]):
     """``images`` [N, 3, H, W] in [-1, 1], one per leading latent frame; N = 0 is text to video."""
 
     images: Tensor
+
+
+AnchoredT = TypeVar("AnchoredT", bound=TI2VInputs[Any])
 
 
 def prepare_anchor_images(
@@ -63,22 +77,17 @@ def encode_pictures(images: Tensor, components: Components) -> Tensor:
     return torch.cat(parts).transpose(0, 2)  # [N, C, 1, h, w] to [1, C, N, h, w]
 
 
-class TextImageToVideo(Task):
-    """Wan2.2 TI2V-5B: anchored frames sit at timestep 0 and are restored after every step."""
+class AnchoredVideo(Task[RequestT, AnchoredT]):
+    """Wan2.2 TI2V-5B under given images: anchored frames sit at timestep 0 and are restored after every step.
 
-    request_type: ClassVar[type[GenerationRequest]] = TI2VRequest
+    In training a batch has ``first`` [B, C, 1, h, w], the encoded first image, and if each image was wanted
+    ``pictures`` [B, C, T, h, w], the images that begin the latent frames.
+    """
 
-    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> TI2VInputs:
-        path, exact = getattr(request, "image", None), exact_geometry(settings, latent_spec)
-        if path is None:
-            return TI2VInputs(request=request, settings=settings, geometry=exact, images=torch.empty(0))
-        area = exact.width * exact.height
-        images, geometry = prepare_anchor_images([load_image(path)], area, exact.num_frames, latent_spec)
-        return TI2VInputs(request=request, settings=settings, geometry=geometry, images=images)
+    conditions: ClassVar[str | None] = "ti2v"
+    has_clean_frames: ClassVar[bool] = True
 
-    def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
-        if not isinstance(inputs, TI2VInputs):
-            raise TypeError(f"inputs must be TI2VInputs, got {type(inputs).__name__}")
+    def condition(self, inputs: AnchoredT, components: Components, clip: Clip) -> Conditioning:
         anchors = self.anchors(inputs, components)
         if anchors is not None and anchors.is_complete:  # nothing is denoised, so no text is needed
             context, negative = torch.empty(1, 0, 0), None
@@ -91,8 +100,56 @@ class TextImageToVideo(Task):
             anchors=anchors,
         )
 
-    def anchors(self, inputs: TI2VInputs, components: Components) -> Anchors | None:
+    def anchors(self, inputs: AnchoredT, components: Components) -> Anchors | None:
         """The images as the leading latent frames; ``None`` without images."""
         if inputs.images.numel() == 0:
             return None
         return Anchors.leading(encode_pictures(inputs.images, components), inputs.geometry.latent_frames)
+
+    def encode_example(
+        self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
+    ) -> Mapping[str, Tensor]:
+        tensors = {"first": encode_pictures(clip.image[None], components)[0]}
+        if clip.each_image:
+            images = clip.frames[:, :: latent_spec.temporal_stride].transpose(0, 1)
+            tensors["pictures"] = encode_pictures(images, components)[0]
+        return tensors
+
+    def clean_latents(self, batch: Mapping[str, Tensor], counts: Sequence[int], alone: Sequence[bool]) -> Tensor:
+        latents = batch["latents"].clone()
+        for row, count in enumerate(counts):
+            if count > 0:
+                latents[row, :, :1] = batch["first"][row]
+            if count > 1 and "pictures" in batch and alone[row]:
+                latents[row, :, 1:count] = batch["pictures"][row, :, 1:count]
+        return latents
+
+    def validation_request(self, prompt: str, images: Sequence[Path], **settings: Any) -> GenerationRequest:
+        if len(images) > 1:
+            raise RequestError(f"this model starts from one image, got {len(images)} times --validation-image")
+        given: dict[str, Any] = {"image": images[0]} if images else {}
+        return self.request_type(prompt=prompt, **settings, **given)
+
+
+def load_anchored(
+    request: TI2VRequest, settings: SamplingSettings, latent_spec: LatentSpec
+) -> tuple[VideoGeometry, Tensor]:
+    """The geometry that a request's image gives, and the image [1, 3, H, W]; without one the asked size and [0]."""
+    exact = exact_geometry(settings, latent_spec)
+    if request.image is None:
+        return exact, torch.empty(0)
+    area = exact.width * exact.height
+    images, geometry = prepare_anchor_images([load_image(request.image)], area, exact.num_frames, latent_spec)
+    return geometry, images
+
+
+class TextImageToVideo(AnchoredVideo[TI2VRequest, TI2VInputs[TI2VRequest]]):
+    """Wan2.2 TI2V-5B: a prompt and, if wanted, the image that the video starts with."""
+
+    request_type: ClassVar[type[GenerationRequest]] = TI2VRequest
+
+    def load(
+        self, request: TI2VRequest, settings: SamplingSettings, latent_spec: LatentSpec
+    ) -> TI2VInputs[TI2VRequest]:
+        geometry, images = load_anchored(request, settings, latent_spec)
+        return TI2VInputs(request=request, settings=settings, geometry=geometry, images=images)

@@ -1,6 +1,6 @@
 """Training parts: objective, data, optimizers, state, loop, and the run of `wan train`; each usable on its own."""
 
-from wan_core.training.cache import Cache, ShuffledBatches, write_cache
+from wan_core.training.cache import Cache, write_cache
 from wan_core.training.data import (
     ClipSettings,
     Example,
@@ -8,20 +8,18 @@ from wan_core.training.data import (
     check_example,
     find_examples,
     load_clip,
-    load_first_picture,
+    load_first_image,
 )
-from wan_core.training.estimate import activation_bytes, describe_plan
+from wan_core.training.estimate import activation_bytes, count_parameters, describe_plan, describe_trained
 from wan_core.training.examples import (
     ExampleEncoder,
     Sampler,
     clip_settings,
     describe_cache,
-    examples_mark,
-    model_marks,
-    task_kind,
+    describe_conditions,
 )
 from wan_core.training.export import complete_model, save_network
-from wan_core.training.flow_loss import FlowLoss
+from wan_core.training.flow_loss import FlowLoss, autocast
 from wan_core.training.loop import (
     SCHEDULES,
     LoopSettings,
@@ -41,18 +39,20 @@ from wan_core.training.muon import Muon, orthogonalize
 from wan_core.training.objective import FlowBatch, NoiseLevels, draw_clean_frames, expert_levels, make_flow_batch
 from wan_core.training.optimizers import build_optimizers, require_optimizer
 from wan_core.training.plan import (
+    Objective,
+    ResultNames,
     RunOptions,
+    TrainedNetworks,
     TrainingPlan,
-    encoder_files,
     examples_of,
     machine,
     plan_training,
 )
 from wan_core.training.ranks import Ranks, distributed_ranks
-from wan_core.training.run import Listeners, RunResult, carry_out, own_weights
+from wan_core.training.run import Listeners, RunResult, carry_out, one_loss
 from wan_core.training.settings import EXPERTS, OPTIMIZERS, TIMESTEPS, TrainSettings, read_config
+from wan_core.training.stage import Stage, WeightUpdate
 from wan_core.training.state import AveragedWeights, CheckpointFolder, TrainingState, trained_tensors
-from wan_core.training.validation import averaged
 
 __all__ = [
     "DEFAULT_TARGETS",
@@ -73,49 +73,52 @@ __all__ = [
     "LoopSettings",
     "Muon",
     "NoiseLevels",
+    "Objective",
     "Ranks",
+    "ResultNames",
     "RunOptions",
     "RunResult",
     "Sampler",
-    "ShuffledBatches",
+    "Stage",
     "TrainSettings",
+    "TrainedNetworks",
     "TrainingPlan",
     "TrainingResult",
     "TrainingState",
+    "WeightUpdate",
     "activation_bytes",
     "attach_lora",
-    "averaged",
+    "autocast",
     "bucket",
     "build_optimizers",
     "carry_out",
     "check_example",
     "clip_settings",
     "complete_model",
+    "count_parameters",
     "describe_cache",
+    "describe_conditions",
     "describe_plan",
+    "describe_trained",
     "distributed_ranks",
     "draw_clean_frames",
-    "encoder_files",
-    "examples_mark",
     "examples_of",
     "expert_levels",
     "find_examples",
     "load_clip",
-    "load_first_picture",
+    "load_first_image",
     "lora_tensors",
     "machine",
     "make_flow_batch",
     "merge_lora",
-    "model_marks",
+    "one_loss",
     "orthogonalize",
-    "own_weights",
     "plan_training",
     "read_config",
     "require_optimizer",
     "run_identity",
     "save_lora",
     "save_network",
-    "task_kind",
     "train",
     "trained_tensors",
     "write_cache",

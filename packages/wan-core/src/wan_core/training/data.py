@@ -11,7 +11,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,9 +55,11 @@ class ClipSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One training clip: a video, its caption, the part of it in seconds, perhaps another first picture.
+    """One training clip: a video, its caption, the part of it in seconds, perhaps another first image.
 
     ``packed`` and ``packed_image`` say where the files lie inside a tar file; ``file`` and ``image`` are names then.
+    ``frames`` [3, F, H, W] in [-1, 1] are those of ``file`` where they are in memory already, ``latents`` reads encoded
+    ones [C, T, h, w] where there are some.
     """
 
     file: Path
@@ -67,6 +69,8 @@ class Example:
     end: float | None = None
     packed: Member | None = None
     packed_image: Member | None = None
+    frames: Tensor | None = None
+    latents: Callable[[], Tensor] | None = None
 
     def size(self) -> int:
         """The size of the video file in bytes."""
@@ -221,6 +225,8 @@ def _from_text_files(folder: Path) -> Iterator[Example]:
 
 def bucket(example: Example, settings: ClipSettings) -> tuple[int, int]:
     """The (width, height) that an example is trained at. Raises what `probe_video` raises."""
+    if example.frames is not None:
+        return example.frames.shape[3], example.frames.shape[2]
     with example.opened() as path:
         info = probe_video(path)
     size = best_output_size(info.width, info.height, settings.multiple, settings.multiple, settings.area)
@@ -229,6 +235,8 @@ def bucket(example: Example, settings: ClipSettings) -> tuple[int, int]:
 
 def check_example(example: Example, settings: ClipSettings) -> None:
     """Check that a video can be read and, as far as the file tells, is long enough. Raises what `load_clip` raises."""
+    if example.frames is not None:
+        return
     with example.opened() as path:
         info = probe_video(path)
     best_output_size(info.width, info.height, settings.multiple, settings.multiple, settings.area)
@@ -252,6 +260,8 @@ def load_clip(example: Example, settings: ClipSettings) -> Tensor:
 
     Raises MediaError for a video that is unreadable or too short, saying how long it would have to be.
     """
+    if example.frames is not None:
+        return example.frames
     with example.opened() as path:
         video = read_video(path, start=example.start, end=example.end, fps=settings.fps, max_frames=settings.num_frames)
     if len(video.frames) < settings.num_frames:
@@ -261,8 +271,8 @@ def load_clip(example: Example, settings: ClipSettings) -> Tensor:
     return torch.stack([_fit(frame, size[0], size[1]) for frame in video.frames], dim=1)
 
 
-def load_first_picture(example: Example, clip: Tensor) -> Tensor:
-    """The picture ``[3, H, W]`` that a clip ``[3, F, H, W]`` starts from: the example's image, or the first frame."""
+def load_first_image(example: Example, clip: Tensor) -> Tensor:
+    """The image ``[3, H, W]`` that a clip ``[3, F, H, W]`` starts from: the example's image, or the first frame."""
     with example.opened_image() as path:
         if path is None:
             return clip[:, 0]

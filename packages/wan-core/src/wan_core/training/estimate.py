@@ -6,7 +6,7 @@ import math
 from typing import Any
 
 from wan_core.models import WanDiTConfig
-from wan_core.training.plan import TrainingPlan, bucket_counts, count_weights, meta_network, network_config
+from wan_core.training.plan import DIT, TrainingPlan, bucket_counts, count_weights, meta_network
 
 # Values that a block keeps for its backward pass, per token and unit of width: counted on the tiny network.
 _KEPT_PER_WIDTH = 17
@@ -14,14 +14,23 @@ _KEPT_PER_FFN = 2
 _STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4}
 
 
-def memory_of(plan: TrainingPlan, config: WanDiTConfig, tokens: int) -> dict[str, int]:
+def count_parameters(plan: TrainingPlan) -> tuple[int, int]:
+    """Counts of all weights of the transformer and its companions, and of the trained ones."""
+    total, trained = count_weights(meta_network(plan))
+    for name, companion in plan.companions().items():
+        count, _ = count_weights(companion.network)
+        total, trained = total + count, trained + (count if name in plan.networks else 0)
+    return total, trained
+
+
+def memory_of(plan: TrainingPlan, tokens: int) -> dict[str, int]:
     """Estimated bytes of a step: weights, gradients, optimizer, averaged weights, activations.
 
     ``tokens`` are those of one sample. Activations are an estimate from counts of kept values, good to about a third.
     """
-    network = meta_network(config, plan.settings.lora())
-    total, trained = count_weights(network)
-    own = 0 if plan.settings.lora() is None else trained  # adapters are float32
+    config: WanDiTConfig = plan.pipeline.components.configs[DIT]
+    total, trained = count_parameters(plan)
+    own = 0 if plan.trains_all else trained  # what is trained beside fixed weights is float32
     weights = (total - own) * plan.weights_dtype.itemsize + own * 4
     return {
         "weights": weights,
@@ -32,6 +41,17 @@ def memory_of(plan: TrainingPlan, config: WanDiTConfig, tokens: int) -> dict[str
             config, tokens * plan.settings.batch, plan.dtype.itemsize, recompute=plan.settings.checkpointing
         ),
     }
+
+
+def describe_trained(plan: TrainingPlan) -> str:
+    """What is trained, for people."""
+    lora = plan.settings.lora()
+    names = [name for name in plan.networks if name != DIT]
+    if DIT in plan.networks:
+        names.insert(
+            0, "all weights" if lora is None else f"a LoRA of rank {lora.rank}, alpha {lora.scale * lora.rank:g}"
+        )
+    return " and the ".join(names)
 
 
 def activation_bytes(config: WanDiTConfig, tokens: int, itemsize: int, *, recompute: bool) -> int:
@@ -51,12 +71,10 @@ def tokens_of(plan: TrainingPlan) -> int:
 
 def describe_plan(plan: TrainingPlan) -> dict[str, Any]:
     """The plan of a dry run: model, data, counts of weights, steps and memory, as plain values."""
-    config = network_config(plan.preset, plan.folder, plan.experts[0].part)
-    total, trained = count_weights(meta_network(config, plan.settings.lora()))
+    total, trained = count_parameters(plan)
     tokens = tokens_of(plan)
-    memory = memory_of(plan, config, tokens)
+    memory = memory_of(plan, tokens)
     settings, loop = plan.settings, plan.loop
-    lora = settings.lora()
     data: dict[str, Any] = {"cache": str(plan.cache_folder)}
     if plan.examples is not None:
         data = {"data": str(plan.options.data), "examples": len(plan.examples), **_held_out(plan)}
@@ -64,8 +82,8 @@ def describe_plan(plan: TrainingPlan) -> dict[str, Any]:
     return {
         "model": plan.preset.name,
         "weights": str(plan.folder),
-        "trains": "all weights" if lora is None else f"a LoRA of rank {lora.rank}, alpha {lora.scale * lora.rank:g}",
-        **({"experts": [each.name for each in plan.experts]} if plan.experts[0].name else {}),
+        "trains": describe_trained(plan),
+        **({"experts": [part.expert for part in plan.parts]} if plan.preset.has_experts else {}),
         **data,
         "clip": f"{plan.clips.num_frames} frames at {plan.clips.fps:g} fps, {tokens} tokens",
         "steps": loop.steps,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,27 +12,14 @@ import torch
 from torch import Tensor
 
 from wan_core.errors import ConfigError
-from wan_core.media import VideoGeometry
-from wan_core.models import DiTInputs
 from wan_core.pipeline import Pipeline
 from wan_core.presets import Preset
-from wan_core.tasks import ImageToVideo, TextImageToVideo, TextToVideo
-from wan_core.tasks.i2v import first_frame_condition, first_frame_video
+from wan_core.tasks import TrainingClip
 from wan_core.training.cache import Cache, ShuffledBatches
-from wan_core.training.data import ClipSettings, Example, load_clip, load_first_picture
+from wan_core.training.data import ClipSettings, Example, load_clip, load_first_image
 
-_MARK_BYTES = 1 << 20
-
-
-def task_kind(preset: Preset) -> str:
-    """How a model is conditioned: ``t2v``, ``ti2v`` (clean leading frames) or ``i2v`` (by channels).
-
-    Raises ConfigError for a model whose task has a trainer of its own.
-    """
-    for kind, task in (("ti2v", TextImageToVideo), ("i2v", ImageToVideo), ("t2v", TextToVideo)):
-        if isinstance(preset.task, task):
-            return kind
-    raise ConfigError(f"'wan train' does not know how {preset.name} is conditioned; its package has its own trainer")
+_SAMPLE_BYTES = 1 << 20
+_TEXT = ("context", "empty")
 
 
 def clip_settings(
@@ -49,108 +36,85 @@ def clip_settings(
     )
 
 
-def examples_mark(examples: Sequence[Example]) -> str:
+def examples_fingerprint(examples: Sequence[Example]) -> str:
     """A short name of a list of examples: files by name and size, captions, parts."""
     digest = hashlib.sha256()
     for example in examples:
-        parts = (example.file.name, example.size(), example.caption, example.image and example.image.name)
+        parts: tuple[object, ...] = (example.file.name, example.size(), example.caption)
+        parts = (*parts, example.image and example.image.name)
+        parts = (*parts, "latents") if example.latents is not None else parts
         digest.update(repr((*parts, example.start, example.end)).encode())
     return digest.hexdigest()[:16]
 
 
-def weights_mark(path: Path) -> str:
-    """A short name of a file of weights, from its size, beginning and end; a folder's largest file stands for it."""
+def weights_fingerprint(path: Path) -> str:
+    """A short name of a file of weights, from its size, beginning and end; a folder's largest file stands for it.
+
+    A repository that is still to be fetched stands for itself.
+    """
     if path.is_dir():
         path = max((each for each in path.iterdir() if each.is_file()), key=lambda each: each.stat().st_size)
+    if not path.exists():
+        return str(path)
     size = path.stat().st_size
     with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_MARK_BYTES) + str(size).encode())
-        file.seek(max(0, size - _MARK_BYTES))
-        digest.update(file.read(_MARK_BYTES))
+        digest = hashlib.sha256(file.read(_SAMPLE_BYTES) + str(size).encode())
+        file.seek(max(0, size - _SAMPLE_BYTES))
+        digest.update(file.read(_SAMPLE_BYTES))
     return digest.hexdigest()[:16]
 
 
 class ExampleEncoder:
     """Examples to the tensors that training reads, with the parts of a pipeline.
 
-    Always ``latents`` [C, T, h, w] and ``context`` [L, dim], ``empty`` [1, dim] (the empty caption); for ``ti2v``
-    ``first`` [C, 1, h, w] (the given picture, or the clip's own first frame) and, if asked for, ``pictures``
-    [C, T, h, w] (the frames that begin each latent frame, encoded on their own); for ``i2v`` ``channels``
-    [stride + C, T, h, w] and, for networks with an image branch, ``image`` [tokens, dim]. Latents are float16, the rest
-    as computed.
+    Always ``latents`` [C, T, h, w] and ``context`` [L, dim], ``empty`` [1, dim] (the empty caption), and what the
+    model's task adds. Latents and the task's numbers are float16, text states as computed. With ``each_image`` the task
+    is asked for single images, too.
     """
 
-    def __init__(self, pipeline: Pipeline, clips: ClipSettings, *, pictures: bool = False) -> None:
+    def __init__(self, pipeline: Pipeline, clips: ClipSettings, *, each_image: bool = False) -> None:
         self.pipeline = pipeline
         self.clips = clips
-        self.pictures = pictures
-        self.kind = task_kind(pipeline.preset)
+        self.each_image = each_image
+
+    @contextmanager
+    def ready(self) -> Iterator[None]:
+        """For the time of a ``with`` block every part that is used stays loaded."""
+        with ExitStack() as stack:
+            for name in encoders(self.pipeline.preset):
+                stack.enter_context(self.pipeline.components.part(name).held())
+            yield
 
     @torch.no_grad()
     def __call__(self, example: Example) -> dict[str, Tensor]:
-        """The tensors of one example, on the CPU. Raises what `load_clip` and `load_first_picture` raise."""
-        clip = load_clip(example, self.clips)
-        tensors = {"latents": self._encode(clip.unsqueeze(0))[0]}
-        if self.kind == "ti2v":
-            first = load_first_picture(example, clip)
-            tensors["first"] = self._encode(first[None, :, None])[0]
-            if self.pictures:
-                stride = self.pipeline.latent_spec.temporal_stride
-                frames = clip[:, ::stride].transpose(0, 1).unsqueeze(2)
-                tensors["pictures"] = self._encode(frames)[:, :, 0].transpose(0, 1)
-        elif self.kind == "i2v":
-            tensors |= self._condition(load_first_picture(example, clip), clip)
-        tensors = {name: value.half() for name, value in tensors.items()}
-        with self.pipeline.components.text_encoder.active() as encode:
-            context, empty = encode([example.caption, ""])
-        return {name: value.cpu() for name, value in {**tensors, "context": context, "empty": empty}.items()}
-
-    def _encode(self, frames: Tensor) -> Tensor:
-        components = self.pipeline.components
-        with components.vae.active() as vae:
-            latents: Tensor = vae.encode(frames.to(components.device))
-        return latents
-
-    def _condition(self, picture: Tensor, clip: Tensor) -> dict[str, Tensor]:
-        spec, components = self.pipeline.latent_spec, self.pipeline.components
-        frames, height, width = clip.shape[1:]
-        geometry = VideoGeometry.for_video(spec, num_frames=frames, height=height, width=width)
-        latents = self._encode(first_frame_video(picture, geometry))
-        tensors = {"channels": first_frame_condition(latents, geometry, spec.temporal_stride)[0]}
-        if components.image_encoder is not None:
-            with components.image_encoder.active() as encode:
-                tensors["image"] = encode(picture.unsqueeze(0).to(components.device))[0]
-        return tensors
+        """The tensors of one example, on the CPU. Raises what `load_clip` and `load_first_image` raise."""
+        pipeline, components = self.pipeline, self.pipeline.components
+        frames = load_clip(example, self.clips)
+        clip = TrainingClip(frames=frames, image=load_first_image(example, frames), each_image=self.each_image)
+        tensors = dict(pipeline.preset.task.encode_example(clip, components, pipeline.latent_spec))
+        if example.latents is not None:
+            tensors["latents"] = example.latents()
+        else:
+            with components.vae.active() as vae:
+                tensors["latents"] = vae.encode(frames[None].to(components.device))[0]
+        tensors = {name: value.half() if value.is_floating_point() else value for name, value in tensors.items()}
+        with components.text_encoder.active() as encode:
+            tensors["context"], tensors["empty"] = encode([example.caption, ""])
+        return {name: value.cpu() for name, value in tensors.items()}
 
 
-@dataclass(frozen=True)
-class Batch:
-    """Examples stacked: ``latents`` [B, C, T, h, w] float32, the conditions, and what ti2v may put in front.
-
-    ``first`` [B, C, 1, h, w], ``pictures`` [B, C, T, h, w].
-    """
-
-    latents: Tensor
-    inputs: DiTInputs
-    first: Tensor | None = None
-    pictures: Tensor | None = None
-
-
-def stack(examples: Sequence[Mapping[str, Tensor]], is_empty: Sequence[bool], device: torch.device) -> Batch:
-    """A batch of cached examples on ``device``; where ``is_empty``, the empty caption stands for the caption."""
-    contexts = [each["empty" if empty else "context"] for each, empty in zip(examples, is_empty, strict=True)]
-    context = torch.nn.utils.rnn.pad_sequence(list(contexts), batch_first=True).to(device)
-
-    def joined(name: str) -> Tensor | None:
-        if name not in examples[0]:
-            return None
-        return torch.stack([each[name] for each in examples]).to(device).float()
-
-    latents = joined("latents")
-    if latents is None:
+def stack(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
+    """Encoded examples as a batch on ``device``, all but the text: floats as float32, with a leading dimension B."""
+    if "latents" not in rows[0]:
         raise ConfigError("these examples have no latents; make the cache anew with 'wan cache'")
-    inputs = DiTInputs(context=context, channel_concat=joined("channels"), image_context=joined("image"))
-    return Batch(latents, inputs, joined("first"), joined("pictures"))
+    batch = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0] if name not in _TEXT}
+    return {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
+
+
+def text_of(rows: Sequence[Mapping[str, Tensor]], is_empty: Sequence[bool], device: torch.device) -> Tensor:
+    """The text states [B, L, dim] of a batch; where ``is_empty``, the empty caption stands for the caption."""
+    states = [row["empty" if empty else "context"] for row, empty in zip(rows, is_empty, strict=True)]
+    return torch.nn.utils.rnn.pad_sequence(states, batch_first=True).to(device)
 
 
 class Sampler:
@@ -179,27 +143,36 @@ class Sampler:
         return self._batches.steps_per_epoch
 
 
+def encoders(preset: Preset) -> list[str]:
+    """The names of the parts that examples are encoded with: all that do not denoise."""
+    names = (part.name for part in preset.parts if not part.family.is_denoiser)
+    return [name for name in dict.fromkeys(names) if name != "tokenizer"]
+
+
 def describe_cache(
-    preset: Preset, vae: Path, text_encoder: Path, clips: ClipSettings, examples: Sequence[Example], *, pictures: bool
+    pipeline: Pipeline, clips: ClipSettings, examples: Sequence[Example], *, each_image: bool
 ) -> dict[str, Any]:
     """The settings that a cache is made with, and refused by."""
     return {
-        **model_marks(preset, vae, text_encoder),
+        **describe_conditions(pipeline),
         "num_frames": clips.num_frames,
         "fps": clips.fps,
         "area": clips.area,
-        "pictures": pictures,
-        "examples": examples_mark(examples),
+        "pictures": each_image,
+        "examples": examples_fingerprint(examples),
     }
 
 
-def model_marks(preset: Preset, vae: Path, text_encoder: Path) -> dict[str, Any]:
-    """What a cache must share with a model that is trained on it: the kind of condition and the encoders."""
-    kind = task_kind(preset)
-    branch = "image_encoder" in preset.part_names
+def describe_conditions(pipeline: Pipeline) -> dict[str, Any]:
+    """What a cache must share with a model that is trained on it: the kind of condition and the encoders.
+
+    Raises ConfigError for a model whose task cannot be trained.
+    """
+    preset, found = pipeline.preset, pipeline.components.found
+    if preset.task.conditions is None:
+        raise ConfigError(f"{preset.name} cannot be trained: its task does not say how examples are conditioned")
     return {
-        "conditions": f"{kind}+image" if branch else kind,
+        "conditions": preset.task.conditions,
         "latent_channels": preset.vae.z_dim,
-        "vae": weights_mark(vae),
-        "text_encoder": weights_mark(text_encoder),
+        **{name: weights_fingerprint(Path(found[name])) for name in encoders(preset)},
     }

@@ -8,11 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
 
-from wan_core.checkpoints import CheckpointLayout, MemorySource, official_config, write_json, write_shards
+from wan_core.checkpoints import CheckpointLayout, MemorySource, official_config, write_file, write_json, write_shards
 from wan_core.errors import MediaError
 from wan_core.models import WanDiT
 from wan_core.presets import Preset
+from wan_core.tasks import Companion
 from wan_core.training.ranks import Ranks
 
 
@@ -30,11 +32,7 @@ def save_network(
     MediaError when the disk refuses.
     """
     ranks, folder = ranks or Ranks(), Path(folder)
-    tensors = {}
-    for name, tensor in network.state_dict().items():
-        whole = ranks.whole(tensor)
-        if ranks.is_first:  # the others, and every GPU, hold one gathered weight at a time
-            tensors[name] = whole.cpu()
+    tensors = _gathered(network, ranks)
     if ranks.is_first:
         source = MemorySource(tensors)
         kept = set(network.float32_modules)
@@ -44,13 +42,35 @@ def save_network(
     return folder
 
 
+def save_companion(companion: Companion, path: Path, *, metadata: Mapping[str, str], ranks: Ranks) -> Path:
+    """Write a network that was trained beside the transformer, with what its file has to say; returns the path.
+
+    All ``ranks`` must call it; the first writes. Raises MediaError.
+    """
+    tensors = _gathered(companion.network, ranks)
+    if ranks.is_first:
+        write_file(MemorySource(tensors), path, metadata={"format": "pt", **companion.metadata, **metadata})
+    return path
+
+
+def _gathered(network: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
+    """The weights on the CPU of the first rank; the others, and every GPU, hold one gathered weight at a time."""
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in network.state_dict().items():
+        whole = ranks.whole(tensor)
+        if ranks.is_first:
+            tensors[name] = whole.cpu()
+    return tensors
+
+
 def complete_model(preset: Preset, source: Path, target: Path) -> Path:
     """Put the parts that were not trained beside a trained network, so that ``target`` is a whole model; returns it.
 
-    Files are linked where the disk can, else copied. Raises CheckpointError for a part that is missing, MediaError.
+    Files are linked where the disk can, else copied; parts that have a place of their own stay there. Raises
+    CheckpointError for a part that is missing, MediaError.
     """
     layout = CheckpointLayout(source, preset.name)
-    for part in (each for each in preset.parts if each.source is None):
+    for part in (each for each in preset.parts if each.source is None and not Path(each.file).is_absolute()):
         found = layout.find(part)
         place = target / found.relative_to(layout.folder)
         if not place.exists():

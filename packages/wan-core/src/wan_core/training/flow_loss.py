@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from wan_core.tasks import Task
 from wan_core.training.cache import Cache
-from wan_core.training.examples import Batch, Sampler, stack
+from wan_core.training.examples import Sampler, stack, text_of
 from wan_core.training.objective import FlowBatch, NoiseLevels, draw_clean_frames, make_flow_batch
 from wan_core.training.settings import TrainSettings
 
@@ -23,16 +25,19 @@ class FlowLoss:
     """Flow-matching loss of a network on cached examples; call it with (step, accumulation index).
 
     All ranks draw for the batch of all ranks and keep their part, so that two ranks of two examples see what one rank
-    of four sees. ``dtype`` is the one to compute in; ``rank`` and ``world`` number the processes.
+    of four sees. ``task`` says how examples condition the network, ``networks`` are its companions. ``dtype`` is the
+    one to compute in; ``rank`` and ``world`` number the processes.
     """
 
     model: nn.Module
+    task: Task[Any, Any]
     cache: Cache
     sampler: Sampler
     settings: TrainSettings
     levels: NoiseLevels
     device: torch.device
     dtype: torch.dtype
+    networks: Mapping[str, nn.Module] = field(default_factory=dict)
     accumulation: int = 1
     rank: int = 0
     world: int = 1
@@ -45,15 +50,18 @@ class FlowLoss:
         total, mine = self.settings.batch * self.world, self._mine()
         sigmas = self.levels.sample(total)[mine]
         is_empty = (torch.rand(total) < self.settings.caption_dropout)[mine].tolist()
-        examples = [self.cache[number] for number in numbers]
-        frames = examples[0]["latents"].shape[1]
-        clean = self._clean(total, frames)
-        use_pictures = (torch.rand(total) < 0.5)[mine]
+        rows = [self.cache[number] for number in numbers]
+        clean = self._clean(total, rows[0]["latents"].shape[1])
+        alone = (torch.rand(total) < 0.5)[mine].tolist()
         seeds = torch.randint(2**62, (total,))[mine].tolist()
-        batch = stack(examples, is_empty, self.device)
-        noise = seeded_rows(seeds, batch.latents.shape[1:]).to(self.device)
-        flow = with_clean_frames(batch, sigmas, noise, None if clean is None else clean[mine], use_pictures)
-        return self._loss(batch, flow)
+        batch = stack(rows, self.device)
+        noise = seeded_rows(seeds, batch["latents"].shape[1:]).to(self.device)
+        if clean is None:
+            flow = make_flow_batch(batch["latents"], sigmas.to(self.device), noise)
+        else:
+            latents = self.task.clean_latents(batch, clean[mine].tolist(), alone)
+            flow = make_flow_batch(latents, sigmas.to(self.device), noise, clean[mine].to(self.device))
+        return self._loss(batch, text_of(rows, is_empty, self.device), flow)
 
     def _mine(self) -> slice:
         return slice(self.rank * self.settings.batch, (self.rank + 1) * self.settings.batch)
@@ -62,16 +70,11 @@ class FlowLoss:
         most = min(self.settings.clean_frames, frames - 1)
         return draw_clean_frames(count, most + 1, self.settings.clean_share) if most > 0 else None
 
-    def _loss(self, batch: Batch, flow: FlowBatch) -> Tensor:
-        with self.autocast():
-            velocity = self.model(flow.latents, flow.timesteps, batch.inputs)
+    def _loss(self, batch: Mapping[str, Tensor], context: Tensor, flow: FlowBatch) -> Tensor:
+        with autocast(self.device, self.dtype):
+            inputs = self.task.training_inputs(batch, context, self.networks)
+            velocity = self.model(flow.latents, flow.timesteps, inputs)
         return flow.loss(velocity)
-
-    def autocast(self) -> AbstractContextManager[object]:
-        """Computing in ``dtype`` where the weights are kept in float32."""
-        if self.dtype is torch.float32:
-            return nullcontext()
-        return torch.autocast(self.device.type, self.dtype)
 
     @torch.no_grad()
     def held_out(self) -> float | None:
@@ -90,32 +93,19 @@ class FlowLoss:
         torch.manual_seed(_VALIDATION_SEED + number)
         sigmas = self.levels.sample(_LEVELS_PER_EXAMPLE)
         seeds = torch.randint(2**62, (_LEVELS_PER_EXAMPLE,)).tolist()
-        batch = stack([self.cache[number]] * _LEVELS_PER_EXAMPLE, [False] * _LEVELS_PER_EXAMPLE, self.device)
-        noise = seeded_rows(seeds, batch.latents.shape[1:]).to(self.device)
-        flow = make_flow_batch(batch.latents, sigmas.to(self.device), noise)
-        return float(self._loss(batch, flow))
+        rows = [self.cache[number]] * _LEVELS_PER_EXAMPLE
+        batch, context = stack(rows, self.device), text_of(rows, [False] * len(rows), self.device)
+        noise = seeded_rows(seeds, batch["latents"].shape[1:]).to(self.device)
+        flow = make_flow_batch(batch["latents"], sigmas.to(self.device), noise)
+        return float(self._loss(batch, context, flow))
+
+
+def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
+    """Computing in ``dtype`` where the weights are kept in float32."""
+    return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
 
 
 def seeded_rows(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:
     """Noise [B, *shape] on the CPU, each row from its own seed."""
     rows = [torch.randn(tuple(shape), generator=torch.Generator().manual_seed(seed)) for seed in seeds]
     return torch.stack(rows)
-
-
-def with_clean_frames(
-    batch: Batch, sigmas: Tensor, noise: Tensor, clean: Tensor | None, use_pictures: Tensor
-) -> FlowBatch:
-    """The noised batch; ``clean`` [B] leading frames stay clean, the first as the user's picture would be encoded.
-
-    Where ``use_pictures`` [B] and the batch has them, further clean frames are those of single pictures.
-    """
-    latents, device = batch.latents, batch.latents.device
-    if clean is None:
-        return make_flow_batch(latents, sigmas.to(device), noise)
-    latents = latents.clone()
-    for row, count in enumerate(clean.tolist()):
-        if count > 0 and batch.first is not None:
-            latents[row, :, :1] = batch.first[row]
-        if count > 1 and batch.pictures is not None and bool(use_pictures[row]):
-            latents[row, :, 1:count] = batch.pictures[row, :, 1:count]
-    return make_flow_batch(latents, sigmas.to(device), noise, clean.to(device))

@@ -1,4 +1,4 @@
-"""The training loop: one explicit function around a loss, optimizers and a checkpoint folder.
+"""The training loop: one explicit function around a stage and a checkpoint folder.
 
 Everything random at a step comes from (seed, step, rank), and the loss gets the step's number to choose its data by, so
 a resumed run repeats the uninterrupted one exactly.
@@ -21,16 +21,14 @@ import torch
 from torch import Tensor, nn
 
 from wan_core.errors import ConfigError, MediaError, RequestError
-from wan_core.training.state import AveragedWeights, CheckpointFolder, TrainingState
+from wan_core.training.stage import Stage, WeightUpdate
+from wan_core.training.state import CheckpointFolder, TrainingState
 
 SCHEDULES = ("linear", "cosine", "constant")
 _FREE = ("steps", "save_seconds", "save_steps", "log_steps", "validate_steps")
 
 Reduce = Callable[[Sequence[float]], list[float]]
 """Means over all ranks of some numbers, the same list on every rank."""
-
-Loss = Callable[[int, int], Tensor]
-"""(step, accumulation index) -> scalar loss; it draws data by these numbers and noise from torch's generator."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,14 +141,11 @@ def find_nothing(step: int) -> dict[str, Any]:
 
 
 def train(
-    model: nn.Module,
-    optimizers: Sequence[torch.optim.Optimizer],
-    loss_of: Loss,
+    stage: Stage,
     settings: LoopSettings,
     *,
     checkpoints: CheckpointFolder,
-    average: AveragedWeights | None = None,
-    recipe: dict[str, Any] | None = None,
+    recipe: Mapping[str, Any] | None = None,
     log_path: Path | None = None,
     report: Callable[[dict[str, Any]], None] | None = None,
     validate: Callable[[int], Mapping[str, Any]] = find_nothing,
@@ -163,10 +158,11 @@ def train(
     ``log_steps`` from rank 0, ``report`` the same as a dict. ``validate`` is called with the step at the start, every
     ``validate_steps`` and at the end, on every rank, and may not change the model; what it returns is logged.
     With several ranks ``reduce`` averages losses and makes all of them stop and save together. SIGTERM and SIGINT save
-    and return. Raises RequestError when the loss or the gradient is not finite (the last checkpoint stays), MediaError
+    and return. Raises RequestError when a loss or a gradient is not finite (the last checkpoint stays), MediaError
     when the log cannot be written, and what `CheckpointFolder` raises.
     """
-    state = TrainingState(model, optimizers, average, run_identity(settings, recipe or {}))
+    optimizers = stage.optimizers
+    state = TrainingState(stage.model, optimizers, stage.average, run_identity(settings, recipe or {}))
     step = checkpoints.restore(state)
     log = _Log(log_path if rank == 0 else None, report if rank == 0 else None)
     base_rates = [[group.setdefault("base_lr", group["lr"]) for group in each.param_groups] for each in optimizers]
@@ -178,16 +174,12 @@ def train(
         while step < settings.steps and not told:
             seed_step(settings.seed, step, rank)
             _set_rates(optimizers, base_rates, settings.rate_factor(step))
-            loss = _backward(loss_of, settings, step)
-            loss, stops, waits = reduce([loss, float(bool(signals)), float(clock.is_late())])
-            _check(loss, "loss", step, checkpoints)
-            norm = _clip(model, settings.clip_norm)
-            _check(norm, "gradient", step, checkpoints)
-            _update(model, optimizers, average)
+            numbers = _change(stage, settings, step, reduce, checkpoints)
+            stops, waits = reduce([float(bool(signals)), float(clock.is_late())])
             step, told = step + 1, stops > 0
-            log.add(loss)
+            log.add(numbers)
             if _is_due(step, settings.log_steps, settings.steps):
-                last_loss = log.line(step, settings.rate_factor(step - 1), norm)
+                last_loss = log.line(step, settings.rate_factor(step - 1))
             if _is_due(step, settings.validate_steps, settings.steps):
                 log.validation(step, validate(step))
             if step < settings.steps and _is_save_due(step, settings, waits > 0):
@@ -195,6 +187,40 @@ def train(
                 clock.restart()
         checkpoints.save(state, step)
         return TrainingResult(step, last_loss, (signals or [signal.SIGTERM])[0] if told else None)
+
+
+def _change(
+    stage: Stage, settings: LoopSettings, step: int, reduce: Reduce, checkpoints: CheckpointFolder
+) -> dict[str, float]:
+    """Make every change that is due at a step; what is told of them."""
+    numbers: dict[str, float] = {}
+    for update in (each for each in stage.updates if step % each.every == 0):
+        numbers |= _run(update, stage.optimizers, settings, step, reduce, checkpoints)
+    if stage.average is not None:
+        stage.average.update(stage.model)
+    return numbers
+
+
+def _run(
+    update: WeightUpdate,
+    optimizers: Sequence[torch.optim.Optimizer],
+    settings: LoopSettings,
+    step: int,
+    reduce: Reduce,
+    checkpoints: CheckpointFolder,
+) -> dict[str, float]:
+    """Make one change; its mean losses and the norm of its gradient over all ranks, by name."""
+    prefix = f"{update.name}_" if update.name else ""
+    found = _backward(update, settings, step)
+    means = dict(zip(found, reduce(list(found.values())), strict=True))
+    _check(means["loss"], f"{update.name} loss".strip(), step, checkpoints)
+    norm = _clip(update.weights(), settings.clip_norm)
+    _check(norm, f"{update.name} gradient".strip(), step, checkpoints)
+    for optimizer in update.optimizers:
+        optimizer.step()
+    for optimizer in optimizers:  # a loss may reach the weights of others
+        optimizer.zero_grad()
+    return {f"{prefix}{name}": value for name, value in {**means, "norm": norm}.items()}
 
 
 class _Clock:
@@ -211,14 +237,6 @@ class _Clock:
         return time.monotonic() - self._since >= self._seconds
 
 
-def _update(model: nn.Module, optimizers: Sequence[torch.optim.Optimizer], average: AveragedWeights | None) -> None:
-    for optimizer in optimizers:
-        optimizer.step()
-        optimizer.zero_grad()
-    if average is not None:
-        average.update(model)
-
-
 def _is_due(step: int, every: int | None, last: int) -> bool:
     return step == last or (every is not None and step % every == 0)
 
@@ -227,17 +245,19 @@ def _is_save_due(step: int, settings: LoopSettings, is_late: bool) -> bool:
     return is_late if settings.save_steps is None else step % settings.save_steps == 0
 
 
-def _backward(loss_of: Loss, settings: LoopSettings, step: int) -> float:
-    """Gradients of one step; the mean loss of its parts.
+def _backward(update: WeightUpdate, settings: LoopSettings, step: int) -> dict[str, float]:
+    """Gradients of one update; the means over its parts of the loss and what else is told.
 
     A loss that is not finite is no reason to leave early: other ranks may wait for this one's gradients.
     """
-    total = 0.0
+    totals: dict[str, float] = {}
     for index in range(settings.accumulation):
-        loss = loss_of(step, index) / settings.accumulation
-        total += loss.item()
-        loss.backward()  # type: ignore[no-untyped-call]
-    return total
+        found = update.loss(step, index)
+        losses = {"loss": found} if isinstance(found, Tensor) else found
+        for name, value in losses.items():
+            totals[name] = totals.get(name, 0.0) + value.item() / settings.accumulation
+        (losses["loss"] / settings.accumulation).backward()  # type: ignore[no-untyped-call]
+    return totals
 
 
 def _check(value: float, what: str, step: int, checkpoints: CheckpointFolder) -> None:
@@ -248,10 +268,10 @@ def _check(value: float, what: str, step: int, checkpoints: CheckpointFolder) ->
     raise RequestError(f"the {what} became {value} at step {step}; {kept}; try a lower learning rate")
 
 
-def _clip(model: nn.Module, limit: float | None) -> float:
+def _clip(weights: Sequence[Tensor], limit: float | None) -> float:
     """Limit the norm of all gradients together; the norm before."""
-    weights = [p for p in model.parameters() if p.grad is not None]
-    norm = nn.utils.clip_grad_norm_(weights, math.inf if limit is None else limit)
+    with_gradient = [weight for weight in weights if weight.grad is not None]
+    norm = nn.utils.clip_grad_norm_(with_gradient, math.inf if limit is None else limit)
     full: Callable[[], Tensor] | None = getattr(norm, "full_tensor", None)  # sharded weights have a sharded norm
     return float(norm if full is None else full())
 
@@ -268,27 +288,31 @@ class _Log:
     def __init__(self, path: Path | None, report: Callable[[dict[str, Any]], None] | None) -> None:
         self._path = path
         self._report = report
-        self._losses: list[float] = []
+        self._numbers: list[Mapping[str, float]] = []
         self._since = time.monotonic()
 
-    def add(self, loss: float) -> None:
-        self._losses.append(loss)
+    def add(self, numbers: Mapping[str, float]) -> None:
+        self._numbers.append(numbers)
 
-    def line(self, step: int, rate: float, norm: float) -> float:
-        """Write the mean since the last line, and return it."""
-        count = len(self._losses)
-        loss, seconds = sum(self._losses) / count, (time.monotonic() - self._since) / count
-        self._losses, self._since = [], time.monotonic()
-        times = {"steps": count, "seconds_per_step": round(seconds, 4)}
-        line = {"step": step, "loss": loss, "rate": rate, "norm": round(norm, 4), **times}
-        self._write(line)
-        return loss
+    def line(self, step: int, rate: float) -> float:
+        """Write the means since the last line and the last norms; return the mean of the first loss."""
+        count, seconds = len(self._numbers), time.monotonic() - self._since
+        found: dict[str, list[float]] = {}
+        for numbers in self._numbers:
+            for name, value in numbers.items():
+                found.setdefault(name, []).append(value)
+        norms = {name: round(values[-1], 4) for name, values in found.items() if name.endswith("norm")}
+        means = {name: sum(values) / len(values) for name, values in found.items() if name not in norms}
+        self._numbers, self._since = [], time.monotonic()
+        times = {"steps": count, "seconds_per_step": round(seconds / count, 4)}
+        self._write({"step": step, **means, "rate": rate, **norms, **times})
+        return next(iter(means.values()))
 
     def validation(self, step: int, values: Mapping[str, Any]) -> None:
         """Write what a validation found; its time counts for no step."""
         if values:
             self._write({"step": step, **values})
-        self._since = time.monotonic() if not self._losses else self._since
+        self._since = time.monotonic() if not self._numbers else self._since
 
     def _write(self, line: dict[str, Any]) -> None:
         if self._path is not None:

@@ -3,48 +3,67 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from wan_core.checkpoints import CheckpointLayout, Part, native_weights, read_weights
+from wan_core.checkpoints import Part
 from wan_core.errors import ConfigError, RequestError
 from wan_core.files import check_place
 from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
-from wan_core.models import WanDiT, WanDiTConfig
+from wan_core.models import WanDiT
 from wan_core.pipeline import Pipeline, plan_request
 from wan_core.presets import Preset, get_preset
-from wan_core.runtime import resolve_device, resolve_dtype
-from wan_core.tasks import TaskInputs
+from wan_core.runtime import Placed, resolve_device, resolve_dtype
+from wan_core.tasks import Companion, Experts, GenerationRequest
 from wan_core.training.cache import Cache, check_cache
 from wan_core.training.data import ClipSettings, Example, bucket, check_example, find_examples
-from wan_core.training.examples import clip_settings, describe_cache, model_marks, task_kind
+from wan_core.training.examples import clip_settings, describe_cache, describe_conditions
 from wan_core.training.loop import LoopSettings, run_identity
-from wan_core.training.lora import LoRASettings, attach_lora
+from wan_core.training.lora import attach_lora
 from wan_core.training.optimizers import require_optimizer
+from wan_core.training.ranks import Ranks
 from wan_core.training.settings import EXPERTS, TrainSettings
+from wan_core.training.stage import Stage
 from wan_core.training.state import CheckpointFolder
 from wan_core.training.tensorboard import require_tensorboard
+
+DIT = "dit"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResultNames:
+    """What the files for others are called below the output; ``{step}`` is filled in, and ``{expert}`` as ``-high``."""
+
+    model: str = "model"
+    lora: str = "lora{expert}.safetensors"
+    companion: str = "{name}{expert}.safetensors"
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
     """What to train on what, where: files, machine, and what is watched on the way.
 
-    ``data`` is a folder of videos, ``cache`` a folder made by ``wan cache``; one of them. ``size`` is width, height;
-    what is None is the model's own. ``validation_image`` is the picture that the validation prompts of image-to-video
-    start from. ``world`` processes work together.
+    ``data`` is a folder of videos, ``cache`` a folder made by ``wan cache``, ``examples`` a list; one of them. ``size``
+    is width, height; what is None is the model's own. ``parts`` and ``offload`` as for `RuntimeOptions`.
+    ``validation_images`` are those that the validation prompts start from. ``networks`` are trained: ``dit`` and the
+    companions of the model's task, all by default. With ``export_at_validation`` the files for others, ``names``, are
+    written at each validation, too. ``world`` processes work together.
     """
 
-    model: str
+    model: str | Preset
     output: Path
     data: Path | None = None
     cache: Path | None = None
+    examples: Sequence[Example] | None = None
     checkpoint_dir: Path | None = None
+    parts: Mapping[str, str | Path] = field(default_factory=dict)
+    offload: bool | None = None
+    networks: Sequence[str] = ()
     expert: str | None = None
     num_frames: int | None = None
     fps: float | None = None
@@ -53,35 +72,72 @@ class RunOptions:
     dtype: str | None = None
     keep: int = 2
     validation_prompts: Sequence[str] = ()
-    validation_image: Path | None = None
+    validation_images: Sequence[Path] = ()
     tensorboard: bool = False
+    names: ResultNames = field(default_factory=ResultNames)
+    export_at_validation: bool = False
     world: int = 1
 
 
-@dataclass(frozen=True)
-class Expert:
-    """One network to train: ``name`` is high, low, or empty for a model of one; ``part`` where it lies."""
+@dataclass(frozen=True, kw_only=True)
+class TrainedNetworks:
+    """The networks of a run in memory, ready to train: the transformer and its companions by name."""
 
-    name: str
-    part: Part
+    dit: WanDiT
+    companions: Mapping[str, Companion]
+
+    @property
+    def beside(self) -> dict[str, nn.Module]:
+        """The companions' networks."""
+        return {name: companion.network for name, companion in self.companions.items()}
+
+    @property
+    def model(self) -> nn.Module:
+        """All of them as one module; the transformer itself where it is alone."""
+        return nn.ModuleDict({DIT: self.dit, **self.beside}) if self.companions else self.dit
+
+
+class Objective(Protocol):
+    """What a run minimises, where that is not flow matching on examples."""
+
+    def recipe(self) -> Mapping[str, Any]:
+        """What a run that goes on must share, as plain values."""
+
+    def stage(self, plan: TrainingPlan, networks: TrainedNetworks, ranks: Ranks) -> Stage:
+        """The losses and optimizers of the networks."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingPlan:
-    """A run that was checked; nothing big is in memory. ``examples`` is None when a finished cache is given."""
+    """A run that was checked; nothing big is in memory.
 
-    preset: Preset
+    ``networks`` are the names of those trained, ``parts`` the transformers, one run each. ``examples`` is None when a
+    finished cache is given, or where an ``objective`` needs none.
+    """
+
     options: RunOptions
     settings: TrainSettings
     loop: LoopSettings
-    experts: Sequence[Expert]
+    pipeline: Pipeline
     folder: Path
+    parts: Sequence[Part]
+    networks: Sequence[str]
     clips: ClipSettings
     examples: Sequence[Example] | None
     cache_settings: dict[str, Any]
-    prompts: Sequence[TaskInputs]
-    device: torch.device
+    requests: Sequence[GenerationRequest]
     dtype: torch.dtype
+    objective: Objective | None
+
+    @property
+    def preset(self) -> Preset:
+        """The model."""
+        return self.pipeline.preset
+
+    @property
+    def device(self) -> torch.device:
+        """Where it is trained."""
+        return self.pipeline.components.device
 
     @property
     def cache_folder(self) -> Path:
@@ -89,77 +145,115 @@ class TrainingPlan:
         return self.options.cache or self.options.output / "cache"
 
     @property
+    def trains_all(self) -> bool:
+        """Whether every weight of the transformer is trained."""
+        return DIT in self.networks and self.settings.lora() is None
+
+    @property
     def weights_dtype(self) -> torch.dtype:
-        """What the trained network is kept in: float32 when all of it is trained."""
-        return torch.float32 if self.settings.lora() is None else self.dtype
+        """What the transformer is kept in: float32 when all of it is trained."""
+        return torch.float32 if self.trains_all else self.dtype
 
-    def pipeline(self, dtype: torch.dtype) -> Pipeline:
-        """The model, in ``dtype``; weights are read when first needed."""
-        runtime = RuntimeOptions(device=str(self.device), dtype=str(dtype).removeprefix("torch."))
-        return load_pipeline(self.preset, self.options.checkpoint_dir, runtime)
+    def placed(self, part: Part) -> Placed[WanDiT]:
+        """Where one of the transformers lives."""
+        dit = self.pipeline.components.dit
+        return getattr(dit, part.expert or "") if isinstance(dit, Experts) else dit
 
-    def checkpoints(self, expert: Expert) -> CheckpointFolder:
-        """The checkpoints of one network."""
-        return CheckpointFolder(self.options.output / "checkpoints" / expert.name, keep=self.options.keep)
+    def companions(self) -> Mapping[str, Companion]:
+        """The companions, new ones with weights that the seed determines. Raises ConfigError, CheckpointError."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(self.settings.seed)
+            return self.preset.task.companions(self.pipeline.components)
 
-    def recipe(self, expert: Expert) -> dict[str, Any]:
+    def checkpoints(self, part: Part) -> CheckpointFolder:
+        """The checkpoints of one run."""
+        return CheckpointFolder(self.options.output / "checkpoints" / (part.expert or ""), keep=self.options.keep)
+
+    def recipe(self, part: Part) -> dict[str, Any]:
         """What a run that goes on must share, beside the loop's settings."""
         fields = [name for name in TrainSettings.__dataclass_fields__ if name != "checkpointing"]
         values: dict[str, Any] = {name: getattr(self.settings, name) for name in fields}
         values |= {"rate": self.settings.base_rate(), "lora_targets": list(self.settings.lora_targets)}
         # The batch of all processes together: a run may go on with another number of them.
         values |= {"batch": self.settings.batch * self.options.world}
-        values |= {"model": self.preset.name, "expert": expert.name, "dtype": str(self.dtype)[6:]}
-        return {**values, "examples": self.cache_settings["examples"]}
+        values |= {"model": self.preset.name, "expert": part.expert or "", "dtype": str(self.dtype)[6:]}
+        if list(self.networks) != [DIT]:
+            values["networks"] = list(self.networks)
+        objective = {} if self.objective is None else dict(self.objective.recipe())
+        return {**values, "examples": self.cache_settings.get("examples"), **objective}
 
 
-def plan_training(options: RunOptions, settings: TrainSettings, loop: LoopSettings) -> TrainingPlan:
-    """Check a run as far as can be without reading weights.
+def plan_training(
+    options: RunOptions, settings: TrainSettings, loop: LoopSettings, objective: Objective | None = None
+) -> TrainingPlan:
+    """Check a run as far as can be without reading weights; the model is opened once, here.
 
     Raises RequestError, ConfigError (impossible options), CheckpointError (no such or other weights), MediaError
     (unreadable data, unwritable output) and BackendError (absent hardware or package).
     """
-    preset = get_preset(options.model)
+    preset = get_preset(options.model) if isinstance(options.model, str) else options.model
     _check_task(preset, settings, loop)
-    experts = choose_experts(preset, options.expert)
+    parts = choose_experts(preset, options.expert)
     require_optimizer(settings.optimizer, options.world)
     if options.tensorboard:
         require_tensorboard()
     device, dtype = machine(options.device, options.dtype)
-    prompts = _plan_prompts(preset, options)
+    requests = _validation_requests(preset, options)
     clips = clip_settings(preset, num_frames=options.num_frames, fps=options.fps, size=options.size)
-    if (options.data is None) == (options.cache is None):
+    examples = _examples(options, clips, is_needed=objective is None)
+    check_place(options.output, is_folder=True)
+    CheckpointFolder(options.output, keep=options.keep)
+    runtime = RuntimeOptions(
+        device=str(device), dtype=str(dtype).removeprefix("torch."), parts=options.parts, offload=options.offload
+    )
+    pipeline = load_pipeline(preset, options.checkpoint_dir, runtime)  # reads the headers of all files
+    plan = TrainingPlan(
+        options=options, settings=settings, loop=loop, pipeline=pipeline, parts=parts, clips=clips, examples=examples,
+        folder=checkpoint_folder(preset, options.checkpoint_dir), networks=(DIT,), cache_settings={}, requests=requests,
+        dtype=dtype, objective=objective,
+    )  # fmt: skip
+    plan = replace(plan, networks=_networks(plan))
+    meta_network(plan)
+    if objective is None:
+        plan = replace(plan, cache_settings=_cache_settings(plan))
+    for part in parts:
+        plan.checkpoints(part).compare(run_identity(loop, plan.recipe(part)))
+    return plan
+
+
+def _examples(options: RunOptions, clips: ClipSettings, *, is_needed: bool) -> Sequence[Example] | None:
+    given = [each for each in (options.data, options.cache, options.examples) if each is not None]
+    if len(given) > 1 or (is_needed and not given):
         raise RequestError(
             "give one of --data FOLDER, with videos and captions, and --cache FOLDER, made by 'wan cache'"
         )
-    examples = None if options.data is None else examples_of(options.data, clips)
-    check_place(options.output, is_folder=True)
-    CheckpointFolder(options.output, keep=options.keep)
-    folder = checkpoint_folder(preset, options.checkpoint_dir)
-    plan = TrainingPlan(
-        preset=preset, options=options, settings=settings, loop=loop, experts=experts, folder=folder, clips=clips,
-        examples=examples, cache_settings={}, prompts=prompts, device=device, dtype=dtype,
-    )  # fmt: skip
-    plan.pipeline(plan.weights_dtype)  # reads the headers of all files
-    _check_network(plan)
-    plan = replace(plan, cache_settings=_cache_settings(plan))
-    for expert in experts:
-        plan.checkpoints(expert).compare(run_identity(loop, plan.recipe(expert)))
-    return plan
+    if options.data is not None:
+        return examples_of(options.data, clips)
+    for example in options.examples or ():
+        check_example(example, clips)
+    return options.examples
+
+
+def _networks(plan: TrainingPlan) -> list[str]:
+    """The names of the networks to train. Raises ConfigError for one that there is not."""
+    known = [DIT, *plan.companions()]
+    unknown = [name for name in plan.options.networks if name not in known]
+    if unknown:
+        raise ConfigError(f"{plan.preset.name} has no network {unknown[0]!r} to train; it has {', '.join(known)}")
+    return [name for name in known if not plan.options.networks or name in plan.options.networks]
 
 
 def _cache_settings(plan: TrainingPlan) -> dict[str, Any]:
     """What the cache was, or will be, made with; a cache that exists is compared."""
-    preset, files, examples = plan.preset, encoder_files(plan.preset, plan.folder), plan.examples
+    examples = plan.examples
     if examples is None:
-        cache = Cache(plan.cache_folder, expected=model_marks(preset, *files))
+        cache = Cache(plan.cache_folder, expected=describe_conditions(plan.pipeline))
         cache.check_headers()
         plan.settings.held_out_of(len(cache))
         _check_cache(cache, plan.options)
         return cache.settings
     plan.settings.held_out_of(len(examples))
-    pictures = plan.settings.clean_frames > 1
-    made_with = describe_cache(preset, *files, plan.clips, examples, pictures=pictures)
+    made_with = describe_cache(plan.pipeline, plan.clips, examples, each_image=plan.settings.clean_frames > 1)
     check_cache(plan.cache_folder, len(examples), made_with)
     return made_with
 
@@ -176,22 +270,15 @@ def machine(device: str | None, dtype: str | None) -> tuple[torch.device, torch.
     return found, chosen
 
 
-def choose_experts(preset: Preset, asked: str | None) -> list[Expert]:
-    """The networks to train, one run each. Raises ConfigError for an expert of a model that has none."""
+def choose_experts(preset: Preset, asked: str | None) -> list[Part]:
+    """The transformers to train, one run each. Raises ConfigError for an expert of a model that has none."""
     if asked is not None and asked not in EXPERTS:
         raise ConfigError(f"expert must be one of {', '.join(EXPERTS)}, got {asked!r}")
-    parts = [Expert(part.expert or "", part) for part in preset.dits]
     if not preset.has_experts:
         if asked in ("high", "low"):
             raise ConfigError(f"{preset.name} is one network and has no {asked}-noise expert; leave --expert out")
-        return parts
-    return [expert for expert in parts if asked in (None, "both", expert.name)]
-
-
-def encoder_files(preset: Preset, folder: Path) -> tuple[Path, Path]:
-    """The files of VAE and text encoder in a checkpoint folder. Raises CheckpointError."""
-    layout = CheckpointLayout(folder, preset.name)
-    return layout.find(preset.part("vae")), layout.find(preset.part("text_encoder"))
+        return list(preset.dits)
+    return [part for part in preset.dits if asked in (None, "both", part.expert)]
 
 
 def examples_of(folder: Path, clips: ClipSettings) -> list[Example]:
@@ -203,22 +290,17 @@ def examples_of(folder: Path, clips: ClipSettings) -> list[Example]:
     return examples
 
 
-def meta_network(config: WanDiTConfig, lora: LoRASettings | None) -> WanDiT:
-    """The network without memory for its weights, with its adapters. Raises ConfigError for idle patterns."""
+def meta_network(plan: TrainingPlan) -> WanDiT:
+    """The transformer without memory for its weights, as it is trained. Raises ConfigError for idle patterns."""
+    build, lora = plan.parts[0].family.network or WanDiT, plan.settings.lora()
     with torch.device("meta"):
-        network = WanDiT(config)
-        if lora is not None:
+        network: Any = build(plan.pipeline.components.configs[DIT])
+        if DIT not in plan.networks:
+            network.requires_grad_(False)
+        elif lora is not None:
             attach_lora(network, lora)
-    return network
-
-
-def network_config(preset: Preset, folder: Path, part: Part) -> WanDiTConfig:
-    """The dims of a network in a checkpoint folder. Raises CheckpointError."""
-    if preset.bundled is not None:
-        return preset.dit  # some bundled files hold only the change of another
-    path = CheckpointLayout(folder, preset.name).find(part)
-    config: WanDiTConfig = part.family.read_config(path, native_weights(read_weights(path), part.family))
-    return config
+    model: WanDiT = network
+    return model
 
 
 def count_weights(network: nn.Module) -> tuple[int, int]:
@@ -233,16 +315,11 @@ def bucket_counts(examples: Sequence[Example], clips: ClipSettings) -> dict[str,
 
 
 def _check_task(preset: Preset, settings: TrainSettings, loop: LoopSettings) -> None:
-    kind = task_kind(preset)
-    if settings.clean_frames and kind != "ti2v":
+    if settings.clean_frames and not preset.task.has_clean_frames:
+        kind = preset.task.conditions
         raise ConfigError(f"clean-frames is for ti2v and mi2v models; {preset.name} is a {kind} model")
     if settings.seed != loop.seed:
         raise ConfigError(f"both parts of a run need one seed, got {settings.seed} and {loop.seed}")
-
-
-def _check_network(plan: TrainingPlan) -> None:
-    for expert in plan.experts:
-        meta_network(network_config(plan.preset, plan.folder, expert.part), plan.settings.lora())
 
 
 def _check_cache(cache: Cache, options: RunOptions) -> None:
@@ -255,24 +332,13 @@ def _check_cache(cache: Cache, options: RunOptions) -> None:
             )
 
 
-def _plan_prompts(preset: Preset, options: RunOptions) -> list[TaskInputs]:
+def _validation_requests(preset: Preset, options: RunOptions) -> list[GenerationRequest]:
+    """The requests of the validation prompts, planned once here, so that what is wrong shows before long work."""
     size: dict[str, Any] = {} if options.size is None else {"width": options.size[0], "height": options.size[1]}
     if options.num_frames is not None:
         size["num_frames"] = options.num_frames
-    kind = task_kind(preset)
-    image: dict[str, Any] = {}
-    if options.validation_prompts and options.validation_image is not None:
-        if kind == "t2v":
-            raise RequestError(f"{preset.name} takes no picture; leave --validation-image out")
-        image["image" if kind == "i2v" or "image" in _fields(preset) else "images"] = options.validation_image
-    if options.validation_prompts and kind == "i2v" and options.validation_image is None:
-        raise RequestError(f"the validation prompts of {preset.name} need a picture; give --validation-image FILE")
-    if "images" in image:
-        image["images"] = (image["images"],)
-    make = preset.task.request_type
-    requests = [make(prompt=prompt, **size, **image) for prompt in options.validation_prompts]
-    return [plan_request(preset, request, preset.latent_spec) for request in requests]
-
-
-def _fields(preset: Preset) -> set[str]:
-    return set(preset.task.request_type.__dataclass_fields__)
+    make, images = preset.task.validation_request, options.validation_images
+    requests = [make(prompt, images, **size) for prompt in options.validation_prompts]
+    for request in requests:
+        plan_request(preset, request, preset.latent_spec)
+    return requests

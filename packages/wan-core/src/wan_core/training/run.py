@@ -1,41 +1,41 @@
-"""A planned run, carried out: cache, train, validate, export - one network after the other."""
+"""A planned run, carried out: cache, train, validate, export - one transformer after the other."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from wan_core.models import WanDiT
+from wan_core.checkpoints import Part
 from wan_core.runtime import apply_recompute
-from wan_core.tasks import Experts
 from wan_core.training.cache import Cache, write_cache
 from wan_core.training.examples import ExampleEncoder, Sampler
-from wan_core.training.export import complete_model, save_network
+from wan_core.training.export import complete_model, save_companion, save_network
 from wan_core.training.flow_loss import FlowLoss
 from wan_core.training.loop import TrainingResult, train
 from wan_core.training.lora import attach_lora, save_lora
 from wan_core.training.objective import NoiseLevels, expert_levels
 from wan_core.training.optimizers import build_optimizers
-from wan_core.training.plan import Expert, TrainingPlan
+from wan_core.training.plan import DIT, TrainedNetworks, TrainingPlan
 from wan_core.training.ranks import Ranks
+from wan_core.training.stage import Loss, Stage
 from wan_core.training.state import AveragedWeights
 from wan_core.training.tensorboard import tensorboard_listener
-from wan_core.training.validation import Validation, averaged, with_network
+from wan_core.training.validation import Validation, averaged, with_networks
 
 LOG_NAME = "log.jsonl"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Listeners:
-    """Who hears of a run: ``say`` sentences, ``encoded`` the number of cached examples, ``step`` the log's lines."""
+    """Who follows a run: ``log`` gets sentences, ``encoded`` the count of cached examples, ``step`` the log's lines."""
 
-    say: Callable[[str], None]
+    log: Callable[[str], None]
     encoded: Callable[[int], None]
     step: Callable[[dict[str, Any]], None]
 
@@ -55,12 +55,12 @@ def carry_out(plan: TrainingPlan, listeners: Listeners, ranks: Ranks | None = No
     A run that was stopped goes on when it is called again. Raises what `write_cache` and `train` raise.
     """
     ranks = ranks or Ranks()
-    cache = prepare_cache(plan, listeners, ranks)
+    cache = None if plan.objective is not None else prepare_cache(plan, listeners, ranks)
     results: dict[str, TrainingResult] = {}
     output: Path | None = None
-    for expert in plan.experts:
-        result, output = _train_expert(plan, expert, cache, listeners, ranks)
-        results[expert.name] = result
+    for part in plan.parts:
+        result, output = _train_part(plan, part, cache, listeners, ranks)
+        results[part.expert or ""] = result
         if result.signal is not None:
             return RunResult(results, None, result.signal)
     return RunResult(results, output)
@@ -70,58 +70,69 @@ def prepare_cache(plan: TrainingPlan, listeners: Listeners, ranks: Ranks) -> Cac
     """The finished cache of a plan; made here, by the first rank, when the plan has examples."""
     examples = plan.examples
     if examples is not None and ranks.is_first:
-        encoder = ExampleEncoder(plan.pipeline(plan.dtype), plan.clips, pictures=bool(plan.cache_settings["pictures"]))
-        write_cache(
-            plan.cache_folder,
-            len(examples),
-            lambda number: encoder(examples[number]),
-            plan.cache_settings,
-            report=listeners.encoded,
-        )
+        encode = ExampleEncoder(plan.pipeline, plan.clips, each_image=bool(plan.cache_settings["pictures"]))
+        with encode.ready():
+            write_cache(
+                plan.cache_folder,
+                len(examples),
+                lambda number: encode(examples[number]),
+                plan.cache_settings,
+                report=listeners.encoded,
+            )
     ranks.wait()
     return Cache(plan.cache_folder, expected=plan.cache_settings if examples is not None else None)
 
 
-def _train_expert(
-    plan: TrainingPlan, expert: Expert, cache: Cache, listeners: Listeners, ranks: Ranks
+def _train_part(
+    plan: TrainingPlan, part: Part, cache: Cache | None, listeners: Listeners, ranks: Ranks
 ) -> tuple[TrainingResult, Path]:
-    model = load_network(plan, expert)
-    settings = plan.settings
-    ranks.shard(model)
-    if settings.checkpointing:
-        apply_recompute(model)
-    optimizers = build_optimizers(model, settings.optimizer, settings.base_rate(), weight_decay=settings.weight_decay)
-    average = None if settings.ema is None else AveragedWeights(model, settings.ema)
-    loss = _loss(plan, expert, model, cache, ranks)
-    pipeline = with_network(plan.pipeline(plan.dtype), model, expert.name)
+    networks = load_networks(plan, part)
+    for network in (networks.dit, *networks.beside.values()):
+        ranks.shard(network)
+    if plan.settings.checkpointing:
+        apply_recompute(networks.dit)
+    if cache is not None:
+        stage = _flow_stage(plan, part, networks, cache, ranks)
+    elif plan.objective is not None:
+        stage = plan.objective.stage(plan, networks, ranks)
+    else:
+        raise ValueError("a plan has a cache or an objective")
+    name = part.expert or ""
     validation = Validation(
-        model=model, loss=loss, average=average, pipeline=pipeline, prompts=plan.prompts,
-        folder=plan.options.output / "validation" / expert.name, ranks=ranks,
+        stage=stage, pipeline=with_networks(plan.pipeline, networks, part), requests=plan.requests, dtype=plan.dtype,
+        folder=plan.options.output / "validation" / name, ranks=ranks,
     )  # fmt: skip
+
+    def export(step: int) -> Path:
+        with averaged(stage.model, stage.average):
+            written = _export(plan, part, networks, step, ranks)
+        for path in written if ranks.is_first else ():
+            listeners.log(str(path))
+        return written[0]
+
+    def validate(step: int) -> Mapping[str, Any]:
+        if plan.options.export_at_validation and 0 < step < plan.loop.steps:
+            export(step)
+        return validation(step)
+
     result = train(
-        model,
-        optimizers,
-        loss,
+        stage,
         plan.loop,
-        checkpoints=plan.checkpoints(expert),
-        average=average,
-        recipe=plan.recipe(expert),
-        log_path=plan.options.output / expert.name / LOG_NAME,
-        report=_report(plan, expert, listeners, ranks),
-        validate=validation,
+        checkpoints=plan.checkpoints(part),
+        recipe=plan.recipe(part),
+        log_path=plan.options.output / name / LOG_NAME,
+        report=_report(plan, name, listeners, ranks),
+        validate=validate,
         rank=ranks.rank,
         reduce=ranks.reduce,
     )
-    if result.signal is not None:
-        return result, plan.options.output
-    with averaged(model, average):
-        return result, _export(plan, expert, model, result, ranks)
+    return result, plan.options.output if result.signal is not None else export(result.step)
 
 
-def _report(plan: TrainingPlan, expert: Expert, listeners: Listeners, ranks: Ranks) -> Callable[[dict[str, Any]], None]:
+def _report(plan: TrainingPlan, name: str, listeners: Listeners, ranks: Ranks) -> Callable[[dict[str, Any]], None]:
     if not plan.options.tensorboard or not ranks.is_first:
         return listeners.step
-    board = tensorboard_listener(plan.options.output / "tensorboard" / expert.name)
+    board = tensorboard_listener(plan.options.output / "tensorboard" / name)
 
     def report(line: dict[str, Any]) -> None:
         listeners.step(line)
@@ -130,18 +141,21 @@ def _report(plan: TrainingPlan, expert: Expert, listeners: Listeners, ranks: Ran
     return report
 
 
-def load_network(plan: TrainingPlan, expert: Expert) -> WanDiT:
-    """The network of a plan, ready to train: adapters attached, or every weight its own float32 tensor."""
-    dit = plan.pipeline(plan.weights_dtype).components.dit
-    placed = getattr(dit, expert.name) if isinstance(dit, Experts) else dit
-    model: WanDiT = placed.module()
-    lora = plan.settings.lora()
+def load_networks(plan: TrainingPlan, part: Part) -> TrainedNetworks:
+    """The networks of a plan, ready to train: with adapters, or every trained weight its own float32 tensor."""
+    companions = {
+        name: replace(each, network=each.network.to(plan.device).requires_grad_(name in plan.networks).train())
+        for name, each in plan.companions().items()
+    }
+    dit, lora = plan.placed(part).trainable(plan.weights_dtype), plan.settings.lora()
     torch.manual_seed(plan.settings.seed)
-    if lora is not None:
-        attach_lora(model, lora)
+    if DIT not in plan.networks:
+        dit.requires_grad_(False)
+    elif lora is not None:
+        attach_lora(dit, lora)
     else:
-        own_weights(model)
-    return model.train()
+        own_weights(dit)
+    return TrainedNetworks(dit=dit.train(), companions=companions)
 
 
 @torch.no_grad()
@@ -152,43 +166,62 @@ def own_weights(model: nn.Module) -> None:
         parameter.requires_grad_(True)
 
 
-def trained_levels(plan: TrainingPlan, expert: Expert) -> NoiseLevels:
-    """The noise levels that one network is trained at."""
+def trained_levels(plan: TrainingPlan, part: Part) -> NoiseLevels:
+    """The noise levels that one transformer is trained at."""
     levels = plan.settings.levels(plan.preset.sampling.flow_shift)
-    if not expert.name or plan.preset.boundary is None:
+    if part.expert is None or plan.preset.boundary is None:
         return levels
-    return expert_levels(levels, "high" if expert.name == "high" else "low", plan.preset.boundary)
+    return expert_levels(levels, part.expert, plan.preset.boundary)
 
 
-def _loss(plan: TrainingPlan, expert: Expert, model: nn.Module, cache: Cache, ranks: Ranks) -> FlowLoss:
+def one_loss(plan: TrainingPlan, networks: TrainedNetworks, loss: Loss) -> Stage:
+    """The stage of all networks under one loss, with the optimizer and the average that the settings ask for."""
+    model, settings = networks.model, plan.settings
+    optimizers = build_optimizers(model, settings.optimizer, settings.base_rate(), weight_decay=settings.weight_decay)
+    average = None if settings.ema is None else AveragedWeights(model, settings.ema)
+    return Stage.of(model, optimizers, loss, average)
+
+
+def _flow_stage(plan: TrainingPlan, part: Part, networks: TrainedNetworks, cache: Cache, ranks: Ranks) -> Stage:
     settings = plan.settings
     held_out = settings.held_out_of(len(cache))
-    return FlowLoss(
-        model=model,
+    loss = FlowLoss(
+        model=networks.dit,
+        task=plan.preset.task,
+        networks=networks.beside,
         cache=cache,
         sampler=Sampler(cache, batch=settings.batch, seed=settings.seed, held_out=held_out, world=ranks.world),
         settings=settings,
-        levels=trained_levels(plan, expert),
+        levels=trained_levels(plan, part),
         device=plan.device,
         dtype=plan.dtype,
         accumulation=plan.loop.accumulation,
         rank=ranks.rank,
         world=ranks.world,
     )
+    return replace(one_loss(plan, networks, loss), held_out=loss.held_out)
 
 
-def _export(plan: TrainingPlan, expert: Expert, model: WanDiT, result: TrainingResult, ranks: Ranks) -> Path:
-    recipe = {**plan.recipe(expert), "steps": result.step, "loop": plan.loop.identity()}
-    metadata = {"base_model": plan.preset.name, "training": json.dumps(recipe, sort_keys=True)}
-    output = plan.options.output
-    if plan.settings.lora() is not None:
-        path = output / (f"lora-{expert.name}.safetensors" if expert.name else "lora.safetensors")
-        save_lora(model, path, metadata=metadata, ranks=ranks)
-        ranks.wait()
-        return path
-    target = output / "model"
-    save_network(model, target / expert.part.file, dtype=plan.dtype, metadata=metadata, ranks=ranks)
-    if ranks.is_first and expert == plan.experts[-1]:
-        complete_model(plan.preset, plan.folder, target)
+def _export(plan: TrainingPlan, part: Part, networks: TrainedNetworks, step: int, ranks: Ranks) -> list[Path]:
+    """Write what others can use; the paths, that of the transformer first. All ranks must call it."""
+    recipe = {**plan.recipe(part), "steps": step, "loop": plan.loop.identity()}
+    metadata = {"base_model": plan.preset.name, "training": json.dumps(recipe, sort_keys=True, default=str)}
+    output, names = plan.options.output, plan.options.names
+    known = {"step": step, "expert": f"-{part.expert}" if part.expert else ""}
+    written = []
+    if plan.trains_all:
+        target = output / names.model.format(**known)
+        # A part with a place of its own is below the model by its name.
+        below = Path(part.file).name if Path(part.file).is_absolute() else part.file
+        save_network(networks.dit, target / below, dtype=plan.dtype, metadata=metadata, ranks=ranks)
+        if ranks.is_first and part == plan.parts[-1]:
+            complete_model(plan.preset, plan.folder, target)
+        written.append(target)
+    elif DIT in plan.networks:
+        written.append(output / names.lora.format(**known))
+        save_lora(networks.dit, written[-1], metadata=metadata, ranks=ranks)
+    for name in (each for each in networks.companions if each in plan.networks):
+        written.append(output / names.companion.format(name=name, **known))
+        save_companion(networks.companions[name], written[-1], metadata=metadata, ranks=ranks)
     ranks.wait()
-    return target
+    return written

@@ -197,6 +197,12 @@ class CheckpointFolder:
                 copy_whole(state.average.tensors[name], tensor)
         return int(saved["step"])
 
+    def settings(self) -> dict[str, Any] | None:
+        """The settings of the run that the newest checkpoint is of, or None. Raises CheckpointError."""
+        steps = self.steps()
+        found: dict[str, Any] | None = _read_state(self.path(steps[-1]))["settings"] if steps else None
+        return found
+
     def compare(self, settings: Mapping[str, Any], *, may_change: Iterable[str] = ()) -> int:
         """The step of the newest checkpoint, 0 when there is none; only its settings are read.
 

@@ -11,13 +11,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wan_core.checkpoints import Part
 from wan_core.media import contact_sheet, write_image
 from wan_core.models import WanDiT
 from wan_core.pipeline import Pipeline
 from wan_core.runtime import Between, Placed
-from wan_core.tasks import Experts, TaskInputs
-from wan_core.training.flow_loss import FlowLoss
+from wan_core.tasks import Experts, GenerationRequest
+from wan_core.training.flow_loss import autocast
+from wan_core.training.plan import TrainedNetworks
 from wan_core.training.ranks import Ranks
+from wan_core.training.stage import Stage
 from wan_core.training.state import AveragedWeights
 
 _COLUMNS = 6
@@ -36,15 +39,15 @@ def averaged(model: nn.Module, average: AveragedWeights | None) -> Iterator[None
         average.exchange(model)
 
 
-def with_network(pipeline: Pipeline, network: WanDiT, expert: str) -> Pipeline:
-    """The pipeline with the trained network in its place; of two experts the other one stays."""
+def with_networks(pipeline: Pipeline, networks: TrainedNetworks, part: Part) -> Pipeline:
+    """The pipeline with the trained networks in their places; of two experts the other one stays."""
     components = pipeline.components
-    placed: Placed[WanDiT] = Placed(lambda device: network, components.device, between=Between.KEEP)
+    placed: Placed[WanDiT] = Placed(lambda device: networks.dit, components.device, between=Between.KEEP)
     dit: Placed[WanDiT] | Experts[Placed[WanDiT]] = placed
     if isinstance(components.dit, Experts):
-        dit = replace(components.dit, **{expert: placed})
+        dit = replace(components.dit, **{part.expert or "": placed})
     return Pipeline(
-        pipeline.preset,
+        replace(pipeline.preset, task=pipeline.preset.task.using(networks.beside)),
         components.with_part("dit", dit),
         latent_spec=pipeline.latent_spec,
         options=pipeline.options,
@@ -55,34 +58,34 @@ def with_network(pipeline: Pipeline, network: WanDiT, expert: str) -> Pipeline:
 class Validation:
     """Called by the loop with the step; returns what is logged.
 
-    ``pipeline`` holds the trained network; ``prompts`` are sampled with it, their sheet goes into ``folder``: a row for
-    each prompt, six frames from first to last.
+    ``pipeline`` holds the trained networks; ``requests`` are sampled with it in ``dtype``, their sheet goes into
+    ``folder``: a row for each, six frames from first to last.
     """
 
-    model: nn.Module
-    loss: FlowLoss
-    average: AveragedWeights | None
+    stage: Stage
     pipeline: Pipeline
-    prompts: Sequence[TaskInputs]
+    requests: Sequence[GenerationRequest]
+    dtype: torch.dtype
     folder: Path
     ranks: Ranks
 
     def __call__(self, step: int) -> dict[str, Any]:
         """``validation_loss`` where examples are held out, ``sheet`` where there are prompts. Raises MediaError."""
         found: dict[str, Any] = {}
-        with averaged(self.model, self.average):
-            loss = self.loss.held_out()
+        with averaged(self.stage.model, self.stage.average):
+            loss = self.stage.held_out()
             if loss is not None:
                 found["validation_loss"] = loss
-            if self.prompts:
+            if self.requests:
                 found["sheet"] = str(self._sheet(step))
         return found
 
     @torch.no_grad()
     def _sheet(self, step: int) -> Path:
         frames: list[Tensor] = []
-        for inputs in self.prompts:
-            with self.loss.autocast():
+        for request in self.requests:
+            inputs = self.pipeline.plan(request)
+            with autocast(self.pipeline.components.device, self.dtype):
                 video = torch.cat([chunk.float().cpu() for chunk in self.pipeline.stream(inputs)], dim=1)
             count = video.shape[1]
             frames += [video[:, round(i * (count - 1) / (_COLUMNS - 1))] for i in range(_COLUMNS)]
