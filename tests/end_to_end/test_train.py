@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from click.testing import Result
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+import wan_core.loading
 from tools.tiny.clips import write_clips
 from wan_core.training import CheckpointFolder
 
@@ -81,6 +83,35 @@ def test_a_lora_is_trained_logged_and_saved_with_its_settings(run: Run, few: Pat
     assert len(log_of(output, "validation_loss")) == 2
     assert (output / "validation/step-00000004.png").is_file()
     assert list((output / "tensorboard").glob("events*"))
+
+
+def test_every_file_is_opened_once_and_every_network_loaded_once(
+    run: Run, few: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Encoding, training, validation and export share one pipeline."""
+    opened: Counter[str] = Counter()
+    loaded: Counter[str] = Counter()
+    read_weights, load_model = wan_core.loading.read_weights, wan_core.loading.load_model
+
+    def counted_read(path: Path, **options: object) -> object:
+        opened[str(path)] += 1
+        return read_weights(path, **options)
+
+    def counted_load(config: object, *values: object, **options: object) -> object:
+        loaded[type(config).__name__] += 1
+        return load_model(config, *values, **options)
+
+    monkeypatch.setattr(wan_core.loading, "read_weights", counted_read)
+    monkeypatch.setattr(wan_core.loading, "load_model", counted_load)
+    arguments = ["--model", "tiny-poze", "--data", few, "--output", tmp_path / "out", "--lora-rank", 2, *SHORT]
+    image = ROOT / "tests/data/room.png"
+    good(run("train", *arguments, "--validation-prompt", "a room", "--validation-image", image))
+    assert any(path.endswith("dit") for path in opened)
+    assert max(opened.values()) == 1, opened
+    # Parts that rest after encoding are loaded once more for the first validation, which finds its text in memory then.
+    assert loaded["WanDiTConfig"] == 1
+    assert loaded["VAEConfig"] == 1
+    assert max(loaded.values()) <= 2, loaded
 
 
 def test_a_resumed_run_ends_with_the_same_bytes(run: Run, few: Path, tmp_path: Path) -> None:

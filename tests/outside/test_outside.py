@@ -11,6 +11,7 @@ import torch
 from click.testing import CliRunner, Result
 from safetensors.torch import load_file, save_file
 
+from tools.tiny.clips import write_clips
 from wan_core.checkpoints import families
 from wan_core.cli import wan
 from wan_core.loading import RuntimeOptions, load_pipeline
@@ -100,6 +101,18 @@ def test_inspect_knows_its_families(run: Callable[..., Result], weights: Path) -
     found = json.loads(run("inspect", weights, "--json").stdout)
     assert {item["family"] for item in found["weights"]} == {"tint-dit", "vae", "umt5", "palette"}
     assert all(not item["missing"] and not item["unexpected"] for item in found["weights"])
+
+
+def test_it_is_trained_and_goes_on_from_its_own_weights(run: Callable[..., Result], weights: Path) -> None:
+    write_clips(Path("videos"), 2)
+    words = ["--model", "tinted", "--ckpt-dir", weights, "--data", "videos", "--num-frames", 5, "--size", "32*32"]
+    result = run("train", *words, "--steps", 1, "--validation-prompt", "a red circle", "--output", "full", "--quiet")
+    assert result.exit_code == 0, result.output
+    network = load_pipeline("tinted", "full/model", RuntimeOptions(device="cpu")).components.dit.module()
+    before = load_file(weights / "diffusion_pytorch_model.safetensors")["tint_embedding.weight"]
+    assert not torch.equal(network.tint_embedding.weight, before)
+    words = ["generate", "tinted", "--ckpt-dir", "full/model", *REQUEST, "--output", "after.mp4"]
+    assert run(*words).exit_code == 0
 
 
 def test_convert_writes_it_whole_and_it_loads_again(run: Callable[..., Result], weights: Path) -> None:

@@ -2,7 +2,7 @@
 of a family of its own, a task, a preset and a command to the core, without an edit there.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -16,7 +16,16 @@ from wan_core.cli import build_command, main_of
 from wan_core.media import LatentSpec
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
 from wan_core.presets import get_preset, wan_parts
-from wan_core.tasks import Clip, Components, Conditioning, GenerationRequest, SamplingSettings, TaskInputs, TextToVideo
+from wan_core.tasks import (
+    Clip,
+    Components,
+    Conditioning,
+    GenerationRequest,
+    SamplingSettings,
+    TaskInputs,
+    TextToVideo,
+    TrainingClip,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,25 +100,39 @@ class TintRequest(GenerationRequest):
     tint: int = field(default=0, metadata={"option": ("--tint",), "help": "The number of a colour."})
 
 
-class TintedVideo(TextToVideo):
-    """Text to video with a colour of the part ``palette``."""
+class TintedVideo(TextToVideo[TintRequest]):
+    """Text to video with a colour of the part ``palette``; it is trained with the first."""
 
     request_type: ClassVar[type[GenerationRequest]] = TintRequest
+    conditions: ClassVar[str | None] = "tinted"
 
-    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> TaskInputs:
-        if getattr(request, "tint", 0) < 0:
+    def load(
+        self, request: TintRequest, settings: SamplingSettings, latent_spec: LatentSpec
+    ) -> TaskInputs[TintRequest]:
+        if request.tint < 0:
             raise RequestError("tint must not be negative")
         return super().load(request, settings, latent_spec)
 
-    def condition(self, inputs: TaskInputs, components: Components, clip: Clip) -> Conditioning:
+    def condition(self, inputs: TaskInputs[TintRequest], components: Components, clip: Clip) -> Conditioning:
         base = super().condition(inputs, components, clip)
         with torch.no_grad(), components.part("palette").active() as palette:
-            tint = palette(getattr(inputs.request, "tint", 0))
+            tint = palette(inputs.request.tint)
 
         def join(states: DiTInputs) -> TintInputs:
             return TintInputs(context=states.context, tint=tint)
 
         return replace(base, positive=join(base.positive), negative=base.negative and join(base.negative))
+
+    def encode_example(
+        self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
+    ) -> Mapping[str, Tensor]:
+        with components.part("palette").active() as palette:
+            return {"tint": palette(0)[0]}
+
+    def training_inputs(
+        self, batch: Mapping[str, Tensor], context: Tensor, networks: Mapping[str, nn.Module]
+    ) -> TintInputs:
+        return TintInputs(context=context, tint=batch["tint"])
 
 
 _TINY = get_preset("tiny-t2v")

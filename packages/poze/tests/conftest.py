@@ -6,8 +6,9 @@ import torch
 from pi3 import DinoConfig, Pi3, Pi3Config
 from pi3.checkpoints import build
 from poze.adapter import Pi3FeatureAdapter
-from poze.network import GuidedNetwork
 from wan_core.models import VAEConfig, VideoVAE, WanDiT, WanDiTConfig
+from wan_core.tasks import Companion
+from wan_core.training import TrainedNetworks
 
 DIT = WanDiTConfig(
     in_dim=4, out_dim=4, dim=24, ffn_dim=48, num_heads=2, num_layers=2, text_dim=8, text_len=4, freq_dim=16
@@ -53,9 +54,9 @@ def adapter() -> Pi3FeatureAdapter:
 
 
 @pytest.fixture
-def network(dit: WanDiT, adapter: Pi3FeatureAdapter) -> GuidedNetwork:
+def networks(dit: WanDiT, adapter: Pi3FeatureAdapter) -> TrainedNetworks:
     """Both, trained together."""
-    return GuidedNetwork(dit, adapter, {"wan", "adapter"})
+    return TrainedNetworks(dit=dit, companions={"adapter": Companion(network=adapter)})
 
 
 @pytest.fixture

@@ -115,6 +115,8 @@ def run(**values: Any) -> None:
     log(f"{trained:,} weights are trained, {total - trained:,} stay as they are")
     with distributed_ranks(launch, plan.device) as ranks:
         result = carry_out(plan, listeners(plan, log), ranks)
+    for path in result.outputs:
+        log(str(path))
     if result.signal is not None:
         done = max(each.step for each in result.results.values())
         log(f"interrupted after step {done}; the same command goes on from there")

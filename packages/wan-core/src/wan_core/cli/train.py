@@ -128,7 +128,9 @@ def _report(plan: TrainingPlan, result: RunResult, as_json: bool) -> None:
         click.echo(f"stopped at step {done}, everything is saved; the same command goes on from there", err=True)
         return
     losses = {name or "model": each.loss for name, each in result.results.items()}
-    _show({"output": str(result.output), "steps": plan.loop.steps, "loss": losses}, as_json)
+    first, *others = map(str, result.outputs)
+    beside = {"beside": ", ".join(others)} if others else {}
+    _show({"output": first, **beside, "steps": plan.loop.steps, "loss": losses}, as_json)
 
 
 train = ErrorReporting(

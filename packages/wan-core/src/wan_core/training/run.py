@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -42,10 +42,10 @@ class Listeners:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run made, and how it ended: ``signal`` is the one that stopped it, ``output`` the files for others."""
+    """What a run made, and how it ended: ``signal`` is the one that stopped it, ``outputs`` the files for others."""
 
     results: Mapping[str, TrainingResult]
-    output: Path | None
+    outputs: Sequence[Path] = ()
     signal: int | None = None
 
 
@@ -57,13 +57,14 @@ def carry_out(plan: TrainingPlan, listeners: Listeners, ranks: Ranks | None = No
     ranks = ranks or Ranks()
     cache = None if plan.objective is not None else prepare_cache(plan, listeners, ranks)
     results: dict[str, TrainingResult] = {}
-    output: Path | None = None
+    outputs: list[Path] = []
     for part in plan.parts:
-        result, output = _train_part(plan, part, cache, listeners, ranks)
-        results[part.expert or ""] = result
-        if result.signal is not None:
-            return RunResult(results, None, result.signal)
-    return RunResult(results, output)
+        results[part.expert or ""], written = _train_part(plan, part, cache, listeners, ranks)
+        outputs += [path for path in written if path not in outputs]
+        signal = results[part.expert or ""].signal
+        if signal is not None:
+            return RunResult(results, outputs, signal)
+    return RunResult(results, outputs)
 
 
 def prepare_cache(plan: TrainingPlan, listeners: Listeners, ranks: Ranks) -> Cache:
@@ -85,7 +86,7 @@ def prepare_cache(plan: TrainingPlan, listeners: Listeners, ranks: Ranks) -> Cac
 
 def _train_part(
     plan: TrainingPlan, part: Part, cache: Cache | None, listeners: Listeners, ranks: Ranks
-) -> tuple[TrainingResult, Path]:
+) -> tuple[TrainingResult, Sequence[Path]]:
     networks = load_networks(plan, part)
     for network in (networks.dit, *networks.beside.values()):
         ranks.shard(network)
@@ -103,16 +104,14 @@ def _train_part(
         folder=plan.options.output / "validation" / name, ranks=ranks,
     )  # fmt: skip
 
-    def export(step: int) -> Path:
+    def export(step: int) -> list[Path]:
         with averaged(stage.model, stage.average):
-            written = _export(plan, part, networks, step, ranks)
-        for path in written if ranks.is_first else ():
-            listeners.log(str(path))
-        return written[0]
+            return _export(plan, part, networks, step, ranks)
 
     def validate(step: int) -> Mapping[str, Any]:
         if plan.options.export_at_validation and 0 < step < plan.loop.steps:
-            export(step)
+            for path in export(step):
+                listeners.log(str(path))
         return validation(step)
 
     result = train(
@@ -126,7 +125,7 @@ def _train_part(
         rank=ranks.rank,
         reduce=ranks.reduce,
     )
-    return result, plan.options.output if result.signal is not None else export(result.step)
+    return result, () if result.signal is not None else export(result.step)
 
 
 def _report(plan: TrainingPlan, name: str, listeners: Listeners, ranks: Ranks) -> Callable[[dict[str, Any]], None]:
