@@ -19,6 +19,7 @@ from wan_core.training import (
     Muon,
     Stage,
     TrainingState,
+    WeightUpdate,
     build_optimizers,
     orthogonalize,
     require_optimizer,
@@ -47,6 +48,51 @@ def run(folder, steps, save_seconds=0.0, **options):
     )
     result = train(Stage.of(model, optimizers, loss_of, average), settings, checkpoints=CheckpointFolder(folder))
     return result, [*model.parameters(), *average.tensors.values()]
+
+
+def duel(folder, *steps):
+    """A generator and its critic, each with a loss and an optimizer of its own; the generator every second step."""
+    for count in steps:
+        torch.manual_seed(0)
+        generator, critic = nn.Linear(2, 2), nn.Linear(2, 1)
+        model = nn.ModuleDict({"generator": generator, "critic": critic})
+
+        def judge(step, index, generator=generator, critic=critic):
+            made, real = generator(torch.randn(8, 2)).detach(), torch.randn(8, 2) + 3
+            gap = critic(made).mean() - critic(real).mean()
+            return {"loss": gap + critic(real).square().mean(), "gap": gap}
+
+        updates = [
+            WeightUpdate(
+                loss=lambda step, index, g=generator, c=critic: -c(g(torch.randn(8, 2))).mean(),
+                optimizers=[torch.optim.SGD(generator.parameters(), lr=0.1)],
+                name="generator",
+                every=2,
+            ),
+            WeightUpdate(loss=judge, optimizers=[torch.optim.AdamW(critic.parameters(), lr=0.1)], name="critic"),
+        ]
+        seen = []
+        settings = LoopSettings(steps=count, warmup_steps=0, log_steps=1, decay_share=0.0, clip_norm=None)
+        train(
+            Stage(model=model, updates=updates),
+            settings,
+            checkpoints=CheckpointFolder(folder),
+            report=seen.append,
+        )
+    return model, seen
+
+
+def test_several_networks_are_trained_each_by_its_own_loss_and_go_on_together(tmp_path) -> None:
+    whole, seen = duel(tmp_path / "whole", 5)
+    parts, _ = duel(tmp_path / "parts", 2, 5)
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), parts.parameters(), strict=True))
+    assert ["generator_loss" in line for line in seen] == [True, False, True, False, True]
+    assert all({"critic_loss", "critic_gap", "critic_norm"} <= set(line) for line in seen)
+    two, three = duel(tmp_path / "two", 2)[0], duel(tmp_path / "three", 3)[0]
+    one = duel(tmp_path / "one", 1)[0]
+    assert torch.equal(one["generator"].weight, two["generator"].weight), "not due, and out of the critic's reach"
+    assert not torch.equal(two["generator"].weight, three["generator"].weight)
+    assert not torch.equal(one["critic"].weight, two["critic"].weight)
 
 
 def test_training_lowers_the_loss(tmp_path) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from wan_core.checkpoints import CheckpointLayout, MemorySource, official_config, write_file, write_json, write_shards
-from wan_core.errors import MediaError
+from wan_core.files import write_error
 from wan_core.models import WanDiT
 from wan_core.presets import Preset
 from wan_core.tasks import Companion
@@ -86,7 +86,7 @@ def _link(source: Path, place: Path) -> None:
         else:
             _link_file(str(source), str(place))
     except OSError as error:
-        raise MediaError(f"cannot write {place}: {error.strerror or error}") from error
+        raise write_error(place, error) from error
 
 
 def _link_file(source: str, place: str) -> None:

@@ -20,7 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wan_core.errors import ConfigError, MediaError, RequestError
+from wan_core.errors import ConfigError, RequestError
+from wan_core.files import write_error
 from wan_core.training.stage import Stage, WeightUpdate
 from wan_core.training.state import CheckpointFolder, TrainingState
 
@@ -321,6 +322,6 @@ class _Log:
                 with self._path.open("a") as file:
                     file.write(json.dumps(line) + "\n")
             except OSError as error:
-                raise MediaError(f"cannot write the log {self._path}: {error.strerror}") from error
+                raise write_error(self._path, error) from error
         if self._report is not None:
             self._report(line)
