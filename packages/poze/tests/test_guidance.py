@@ -19,9 +19,9 @@ from poze import (
     Pi3FeatureAdapter,
     guidance_tokens,
     guide,
+    image_views,
     load_adapter,
     look,
-    picture_views,
     save_adapter,
 )
 from poze.guidance import check_adapter, is_silent
@@ -111,7 +111,7 @@ def test_an_adapter_of_another_pi3_or_another_count_is_refused() -> None:
 
 @pytest.mark.parametrize("size", [(64, 64), (101, 37), (9, 300)])
 def test_any_picture_fits_pi3(size: tuple[int, int], pi3: Pi3) -> None:
-    views = picture_views(Image.new("RGB", size, (200, 10, 30)), pi3)
+    views = image_views(Image.new("RGB", size, (200, 10, 30)), pi3)
     assert views.shape[:3] == (1, 1, 3)
     assert views.shape[3] % 14 == views.shape[4] % 14 == 0
     assert look(pi3, views)[1].points.shape == (1, 1, *views.shape[3:], 3)

@@ -66,9 +66,9 @@ def find_dataset(folder: Path) -> list[Example]:
         video = folder / name
         if not video.is_file():
             raise RequestError(f"{_VIDEOS}, line {number}: there is no file {video}")
-        picture = folder / _FIRST_FRAMES / f"{video.stem}.png"
+        image = folder / _FIRST_FRAMES / f"{video.stem}.png"
         example = Example(file=video, caption=prompt)
-        examples.append(replace(example, image=picture) if picture.is_file() else example)
+        examples.append(replace(example, image=image) if image.is_file() else example)
     return examples
 
 

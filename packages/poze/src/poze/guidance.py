@@ -22,12 +22,12 @@ if TYPE_CHECKING:
 PI3_ID = "yyfz233/Pi3"
 
 
-def picture_views(picture: Image.Image, pi3: Pi3) -> Tensor:
-    """A picture as Pi3 takes it, [1, 1, 3, H, W] in [0, 1], on the CPU: stretched by Pi3's size rule.
+def image_views(image: Image.Image, pi3: Pi3) -> Tensor:
+    """An image as Pi3 takes it, [1, 1, 3, H, W] in [0, 1], on the CPU: stretched by Pi3's size rule.
 
-    The reference feeds the picture as it is, which fails unless its sides are multiples of 14.
+    The reference feeds the image as it is, which fails unless its sides are multiples of 14.
     """
-    views = pictures_to_tensor([picture], pixel_limit=pi3.config.pixel_limit, patch_size=pi3.config.encoder.patch_size)
+    views = pictures_to_tensor([image], pixel_limit=pi3.config.pixel_limit, patch_size=pi3.config.encoder.patch_size)
     return views[None]
 
 

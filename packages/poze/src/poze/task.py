@@ -17,9 +17,9 @@ from poze.guidance import (
     check_adapter,
     check_widths,
     guidance_tokens,
+    image_views,
     is_silent,
     look,
-    picture_views,
     pooled_tokens,
     project_tokens,
     with_guidance,
@@ -192,7 +192,7 @@ def _network(adapter: Path | Pi3FeatureAdapter | None) -> Pi3FeatureAdapter | No
 def see(image: Image.Image, components: Components) -> Findings:
     """What Pi3 knows about an image. Raises CheckpointError when it cannot be fetched or read."""
     with components.part("pi3").active() as pi3:
-        views = picture_views(image, pi3)
+        views = image_views(image, pi3)
         latents, output = look(pi3, views)
     return Findings(views=views, latents=latents, output=output)
 

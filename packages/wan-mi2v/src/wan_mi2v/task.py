@@ -20,7 +20,7 @@ from wan_core.tasks import (
     GenerationRequest,
     Log,
     SamplingSettings,
-    encode_pictures,
+    encode_images,
     exact_geometry,
     prepare_anchor_images,
 )
@@ -65,7 +65,7 @@ class MultiImageToVideo(AnchoredVideo[MI2VRequest, MI2VInputs]):
             with components.vae.active() as vae:
                 latents = vae.encode(video)
         else:
-            latents = encode_pictures(inputs.images, components)
+            latents = encode_images(inputs.images, components)
         return Anchors.at(latents, inputs.positions, inputs.geometry.latent_frames)
 
     def report(self, inputs: MI2VInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:

@@ -25,7 +25,7 @@ from wan_core.tasks.ti2v import (
     TextImageToVideo,
     TI2VInputs,
     TI2VRequest,
-    encode_pictures,
+    encode_images,
     load_anchored,
     prepare_anchor_images,
 )
@@ -55,7 +55,7 @@ __all__ = [
     "TextImageToVideo",
     "TextToVideo",
     "TrainingClip",
-    "encode_pictures",
+    "encode_images",
     "encode_prompts",
     "exact_geometry",
     "is_guided",

@@ -49,24 +49,24 @@ AnchoredT = TypeVar("AnchoredT", bound=TI2VInputs[Any])
 
 
 def prepare_anchor_images(
-    pictures: Sequence[Image.Image], area: int, num_frames: int, latent_spec: LatentSpec
+    given: Sequence[Image.Image], area: int, num_frames: int, latent_spec: LatentSpec
 ) -> tuple[Tensor, VideoGeometry]:
-    """Pictures cropped to the size that the first one's aspect ratio gives within ``area`` pixels.
+    """Images cropped to the size that the first one's aspect ratio gives within ``area`` pixels.
 
     Returns [N, 3, H, W] in [-1, 1] and the geometry. Raises ``RequestError`` for a shape that has no such size.
     """
-    first = pictures[0]
+    first = given[0]
     multiples = latent_spec.width_multiple, latent_spec.height_multiple
     width, height = best_output_size(first.width, first.height, *multiples, area)
     geometry = VideoGeometry.for_video(latent_spec, num_frames=num_frames, height=height, width=width)
-    images = torch.stack([image_to_tensor(fit_cover(picture, width, height)) for picture in pictures])
+    images = torch.stack([image_to_tensor(fit_cover(image, width, height)) for image in given])
     return images, geometry
 
 
-def encode_pictures(images: Tensor, components: Components) -> Tensor:
-    """Each picture encoded on its own, as a first frame: [N, 3, H, W] to [1, C, N, h, w].
+def encode_images(images: Tensor, components: Components) -> Tensor:
+    """Each image encoded on its own, as a first frame: [N, 3, H, W] to [1, C, N, h, w].
 
-    One batched call, in groups only where the pictures have more than 4 million pixels together.
+    One batched call, in groups only where the images have more than 4 million pixels together.
     """
     group = max(1, _PIXELS_PER_CALL // (images.shape[2] * images.shape[3]))
     with components.vae.active() as vae:
@@ -104,15 +104,15 @@ class AnchoredVideo(Task[RequestT, AnchoredT]):
         """The images as the leading latent frames; ``None`` without images."""
         if inputs.images.numel() == 0:
             return None
-        return Anchors.leading(encode_pictures(inputs.images, components), inputs.geometry.latent_frames)
+        return Anchors.leading(encode_images(inputs.images, components), inputs.geometry.latent_frames)
 
     def encode_example(
         self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
     ) -> Mapping[str, Tensor]:
-        tensors = {"first": encode_pictures(clip.image[None], components)[0]}
+        tensors = {"first": encode_images(clip.image[None], components)[0]}
         if clip.each_image:
             images = clip.frames[:, :: latent_spec.temporal_stride].transpose(0, 1)
-            tensors["pictures"] = encode_pictures(images, components)[0]
+            tensors["pictures"] = encode_images(images, components)[0]
         return tensors
 
     def clean_latents(self, batch: Mapping[str, Tensor], counts: Sequence[int], alone: Sequence[bool]) -> Tensor:

@@ -90,7 +90,7 @@ class Example:
 
     @contextmanager
     def opened_image(self) -> Iterator[Path | None]:
-        """The first picture as a file on the disk, if there is one of its own. Raises MediaError."""
+        """The first image as a file on the disk, if there is one of its own. Raises MediaError."""
         if self.packed_image is None:
             yield self.image
             return
@@ -129,10 +129,10 @@ def _from_shard(archive: Path) -> Iterator[Example]:
         if not caption:
             raise RequestError(f"{place} has no caption; it needs a .txt, or a .json with one")
         start, end = _part(group.values, place)
-        picture = None if group.picture is None else Path(group.picture.name)
+        image = None if group.image is None else Path(group.image.name)
         yield Example(
-            file=Path(group.video.name), caption=caption, image=picture, start=start, end=end,
-            packed=group.video, packed_image=group.picture,
+            file=Path(group.video.name), caption=caption, image=image, start=start, end=end,
+            packed=group.video, packed_image=group.image,
         )  # fmt: skip
 
 

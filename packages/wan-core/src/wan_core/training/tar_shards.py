@@ -1,7 +1,7 @@
 """WebDataset shards as a source of examples: tar files in which members of one key belong together.
 
 ``000001.mp4`` and ``000001.txt`` (the caption) are one example; ``000001.json`` may give ``caption``, ``start`` and
-``end`` instead, ``000001.png`` or ``.jpg`` its first picture. Members are read in place, nothing is unpacked into the
+``end`` instead, ``000001.png`` or ``.jpg`` its first image. Members are read in place, nothing is unpacked into the
 folder, and what a member may be is checked before it is read: a plain file, a safe name, a known ending, a sane size.
 """
 
@@ -76,7 +76,7 @@ class Group:
     """The members of one key: a video, its caption and what else is said of it."""
 
     video: Member
-    picture: Member | None
+    image: Member | None
     values: dict[str, Any]
 
 
@@ -106,9 +106,9 @@ def _group(archive: Path, key: str, members: dict[str, Member], video_endings: t
             raise RequestError(f"{place}.json must be one JSON object")
     if ".txt" in members:
         values = {**values, "caption": members[".txt"].text()}
-    pictures = [member for ending, member in members.items() if ending in IMAGE_ENDINGS]
+    images = [member for ending, member in members.items() if ending in IMAGE_ENDINGS]
     kept = {name: values[name] for name in ("caption", "start", "end") if values.get(name) is not None}
-    return Group(videos[0], pictures[0] if pictures else None, kept)
+    return Group(videos[0], images[0] if images else None, kept)
 
 
 def _members(archive: Path, endings: tuple[str, ...]) -> Iterator[Member]:
