@@ -64,6 +64,10 @@ TEMPLATES = (
 )
 
 
+Video = NDArray[np.uint8]
+"""A clip as bytes [F, H, W, 3]."""
+
+
 @dataclass(frozen=True, order=True)
 class Combination:
     """What a clip shows: names out of COLORS, SHAPES, MOTIONS and BACKGROUNDS."""
@@ -83,7 +87,7 @@ class Combination:
 class Clip:
     """One rendered clip: ``video`` ``[F, H, W, 3]`` uint8, its caption and what is in it."""
 
-    video: NDArray[np.uint8]
+    video: Video
     caption: str
     combination: Combination
 
@@ -169,7 +173,7 @@ def choose_path(combination: Combination, frames: int, height: int, width: int, 
     return Path(((origin + travel) * unit).astype(np.float32), radius.astype(np.float32), angle.astype(np.float32))
 
 
-def render(combination: Combination, path: Path, height: int, width: int) -> NDArray[np.uint8]:
+def render(combination: Combination, path: Path, height: int, width: int) -> Video:
     """Draw a figure along its path: uint8 ``[F, H, W, 3]``."""
     x, y = pixel_grid(height, width)
     dx, dy = x - path.center[:, 0, None, None], y - path.center[:, 1, None, None]
