@@ -14,9 +14,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import pi3.checkpoints.locate
-from pi3 import Pi3, read_ply
+from pi3 import Pi3
 from pi3.cli import pi3 as pi3_command
 from pi3.cli.sources import folder_pictures
+from pi3.ply import read_ply
 from wan_core import CheckpointError
 from wan_core.media import probe_video, write_video
 

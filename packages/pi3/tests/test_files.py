@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pi3 import read_ply, write_ply
+from pi3 import write_ply
 from pi3.depth_maps import depth_levels, depth_range, depth_to_colours, write_depth
 from pi3.exports import poses_tum, quaternions, write_poses, write_scene
 from pi3.images import picture_to_tensor, pictures_to_tensor
-from pi3.ply import hsv_to_rgb
+from pi3.ply import hsv_to_rgb, read_ply
 from pi3.scene import Scene
 from pi3.splat import Orbit, Viewpoint, draw_points
 from wan_core import MediaError, RequestError

@@ -14,14 +14,11 @@ from wan_core.runtime import apply_recompute
 from wan_core.training import (
     Cache,
     CheckpointFolder,
-    FlowLoss,
     LoopSettings,
     LoRASettings,
     NoiseLevels,
     Ranks,
-    Sampler,
     TrainSettings,
-    activation_bytes,
     attach_lora,
     build_optimizers,
     read_config,
@@ -29,6 +26,9 @@ from wan_core.training import (
     train,
     write_cache,
 )
+from wan_core.training.estimate import activation_bytes
+from wan_core.training.examples import Sampler
+from wan_core.training.flow_loss import FlowLoss
 
 from .networks import build
 

@@ -10,7 +10,8 @@ from PIL import Image
 
 from wan_core.errors import MediaError, RequestError
 from wan_core.media import write_video
-from wan_core.training import ClipSettings, check_example, find_examples, load_clip, load_first_picture
+from wan_core.training import ClipSettings, find_examples, load_clip, load_first_picture
+from wan_core.training.data import check_example
 
 SETTINGS = ClipSettings(num_frames=5, fps=8, area=32 * 32)
 

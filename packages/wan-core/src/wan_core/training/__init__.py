@@ -1,27 +1,10 @@
 """Training parts: objective, data, optimizers, state, loop, and the run of `wan train`; each usable on its own."""
 
 from wan_core.training.cache import Cache, ShuffledBatches, write_cache
-from wan_core.training.data import (
-    ClipSettings,
-    Example,
-    bucket,
-    check_example,
-    find_examples,
-    load_clip,
-    load_first_picture,
-)
-from wan_core.training.estimate import activation_bytes, describe_plan
-from wan_core.training.examples import (
-    ExampleEncoder,
-    Sampler,
-    clip_settings,
-    describe_cache,
-    examples_mark,
-    model_marks,
-    task_kind,
-)
+from wan_core.training.data import ClipSettings, Example, find_examples, load_clip, load_first_picture
+from wan_core.training.estimate import describe_plan
+from wan_core.training.examples import ExampleEncoder, clip_settings, describe_cache, examples_mark, task_kind
 from wan_core.training.export import complete_model, save_network
-from wan_core.training.flow_loss import FlowLoss
 from wan_core.training.loop import (
     SCHEDULES,
     LoopSettings,
@@ -29,17 +12,10 @@ from wan_core.training.loop import (
     run_identity,
     train,
 )
-from wan_core.training.lora import (
-    DEFAULT_TARGETS,
-    LoRASettings,
-    attach_lora,
-    lora_tensors,
-    merge_lora,
-    save_lora,
-)
-from wan_core.training.muon import Muon, orthogonalize
+from wan_core.training.lora import DEFAULT_TARGETS, LoRASettings, attach_lora, lora_tensors, merge_lora
+from wan_core.training.muon import Muon
 from wan_core.training.objective import FlowBatch, NoiseLevels, draw_clean_frames, expert_levels, make_flow_batch
-from wan_core.training.optimizers import build_optimizers, require_optimizer
+from wan_core.training.optimizers import build_optimizers
 from wan_core.training.plan import (
     RunOptions,
     TrainingPlan,
@@ -67,7 +43,6 @@ __all__ = [
     "Example",
     "ExampleEncoder",
     "FlowBatch",
-    "FlowLoss",
     "Listeners",
     "LoRASettings",
     "LoopSettings",
@@ -76,19 +51,15 @@ __all__ = [
     "Ranks",
     "RunOptions",
     "RunResult",
-    "Sampler",
     "ShuffledBatches",
     "TrainSettings",
     "TrainingPlan",
     "TrainingResult",
     "TrainingState",
-    "activation_bytes",
     "attach_lora",
     "averaged",
-    "bucket",
     "build_optimizers",
     "carry_out",
-    "check_example",
     "clip_settings",
     "complete_model",
     "describe_cache",
@@ -106,14 +77,10 @@ __all__ = [
     "machine",
     "make_flow_batch",
     "merge_lora",
-    "model_marks",
-    "orthogonalize",
     "own_weights",
     "plan_training",
     "read_config",
-    "require_optimizer",
     "run_identity",
-    "save_lora",
     "save_network",
     "task_kind",
     "train",
