@@ -1,4 +1,4 @@
-"""Pictures, videos and sound: read, fit, written whole or not at all, with the record of how they were made."""
+"""Images, videos and sound: read, fit, written whole or not at all, with the record of how they were made."""
 
 from wan_core.files import plain_text
 from wan_core.media.geometry import (
