@@ -68,8 +68,8 @@ def cache(
     pipeline = load_pipeline(preset, ckpt_dir, runtime)
     settings = describe_cache(preset, *encoder_files(preset, folder), clips, examples, pictures=pictures)
     encoder = ExampleEncoder(pipeline, clips, pictures=pictures)
-    with item_progress("encode", len(examples), quiet=quiet) as hear:
-        write_cache(out, len(examples), lambda n: encoder(examples[n]), settings, shard_size=shard_size, report=hear)
+    with item_progress("encode", len(examples), quiet=quiet) as report:
+        write_cache(out, len(examples), lambda n: encoder(examples[n]), settings, shard_size=shard_size, report=report)
     made = Cache(out, expected=settings)
     made.verify()
     click.echo(f"{out}: {len(made)} examples")
