@@ -1,4 +1,4 @@
-"""Pi3 and Pi3X: point maps, depth, camera poses and confidence from unordered pictures.
+"""Pi3 and Pi3X: point maps, depth, camera poses and confidence from unordered images.
 
 Names are imported when they are first used, so that ``pi3 --help`` and the errors need no torch.
 """
