@@ -1,4 +1,4 @@
-"""Several pictures to video: each is a fixed latent frame of Wan2.2 TI2V-5B, the rest is generated."""
+"""Several images to video: each is a fixed latent frame of Wan2.2 TI2V-5B, the rest is generated."""
 
 from wan_mi2v.presets import MI2V_5B
 from wan_mi2v.preview import AnchorMatch, compare_anchors
