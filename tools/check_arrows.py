@@ -307,23 +307,23 @@ def shared_names(modules: dict[str, Module]) -> list[str]:
     return [f"two public classes are called {name}: {', '.join(paths)}" for name, paths in homes.items() if paths[1:]]
 
 
-def told_names(root: Path) -> set[tuple[str, str]]:
+def documented_names(root: Path) -> set[tuple[str, str]]:
     """The pairs (module, name) that the Python blocks of the docs use and that entry points name."""
-    told: set[tuple[str, str]] = set()
+    found: set[tuple[str, str]] = set()
     for path in [*root.glob("docs/**/*.md"), *root.glob("*.md"), *root.glob("packages/*/README.md")]:
         for block in re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
             tree = ast.parse(block, str(path))
-            told |= used_names(tree, walk_imports(tree, ""))
+            found |= used_names(tree, walk_imports(tree, ""))
     for path in root.glob("packages/*/pyproject.toml"):
         project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
         for group in (project.get("scripts", {}), *project.get("entry-points", {}).values()):
-            told |= {tuple(place.split(":", 1)) for place in group.values() if ":" in place}
-    return told
+            found |= {tuple(place.split(":", 1)) for place in group.values() if ":" in place}
+    return found
 
 
 def unused_exports(root: Path, modules: dict[str, Module], others: dict[str, Module]) -> list[str]:
     """Exported names that nothing outside their own folder uses (tests do not count), a line each."""
-    users: dict[tuple[str, str], set[str]] = {name: {""} for name in told_names(root)}
+    users: dict[tuple[str, str], set[str]] = {name: {""} for name in documented_names(root)}
     for module in [*modules.values(), *others.values()]:
         for name in module.used:
             users.setdefault(name, set()).add(module.path)

@@ -2,7 +2,7 @@
 
 A DiT sees cached latents of training clips, noised as `wan_core.training` says, and frozen states of freshly worded
 captions (one in ten empty, for guidance). A share of the samples keeps leading frames clean, so one network makes
-videos from text and goes on from pictures. Single first frames teach outlines at a fifth of a clip's tokens.
+videos from text and goes on from images. Single first frames teach outlines at a fifth of a clip's tokens.
 """
 
 from __future__ import annotations

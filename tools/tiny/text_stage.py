@@ -1,7 +1,7 @@
 """Stage "text": train the tiny family's text encoder to say at every token what the whole caption describes.
 
 Four linear heads, dropped afterwards, read colour, shape, motion and background from EVERY token's state. So a DiT
-finds each attribute wherever its attention falls, and need not learn the language with the pictures: with an encoder
+finds each attribute wherever its attention falls, and need not learn the language with the images: with an encoder
 trained together with the DiT, motions turned up after 25 minutes only. It takes under a minute on one core.
 """
 

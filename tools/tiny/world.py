@@ -144,11 +144,11 @@ class Path:
 
 
 def choose_path(combination: Combination, frames: int, height: int, width: int, rng: np.random.Generator) -> Path:
-    """Draw a path for a combination; the whole figure stays inside the picture. Speeds are per clip of 17 frames."""
+    """Draw a path for a combination; the whole figure stays inside the image. Speeds are per clip of 17 frames."""
     unit = min(height, width) / 64
     motion = combination.motion
     t = np.arange(frames, dtype=np.float32) / 16  # 1 at the last frame of a 17-frame clip
-    t = t / max(1.0, float(t[-1]))  # longer clips move more slowly instead of leaving the picture
+    t = t / max(1.0, float(t[-1]))  # longer clips move more slowly instead of leaving the image
     if motion in ("grow", "shrink"):
         small, large = rng.uniform(8.5, 9.5), rng.uniform(14.5, 16)
         start, end = (small, large) if motion == "grow" else (large, small)

@@ -31,10 +31,12 @@ class Room(NamedTuple):
         """Raises ``RequestError`` when ``count`` images (or more, where ``is_more``) are too many."""
         if count <= self.limit:
             return
-        size = f"more than {count - 1}" if is_more else f"{count}"
+        total = f"more than {count - 1}" if is_more else f"{count}"
         enough = self.frames_per_image * (count - 1) + 1
         enlarge = "a larger --frame-num" if is_more else f"--frame-num {enough}"
-        raise RequestError(f"{size} pictures do not fit into {self.limit} {self.unit}; use {enlarge} or fewer pictures")
+        raise RequestError(
+            f"{total} pictures do not fit into {self.limit} {self.unit}; use {enlarge} or fewer pictures"
+        )
 
 
 def read_images(request: MI2VRequest, room: Room) -> list[NamedImage]:
