@@ -4,6 +4,9 @@ Stages, in this order: ``decoder`` (the bundled autoencoder's decoder on rooms),
 transformer on rooms, with Pi3's tokens and without, same clips, noise and steps), ``evaluate`` (both on the held-back
 scenes, the table and images), ``export`` (the weights of the arm with guidance into packages/poze). Every stage goes
 on from its newest checkpoint in ``--work``. One core, about 10 minutes an arm, 6 for the decoder, 8 for the clips.
+
+It makes a successor of the shipped model: that one goes back to the first tiny-ti2v, with patches of 1x2x2; this recipe
+starts from today's weights with patches of 1x1x1, and the record of what it exports says so.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ class NamedImage(NamedTuple):
 
 
 class Room(NamedTuple):
-    """How many images a video takes: at most ``limit``; ``remedy(count)`` is what to do with more."""
+    """How many images a video takes: at most ``limit``; each further one needs ``frames_per_image`` more frames."""
 
     limit: int
     unit: str
