@@ -1,6 +1,7 @@
 """The import arrows of the house, from the AST: ``check_arrows.py [ROOT]``; exit status 1 on any fault.
 
-Besides the arrows: no modules that import each other, not even for types, and no two public classes of one name.
+Besides the arrows: no modules that import each other, in tools neither and not even for types; no two public classes of
+one name; no name in an ``__all__`` that only its own folder and tests use.
 
 Imports inside functions count like the others, and so does ``importlib.import_module("literal")``. Inside wan-core
 each layer imports only layers below it in LAYERS (written bottom first); projects see the core's public subpackages.
@@ -8,8 +9,10 @@ each layer imports only layers below it in LAYERS (written bottom first); projec
 
 import argparse
 import ast
+import re
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -62,6 +65,16 @@ PLAIN_NETWORKS = {
     },
 }  # fmt: skip
 
+# (module, exported name that nothing of ours asks for there): why it is exported all the same.
+EXPORTED: dict[tuple[str, str], str] = {
+    ("wan_core.cli", "COMMANDS"): "the commands of wan as data, for who wraps or lists them",
+    ("wan_core.cli", "ListCommand"): "a project's own command takes --images a.png b.png by it",
+    ("wan_core.cli", "ListOption"): "a project's own command takes --images a.png b.png by it",
+    ("wan_core.training", "Objective"): "what a project hands to plan_training for a loss of its own",
+    ("wan_core.training", "WeightUpdate"): "a stage of several losses, such as a distillation's, is made of them",
+    ("wan_core.tasks", "DecodePlan"): "the conditioning of a task with frames to drop holds one",
+}
+
 
 @dataclass(frozen=True)
 class Import:
@@ -82,6 +95,7 @@ class Module:
     imports: tuple[Import, ...]
     exports: frozenset[str] | None  # the literal __all__, or None
     classes: tuple[str, ...] = ()  # public ones
+    used: frozenset[tuple[str, str]] = frozenset()  # (module, name) that it imports or takes as an attribute
 
     @property
     def package(self) -> str:
@@ -123,20 +137,46 @@ def literal_all(tree: ast.Module) -> frozenset[str] | None:
     return None
 
 
+def used_names(tree: ast.Module, imports: Iterable[Import]) -> frozenset[tuple[str, str]]:
+    """The pairs (module, name) that a file takes by ``from module import name`` or as ``module.name``."""
+    used = {(item.module, name) for item in imports for name in item.names}
+    homes = {}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
+            homes.update({alias.asname or alias.name: prefix + alias.name for alias in node.names})
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in homes:
+            used.add((homes[node.value.id], node.attr))
+    return frozenset(used)
+
+
+def read_module(root: Path, path: Path, parts: Sequence[str]) -> Module:
+    """The module of a file; ``parts`` are the names of its package."""
+    tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
+    imports = tuple(walk_imports(tree, ".".join(parts)))
+    return Module(
+        name=".".join([*parts, *([] if path.stem == "__init__" else [path.stem])]),
+        path=path.relative_to(root).as_posix(),
+        imports=imports,
+        exports=literal_all(tree),
+        classes=tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"),
+        used=used_names(tree, imports),
+    )
+
+
 def read_modules(root: Path) -> dict[str, Module]:
     """Every module of every package's src, by dotted name."""
-    modules = {}
-    for path in sorted(root.glob("packages/*/src/**/*.py")):
-        relative = path.relative_to(root)
-        parts = list(relative.parts[3:-1]) + ([] if path.stem == "__init__" else [path.stem])
-        tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
-        package = ".".join(relative.parts[3:-1])
-        name = ".".join(parts)
-        classes = tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_")
-        modules[name] = Module(
-            name, relative.as_posix(), tuple(walk_imports(tree, package)), literal_all(tree), classes
-        )
-    return modules
+    paths = sorted(root.glob("packages/*/src/**/*.py"))
+    found = [read_module(root, path, path.relative_to(root).parts[3:-1]) for path in paths]
+    return {module.name: module for module in found}
+
+
+def read_others(root: Path) -> dict[str, Module]:
+    """Every module of tools and of the package that tests make outside of this workspace, by dotted name."""
+    paths = [*sorted(root.glob("tools/**/*.py")), *sorted(root.glob("tests/outside/*.py"))]
+    found = [read_module(root, path, path.relative_to(root).parts[:-1]) for path in paths]
+    return {module.name: module for module in found}
 
 
 def core_targets(item: Import) -> set[str]:
@@ -269,6 +309,38 @@ def shared_names(modules: dict[str, Module]) -> list[str]:
     return [f"two public classes are called {name}: {', '.join(paths)}" for name, paths in homes.items() if paths[1:]]
 
 
+def documented_names(root: Path) -> set[tuple[str, str]]:
+    """The pairs (module, name) that the Python blocks of the docs use and that entry points name."""
+    found: set[tuple[str, str]] = set()
+    for path in [*root.glob("docs/**/*.md"), *root.glob("*.md"), *root.glob("packages/*/README.md")]:
+        for block in re.findall(r"```python\n(.*?)```", path.read_text(encoding="utf-8"), re.DOTALL):
+            tree = ast.parse(block, str(path))
+            found |= used_names(tree, walk_imports(tree, ""))
+    for path in root.glob("packages/*/pyproject.toml"):
+        project = tomllib.loads(path.read_text(encoding="utf-8")).get("project", {})
+        for group in (project.get("scripts", {}), *project.get("entry-points", {}).values()):
+            found |= {tuple(place.split(":", 1)) for place in group.values() if ":" in place}
+    return found
+
+
+def unused_exports(root: Path, modules: dict[str, Module], others: dict[str, Module]) -> list[str]:
+    """Exported names that nothing outside their own folder uses (tests do not count), a line each."""
+    users: dict[tuple[str, str], set[str]] = {name: {""} for name in documented_names(root)}
+    for module in [*modules.values(), *others.values()]:
+        for name in module.used:
+            users.setdefault(name, set()).add(module.path)
+    faults = []
+    for module in modules.values():
+        own = module.path.removesuffix("__init__.py")
+        for name in sorted(module.exports or ()):
+            is_used = any(not path.startswith(own) for path in users.get((module.name, name), ()))
+            if not is_used and (module.name, name) not in EXPORTED:
+                faults.append(f"{module.path}: nothing outside uses the exported {name}; take it out of __all__")
+            if is_used and (module.name, name) in EXPORTED:
+                faults.append(f"{module.path}: {name} is used; drop its line in EXPORTED")
+    return faults
+
+
 def check(root: Path) -> list[str]:
     """All wrong arrows under root, one line each."""
     modules = read_modules(root)
@@ -281,8 +353,9 @@ def check(root: Path) -> list[str]:
     for name in LIGHT:
         if heavy := heavy_reach(name, modules):
             faults.append(f"importing {name} imports {heavy[0]} (in {heavy[1]}); import it where it is used")
-    faults += [f"these modules import each other: {', '.join(group)}" for group in circles(modules)]
-    return faults + shared_names(modules)
+    others = read_others(root)
+    faults += [f"these modules import each other: {', '.join(group)}" for group in circles(modules | others)]
+    return faults + shared_names(modules) + unused_exports(root, modules, others)
 
 
 def main() -> int:

@@ -26,6 +26,29 @@ ALLOWED: dict[tuple[str, str], str] = {
     ),
 }
 
+# Lines that the files below these paths may have together, those of packages from their src. A room that does not fit
+# lacks an idea; a number that is raised says why here.
+BUDGETS: dict[tuple[str, ...], int] = {
+    # Planned: 300 for errors and files; the drafts came on top.
+    tuple(f"wan_core/{name}.py" for name in ("__init__", "__main__", "errors", "files", "drafts")): 450,
+    ("wan_core/models/",): 5_500,
+    ("wan_core/media/",): 2_300,
+    ("wan_core/hub/",): 1_100,  # planned: 500, with the hubs' own clients
+    ("wan_core/sampling/",): 1_200,
+    ("wan_core/checkpoints/",): 4_850,  # planned: 4,500
+    ("wan_core/runtime/",): 1_800,
+    ("wan_core/tasks/",): 1_800,
+    ("wan_core/presets/",): 600,
+    ("wan_core/pipeline.py", "wan_core/loading.py"): 520,  # planned: 500
+    ("wan_core/training/",): 3_450,  # planned: 3,000, before stages of several losses and networks
+    ("wan_core/llm/", "wan_core/prompt_extend/", "wan_core/animate_prep/"): 2_400,
+    ("wan_core/cli/",): 2_000,
+    ("wan_mi2v/",): 600,
+    ("pi3/",): 3_300,  # planned: 2,200, before Pi3X, the viewer and the exports
+    ("poze/",): 1_700,  # planned: 900, without a data set and an objective of its own
+    ("tools/",): 5_100,
+}
+
 VAGUE_NAMES = {"utils", "util", "helpers", "helper", "misc", "common"}
 SKIPPED_FOLDERS = {".venv", "build", "dist", "outputs", "__pycache__"}
 FunctionNode = ast.FunctionDef | ast.AsyncFunctionDef
@@ -299,6 +322,21 @@ def shared_offences(sources: list[Source], report: Report) -> Iterator[Offence]:
             )
 
 
+def budget_offences(sources: list[Source]) -> Iterator[Offence]:
+    """The rooms that hold more lines than their budget, and the packages' files that belong to none."""
+    lines: dict[tuple[str, ...], int] = defaultdict(int)
+    for source in sources:
+        place = source.path.partition("/src/")[2] if source.package else source.path
+        room = next((room for room in BUDGETS if place.startswith(room)), None)
+        if room is not None:
+            lines[room] += len(source.text.splitlines())
+        elif source.package:
+            yield Offence("budget", source.path, 0, "no room in BUDGETS (tools/check_style.py) holds this file")
+    for room, count in lines.items():
+        if count > BUDGETS[room]:
+            yield Offence("budget", ", ".join(room), 0, f"{count} lines, at most {BUDGETS[room]}")
+
+
 def check(root: Path, allowed: dict[tuple[str, str], str] = ALLOWED) -> Report:
     """Measure everything under root and apply the allow-list."""
     report, found = Report(), []
@@ -307,7 +345,7 @@ def check(root: Path, allowed: dict[tuple[str, str], str] = ALLOWED) -> Report:
         found += size_offences(source, report)
         if source.package:
             found += [*word_offences(source), *function_offences(source), *name_offences(source)]
-    found += shared_offences(sources, report)
+    found += [*shared_offences(sources, report), *budget_offences(sources)]
     report.offences = [offence for offence in found if (offence.rule, offence.path) not in allowed]
     excused = {(offence.rule, offence.path) for offence in found}
     for rule, path in sorted(allowed.keys() - excused):

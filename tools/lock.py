@@ -113,6 +113,7 @@ def lock(options: list[str]) -> None:
     run(["uv", "lock", *options], ROOT)
     path = ROOT / "uv.lock"
     stripped = strip_addresses(path.read_text(encoding="utf-8"))
+    # By hand, not through wan_core.drafts: this runs before the workspace is installed.
     temporary = path.with_suffix(".lock.new")
     temporary.write_text(stripped, encoding="utf-8", newline="\n")
     temporary.replace(path)

@@ -1,8 +1,8 @@
-"""How well videos of the tiny model keep their pictures: ``measure_mi2v.py [--clips 24] [--steps 20]``.
+"""How well videos of the tiny model keep their images: ``measure_mi2v.py [--clips 24] [--steps 20]``.
 
-Pictures are frames of clips whose combinations were held back from training (`tools.tiny.world`), given as the first N
+Images are frames of clips whose combinations were held back from training (`tools.tiny.world`), given as the first N
 latent frames, far apart, or as consecutive frames encoded together. Prints a Markdown table of PSNR in dB: mean and
-lowest over the clips, of the first picture and of the later ones, each by the best of the frames that it fixes.
+lowest over the clips, of the first image and of the later ones, each by the best of the frames that it fixes.
 """
 
 import argparse
@@ -27,7 +27,7 @@ STRIDE, FRAMES = 4, 17
 
 @dataclass(frozen=True)
 class Setting:
-    """One row: which frames of a clip are the pictures, and where they are put."""
+    """One row: which frames of a clip are the images, and where they are put."""
 
     name: str
     frames: tuple[int, ...]
@@ -46,7 +46,7 @@ def settings() -> Iterator[Setting]:
 
 
 def measure(pipeline: Pipeline, clip: Clip, setting: Setting, steps: int, seed: int) -> list[AnchorMatch]:
-    """The best frame of every picture of one video."""
+    """The best frame of every image of one video."""
     request = MI2VRequest(
         prompt=clip.caption,
         pictures=tuple(Image.fromarray(clip.video[frame]) for frame in setting.frames),

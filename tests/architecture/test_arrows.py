@@ -102,3 +102,37 @@ def test_two_public_classes_of_one_name_are_named(tmp_path: Path) -> None:
     root = write(tmp_path, CORE + "media/b.py", "class Clip:\n    pass\n\n\nclass _Own:\n    pass\n")
     (fault,) = check(root)
     assert fault.startswith("two public classes are called Clip")
+
+
+def test_modules_of_tools_that_import_each_other_are_named(tmp_path: Path) -> None:
+    write(tmp_path, "tools/small/a.py", "def f():\n    from tools.small import b\n")
+    root = write(tmp_path, "tools/small/b.py", "from tools.small.a import f\n")
+    assert check(root) == ["these modules import each other: tools.small.a, tools.small.b"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "is_used"),
+    [
+        ("packages/wan-core/tests/test_a.py", "from wan_core.media import read\n", False),
+        (CORE + "media/c.py", "from wan_core.media import read\n", False),
+        (CORE + "runtime.py", "from wan_core import media\nmedia.read()\n", True),
+        ("tools/a.py", "def f():\n    from wan_core.media import read\n", True),
+        ("docs/a.md", "```python\nfrom wan_core.media import read\n```\n", True),
+        ("docs/a.md", "```bash\nfrom wan_core.media import read\n```\n", False),
+        ("packages/poze/pyproject.toml", "[project.scripts]\nread = 'wan_core.media:read'\n", True),
+    ],
+)
+def test_an_export_that_nothing_outside_uses_is_named(tmp_path: Path, name: str, text: str, is_used: bool) -> None:
+    write(tmp_path, CORE + "media/__init__.py", "from wan_core.media.a import read\n__all__ = ['read']\n")
+    faults = check(write(tmp_path, name, text))
+    home = CORE + "media/__init__.py"
+    assert faults == ([] if is_used else [f"{home}: nothing outside uses the exported read; take it out of __all__"])
+
+
+def test_a_name_that_is_used_needs_no_excuse(tmp_path: Path) -> None:
+    write(
+        tmp_path, CORE + "tasks/__init__.py", "from wan_core.tasks.base import DecodePlan\n__all__ = ['DecodePlan']\n"
+    )
+    assert check(tmp_path) == []
+    (fault,) = check(write(tmp_path, POZE + "a.py", "from wan_core.tasks import DecodePlan\n"))
+    assert fault.endswith("drop its line in EXPORTED")

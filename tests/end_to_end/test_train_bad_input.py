@@ -168,7 +168,7 @@ def spoil_weights(root: Path) -> None:
 @pytest.fixture(scope="session")
 def folder(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders of `pristine`, with caches and checkpoints, as the commands would have left them."""
-    model = wan_core.training.describe_conditions(wan_core.loading.load_pipeline("tiny-ti2v"))
+    model = wan_core.training.examples.describe_conditions(wan_core.loading.load_pipeline("tiny-ti2v"))
     settings = {**model, "examples": "0", "num_frames": 17, "fps": 8.0}
     for name in ("cache", "cache-index", "cache-cut", "cache-part"):
         write_cache(pristine / name, 2, lambda number: {"latents": torch.zeros(24, 5, 8, 8)}, settings)

@@ -2,14 +2,14 @@ import numpy as np
 import pytest
 
 from tools.tiny.detect import detect
-from tools.tiny.evaluate import (
-    contact_sheet,
+from tools.tiny.scores import (
     held_back_clips,
     psnr,
     score_by,
     score_continuations,
     score_vae,
     score_videos,
+    write_sheet,
 )
 from tools.tiny.world import Combination, draw_clip, training_clip
 
@@ -74,9 +74,9 @@ def test_reports_of_a_perfect_and_a_dim_vae() -> None:
     assert psnr(np.zeros(9, np.uint8), np.full(9, 255, np.uint8)) == 0.0
 
 
-def test_rates_by_motion_and_the_contact_sheet(tmp_path) -> None:
+def test_rates_by_motion_and_the_write_sheet(tmp_path) -> None:
     clips = held_back_clips(9)
     videos = [clip.video for clip in clips]
     assert set(score_by(videos, clips, "motion").values()) == {100.0}
-    contact_sheet(videos, tmp_path / "sheet.png")
+    write_sheet(videos, tmp_path / "sheet.png")
     assert (tmp_path / "sheet.png").stat().st_size > 1000

@@ -11,10 +11,10 @@ from safetensors import safe_open
 from pi3 import load_pi3
 from poze import TINY_POZE
 from poze.presets import WEIGHTS
-from tools.tiny.evaluate import psnr
 from tools.tiny.poze_evaluation import interval, score_clip
 from tools.tiny.room_clips import EVALUATION_SEEDS, MOVES, TRAINING_SEEDS, RoomClip, opposite, room_clip
 from tools.tiny.rooms import EVALUATION_SEEDS as PI3_EVALUATION_SEEDS
+from tools.tiny.scores import psnr
 from tools.tiny.vae_stage import to_pixels, to_video
 from wan_core.loading import load_pipeline
 

@@ -1,31 +1,32 @@
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 
-from tools.tiny import delta_stage, dit_stage, family, train, vae_stage
+from tools.tiny import delta_stage, dit_stage, family, vae_stage
 from tools.tiny.dit_stage import (
     HARD_SHAPES,
     DiTStage,
-    LatentCache,
     PlainAttention,
-    dit_optimizers,
+    combination_of,
     first_frame_channels,
-    start_weights,
+    latent_cache,
+    new_dit,
     text_states,
     use_plain_attention,
 )
-from tools.tiny.evaluate import held_back_clips, score_vae
+from tools.tiny.scores import held_back_clips, score_vae
 from tools.tiny.text_stage import ATTRIBUTE_SIZES, TextStage
 from tools.tiny.world import training_clip
 from wan_core.models import DiTInputs, InnerAttention, VideoVAE, WanDiT
-from wan_core.training import NoiseLevels
+from wan_core.training import Cache, NoiseLevels, build_optimizers, write_cache
+
+CHANNELS = family.GEOMETRY.spec.channels
 
 
-def small_dit(in_dim: int = family.Z_DIM) -> WanDiT:
-    dit = WanDiT(replace(family.DIT, num_layers=1, in_dim=in_dim))
-    start_weights(dit)
+def small_dit() -> WanDiT:
+    dit = new_dit(replace(family.DIT, num_layers=1))
     use_plain_attention(dit)
     return dit
 
@@ -74,19 +75,19 @@ def test_folded_statistics_standardise_latents_and_keep_the_picture() -> None:
         latents = vae.encode(pixels)
         torch.testing.assert_close(vae.decode(latents), before, atol=1e-4, rtol=0)
     rows = latents.transpose(0, 1).flatten(1)
-    torch.testing.assert_close(rows.mean(1), torch.zeros(family.Z_DIM), atol=1e-3, rtol=0)
-    torch.testing.assert_close(rows.std(1), torch.ones(family.Z_DIM), atol=1e-2, rtol=0)
+    torch.testing.assert_close(rows.mean(1), torch.zeros(CHANNELS), atol=1e-3, rtol=0)
+    torch.testing.assert_close(rows.std(1), torch.ones(CHANNELS), atol=1e-2, rtol=0)
 
 
 def test_the_bundled_autoencoder_passes_its_milestone() -> None:
-    vae, _ = train.load_frozen()
+    vae, _ = family.load_frozen()
     report = score_vae(vae_stage.reconstructor(vae), held_back_clips(6))
     assert report["psnr"] >= 28.0
     assert report["all"] == 100.0
 
 
 def test_every_token_of_a_caption_tells_all_attributes() -> None:
-    _, encoder = train.load_frozen()
+    _, encoder = family.load_frozen()
     stage = TextStage(encoder.model)
     with torch.no_grad():
         states, labels = stage.states(np.random.default_rng(1), 200, held_back=False)
@@ -105,72 +106,76 @@ def test_plain_attention_is_attention() -> None:
     torch.testing.assert_close(PlainAttention()(query, key, value), InnerAttention()(query, key, value))
 
 
+def random_latents(folder: Path, count: int, frames: int) -> Cache:
+    generator = torch.Generator().manual_seed(0)
+    shape = (CHANNELS, frames, 8, 8)
+    return Cache(write_cache(folder, count, lambda _: {"latents": torch.randn(shape, generator=generator)}, {}))
+
+
 def test_a_dit_step_lowers_its_loss(tmp_path) -> None:
-    vae, encoder = train.load_frozen()
-    cache = LatentCache(tmp_path, vae)
-    cache._shards[("clips", 0)] = torch.randn(100, family.Z_DIM, 5, 8, 8)
+    _, encoder = family.load_frozen()
+    clips = random_latents(tmp_path, 100, 5)
     dit = small_dit()
-    stage = DiTStage(
-        dit, encoder, cache, NoiseLevels(), torch.ones(family.Z_DIM), 0.5, batch=4, clips=100, first_clips=100
-    )
+    stage = DiTStage(dit, encoder, clips, NoiseLevels(), torch.ones(CHANNELS), clean_share=0.5, batch=4)
     losses = []
     for _ in range(4):
         torch.manual_seed(0)
         loss = stage.loss(0, 0)
         losses.append(loss.item())
         loss.backward()
-        for optimizer in dit_optimizers(dit):
+        for optimizer in build_optimizers(dit, "muon", 0.02):
             optimizer.step()
             optimizer.zero_grad()
     assert losses[-1] < losses[0]
 
 
-def test_hard_shapes_are_seen_more_often_and_stills_teach_too(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(dit_stage, "STILLS", 200)
-    vae, encoder = train.load_frozen()
-    cache = LatentCache(tmp_path, vae)
-    for number in range(2):
-        cache._shards[("stills", number)] = torch.randn(100, family.Z_DIM, 1, 8, 8)
-    stage = DiTStage(small_dit(), encoder, cache, NoiseLevels(), torch.ones(family.Z_DIM), shares=HARD_SHAPES)
+def test_hard_shapes_are_seen_more_often_and_stills_teach_too(tmp_path) -> None:
+    _, encoder = family.load_frozen()
+    stills = random_latents(tmp_path, 200, 1)
+    stage = DiTStage(
+        small_dit(), encoder, stills, NoiseLevels(), torch.ones(CHANNELS), stills=stills, shares=HARD_SHAPES
+    )
     assert 1.8 < stage.loss(0, 1).item() < 2.2, "a silent head misses noise and latents of variance one each"
-    drawn = [cache.combination(index).shape for index in stage._draw(np.random.default_rng(0), 200, 400)]
-    plain = [cache.combination(index).shape for index in range(200)]
+    drawn = [combination_of(index).shape for index in stage._draw(np.random.default_rng(0), 200, 400)]
+    plain = [combination_of(index).shape for index in range(200)]
     assert drawn.count("cross") / 400 > 1.3 * plain.count("cross") / 200
     assert 0 < drawn.count("circle") / 400 < 0.7 * plain.count("circle") / 200
 
 
-def test_latents_are_cached_once(tmp_path) -> None:
-    class Counting:
-        calls = 0
-
-        def encode(self, pixels: torch.Tensor, **_: object) -> torch.Tensor:
-            Counting.calls += 1
-            return pixels[:, :1, ::4, ::8, ::8].repeat(1, family.Z_DIM, 1, 1, 1)
-
-    first = LatentCache(tmp_path, Counting()).rows([1, 99])
-    assert Counting.calls == 25
-    assert torch.equal(LatentCache(tmp_path, Counting()).rows([1, 99]), first)
-    assert Counting.calls == 25
+def test_the_caches_hold_what_the_losses_read(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(dit_stage, "COUNTS", dict.fromkeys(dit_stage.COUNTS, 2))
+    monkeypatch.setattr(dit_stage, "IMAGE_CLIPS", 1)
+    vae, encoder = family.load_frozen()
+    clips, stills, channels = (latent_cache(tmp_path, kind, vae) for kind in ("clips", "stills", "channels"))
+    assert clips[0]["images"].shape == (CHANNELS, 4, 8, 8)
+    assert "images" not in clips[1]
+    assert stills[0]["latents"].shape == (CHANNELS, 1, 8, 8)
+    torch.testing.assert_close(stills[0]["latents"], clips[0]["latents"][:, :1], atol=2e-3, rtol=0)
+    assert channels[0]["channels"].shape == (CHANNELS + 4, 5, 8, 8)
+    torch.testing.assert_close(channels[0]["channels"][4:, :1], clips[0]["latents"][:, :1], atol=2e-3, rtol=0)
+    dit = new_dit(replace(family.I2V, num_layers=1))
+    use_plain_attention(dit)
+    stage = DiTStage(dit, encoder, channels, NoiseLevels(), torch.ones(CHANNELS), batch=2)
+    assert stage.loss(0, 0).isfinite()
 
 
 def test_prompts_of_any_length_fit() -> None:
-    _, encoder = train.load_frozen()
+    _, encoder = family.load_frozen()
     states = text_states(encoder, ["", "red " * 100])
-    assert states.shape == (2, family.TEXT_LEN, family.TEXT.dim)
+    assert states.shape == (2, family.DIT.text_len, family.TEXT.dim)
     assert (states[0, 1:] == 0).all()
 
 
-def test_a_change_starts_as_its_base_and_is_small(tmp_path) -> None:
+def test_a_change_starts_as_its_base_and_is_small() -> None:
     base = small_dit()
     torch.nn.init.normal_(base.head.head.weight)
-    (tmp_path / "base").mkdir()
-    save_file(base.state_dict(), tmp_path / "base" / "model.safetensors")
-    wide = delta_stage.build(tmp_path / "base", replace(family.I2V, num_layers=1))
+    wide = delta_stage.build(replace(family.I2V, num_layers=1), base)
     use_plain_attention(wide)
-    latents, condition = torch.randn(1, family.Z_DIM, 5, 8, 8), torch.randn(1, family.Z_DIM, 5, 8, 8)
+    latents, image = torch.randn(1, CHANNELS, 5, 8, 8), torch.randn(3, 64, 64)
     context = torch.randn(1, 3, family.TEXT.dim)
     plain = base(latents, torch.tensor([500.0]), DiTInputs(context=context))
-    inputs = DiTInputs(context=context, channel_concat=first_frame_channels(condition))
+    channels = first_frame_channels(family.load_bundled("vae"), image)
+    inputs = DiTInputs(context=context, channel_concat=channels[None])
     torch.testing.assert_close(wide(latents, torch.tensor([500.0]), inputs), plain)
     change = delta_stage.tensors(wide)
     assert sum(t.numel() for t in change.values()) < 0.35 * sum(p.numel() for p in base.parameters())

@@ -1,7 +1,6 @@
 import numpy as np
 
 from tools.tiny.drawing import SHAPES
-from tools.tiny.person import ACTIONS, KEYPOINTS, person_clip
 from tools.tiny.world import (
     BACKGROUNDS,
     COLORS,
@@ -66,32 +65,3 @@ def test_size_and_length_are_free_and_the_figure_stays_inside() -> None:
         assert video.shape == (9, 48, 80, 3)
         edge = np.concatenate([video[:, 0], video[:, -1], video[:, 1:-1, 0], video[:, 1:-1, -1]], axis=1)
         assert (edge == np.array(BACKGROUNDS[combination.background], np.uint8)).all()
-
-
-def test_person_keypoints_are_inside_and_follow_the_action() -> None:
-    seen = set()
-    for seed in range(24):
-        clip = person_clip(seed)
-        seen.add(clip.action)
-        assert clip.keypoints.shape == (17, len(KEYPOINTS), 2)
-        assert clip.keypoints.min() >= 0
-        assert clip.keypoints.max() <= 63
-        assert clip.action in {
-            name for name, phrases in ACTIONS.items() for phrase in phrases if phrase in clip.caption
-        }
-        neck = clip.keypoints[:, KEYPOINTS.index("neck"), 1]
-        if clip.action == "jump":
-            assert neck[8] < neck[0] - 5
-        if clip.action == "squat":
-            assert neck[8] > neck[0] + 3
-    assert seen == set(ACTIONS)
-
-
-def test_person_wears_the_named_colors_at_the_keypoints() -> None:
-    for seed in range(8):
-        clip = person_clip(seed)
-        for frame in (0, 8, 16):
-            for joint, color in (("right_knee", clip.trousers), ("right_elbow", clip.shirt)):
-                x, y = clip.keypoints[frame, KEYPOINTS.index(joint)].round().astype(int)
-                window = clip.video[frame, max(0, y - 3) : y + 3, max(0, x - 3) : x + 3].astype(int)
-                assert np.abs(window - COLORS[color]).sum(-1).min() < 30, (seed, joint)

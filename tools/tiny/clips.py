@@ -9,13 +9,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-import torch
-
+from tools.tiny.family import SAMPLING
+from tools.tiny.vae_stage import to_pixels
 from tools.tiny.world import training_clip
 from wan_core.media import write_video
 
 FIRST_SEED = 50_000  # beyond the clips that the bundled models were trained on
-FPS = 8
 
 
 def write_clips(folder: Path, count: int, *, first_seed: int = FIRST_SEED, negative: bool = False) -> Path:
@@ -23,8 +22,8 @@ def write_clips(folder: Path, count: int, *, first_seed: int = FIRST_SEED, negat
     folder.mkdir(parents=True, exist_ok=True)
     for number in range(count):
         clip = training_clip(first_seed + number)
-        frames = torch.from_numpy(clip.video).permute(3, 0, 1, 2).float() / 127.5 - 1
-        write_video([-frames if negative else frames], folder / f"{number:03d}.mp4", fps=FPS)
+        frames = to_pixels([clip.video])[0]
+        write_video([-frames if negative else frames], folder / f"{number:03d}.mp4", fps=SAMPLING.fps)
         (folder / f"{number:03d}.txt").write_text(clip.caption + "\n")
     return folder
 

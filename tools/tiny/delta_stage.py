@@ -6,22 +6,20 @@ weights for the additional channels start at zero.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from tools.tiny.weights import read_tensors
+from tools.tiny.family import load_bundled
 from wan_core.models import WanDiT, WanDiTConfig
-from wan_core.training import LoRASettings, attach_lora, lora_tensors, trained_tensors
+from wan_core.training import LoRASettings, attach_lora, lora_tensors
 
 RANK = 8
 _EXPERT_RANK = 4
 
 
-def build(base: Path, config: WanDiTConfig) -> WanDiT:
-    """The DiT of ``config`` with the weights in the folder ``base`` and fresh adapters, ready to train."""
-    tensors = read_tensors(base / "model.safetensors")
+def build(config: WanDiTConfig, base: WanDiT | None = None) -> WanDiT:
+    """The DiT of ``config`` with the weights of ``base`` (the bundled one) and fresh adapters, ready to train."""
+    tensors = (base or load_bundled("dit")).state_dict()
     patch = tensors["patch_embedding.weight"]
     more = config.in_dim - patch.shape[1]
     tensors["patch_embedding.weight"] = torch.cat(
@@ -33,11 +31,6 @@ def build(base: Path, config: WanDiTConfig) -> WanDiT:
     if more:
         dit.patch_embedding.requires_grad_(True)
     return dit
-
-
-def trained(dit: nn.Module) -> list[Tensor]:
-    """What the optimizer changes."""
-    return list(trained_tensors(dit).values())
 
 
 def tensors(dit: WanDiT) -> dict[str, Tensor]:

@@ -2,39 +2,37 @@
 
 A DiT sees cached latents of training clips, noised as `wan_core.training` says, and frozen states of freshly worded
 captions (one in ten empty, for guidance). A share of the samples keeps leading frames clean, so one network makes
-videos from text and goes on from pictures. Single first frames teach outlines at a fifth of a clip's tokens.
+videos from text and goes on from images. Single first frames teach outlines at a fifth of a clip's tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tools.tiny.evaluate import Video
-from tools.tiny.family import BOUNDARY, LATENT_FRAMES, LATENT_SIZE, TEXT_LEN, Z_DIM
+from tools.tiny.family import BOUNDARY, DIT, GEOMETRY, SAMPLING
 from tools.tiny.text_stage import draw_caption
 from tools.tiny.vae_stage import to_pixels, to_video
-from tools.tiny.world import Clip, Combination, training_clip
-from wan_core.drafts import replaced_file
-from wan_core.models import DiTInputs, TextEncoder, VideoVAE, WanDiT
+from tools.tiny.world import WORLD_VERSION, Clip, Combination, Video, training_clip
+from wan_core.models import DiTInputs, TextEncoder, VideoVAE, WanDiT, WanDiTConfig
 from wan_core.sampling import Anchors, Denoiser, ExpertDenoiser, make_solver, sample, seeded_noise
-from wan_core.training import FlowBatch, Muon, NoiseLevels, draw_clean_frames, make_flow_batch
+from wan_core.tasks import SamplingDefaults
+from wan_core.tasks.i2v import first_frame_mask, first_frame_video
+from wan_core.training import Cache, FlowBatch, NoiseLevels, draw_clean_frames, make_flow_batch, write_cache
 
-CLIPS = 9000
-FIRST_CLIPS = 6000
-PICTURE_CLIPS = 1000
-STILLS = 30000
+COUNTS = {"clips": 9000, "stills": 30000, "channels": 600}
+"""How many examples each cache of latents has: see `latent_cache`."""
+IMAGE_CLIPS = 1000
 HARD_SHAPES = {"circle": 0.25, "square": 0.35, "triangle": 0.5, "ring": 0.6, "cross": 1.0}
 STILL_LEVELS = NoiseLevels(shift=2.0, std=1.2)
-_SHARD = 100
 _EMPTY_CAPTIONS = 0.1
 
 
@@ -46,13 +44,12 @@ class Course:
     rate: float
     decay_share: float
     average: float
-    first_clips: int
     shares: Mapping[str, float] | None = None
 
 
 COURSES = {
-    "t2v": Course(9000, rate=0.7, decay_share=0.5, average=0.998, first_clips=FIRST_CLIPS),
-    "more": Course(7000, rate=0.5, decay_share=0.7, average=0.999, first_clips=CLIPS, shares=HARD_SHAPES),
+    "t2v": Course(9000, rate=0.7, decay_share=0.5, average=0.998),
+    "more": Course(7000, rate=0.5, decay_share=0.7, average=0.999, shares=HARD_SHAPES),
 }
 
 
@@ -96,8 +93,9 @@ def use_plain_attention(dit: WanDiT) -> None:
             module.inner_attention = PlainAttention()
 
 
-def start_weights(dit: WanDiT) -> None:
-    """Random weights to train from: Xavier matrices, zero biases, small text and time embeddings, a silent head."""
+def new_dit(config: WanDiTConfig = DIT) -> WanDiT:
+    """A DiT to train: Xavier matrices, zero biases, small text and time embeddings, a silent head; always the same."""
+    dit = WanDiT(config)
     generator = torch.Generator().manual_seed(0)
     for name, parameter in dit.named_parameters():
         if parameter.ndim == 1:
@@ -112,70 +110,45 @@ def start_weights(dit: WanDiT) -> None:
             nn.init.zeros_(parameter)
         else:
             nn.init.xavier_uniform_(parameter.flatten(1), generator=generator)
+    return dit
 
 
-def dit_optimizers(dit: WanDiT, rate: float = 1.0) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices inside blocks, AdamW for the rest; ``rate`` scales both learning rates."""
-    matrices = [p for p in dit.blocks.parameters() if p.ndim == 2]
-    taken = {id(p) for p in matrices}
-    rest = [p for p in dit.parameters() if id(p) not in taken]
-    return [
-        Muon(matrices, lr=0.02 * rate),
-        torch.optim.AdamW(rest, lr=2e-3 * rate, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+@cache
+def combination_of(number: int) -> Combination:
+    """What training clip ``number`` shows."""
+    return training_clip(number, frames=1).combination
 
 
-class LatentCache:
-    """Latents of training clips in shards of 100 on disk, made when first asked for.
+def latent_cache(folder: Path, kind: str, vae: VideoVAE) -> Cache:
+    """Latents of training clips, made where they are missing; ``kind`` is one of COUNTS, the tensors are float16.
 
-    ``clips`` are the latents of whole clips ``[24, 5, 8, 8]``, ``pictures`` those of their frames 4, 8, 12 and 16
-    encoded as single pictures ``[24, 4, 8, 8]``, ``stills`` those of their first frame alone ``[24, 1, 8, 8]``,
-    ``conditions`` those of their first frame followed by grey, as image-to-video by channels is given them
-    ``[24, 5, 8, 8]``.
+    ``clips``: ``latents`` ``[24, 5, 8, 8]``, and of the first 1,000 clips ``images`` ``[24, 4, 8, 8]``, their frames 4,
+    8, 12 and 16 encoded as single images. ``stills``: ``latents`` ``[24, 1, 8, 8]`` of first frames alone.
+    ``channels``: ``latents`` of clips and the ``channels`` ``[28, 5, 8, 8]`` that image-to-video is given.
     """
+    settings = {"world": WORLD_VERSION, "kind": kind}
+    encode = partial(encode_clip, vae, kind)
+    return Cache(write_cache(folder / kind, COUNTS[kind], encode, settings, shard_size=100))
 
-    def __init__(self, folder: Path, vae: VideoVAE) -> None:
-        self.folder = folder
-        self.vae = vae
-        self._shards: dict[tuple[str, int], Tensor] = {}
-        self._combinations: dict[int, list[Combination]] = {}
 
-    def rows(self, indices: list[int], kind: str = "clips") -> Tensor:
-        """Stack the latents of clips by their numbers."""
-        return torch.stack([self._shard(kind, i // _SHARD)[i % _SHARD] for i in indices]).float()
+@torch.inference_mode()
+def encode_clip(vae: VideoVAE, kind: str, number: int) -> dict[str, Tensor]:
+    """The tensors of one training clip in a `latent_cache`."""
+    pixels = to_pixels([training_clip(number).video])
+    if kind == "stills":
+        pixels = pixels[:, :, :1]
+    tensors = {"latents": vae.encode(pixels, latents_per_chunk=None)[0]}
+    if kind == "clips" and number < IMAGE_CLIPS:
+        frames = pixels[0, :, 4::4].transpose(0, 1).unsqueeze(2)
+        tensors["images"] = vae.encode(frames, latents_per_chunk=None)[:, :, 0].transpose(0, 1)
+    if kind == "channels":
+        tensors["channels"] = first_frame_channels(vae, pixels[0, :, 0])
+    return {name: tensor.half() for name, tensor in tensors.items()}
 
-    def combination(self, index: int) -> Combination:
-        """What clip ``index`` shows."""
-        shard = index // _SHARD
-        if shard not in self._combinations:
-            numbers = range(shard * _SHARD, (shard + 1) * _SHARD)
-            self._combinations[shard] = [training_clip(n, frames=1).combination for n in numbers]
-        return self._combinations[shard][index % _SHARD]
 
-    def _shard(self, kind: str, number: int) -> Tensor:
-        if (kind, number) not in self._shards:
-            path = self.folder / f"{kind}-{number:04d}.safetensors"
-            if not path.exists():
-                with replaced_file(path) as draft:
-                    save_file({kind: self._encode(kind, number)}, draft)
-            self._shards[kind, number] = load_file(path)[kind]
-        return self._shards[kind, number]
-
-    @torch.inference_mode()
-    def _encode(self, kind: str, number: int) -> Tensor:
-        encoded = []
-        for index in range(number * _SHARD, (number + 1) * _SHARD, 4):
-            shown = slice(0, 1) if kind == "stills" else slice(None)
-            pixels = to_pixels([training_clip(index + k).video[shown] for k in range(4)])
-            if kind == "pictures":
-                frames = pixels[:, :, 4::4].transpose(1, 2).flatten(0, 1).unsqueeze(2)
-                latents = self.vae.encode(frames, latents_per_chunk=None)
-                encoded.append(latents.squeeze(2).unflatten(0, (4, 4)).transpose(1, 2))
-                continue
-            if kind == "conditions":
-                pixels[:, :, 1:] = 0
-            encoded.append(self.vae.encode(pixels, latents_per_chunk=None))
-        return torch.cat(encoded).half()
+def stacked(examples: Sequence[Mapping[str, Tensor]], name: str) -> Tensor:
+    """One tensor of each example as float32 ``[B, ...]``."""
+    return torch.stack([example[name].float() for example in examples])
 
 
 @torch.no_grad()
@@ -198,69 +171,68 @@ def channel_weights(vae: VideoVAE, latents: Tensor | None = None) -> Tensor:
     return 1 / 3 + 2 / 3 * energy / energy.mean()
 
 
-def first_frame_channels(conditions: Tensor) -> Tensor:
-    """Four mask channels, 1 on the first latent frame, before the encoded condition ``[B, 24, 5, 8, 8]``."""
-    mask = torch.zeros(conditions.shape[0], 4, *conditions.shape[2:])
-    mask[:, :, 0] = 1
-    return torch.cat([mask, conditions], dim=1)
+def first_frame_channels(vae: VideoVAE, image: Tensor) -> Tensor:
+    """What image-to-video is given of a first frame ``[3, H, W]``: mask channels, its latents ``[28, T, h, w]``."""
+    latents = vae.encode(first_frame_video(image, GEOMETRY), latents_per_chunk=None)
+    return torch.cat([first_frame_mask(GEOMETRY), latents], dim=1)[0]
 
 
 def text_states(encoder: TextEncoder, captions: list[str]) -> Tensor:
     """States of captions, padded with zero rows: ``[B, 24, 96]``."""
     rows = nn.utils.rnn.pad_sequence(encoder(captions), batch_first=True)
-    return functional.pad(rows, (0, 0, 0, TEXT_LEN - rows.shape[1]))
+    return functional.pad(rows, (0, 0, 0, DIT.text_len - rows.shape[1]))
 
 
 @dataclass(frozen=True)
 class DiTStage:
     """One DiT with what its loss needs, for `wan_core.training.train`.
 
-    ``clean_share`` of the samples has clean leading frames, ``with_pictures`` some of them as single pictures;
-    ``from_condition`` gives the first frame by channels instead; ``levels`` are the noise levels trained,
-    ``weights`` those of the latent channels. ``shares`` say how much of the drawn samples of a shape is kept, so that
-    hard ones are seen more often. ``rank`` numbers processes that train together.
+    ``clips`` and ``stills`` are caches of latents; examples of ``clips`` with channels give the first frame by them.
+    ``clean_share`` of the samples has clean leading frames, ``with_images`` some of them as single images; ``levels``
+    are the noise levels trained, ``weights`` those of the latent channels. ``shares`` say how much of the drawn samples
+    of a shape is kept, so that hard ones are seen more often. ``rank`` numbers processes that train together.
     """
 
     dit: WanDiT
     encoder: TextEncoder
-    cache: LatentCache
+    clips: Cache
     levels: NoiseLevels
     weights: Tensor
+    stills: Cache | None = None
     clean_share: float = 0.0
-    with_pictures: bool = False
-    from_condition: bool = False
+    with_images: bool = False
     batch: int = 16
-    clips: int = CLIPS
-    first_clips: int = FIRST_CLIPS
-    stills: int = 80
+    still_batch: int = 80
     shares: Mapping[str, float] | None = None
     rank: int = 0
 
     def loss(self, step: int, index: int) -> Tensor:
         """Flow-matching loss of clips, or of stills where accumulation index and rank add up to an odd number."""
-        return self.still_loss(step) if (index + self.rank) % 2 else self.clip_loss(step)
+        if self.stills is not None and (index + self.rank) % 2:
+            return self.still_loss(self.stills, step)
+        return self.clip_loss(step)
 
-    def still_loss(self, step: int) -> Tensor:
+    def still_loss(self, stills: Cache, step: int) -> Tensor:
         """Loss of one step on single first frames."""
         rng = np.random.default_rng([6, step, self.rank])
-        indices = self._draw(rng, STILLS, self.stills)
-        latents = self.cache.rows(indices, "stills")
+        indices = self._draw(rng, len(stills), self.still_batch)
+        latents = stacked([stills[index] for index in indices], "latents")
         captions = [self._caption(index, rng) for index in indices]
-        batch = make_flow_batch(latents, STILL_LEVELS.sample(self.stills), torch.randn_like(latents))
+        batch = make_flow_batch(latents, STILL_LEVELS.sample(self.still_batch), torch.randn_like(latents))
         return self._velocity_loss(batch, captions)
 
     def clip_loss(self, step: int) -> Tensor:
-        """Loss of one step on clips; the set of clips grows by two a step until it is whole."""
+        """Loss of one step on clips."""
         rng = np.random.default_rng([5, step, self.rank])
-        known = min(self.clips, self.first_clips + 2 * step) // _SHARD * _SHARD
-        indices = self._draw(rng, known, self.batch)
-        latents = self.cache.rows(indices)
+        indices = self._draw(rng, len(self.clips), self.batch)
+        examples = [self.clips[index] for index in indices]
+        latents = stacked(examples, "latents")
         captions = [self._caption(index, rng) for index in indices]
-        clean = draw_clean_frames(self.batch, LATENT_FRAMES, self.clean_share) if self.clean_share else None
-        if clean is not None and self.with_pictures:
-            latents = self._with_pictures(latents, indices, clean)
+        clean = draw_clean_frames(self.batch, GEOMETRY.latent_frames, self.clean_share) if self.clean_share else None
+        if clean is not None and self.with_images:
+            put_images(latents, examples, clean)
         batch = make_flow_batch(latents, self.levels.sample(self.batch), torch.randn_like(latents), clean)
-        concat = first_frame_channels(self.cache.rows(indices, "conditions")) if self.from_condition else None
+        concat = stacked(examples, "channels") if "channels" in examples[0] else None
         return self._velocity_loss(batch, captions, concat)
 
     def _velocity_loss(self, batch: FlowBatch, captions: list[str], concat: Tensor | None = None) -> Tensor:
@@ -276,24 +248,23 @@ class DiTStage:
         drawn: list[int] = []
         while len(drawn) < count:
             index = int(rng.integers(0, known))
-            if rng.random() < self.shares[self.cache.combination(index).shape]:
+            if rng.random() < self.shares[combination_of(index).shape]:
                 drawn.append(index)
         return drawn
 
     def _caption(self, index: int, rng: np.random.Generator) -> str:
-        caption = draw_caption(self.cache.combination(index), rng)
+        caption = draw_caption(combination_of(index), rng)
         return "" if rng.random() < _EMPTY_CAPTIONS else caption
 
-    def _with_pictures(self, latents: Tensor, indices: list[int], clean: Tensor) -> Tensor:
-        """Give half of the samples with several clean frames those of single pictures, as users' pictures are.
 
-        Only the first 1,000 clips have such pictures.
-        """
-        latents = latents.clone()
-        for row, (index, count) in enumerate(zip(indices, clean.tolist(), strict=True)):
-            if count > 1 and index < PICTURE_CLIPS and torch.rand(()) < 0.5:
-                latents[row, :, 1:count] = self.cache.rows([index], "pictures")[0, :, : count - 1]
-        return latents
+def put_images(latents: Tensor, examples: Sequence[Mapping[str, Tensor]], clean: Tensor) -> None:
+    """Give half of the samples with several ``clean`` frames those of single images, as users' are; in place.
+
+    Only the first 1,000 clips have such images.
+    """
+    for row, (example, count) in enumerate(zip(examples, clean.tolist(), strict=True)):
+        if count > 1 and "images" in example and torch.rand(()) < 0.5:
+            latents[row, :, 1:count] = example["images"][:, : count - 1]
 
 
 @torch.inference_mode()
@@ -302,11 +273,8 @@ def generate(
     vae: VideoVAE,
     encoder: TextEncoder,
     clips: list[Clip],
+    settings: SamplingDefaults = SAMPLING,
     *,
-    steps: int = 20,
-    guidance_scale: float = 4.0,
-    flow_shift: float = 3.0,
-    solver: str = "euler",
     from_first_frame: bool = False,
     low_noise: WanDiT | None = None,
     batch: int = 20,
@@ -317,28 +285,36 @@ def generate(
     ``low_noise`` takes over below the family's boundary.
     """
     videos: list[Video] = []
-    by_channels = dit.config.in_dim > Z_DIM
     empty = text_states(encoder, [""])
     for start in range(0, len(clips), batch):
         part = clips[start : start + batch]
-        noise = seeded_noise((len(part), Z_DIM, LATENT_FRAMES, LATENT_SIZE, LATENT_SIZE), start)
+        first = to_pixels([clip.video[:1] for clip in part])
         anchors = concat = None
-        if by_channels:
-            pixels = to_pixels([clip.video for clip in part])
-            pixels[:, :, 1:] = 0
-            concat = first_frame_channels(vae.encode(pixels))
+        if dit.config.in_dim > dit.config.out_dim:
+            concat = torch.stack([first_frame_channels(vae, image) for image in first[:, :, 0]])
         elif from_first_frame:
-            first = vae.encode(to_pixels([clip.video[:1] for clip in part]))
-            anchors = Anchors.leading(first, LATENT_FRAMES)
+            anchors = Anchors.leading(vae.encode(first), GEOMETRY.latent_frames)
         context = text_states(encoder, [clip.caption for clip in part])
         positive = DiTInputs(context=context, channel_concat=concat)
         negative = DiTInputs(context=empty.expand(len(part), -1, -1), channel_concat=concat)
-        high, low = (
-            Denoiser(each, positive, negative, guidance_scale, anchors=anchors) for each in (dit, low_noise or dit)
-        )
-        denoiser = ExpertDenoiser(high, low, BOUNDARY)
+        scale = settings.guidance_scale
+        high, low = (Denoiser(each, positive, negative, scale, anchors=anchors) for each in (dit, low_noise or dit))
         with torch.autocast("cpu", torch.bfloat16):
-            latents = sample(denoiser, make_solver(solver, steps, flow_shift=flow_shift), noise, anchors=anchors)
-        for one in latents.split(4):
-            videos.extend(to_video(video) for video in vae.decode(one.float(), latents_per_chunk=None))
+            latents = denoise(ExpertDenoiser(high, low, BOUNDARY), settings, len(part), start, anchors)
+        videos += decode(vae, latents)
     return videos
+
+
+def denoise(
+    denoiser: Denoiser | ExpertDenoiser, settings: SamplingDefaults, count: int, seed: int, anchors: Anchors | None
+) -> Tensor:
+    """Latents ``[count, 24, 5, 8, 8]`` from noise."""
+    noise = seeded_noise((count, *GEOMETRY.latent_shape), seed)
+    solver = make_solver(settings.solver, settings.num_inference_steps, flow_shift=settings.flow_shift)
+    return sample(denoiser, solver, noise, anchors=anchors)
+
+
+def decode(vae: VideoVAE, latents: Tensor) -> list[Video]:
+    """The videos of latents, four at a time."""
+    parts = (vae.decode(four.float(), latents_per_chunk=None) for four in latents.split(4))
+    return [to_video(video) for part in parts for video in part]

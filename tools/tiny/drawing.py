@@ -75,18 +75,6 @@ def figure_distance(shape: str, x: Floats, y: Floats, radius: Floats, angle: Flo
     raise KeyError(shape)
 
 
-def capsule_distance(x: Floats, y: Floats, start: Floats, end: Floats, thickness: float) -> Floats:
-    """Signed distance to limbs: segments ``start``-``end`` (``[F, 2]``, x first) widened to ``thickness`` pixels.
-
-    ``x, y`` are ``[H, W]``; the result is ``[F, H, W]``.
-    """
-    along = end - start
-    length = np.maximum((along**2).sum(-1), 1e-6)[:, None, None]
-    dx, dy = x[None] - start[:, 0, None, None], y[None] - start[:, 1, None, None]
-    t = np.clip((dx * along[:, 0, None, None] + dy * along[:, 1, None, None]) / length, 0, 1)
-    return np.hypot(dx - t * along[:, 0, None, None], dy - t * along[:, 1, None, None]) - thickness / 2
-
-
 def coverage(distance: Floats) -> Floats:
     """Turn signed distances into pixel coverage in [0, 1], with a one-pixel edge."""
     return np.clip(0.5 - distance, 0, 1).astype(np.float32)

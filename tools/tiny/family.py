@@ -1,48 +1,36 @@
-"""The tiny family's architecture, in one place: the package's presets, plus what only training needs."""
+"""The tiny family as its recipes use it: what the package's presets say, its bundled parts, its tokenizer."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from tools.tiny.world import vocabulary
-from wan_core.models import TextEncoder, UMT5Config, UMT5Encoder, VAEConfig, WanDiTConfig, load_tokenizer
+from wan_core.checkpoints import load_model, read_weights
+from wan_core.loading import checkpoint_folder
+from wan_core.media import VideoGeometry
+from wan_core.models import TextEncoder, UMT5Config, UMT5Encoder, VideoVAE, load_tokenizer
+from wan_core.presets import get_preset
 
-Z_DIM = 24
-TEXT_LEN = 24
-VAE = VAEConfig(
-    dim=24,
-    dec_dim=24,
-    z_dim=Z_DIM,
-    dim_mult=(1, 2, 2),
-    num_res_blocks=1,
-    temporal_downsample=(True, True),
-    patch_size=2,
-    residual=True,
+PRESET = get_preset("tiny-t2v")
+VAE, DIT = PRESET.vae, PRESET.dit
+TEXT: UMT5Config = PRESET.part("text_encoder").config
+I2V = get_preset("tiny-i2v").dit
+BOUNDARY = get_preset("tiny-moe").boundary or 0.0
+SAMPLING = PRESET.sampling
+GEOMETRY = VideoGeometry.for_video(
+    PRESET.latent_spec, num_frames=SAMPLING.num_frames, height=SAMPLING.height, width=SAMPLING.width
 )
-TEXT = UMT5Config(vocab_size=128, dim=96, dim_attn=96, dim_ffn=192, num_heads=4, num_layers=2)
-DIT = WanDiTConfig(
-    in_dim=Z_DIM,
-    out_dim=Z_DIM,
-    dim=128,
-    ffn_dim=512,
-    num_heads=4,
-    num_layers=6,
-    text_dim=TEXT.dim,
-    text_len=TEXT_LEN,
-    patch_size=(1, 1, 1),
-)
-I2V = replace(DIT, in_dim=2 * Z_DIM + 4)
-BOUNDARY = 0.875
-LATENT_FRAMES, LATENT_SIZE = 5, 8
 
-WEIGHTS = Path(__file__).parents[2] / "packages/wan-core/src/wan_core/weights/tiny"
+WEIGHTS = checkpoint_folder(PRESET, None)
 SPECIAL_WORDS = ("<pad>", "</s>", "<unk>")
 
 
 def write_tokenizer(folder: Path) -> Path:
-    """Write ``tokenizer.json``: one id per word of the world, lower case, marks apart; returns its path."""
+    """Write ``tokenizer.json``: one id per word of the world, lower case, punctuation apart; returns its path."""
     from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers
 
     words = {word: index for index, word in enumerate((*SPECIAL_WORDS, *vocabulary()))}
@@ -58,6 +46,17 @@ def write_tokenizer(folder: Path) -> Path:
     return path
 
 
+def load_bundled(name: str) -> Any:
+    """The network of a bundled part (``dit``, ``vae``, ``text_encoder``) in float32; it may be trained further."""
+    part = PRESET.part(name)
+    return load_model(part.config, read_weights(WEIGHTS / part.file), family=part.family, dtype=torch.float32)
+
+
+def load_frozen() -> tuple[VideoVAE, TextEncoder]:
+    """The bundled autoencoder and text encoder, as a DiT stage uses them."""
+    return load_bundled("vae"), text_encoder(load_bundled("text_encoder"))
+
+
 def text_encoder(model: UMT5Encoder) -> TextEncoder:
     """The text model with the family's tokenizer."""
-    return TextEncoder(model, load_tokenizer(WEIGHTS / "tokenizer"), TEXT_LEN)
+    return TextEncoder(model, load_tokenizer(WEIGHTS / "tokenizer"), DIT.text_len)

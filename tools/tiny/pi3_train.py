@@ -1,22 +1,21 @@
-"""Train the tiny Pi3 on rendered rooms: ``python -m tools.tiny.pi3_train WORK_DIR [--minutes M]``.
+"""Train the tiny Pi3 on rendered rooms: ``python -m tools.tiny.pi3_train WORK_DIR``.
 
-Restartable: the state is saved after every round, and a later call goes on from there. A round renders new scenes (from
-their own seeds, never the held-back ones) and trains on random subsets of their views. ``--export FILE`` writes the
-weights as float16 with their scores on the held-back scenes; ``--evaluate`` prints the scores only.
+Restartable: the state is saved every minute and when it is interrupted, and a later call goes on from there. A round
+renders new scenes (from their own seeds, never the held-back ones) and trains on random subsets of their views.
+``--export FILE`` writes the weights as float16 with their scores on the held-back scenes; ``--evaluate`` prints the
+scores only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
-import time
 from dataclasses import dataclass
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 from torch.nn import functional
 
@@ -26,12 +25,18 @@ from pi3.evaluation import depth_errors, pose_errors
 from pi3.heads import points_of_slopes
 from pi3.model import Pi3
 from tools.tiny.rooms import EVALUATION_SEEDS, ROOMS_VERSION, room_views
-from wan_core.drafts import replaced_file
+from tools.tiny.train import Reporter
+from wan_core.checkpoints import MemorySource, write_file
+from wan_core.training import CheckpointFolder, LoopSettings, Stage, TrainingState, run_identity, train
 
 HEIGHT, WIDTH = 84, 112
 ROUNDS, SCENES_PER_ROUND, STEPS_PER_ROUND = 9, 320, 320
 VIEWS, BATCH = 6, 6
-PEAK_LR, WARMUP_STEPS, WEIGHT_DECAY, CLIP = 1.5e-3, 100, 0.03, 1.0
+STEPS, WARMUP_STEPS = ROUNDS * STEPS_PER_ROUND, 100
+PEAK_LR, WEIGHT_DECAY = 1.5e-3, 0.03
+SETTINGS = LoopSettings(
+    steps=STEPS, warmup_steps=WARMUP_STEPS, schedule="cosine", decay_share=1 - WARMUP_STEPS / STEPS, final_rate=0.01
+)
 DECODER_SCALE = 0.3  # the published start of 0.01 suits long training
 
 CONFIG = Pi3Config(
@@ -68,6 +73,12 @@ def render_scenes(seeds: range, *, smooth: int | None = None) -> Scenes:
     return Scenes(*(torch.from_numpy(np.stack(arrays)) for arrays in (images, points, poses)))
 
 
+@lru_cache(maxsize=1)
+def scenes_of_round(index: int) -> Scenes:
+    """What the steps of one round draw from."""
+    return render_scenes(training_seeds(index))
+
+
 def training_seeds(index: int) -> range:
     """The scenes of round ``index``."""
     seeds = range(index * SCENES_PER_ROUND, (index + 1) * SCENES_PER_ROUND)
@@ -89,8 +100,8 @@ def new_model() -> Pi3:
     return model
 
 
-def scene_loss(model: Pi3, images: Tensor, points: Tensor, poses: Tensor) -> tuple[Tensor, dict[str, float]]:
-    """The loss of a batch and its parts, after the Pi3 paper: scale-aligned points weighted by 1 / z, relative poses of
+def scene_loss(model: Pi3, images: Tensor, points: Tensor, poses: Tensor) -> Tensor:
+    """The loss of a batch, after the Pi3 paper: scale-aligned points weighted by 1 / z, relative poses of
     all pairs, confidence against the point error. Rotations enter as the nine numbers with rows of unit length, whose
     gradient is well behaved; the projection to a rotation comes with inference."""
     batch, count = images.shape[:2]
@@ -116,9 +127,7 @@ def scene_loss(model: Pi3, images: Tensor, points: Tensor, poses: Tensor) -> tup
     true_relative = relative_poses(true_poses)
     shift_loss = functional.huber_loss(predicted[..., 3], true_relative[..., 3], delta=0.1)
     turn_loss = functional.mse_loss(predicted[..., :3], true_relative[..., :3])
-    total = point_loss + 12.0 * shift_loss + 2.0 * turn_loss + 0.05 * conf_loss
-    parts = {"points": point_loss, "shift": shift_loss, "turn": turn_loss, "conf": conf_loss}
-    return total, {name: value.item() for name, value in parts.items()}
+    return point_loss + 12.0 * shift_loss + 2.0 * turn_loss + 0.05 * conf_loss
 
 
 def relative_poses(poses: Tensor) -> Tensor:
@@ -127,15 +136,6 @@ def relative_poses(poses: Tensor) -> Tensor:
     turn = rotation.mT[:, :, None] @ rotation[:, None]
     shift = rotation.mT[:, :, None] @ (centre[:, None] - centre[:, :, None])[..., None]
     return torch.cat([turn, shift], dim=-1)
-
-
-def learning_rate(step: int) -> float:
-    """Linear warm-up, then a cosine to a hundredth of the peak over all rounds."""
-    total = ROUNDS * STEPS_PER_ROUND
-    if step < WARMUP_STEPS:
-        return PEAK_LR * (step + 1) / WARMUP_STEPS
-    progress = min(1.0, (step - WARMUP_STEPS) / (total - WARMUP_STEPS))
-    return PEAK_LR * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * progress)))
 
 
 def make_optimizer(model: Pi3) -> torch.optim.Optimizer:
@@ -147,30 +147,14 @@ def make_optimizer(model: Pi3) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=PEAK_LR, betas=(0.9, 0.95))
 
 
-def train_round(model: Pi3, optimizer: torch.optim.Optimizer, index: int) -> None:
-    """One round: render, then train; everything random comes from the round's number."""
-    started = time.time()
-    scenes = render_scenes(training_seeds(index))
-    rendered = time.time() - started
-    generator = np.random.default_rng(index)
-    totals: dict[str, float] = {}
-    model.train()
-    for step in range(STEPS_PER_ROUND):
-        chosen = torch.from_numpy(generator.choice(SCENES_PER_ROUND, BATCH, replace=False))
-        views = torch.from_numpy(generator.permutation(VIEWS)[: generator.integers(2, VIEWS)])
-        images = scenes.images[chosen][:, views].float() / 255
-        points, poses = scenes.points[chosen][:, views].float(), scenes.poses[chosen][:, views]
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(index * STEPS_PER_ROUND + step)
-        loss, parts = scene_loss(model, images, points, poses)
-        optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), CLIP)
-        optimizer.step()
-        for name, value in parts.items():
-            totals[name] = totals.get(name, 0.0) + value / STEPS_PER_ROUND
-    means = ", ".join(f"{name} {value:.4f}" for name, value in totals.items())
-    print(f"round {index}: {means}; {rendered:.0f} s rendering, {time.time() - started:.0f} s in all", flush=True)
+def step_loss(model: Pi3, step: int, _: int) -> Tensor:
+    """The loss of a step: two to five views of each of six of its round's scenes, drawn by the step's number."""
+    scenes = scenes_of_round(step // STEPS_PER_ROUND)
+    generator = np.random.default_rng([13, step])
+    chosen = torch.from_numpy(generator.choice(SCENES_PER_ROUND, BATCH, replace=False))
+    views = torch.from_numpy(generator.permutation(VIEWS)[: generator.integers(2, VIEWS)])
+    images = scenes.images[chosen][:, views].float() / 255
+    return scene_loss(model, images, scenes.points[chosen][:, views].float(), scenes.poses[chosen][:, views])
 
 
 @torch.no_grad()
@@ -198,51 +182,33 @@ def evaluate(model: Pi3, seeds: range = EVALUATION_SEEDS) -> dict[str, float]:
     return {name: round(value, 4) for name, value in sums.items()}
 
 
-def save_state(path: Path, model: Pi3, optimizer: torch.optim.Optimizer, rounds: int) -> None:
-    """Write the state, whole or not at all."""
-    with replaced_file(path) as draft:
-        torch.save({"model": model.state_dict(), "optimizer": optimizer.state_dict(), "rounds": rounds}, draft)
-
-
-def export(model: Pi3, path: Path, rounds: int) -> None:
+def export(model: Pi3, path: Path, steps: int) -> None:
     """Write float16 weights with config, scores and provenance in the metadata."""
     scores = evaluate(model)
     metadata = {
         "config": json.dumps(CONFIG.to_dict()),
         "scores": json.dumps(scores),
-        "recipe": f"tools/tiny/pi3_train.py, rooms {ROOMS_VERSION}, {rounds} rounds",
+        "recipe": f"tools/tiny/pi3_train.py, rooms {ROOMS_VERSION}, {steps} steps",
     }
-    weights = {name: tensor.half().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(weights, path, metadata=metadata)
+    write_file(MemorySource(model.half().state_dict(), metadata=metadata), path)
     print(f"{path}: {path.stat().st_size / 1e6:.2f} MB, {json.dumps(scores)}")
 
 
 def main() -> None:
-    """Train until the rounds or the minutes are over, then evaluate or export when asked."""
+    """Train, or evaluate or export what was trained when asked."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("work_dir", type=Path)
-    parser.add_argument("--minutes", type=float, default=60.0, help="start no round after this many minutes")
     parser.add_argument("--evaluate", action="store_true", help="print the scores, train nothing")
     parser.add_argument("--export", type=Path, help="write the weights of the last saved state, train nothing")
     arguments = parser.parse_args()
-    arguments.work_dir.mkdir(parents=True, exist_ok=True)
-    state_path = arguments.work_dir / "state.pt"
-    model = new_model()
-    optimizer = make_optimizer(model)
-    rounds = 0
-    if state_path.exists():
-        state = torch.load(state_path, weights_only=True)
-        model.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        rounds = state["rounds"]
-    if arguments.export or arguments.evaluate:
-        print(json.dumps(evaluate(model))) if arguments.evaluate else export(model, arguments.export, rounds)
+    model, folder = new_model(), CheckpointFolder(arguments.work_dir)
+    optimizers = [make_optimizer(model)]
+    if not (arguments.export or arguments.evaluate):
+        loss = partial(step_loss, model.train())
+        train(Stage.of(model, optimizers, loss), SETTINGS, checkpoints=folder, report=Reporter())
         return
-    started = time.time()
-    while rounds < ROUNDS and time.time() - started < 60 * arguments.minutes:
-        train_round(model, optimizer, rounds)
-        rounds += 1
-        save_state(state_path, model, optimizer, rounds)
+    steps = folder.restore(TrainingState(model, optimizers, None, run_identity(SETTINGS, {})))
+    print(json.dumps(evaluate(model))) if arguments.evaluate else export(model, arguments.export, steps)
 
 
 if __name__ == "__main__":

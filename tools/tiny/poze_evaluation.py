@@ -19,7 +19,8 @@ from torch.nn import functional
 from pi3 import Pi3
 from pi3.camera import apply_transform, invert_rigid
 from pi3.evaluation import align_points, world_points
-from tools.tiny.poze_data import pi3_pictures
+from poze import TINY_POZE
+from tools.tiny.poze_data import pi3_images
 from tools.tiny.room_clips import SIZE, RoomClip, resized
 from tools.tiny.rooms import camera_rays
 
@@ -32,7 +33,7 @@ METRICS = {
     "frames, at its true place",
     "psnr": "dB of the frames after the first against the rendered ones",
 }
-STEPS, GUIDANCE_SCALE, FLOW_SHIFT, SOLVER = 20, 2.0, 3.0, "unipc"
+SETTINGS = TINY_POZE.sampling
 _RESAMPLES = 10_000
 _DEPTH_TOLERANCE = 0.05
 
@@ -61,7 +62,7 @@ def interval(values: Sequence[float]) -> Interval:
 def score_clip(video: NDArray[np.uint8], clip: RoomClip, pi3: Pi3) -> dict[str, float]:
     """The METRICS of a video [17, 64, 64, 3] that should show ``clip``."""
     frames = list(JUDGED_FRAMES)
-    output = pi3(pi3_pictures(video[frames], pi3)[None])
+    output = pi3(pi3_images(video[frames], pi3)[None])
     points, cameras = output.points[0], output.camera_poses[0]
     height, width = points.shape[1:3]
     poses = torch.from_numpy(clip.poses[frames])

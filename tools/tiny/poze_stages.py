@@ -15,27 +15,19 @@ import torch
 from torch import Tensor, nn
 
 from poze import Pi3FeatureAdapter
-from tools.tiny.dit_stage import text_states
-from tools.tiny.evaluate import Video
-from tools.tiny.family import DIT, LATENT_FRAMES, LATENT_SIZE, WEIGHTS, Z_DIM
-from tools.tiny.poze_data import SHARD, RoomShards
-from tools.tiny.poze_evaluation import FLOW_SHIFT, GUIDANCE_SCALE, SOLVER, STEPS
+from tools.tiny.dit_stage import decode, denoise, stacked, text_states
+from tools.tiny.family import DIT, GEOMETRY, load_bundled
+from tools.tiny.poze_evaluation import SETTINGS
 from tools.tiny.room_clips import MOVES, RoomClip
-from tools.tiny.vae_stage import to_pixels, to_video
+from tools.tiny.vae_stage import is_kernel, split_optimizers, to_pixels, to_video
 from tools.tiny.weights import read_tensors
+from tools.tiny.world import Video
 from wan_core.models import DiTInputs, TextEncoder, VideoVAE, WanDiT
-from wan_core.sampling import Anchors, Denoiser, make_solver, sample, seeded_noise
-from wan_core.training import (
-    LoRASettings,
-    Muon,
-    NoiseLevels,
-    attach_lora,
-    make_flow_batch,
-    trained_tensors,
-)
+from wan_core.sampling import Anchors, Denoiser
+from wan_core.training import Cache, LoRASettings, NoiseLevels, attach_lora, make_flow_batch, trained_tensors
 
 ADAPTER_TOKENS = 64
-GRID = (6, 7)  # of patches, by Pi3's size rule for square pictures and the bundled network's pixel limit
+GRID = (6, 7)  # of patches, by Pi3's size rule for square images and the bundled network's pixel limit
 BATCH = 32
 _DECODER_LAYERS = ("decoder.conv1.", "decoder.upsamples.2.", "decoder.head.", "conv2.")
 _DECODER_CLIPS, _DECODER_BATCH = 400, 2
@@ -44,42 +36,27 @@ _WHOLE_LAYERS = ("self_attn.", "cross_attn.", "norm3.", "modulation", "patch_emb
 _EMPTY_CAPTIONS = 0.1
 
 
-def by_kind(module: nn.Module, is_matrix: set[int], muon_rate: float, rate: float) -> list[torch.optim.Optimizer]:
-    """Muon for the trained parameters whose ids are in ``is_matrix``, AdamW for the other trained ones."""
-    parameters = list(trained_tensors(module).values())
-    matrices = [p for p in parameters if id(p) in is_matrix]
-    rest = [p for p in parameters if id(p) not in is_matrix]
-    return [Muon(matrices, lr=muon_rate), torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
-
-
 class DecoderStage:
     """The decoder's first and last layers, and the gains and biases between them, on rooms."""
 
-    def __init__(self, vae: VideoVAE, shards: RoomShards) -> None:
+    def __init__(self, vae: VideoVAE, rooms: Cache) -> None:
         self.vae = vae
-        self.shards = shards
-        self._rows: dict[int, dict[str, Tensor]] = {}
+        self.rooms = rooms
         for name, parameter in vae.named_parameters():
             is_gain = name.startswith("decoder.") and parameter.squeeze().ndim <= 1
             parameter.requires_grad_(is_gain or name.startswith(_DECODER_LAYERS))
-        kernels = {id(p) for p in vae.parameters() if p.ndim >= 4 and p.shape[0] > 1 and p.shape[1] > 1}
-        self.optimizers = by_kind(vae, kernels, 0.01, 2e-3)
+        self.optimizers = split_optimizers(vae, is_kernel, 0.01, 2e-3)
 
     def loss(self, step: int, _: int) -> Tensor:
         """L1 + MSE of decoded latents of two clips, chosen by the step."""
         seeds = np.random.default_rng([11, step]).integers(0, _DECODER_CLIPS, _DECODER_BATCH)
-        rows = [(self._shard(int(seed) // SHARD), int(seed) % SHARD) for seed in seeds]
-        latents = torch.stack([shard["latents"][2 * row] for shard, row in rows]).float()
-        pixels = torch.stack([shard["videos"][row] for shard, row in rows]).permute(0, 4, 1, 2, 3) / 127.5 - 1
+        examples = [self.rooms[2 * int(seed)] for seed in seeds]
+        latents = stacked(examples, "latents")
+        pixels = to_pixels([example["video"].numpy() for example in examples])
         with torch.autocast("cpu", torch.bfloat16):
             decoded = self.vae.decode(latents, clamp=False, latents_per_chunk=None)
         error = decoded.float() - pixels
         return error.abs().mean() + error.square().mean()
-
-    def _shard(self, number: int) -> dict[str, Tensor]:
-        if number not in self._rows:
-            self._rows[number] = self.shards.shard(number)
-        return self._rows[number]
 
     def tensors(self) -> dict[str, Tensor]:
         """The change: the trained tensors."""
@@ -91,8 +68,7 @@ class GuidedDiT(nn.Module):
 
     def __init__(self, tokens_dim: int | None) -> None:
         super().__init__()
-        self.dit = WanDiT(DIT)
-        self.dit.load_state_dict(read_tensors(WEIGHTS / "t2v" / "model.safetensors"))
+        self.dit: WanDiT = load_bundled("dit")
         torch.manual_seed(0)
         attach_lora(self.dit, LoRASettings(rank=_FFN_RANK, targets=("blocks.*.ffn.[02]",)))
         for name, parameter in self.dit.named_parameters():
@@ -103,12 +79,14 @@ class GuidedDiT(nn.Module):
 
     def optimizers(self) -> list[torch.optim.Optimizer]:
         """Muon for the attention matrices, AdamW for the rest."""
-        blocks = self.dit.blocks.named_parameters()
-        matrices = {id(p) for name, p in blocks if p.ndim == 2 and "_attn." in name}
-        return by_kind(self, matrices, 0.01, 1.5e-3)
+
+        def is_attention(name: str, weight: Tensor) -> bool:
+            return weight.ndim == 2 and name.startswith("dit.blocks.") and "_attn." in name
+
+        return split_optimizers(self, is_attention, 0.01, 1.5e-3)
 
     def extra_context(self, tokens: Tensor) -> Tensor | None:
-        """Guidance tokens [B, K, dim] of Pi3's tokens [B, h * w, C] of square pictures; None without an adapter."""
+        """Guidance tokens [B, K, dim] of Pi3's tokens [B, h * w, C] of square images; None without an adapter."""
         if self.adapter is None:
             return None
         guidance: Tensor = self.adapter(tokens, GRID)
@@ -123,7 +101,7 @@ class RoomStage:
     """
 
     model: GuidedDiT
-    data: dict[str, Tensor]
+    rooms: Cache
     captions: dict[str, Tensor]
     levels: NoiseLevels
     weights: Tensor
@@ -131,13 +109,13 @@ class RoomStage:
     def loss(self, step: int, _: int) -> Tensor:
         """The loss of one step."""
         rng = np.random.default_rng([12, step])
-        rows = torch.from_numpy(rng.integers(0, len(self.data["latents"]), BATCH))
-        context = torch.stack([self._text(int(self.data["moves"][row]), rng) for row in rows])
-        latents = self.data["latents"][rows].float()
+        examples = [self.rooms[int(number)] for number in rng.integers(0, len(self.rooms), BATCH)]
+        context = torch.stack([self._text(int(example["move"]), rng) for example in examples])
+        latents = stacked(examples, "latents")
         clean = torch.ones(BATCH, dtype=torch.long)
         batch = make_flow_batch(latents, self.levels.sample(BATCH), torch.randn_like(latents), clean)
         with torch.autocast("cpu", torch.bfloat16):
-            extra = self.model.extra_context(self.data["tokens"][rows].float())
+            extra = self.model.extra_context(stacked(examples, "tokens"))
             velocity = self.model.dit(batch.latents, batch.timesteps, DiTInputs(context=context, extra_context=extra))
         return batch.loss(velocity, self.weights)
 
@@ -169,7 +147,7 @@ def generate_rooms(
     tokens: Tensor,
     batch: int = 20,
 ) -> list[Video]:
-    """A video for each clip's first picture and caption, guided by Pi3's tokens [clips, h * w, C] if ``model`` is.
+    """A video for each clip's first frame and caption, guided by Pi3's tokens [clips, h * w, C] if ``model`` is.
 
     Guidance goes to both branches, as poze does; noise by position in the list, the same for every model.
     """
@@ -177,16 +155,13 @@ def generate_rooms(
     for start in range(0, len(clips), batch):
         part = clips[start : start + batch]
         first = vae.encode(to_pixels([clip.video[:1] for clip in part]))
-        anchors = Anchors.leading(first, LATENT_FRAMES)
-        noise = seeded_noise((len(part), Z_DIM, LATENT_FRAMES, LATENT_SIZE, LATENT_SIZE), start)
+        anchors = Anchors.leading(first, GEOMETRY.latent_frames)
         extra = model.extra_context(tokens[start : start + batch])
         context = torch.stack([captions[clip.caption] for clip in part])
         positive = DiTInputs(context=context, extra_context=extra)
         negative = DiTInputs(context=captions[""].expand_as(context), extra_context=extra)
-        denoiser = Denoiser(model.dit, positive, negative, GUIDANCE_SCALE, anchors=anchors)
-        latents = sample(denoiser, make_solver(SOLVER, STEPS, flow_shift=FLOW_SHIFT), noise, anchors=anchors)
-        for one in latents.split(4):
-            videos.extend(to_video(video) for video in vae.decode(one.float(), latents_per_chunk=None))
+        denoiser = Denoiser(model.dit, positive, negative, SETTINGS.guidance_scale, anchors=anchors)
+        videos += decode(vae, denoise(denoiser, SETTINGS, len(part), start, anchors))
     return videos
 
 

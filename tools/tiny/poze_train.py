@@ -2,27 +2,63 @@
 
 Stages, in this order: ``decoder`` (the bundled autoencoder's decoder on rooms), ``with`` and ``without`` (the bundled
 transformer on rooms, with Pi3's tokens and without, same clips, noise and steps), ``evaluate`` (both on the held-back
-scenes, the table and pictures), ``export`` (the weights of the arm with guidance into packages/poze). Every stage goes
+scenes, the table and images), ``export`` (the weights of the arm with guidance into packages/poze). Every stage goes
 on from its newest checkpoint in ``--work``. One core, about 10 minutes an arm, 6 for the decoder, 8 for the clips.
+
+It makes a successor of the shipped model: that one goes back to the first tiny-ti2v, with patches of 1x2x2; this recipe
+starts from today's weights with patches of 1x1x1, and the record of what it exports says so.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import shutil
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from tools.tiny.train import ALLOCATOR
+import numpy as np
+from PIL import Image
+
+from pi3 import load_pi3
+from poze import save_adapter
+from poze.presets import WEIGHTS as POZE_WEIGHTS
+from tools.tiny import family, poze_evaluation
+from tools.tiny.dit_stage import channel_weights, stacked, use_plain_attention
+from tools.tiny.poze_data import first_image_tokens, room_cache
+from tools.tiny.poze_stages import (
+    DecoderStage,
+    GuidedDiT,
+    RoomStage,
+    caption_states,
+    generate_rooms,
+    rooms_decoder,
+    through_vae,
+)
+from tools.tiny.room_clips import CLIPS_VERSION, EVALUATION_SEEDS, room_clip
+from tools.tiny.train import Reporter, prepare_process
+from tools.tiny.weights import in_8_bits, read_tensors, write_weights
+from wan_core.checkpoints import read_weights
+from wan_core.training import (
+    AveragedWeights,
+    Cache,
+    CheckpointFolder,
+    LoopSettings,
+    NoiseLevels,
+    Stage,
+    TrainingState,
+    merge_lora,
+    run_identity,
+    train,
+)
 
 STAGES = ("data", "decoder", "with", "without", "evaluate", "export")
 DECODER_STEPS, ARM_STEPS = 700, 1200
 ARMS = ("with guidance", "without guidance")
 PI3_TOKENS = 192  # channels of the bundled Pi3's tokens
-POZE_WEIGHTS = Path(__file__).parents[2] / "packages/poze/src/poze/weights"
+arm_settings = partial(LoopSettings, warmup_steps=50, decay_share=0.5, final_rate=0.04)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -34,45 +70,23 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepare_process() -> None:
-    """Start again with the allocator settings that training on a CPU needs if they are not there."""
-    if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
-        arguments = [sys.executable, "-m", "tools.tiny.poze_train", *sys.argv[1:]]
-        os.execve(sys.executable, arguments, {**os.environ, **ALLOCATOR})
-
-
-def report(line: dict[str, Any]) -> None:
-    """One line of JSON on standard output."""
-    sys.stdout.write(json.dumps(line | {"time": time.strftime("%H:%M:%S")}) + "\n")
-    sys.stdout.flush()
-
-
-def shards(work: Path) -> Any:
+def rooms(work: Path) -> Cache:
     """The training clips."""
-    from pi3 import load_pi3
-    from tools.tiny.poze_data import RoomShards
-    from tools.tiny.train import load_frozen
-
-    return RoomShards(work / "rooms", load_frozen()[0], load_pi3().eval())
+    return room_cache(work / "rooms", family.load_bundled("vae"), load_pi3().eval())
 
 
 def run_data(arguments: argparse.Namespace) -> None:
     """Stage "data": render and encode every training clip (the other stages do it when they need it)."""
-    shards(arguments.work).whole(("moves",))
+    rooms(arguments.work)
 
 
 def run_decoder(arguments: argparse.Namespace) -> None:
     """Stage "decoder"."""
-    from tools.tiny.poze_stages import DecoderStage
-    from tools.tiny.train import load_frozen
-    from tools.tiny.weights import write_weights
-    from wan_core.training import CheckpointFolder, LoopSettings, train
-
     steps = arguments.steps or DECODER_STEPS
-    stage = DecoderStage(load_frozen()[0], shards(arguments.work))
+    stage = DecoderStage(family.load_bundled("vae"), rooms(arguments.work))
     settings = LoopSettings(steps=steps, warmup_steps=20, decay_share=0.6, final_rate=0.03, clip_norm=None)
     folder = CheckpointFolder(arguments.work / "decoder")
-    result = train(stage.vae, stage.optimizers, stage.loss, settings, checkpoints=folder, report=report)
+    result = train(Stage.of(stage.vae, stage.optimizers, stage.loss), settings, checkpoints=folder, report=Reporter())
     if not result.was_interrupted:
         recipe = f"tools/tiny/poze_train.py, stage decoder, {steps} steps of 2, one CPU core"
         path = arguments.work / "decoder.safetensors"
@@ -81,59 +95,42 @@ def run_decoder(arguments: argparse.Namespace) -> None:
 
 def run_arm(arguments: argparse.Namespace) -> None:
     """Stages "with" and "without"."""
-    from tools.tiny import poze_stages
-    from tools.tiny.dit_stage import channel_weights, use_plain_attention
-    from tools.tiny.poze_stages import GuidedDiT, RoomStage, caption_states
-    from tools.tiny.train import load_frozen
-    from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, NoiseLevels, train
-
-    vae, encoder = load_frozen()
-    data = shards(arguments.work).whole(("latents", "tokens", "moves"))
-    poze_stages.rooms_decoder(vae, arguments.work / "decoder.safetensors")
+    vae, encoder = family.load_frozen()
+    clips = rooms(arguments.work)
+    rooms_decoder(vae, arguments.work / "decoder.safetensors")
     model = GuidedDiT(PI3_TOKENS if arguments.stage == "with" else None)
     use_plain_attention(model.dit)
     stage = RoomStage(
         model=model,
-        data=data,
+        rooms=clips,
         captions=caption_states(encoder),
         levels=NoiseLevels(shift=2.0, std=1.2),
-        weights=channel_weights(vae, data["latents"][:4].float()),
+        weights=channel_weights(vae, stacked([clips[number] for number in range(4)], "latents")),
     )
-    steps = arguments.steps or ARM_STEPS
-    settings = LoopSettings(steps=steps, warmup_steps=50, decay_share=0.5, final_rate=0.04)
     train(
-        model,
-        model.optimizers(),
-        stage.loss,
-        settings,
+        Stage.of(model, model.optimizers(), stage.loss, AveragedWeights(model, 0.995)),
+        arm_settings(steps=arguments.steps or ARM_STEPS),
         checkpoints=CheckpointFolder(arguments.work / arguments.stage),
-        average=AveragedWeights(model, 0.995),
-        report=report,
+        report=Reporter(),
         log_path=arguments.work / f"{arguments.stage}.jsonl",
     )
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
     """Stage "evaluate": ``scores.json``, ``table.md`` and ``rooms.png`` in the work folder."""
-    from pi3 import load_pi3
-    from tools.tiny import poze_evaluation, poze_stages
-    from tools.tiny.poze_data import first_picture_tokens
-    from tools.tiny.room_clips import EVALUATION_SEEDS, room_clip
-    from tools.tiny.train import load_frozen
-
-    vae, encoder = load_frozen()
-    poze_stages.rooms_decoder(vae, arguments.work / "decoder.safetensors")
-    pi3, captions = load_pi3().eval(), poze_stages.caption_states(encoder)
+    vae, encoder = family.load_frozen()
+    rooms_decoder(vae, arguments.work / "decoder.safetensors")
+    pi3, captions = load_pi3().eval(), caption_states(encoder)
     clips = [room_clip(seed) for seed in EVALUATION_SEEDS]
-    tokens = first_picture_tokens([clip.video for clip in clips], pi3)[0]
+    tokens = first_image_tokens([clip.video for clip in clips], pi3)[0]
     other = tokens.roll(6, 0)  # of another room, with the same move
     guided, plain = (restored(arguments.work, name) for name in ("with", "without"))
     videos = {
         "rendered": [clip.video for clip in clips],
-        "rendered, through the autoencoder": poze_stages.through_vae(vae, clips),
-        "with guidance": poze_stages.generate_rooms(guided, vae, captions, clips, tokens),
-        "without guidance": poze_stages.generate_rooms(plain, vae, captions, clips, tokens),
-        "with another room's guidance": poze_stages.generate_rooms(guided, vae, captions, clips, other),
+        "rendered, through the autoencoder": through_vae(vae, clips),
+        "with guidance": generate_rooms(guided, vae, captions, clips, tokens),
+        "without guidance": generate_rooms(plain, vae, captions, clips, tokens),
+        "with another room's guidance": generate_rooms(guided, vae, captions, clips, other),
         "first picture, standing still": [clip.video[:1].repeat(len(clip.video), 0) for clip in clips],
     }
     save_comparison([videos[name] for name in ("rendered", *ARMS)], arguments.work / "rooms.png")
@@ -150,33 +147,27 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
 
 def save_comparison(videos: list[list[Any]], path: Path, scenes: int = 6) -> None:
     """Frames 1, 9 and 17 of the first scenes, a row each; the sources beside one another."""
-    import numpy as np
-    from PIL import Image
-
     rows = [
         np.concatenate([made[scene][frame] for made in videos for frame in (0, 8, 16)], 1) for scene in range(scenes)
     ]
-    picture = Image.fromarray(np.concatenate(rows))
-    picture.resize((picture.width * 2, picture.height * 2), Image.Resampling.NEAREST).save(path)
+    image = Image.fromarray(np.concatenate(rows))
+    image.resize((image.width * 2, image.height * 2), Image.Resampling.NEAREST).save(path)
 
 
 def run_export(arguments: argparse.Namespace) -> None:
     """Stage "export": adapter, transformer and decoder with their scores into packages/poze."""
-    import shutil
-
-    from poze import save_adapter
-    from tools.tiny import family, poze_evaluation
-    from tools.tiny.room_clips import CLIPS_VERSION
-    from tools.tiny.weights import in_8_bits, read_tensors, write_weights
-    from wan_core.training import merge_lora
-
     scores = json.loads((arguments.work / "scores.json").read_text())
     means = {
         name: {metric: str(poze_evaluation.interval([row[metric] for row in rows])) for metric in rows[0]}
         for name, rows in scores.items()
     }
     model = restored(arguments.work, "with")
-    recipe = f"tools/tiny/poze_train.py, room clips {CLIPS_VERSION}, stage with, {ARM_STEPS} steps of 32, one CPU core"
+    base = read_weights(family.WEIGHTS / family.PRESET.part("dit").file).metadata["recipe"]
+    recipe = (
+        f"tools/tiny/poze_train.py, room clips {CLIPS_VERSION}, stage with, {ARM_STEPS} steps of 32, one CPU core; "
+        f"from tiny-ti2v (patches of {'x'.join(map(str, family.DIT.patch_size))}; {base}), block matrices rounded to 8 "
+        "bits afterwards"
+    )
     # Whole, and in 8 bits for its size: tiny-ti2v may be trained further without taking this model along.
     merge_lora(model.dit)
     tensors = in_8_bits(model.dit.state_dict())
@@ -195,14 +186,11 @@ def run_export(arguments: argparse.Namespace) -> None:
 
 def restored(work: Path, arm: str) -> Any:
     """The averaged weights of an arm, rounded to float16 as they are shipped."""
-    from tools.tiny.poze_stages import GuidedDiT
-    from wan_core.training import AveragedWeights, CheckpointFolder, TrainingState
-
     model = GuidedDiT(PI3_TOKENS if arm == "with" else None)
     average = AveragedWeights(model, 0.995)
     folder = CheckpointFolder(work / arm)
-    saved = json.loads((folder.path(folder.steps()[-1]) / "state.json").read_text())
-    folder.restore(TrainingState(model, model.optimizers(), average, saved["settings"]))
+    settings = run_identity(arm_settings(steps=ARM_STEPS), {})
+    folder.restore(TrainingState(model, model.optimizers(), average, settings))
     average.exchange(model)
     return model.half().float().eval()
 
@@ -210,11 +198,8 @@ def restored(work: Path, arm: str) -> Any:
 def main() -> None:
     """Run one stage."""
     arguments = parse_arguments()
-    prepare_process()
+    prepare_process("tools.tiny.poze_train")
     arguments.work.mkdir(parents=True, exist_ok=True)
-    import torch
-
-    torch.set_num_threads(1)
     stages = {"data": run_data, "decoder": run_decoder, "evaluate": run_evaluate, "export": run_export}
     stages.get(arguments.stage, run_arm)(arguments)
 

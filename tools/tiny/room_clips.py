@@ -2,7 +2,7 @@
 
 Everything follows from one integer: ``room_clip(seed)`` always renders the same 17 frames of 64x64 pixels, the camera
 looking at one point in the middle of a room while it moves in one of six ways. A move is always as long as its name
-says in `MOVES`, so the first picture and the caption determine the video but for what was hidden. A clip read backwards
+says in `MOVES`, so the first image and the caption determine the video but for what was hidden. A clip read backwards
 is another training clip (`opposite`).
 """
 
@@ -64,7 +64,7 @@ def opposite(clip: RoomClip) -> RoomClip:
 
 
 def resized(intrinsics: Floats, height: int, width: int) -> Floats:
-    """Intrinsics of SIZE x SIZE pixels for the same picture at another size."""
+    """Intrinsics of SIZE x SIZE pixels for the same image at another size."""
     factors = np.array([[width / SIZE], [height / SIZE], [1.0]], dtype=np.float32)
     return intrinsics * factors
 

@@ -3,7 +3,7 @@
 A room is a closed box with a floor, a ceiling and four walls of fixed colours, in which boxes and spheres stand; the
 cameras stand around its middle and look inward. Everything follows from one integer: ``room_views(seed)`` always
 renders the same views. World axes follow OpenCV: x right, y down, z forward; units are metres, the floor is y = 0.
-``python -m tools.tiny.rooms FOLDER [--seed S]`` writes the views of one scene as pictures.
+``python -m tools.tiny.rooms FOLDER [--seed S]`` writes the views of one scene as images.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Floats = NDArray[np.float32]
 
 _LIGHT = np.array([0.35, -0.8, -0.45], dtype=np.float32)
 _AMBIENT = 0.55
-# Each wall has its own colour in every room, so that one picture tells which way it looks.
+# Each wall has its own colour in every room, so that one image tells which way it looks.
 _WALLS = {
     "left": (205, 92, 80), "right": (84, 140, 200), "far": (232, 200, 96), "near": (110, 176, 110),
     "floor": (150, 112, 82), "ceiling": (236, 236, 232),
@@ -235,8 +235,8 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.folder.mkdir(parents=True, exist_ok=True)
     views = room_views(arguments.seed, count=arguments.count, height=336, width=448, smooth=1)
-    for index, picture in enumerate(views.images):
-        Image.fromarray(picture).save(arguments.folder / f"view_{index}.png")
+    for index, image in enumerate(views.images):
+        Image.fromarray(image).save(arguments.folder / f"view_{index}.png")
 
 
 if __name__ == "__main__":

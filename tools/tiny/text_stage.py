@@ -1,7 +1,7 @@
 """Stage "text": train the tiny family's text encoder to say at every token what the whole caption describes.
 
 Four linear heads, dropped afterwards, read colour, shape, motion and background from EVERY token's state. So a DiT
-finds each attribute wherever its attention falls, and need not learn the language with the pictures: with an encoder
+finds each attribute wherever its attention falls, and need not learn the language with the images: with an encoder
 trained together with the DiT, motions turned up after 25 minutes only. It takes under a minute on one core.
 """
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tools.tiny.drawing import SHAPES
-from tools.tiny.family import SPECIAL_WORDS, TEXT_LEN, WEIGHTS
+from tools.tiny.family import DIT, SPECIAL_WORDS, WEIGHTS
 from tools.tiny.world import (
     BACKGROUNDS,
     COLORS,
@@ -25,6 +25,7 @@ from tools.tiny.world import (
     write_caption,
 )
 from wan_core.models import UMT5Encoder, load_tokenizer
+from wan_core.training import build_optimizers
 
 TEXT_STEPS = 700
 _ATTRIBUTES = {"color": tuple(COLORS), "shape": SHAPES, "motion": tuple(MOTIONS), "background": tuple(BACKGROUNDS)}
@@ -49,7 +50,7 @@ class TextStage(nn.Module):
         self.heads = nn.Linear(encoder.config.dim, sum(ATTRIBUTE_SIZES))
         self.tokenizer = load_tokenizer(WEIGHTS / "tokenizer")
         self.words = (*SPECIAL_WORDS, *vocabulary())
-        self.optimizers = [torch.optim.AdamW(self.parameters(), lr=3e-3, betas=(0.9, 0.98), weight_decay=0.01)]
+        self.optimizers = build_optimizers(self, "adamw", 3e-3, weight_decay=0.01)
 
     def loss(self, step: int, _: int) -> Tensor:
         """Cross-entropy of all heads at all tokens, on 64 training captions."""
@@ -76,7 +77,7 @@ class TextStage(nn.Module):
         ids, labels = [], []
         for _ in range(count):
             combination = known[rng.integers(len(known))]
-            tokens = self.tokenizer(draw_caption(combination, rng), TEXT_LEN)
+            tokens = self.tokenizer(draw_caption(combination, rng), DIT.text_len)
             if not held_back:
                 tokens = [self._forget(token, rng) for token in tokens]
             ids.append(torch.tensor(tokens))

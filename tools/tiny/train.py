@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import math
 import os
 import sys
 import time
@@ -18,7 +19,24 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from wan_core.models import UMT5Encoder, VideoVAE, WanDiT
+import torch
+
+from tools.tiny import delta_stage, dit_stage, family, scores, text_stage, together, vae_stage, weights
+from wan_core.models import TextEncoder, UMT5Encoder, VideoVAE, WanDiT
+from wan_core.runtime import launched
+from wan_core.training import (
+    AveragedWeights,
+    Cache,
+    CheckpointFolder,
+    LoopSettings,
+    NoiseLevels,
+    Ranks,
+    Stage,
+    build_optimizers,
+    distributed_ranks,
+    expert_levels,
+    train,
+)
 
 ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
@@ -42,23 +60,24 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def prepare_process(core: int | None) -> None:
-    """Start again with the allocator settings if they are not there, then keep to one core.
+def prepare_process(module: str, core: int | None = None) -> None:
+    """Start ``module`` again with the allocator settings if they are not there, then keep to one core and one thread.
 
     Without ``core`` a process that torchrun started takes the core of its number, any other may run anywhere.
     """
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
-        arguments = [sys.executable, "-m", "tools.tiny.train", *sys.argv[1:]]
+        arguments = [sys.executable, "-m", module, *sys.argv[1:]]
         os.execve(sys.executable, arguments, {**os.environ, **ALLOCATOR})
     core = int(os.environ.get("LOCAL_RANK", "-1")) if core is None else core
     if core >= 0 and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
+    torch.set_num_threads(1)
 
 
 class Reporter:
-    """Writes log lines to standard output and evaluates now and then; ``evaluate`` returns scores."""
+    """Writes log lines to standard output; every so many ``minutes`` with the scores that ``evaluate`` returns."""
 
-    def __init__(self, minutes: float, evaluate: Callable[[], dict[str, Any]]) -> None:
+    def __init__(self, minutes: float = math.inf, evaluate: Callable[[], dict[str, Any]] = dict) -> None:
         self._interval = minutes * 60
         self._evaluate = evaluate
         self._started = self._last = time.monotonic()
@@ -74,44 +93,38 @@ class Reporter:
 
 def run_vae(arguments: argparse.Namespace) -> None:
     """Stage "vae"."""
-    from tools.tiny import evaluate, family, vae_stage
-    from wan_core.training import CheckpointFolder, LoopSettings, train
-
     steps = arguments.steps or vae_stage.VAE_STEPS
     stage = vae_stage.VAEStage(VideoVAE(family.VAE), steps)
     reconstruct = vae_stage.reconstructor(stage.vae)
-    clips = evaluate.held_back_clips()
+    clips = scores.held_back_clips()
     settings = LoopSettings(steps=steps, warmup_steps=60, decay_share=0.6, final_rate=0.03, clip_norm=None)
-    report = Reporter(arguments.evaluate_minutes, lambda: evaluate.score_vae(reconstruct, clips[:36]))
+    report = Reporter(arguments.evaluate_minutes, lambda: scores.score_vae(reconstruct, clips[:36]))
     folder = CheckpointFolder(arguments.work / "vae")
-    if train(stage.vae, stage.optimizers, stage.loss, settings, checkpoints=folder, report=report).was_interrupted:
+    result = train(Stage.of(stage.vae, stage.optimizers, stage.loss), settings, checkpoints=folder, report=report)
+    if result.was_interrupted:
         return
     vae_stage.fold_statistics(stage.vae)
     write_vae(stage.vae, f"tools/tiny/vae_stage.py, {steps} steps, one CPU core")
 
 
-def write_vae(vae: Any, recipe: str) -> None:
+def write_vae(vae: VideoVAE, recipe: str) -> None:
     """Round the autoencoder to float16, score that on 200 held-back clips and write it into the package."""
-    from tools.tiny import evaluate, family, vae_stage, weights
-
     vae = vae.half().float()
-    scores = evaluate.score_vae(vae_stage.reconstructor(vae), evaluate.held_back_clips())
-    weights.write_weights(family.WEIGHTS / "vae.safetensors", vae.state_dict(), recipe=recipe, scores=scores)
-    sys.stdout.write(json.dumps(scores) + "\n")
+    found = scores.score_vae(vae_stage.reconstructor(vae), scores.held_back_clips())
+    weights.write_weights(family.WEIGHTS / "vae.safetensors", vae.state_dict(), recipe=recipe, scores=found)
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 def run_text(arguments: argparse.Namespace) -> None:
     """Stage "text"."""
-    from tools.tiny import family, text_stage, weights
-    from wan_core.training import CheckpointFolder, LoopSettings, train
-
     family.write_tokenizer(family.WEIGHTS / "tokenizer")
     stage = text_stage.TextStage(UMT5Encoder(family.TEXT))
     steps = arguments.steps or text_stage.TEXT_STEPS
     settings = LoopSettings(steps=steps, warmup_steps=50, decay_share=0.4, final_rate=0.02)
     report = Reporter(arguments.evaluate_minutes, stage.accuracy)
     folder = CheckpointFolder(arguments.work / "text")
-    if train(stage, stage.optimizers, stage.loss, settings, checkpoints=folder, report=report).was_interrupted:
+    result = train(Stage.of(stage, stage.optimizers, stage.loss), settings, checkpoints=folder, report=report)
+    if result.was_interrupted:
         return
     stage.half().float()
     weights.write_weights(
@@ -127,31 +140,21 @@ def run_dit(arguments: argparse.Namespace) -> None:
 
     A step sees clips and stills: one after the other, or at once in two processes that torchrun starts.
     """
-    import torch
-
-    from tools.tiny import dit_stage, family, together, weights
-    from wan_core.runtime import launched
-    from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, NoiseLevels, distributed_ranks, train
-
-    vae, encoder = load_frozen()
+    vae, encoder = family.load_frozen()
     course = dit_stage.COURSES[arguments.stage]
-    dit = WanDiT(family.DIT)
+    dit = family.load_bundled("dit") if arguments.stage == "more" else dit_stage.new_dit()
     dit_stage.use_plain_attention(dit)
-    if arguments.stage == "more":
-        dit.load_state_dict(weights.read_tensors(family.WEIGHTS / "t2v" / "model.safetensors"))
-    else:
-        dit_stage.start_weights(dit)
     with distributed_ranks(launched(), torch.device("cpu")) as ranks:
         together.prepare(dit, world=ranks.world, compiled=arguments.compile)
         stage = dit_stage.DiTStage(
             dit,
             encoder,
-            dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16()),
+            latents(arguments, "clips", vae, ranks),
             NoiseLevels(shift=3.0, std=1.2),
             dit_stage.channel_weights(vae),
+            stills=latents(arguments, "stills", vae, ranks),
             clean_share=0.3,
-            with_pictures=True,
-            first_clips=course.first_clips,
+            with_images=True,
             shares=course.shares,
             rank=ranks.rank,
         )
@@ -165,12 +168,9 @@ def run_dit(arguments: argparse.Namespace) -> None:
         score = partial(score_dit, arguments, average, dit, vae, encoder)
         folder = CheckpointFolder if ranks.is_first else together.FollowerFolder
         result = train(
-            dit,
-            dit_stage.dit_optimizers(dit, course.rate),
-            stage.loss,
+            Stage.of(dit, build_optimizers(dit, "muon", 0.02 * course.rate), stage.loss, average),
             settings,
             checkpoints=folder(arguments.work / arguments.stage),
-            average=average,
             report=Reporter(arguments.evaluate_minutes, lambda: score(40)),
             rank=ranks.rank,
             reduce=ranks.reduce,
@@ -179,75 +179,78 @@ def run_dit(arguments: argparse.Namespace) -> None:
             sys.stdout.write(json.dumps(score(arguments.prompts)) + "\n")
 
 
+def latents(arguments: argparse.Namespace, kind: str, vae: VideoVAE, ranks: Ranks | None = None) -> Cache:
+    """A `dit_stage.latent_cache` in the work folder, encoded in bfloat16; the first process makes it, others wait."""
+    folder, encoder = arguments.work / "latents", copy.deepcopy(vae).bfloat16()
+    if ranks is None or ranks.is_first:
+        dit_stage.latent_cache(folder, kind, encoder)
+    if ranks is not None:
+        ranks.wait()
+    return dit_stage.latent_cache(folder, kind, encoder)
+
+
 def score_dit(
-    arguments: argparse.Namespace, average: Any, dit: Any, vae: Any, encoder: Any, count: int
+    arguments: argparse.Namespace,
+    average: AveragedWeights,
+    dit: WanDiT,
+    vae: VideoVAE,
+    encoder: TextEncoder,
+    count: int,
 ) -> dict[str, Any]:
     """Write the averaged weights and contact sheets to the work folder; the scores on ``count`` held-back prompts."""
-    import torch
-
-    from tools.tiny import dit_stage, evaluate, weights
-
-    chosen = evaluate.held_back_clips(count)
+    chosen = scores.held_back_clips(count)
     average.exchange(dit)
     with torch.compiler.set_stance("force_eager"):
-        made = dit_stage.generate(dit, vae, encoder, chosen, guidance_scale=3.0)
-        continued = dit_stage.generate(dit, vae, encoder, chosen, guidance_scale=3.0, from_first_frame=True)
-    evaluate.contact_sheet(made[:24], arguments.work / f"{arguments.stage}.png")
-    evaluate.contact_sheet(continued[:24], arguments.work / f"{arguments.stage}-first-frame.png")
-    scores: dict[str, Any] = evaluate.score_videos(made, chosen)
-    scores |= {f"ti2v_{name}": value for name, value in evaluate.score_continuations(continued, chosen).items()}
-    scores |= {
-        "motions": evaluate.score_by(made, chosen, "motion"),
-        "shapes": evaluate.score_by(made, chosen, "shape"),
+        made = dit_stage.generate(dit, vae, encoder, chosen)
+        continued = dit_stage.generate(dit, vae, encoder, chosen, from_first_frame=True)
+    scores.write_sheet(made[:24], arguments.work / f"{arguments.stage}.png")
+    scores.write_sheet(continued[:24], arguments.work / f"{arguments.stage}-first-frame.png")
+    found: dict[str, Any] = scores.score_videos(made, chosen)
+    found |= {f"ti2v_{name}": value for name, value in scores.score_continuations(continued, chosen).items()}
+    found |= {
+        "motions": scores.score_by(made, chosen, "motion"),
+        "shapes": scores.score_by(made, chosen, "shape"),
     }
     recipe = f"tools/tiny/dit_stage.py, stage {arguments.stage}, {average.updates} steps of 16 clips and 80 stills"
     path = arguments.work / f"{arguments.stage}-latest.safetensors"
-    weights.write_weights(path, dit.state_dict(), recipe=recipe, scores=scores)
+    weights.write_weights(path, dit.state_dict(), recipe=recipe, scores=found)
     average.exchange(dit)
-    return scores
+    return found
 
 
 def run_delta(arguments: argparse.Namespace) -> None:
     """Stages "i2v", "high" and "low": a small change of the bundled DiT, for another input or for a range of noise."""
-    from dataclasses import replace
-
-    import torch
-
-    from tools.tiny import delta_stage, dit_stage, evaluate, family, weights
-    from wan_core.training import AveragedWeights, CheckpointFolder, LoopSettings, NoiseLevels, expert_levels, train
-
-    vae, encoder = load_frozen()
+    vae, encoder = family.load_frozen()
     name, levels = arguments.stage, NoiseLevels(shift=2.0, std=1.2)
-    from_condition = name == "i2v"
-    dit = delta_stage.build(family.WEIGHTS / "t2v", family.I2V if from_condition else family.DIT)
+    by_channels = name == "i2v"
+    dit = delta_stage.build(family.I2V if by_channels else family.DIT)
     dit_stage.use_plain_attention(dit)
-    cache = dit_stage.LatentCache(arguments.work / "latents", copy.deepcopy(vae).bfloat16())
     stage = dit_stage.DiTStage(
-        dit, encoder, cache, levels, dit_stage.channel_weights(vae), from_condition=from_condition
+        dit,
+        encoder,
+        latents(arguments, "channels" if by_channels else "clips", vae),
+        levels if by_channels else expert_levels(levels, name, family.BOUNDARY),
+        dit_stage.channel_weights(vae),
     )
-    if from_condition:
-        stage = replace(stage, clips=600, first_clips=600)
-    else:
-        stage = replace(stage, levels=expert_levels(levels, name, family.BOUNDARY))
     steps = arguments.steps or 600
     settings = LoopSettings(steps=steps, warmup_steps=30, decay_share=0.5, final_rate=0.04)
-    optimizers = [torch.optim.AdamW(delta_stage.trained(dit), lr=2e-3, betas=(0.9, 0.98), weight_decay=0.0)]
+    optimizers = build_optimizers(dit, "adamw", 2e-3)
     average = AveragedWeights(dit, 0.99)
-    clips = evaluate.held_back_clips()
+    clips = scores.held_back_clips()
 
     def score(count: int) -> dict[str, Any]:
         chosen = clips[:count]
-        if from_condition:
-            return evaluate.score_continuations(dit_stage.generate(dit, vae, encoder, chosen), chosen)
-        base = WanDiT(family.DIT).eval()
-        base.load_state_dict(weights.read_tensors(family.WEIGHTS / "t2v" / "model.safetensors"))
+        if by_channels:
+            return scores.score_continuations(dit_stage.generate(dit, vae, encoder, chosen), chosen)
+        base = family.load_bundled("dit")
         high, low = (dit, base) if name == "high" else (base, dit)
-        made = dit_stage.generate(high, vae, encoder, chosen, guidance_scale=3.0, solver="unipc", low_noise=low)
-        return evaluate.score_videos(made, chosen)
+        made = dit_stage.generate(high, vae, encoder, chosen, low_noise=low)
+        return scores.score_videos(made, chosen)
 
     report = Reporter(arguments.evaluate_minutes, lambda: score(20))
     folder = CheckpointFolder(arguments.work / name)
-    if train(dit, optimizers, stage.loss, settings, checkpoints=folder, average=average, report=report).was_interrupted:
+    result = train(Stage.of(dit, optimizers, stage.loss, average), settings, checkpoints=folder, report=report)
+    if result.was_interrupted:
         return
     average.exchange(dit)
     path = family.WEIGHTS / name / "model.safetensors"
@@ -255,24 +258,11 @@ def run_delta(arguments: argparse.Namespace) -> None:
     weights.write_weights(path, delta_stage.tensors(dit), recipe=recipe, scores=score(arguments.prompts), base="t2v")
 
 
-def load_frozen() -> tuple[Any, Any]:
-    """The bundled autoencoder and text encoder, as a DiT stage uses them."""
-    from tools.tiny import family, weights
-
-    vae, text = VideoVAE(family.VAE).eval(), UMT5Encoder(family.TEXT).eval()
-    vae.load_state_dict(weights.read_tensors(family.WEIGHTS / "vae.safetensors"))
-    text.load_state_dict(weights.read_tensors(family.WEIGHTS / "text_encoder.safetensors"))
-    return vae, family.text_encoder(text)
-
-
 def main() -> None:
     """Run one stage."""
     arguments = parse_arguments()
-    prepare_process(arguments.core)
+    prepare_process("tools.tiny.train", arguments.core)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    import torch
-
-    torch.set_num_threads(1)
     {"vae": run_vae, "text": run_text, "t2v": run_dit, "more": run_dit}.get(arguments.stage, run_delta)(arguments)
 
 

@@ -21,10 +21,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from tools.tiny.evaluate import Video
-from tools.tiny.world import training_clip
+from tools.tiny.world import Video, training_clip
 from wan_core.models import VideoVAE
-from wan_core.training import Muon
+from wan_core.training import Muon, trained_tensors
 
 VAE_STEPS = 4000
 LENGTHS = (1, 5, 9, 17)
@@ -99,6 +98,22 @@ def reconstruction_loss(pixels: Tensor, decoded: Tensor) -> Tensor:
     return (weight * (error.abs() + error.square())).mean() + 0.2 * slopes
 
 
+def is_kernel(name: str, weight: Tensor) -> bool:
+    """Whether a weight is a convolution kernel that mixes channels."""
+    return weight.ndim >= 4 and weight.shape[0] > 1 and weight.shape[1] > 1
+
+
+def split_optimizers(
+    module: nn.Module, takes: Callable[[str, Tensor], bool], muon_rate: float, rate: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the trained weights that ``takes`` (name, weight) picks, AdamW for the other trained ones."""
+    chosen: list[Tensor] = []
+    rest: list[Tensor] = []
+    for name, weight in trained_tensors(module).items():
+        (chosen if takes(name, weight) else rest).append(weight)
+    return [Muon(chosen, lr=muon_rate), torch.optim.AdamW(rest, lr=rate, betas=(0.9, 0.98), weight_decay=0.0)]
+
+
 class VAEStage:
     """The autoencoder, its optimizers and its loss, for `wan_core.training.train`."""
 
@@ -109,11 +124,7 @@ class VAEStage:
         self.vae = vae
         self.steps = steps
         self.code = LinearCode.fit(vae.config.z_dim)
-        kernels = [p for p in vae.parameters() if p.ndim >= 4 and p.shape[0] > 1 and p.shape[1] > 1]
-        taken = {id(p) for p in kernels}
-        rest = [p for p in vae.parameters() if id(p) not in taken]
-        adamw = torch.optim.AdamW(rest, lr=2e-3, betas=(0.9, 0.99), weight_decay=0.0)
-        self.optimizers = [Muon(kernels, lr=0.02), adamw]
+        self.optimizers = split_optimizers(vae, is_kernel, 0.02, 2e-3)
 
     def loss(self, step: int, _: int) -> Tensor:
         """The loss of one step; data by step, noise from torch's generator."""

@@ -13,12 +13,11 @@ import math
 import sys
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from tools.tiny.family import DIT
-from tools.tiny.train import load_frozen
+from tools.tiny.family import DIT, load_frozen
+from tools.tiny.vae_stage import to_pixels
 from tools.tiny.world import training_clip
 from wan_core.checkpoints import MemorySource, write_file
 
@@ -35,8 +34,7 @@ def latent_change() -> Tensor:
     shift = torch.tensor(WARMER).view(1, 3, 1, 1, 1)
     changes = []
     for seed in range(CLIPS):
-        pixels = torch.from_numpy(np.asarray(training_clip(seed).video)).float()
-        video = (pixels / 127.5 - 1).permute(3, 0, 1, 2)[None]
+        video = to_pixels([training_clip(seed).video])
         changes.append((vae.encode((video + shift).clamp(-1, 1)) - vae.encode(video)).mean(dim=(0, 2, 3, 4)))
     return torch.stack(changes).mean(dim=0)
 

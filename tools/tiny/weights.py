@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from tools.tiny.world import WORLD_VERSION
-from wan_core.drafts import replaced_file
+from wan_core.checkpoints import MemorySource, read_weights, write_file
 
 
 def write_weights(
@@ -23,7 +21,6 @@ def write_weights(
 
     ``base`` names the folder of the weights that they are a change of.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
     metadata = {
         "format": "pt",
         "family": "wan tiny",
@@ -34,19 +31,14 @@ def write_weights(
     }
     if base is not None:
         metadata["base"] = base
-    stored = {
-        name: (value.detach() if value.dtype is torch.int8 else value.detach().to(torch.float16)).contiguous()
-        for name, value in tensors.items()
-    }
-    with replaced_file(path) as draft:
-        save_file(stored, draft, metadata)
-        draft.chmod(0o644)
+    dtypes = {name: torch.float16 for name, value in tensors.items() if value.dtype is not torch.int8}
+    write_file(MemorySource(tensors, metadata=metadata), path, dtypes=dtypes)
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """Read every tensor of a file as float32."""
-    with safe_open(path, "pt") as file:
-        return {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 - not a dict
+    source = read_weights(path)
+    return {name: source.read(name).float() for name in source}
 
 
 def in_8_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

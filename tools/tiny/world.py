@@ -64,6 +64,10 @@ TEMPLATES = (
 )
 
 
+Video = NDArray[np.uint8]
+"""A clip as bytes [F, H, W, 3]."""
+
+
 @dataclass(frozen=True, order=True)
 class Combination:
     """What a clip shows: names out of COLORS, SHAPES, MOTIONS and BACKGROUNDS."""
@@ -83,7 +87,7 @@ class Combination:
 class Clip:
     """One rendered clip: ``video`` ``[F, H, W, 3]`` uint8, its caption and what is in it."""
 
-    video: NDArray[np.uint8]
+    video: Video
     caption: str
     combination: Combination
 
@@ -140,11 +144,11 @@ class Path:
 
 
 def choose_path(combination: Combination, frames: int, height: int, width: int, rng: np.random.Generator) -> Path:
-    """Draw a path for a combination; the whole figure stays inside the picture. Speeds are per clip of 17 frames."""
+    """Draw a path for a combination; the whole figure stays inside the image. Speeds are per clip of 17 frames."""
     unit = min(height, width) / 64
     motion = combination.motion
     t = np.arange(frames, dtype=np.float32) / 16  # 1 at the last frame of a 17-frame clip
-    t = t / max(1.0, float(t[-1]))  # longer clips move more slowly instead of leaving the picture
+    t = t / max(1.0, float(t[-1]))  # longer clips move more slowly instead of leaving the image
     if motion in ("grow", "shrink"):
         small, large = rng.uniform(8.5, 9.5), rng.uniform(14.5, 16)
         start, end = (small, large) if motion == "grow" else (large, small)
@@ -169,7 +173,7 @@ def choose_path(combination: Combination, frames: int, height: int, width: int, 
     return Path(((origin + travel) * unit).astype(np.float32), radius.astype(np.float32), angle.astype(np.float32))
 
 
-def render(combination: Combination, path: Path, height: int, width: int) -> NDArray[np.uint8]:
+def render(combination: Combination, path: Path, height: int, width: int) -> Video:
     """Draw a figure along its path: uint8 ``[F, H, W, 3]``."""
     x, y = pixel_grid(height, width)
     dx, dy = x - path.center[:, 0, None, None], y - path.center[:, 1, None, None]

@@ -14,9 +14,10 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import pi3.checkpoints.locate
-from pi3 import Pi3, read_ply
+from pi3 import Pi3
 from pi3.cli import pi3 as pi3_command
-from pi3.cli.sources import folder_pictures
+from pi3.cli.sources import folder_images
+from pi3.ply import read_ply
 from wan_core import CheckpointError
 from wan_core.media import probe_video, write_video
 
@@ -33,11 +34,11 @@ def folder(model: Pi3, tmp_path_factory: pytest.TempPathFactory) -> Path:
     save_file(state, root / "w.safetensors", metadata={"config": json.dumps(config)})
     (root / "cut.safetensors").write_bytes((root / "w.safetensors").read_bytes()[:500])
     save_file({"a": torch.zeros(1)}, root / "other.safetensors")
-    pictures = root / "pictures"
-    pictures.mkdir()
+    images = root / "pictures"
+    images.mkdir()
     generator = np.random.default_rng(0)
     for index in (1, 2, 10):
-        Image.fromarray(generator.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(pictures / f"p{index}.png")
+        Image.fromarray(generator.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(images / f"p{index}.png")
     write_video((torch.rand(3, 5, 32, 48) * 2 - 1 for _ in range(5)), root / "clip.mp4", fps=8)
     (root / "empty").mkdir()
     (root / "text.png").write_text("no picture")
@@ -81,7 +82,7 @@ def test_other_formats_are_chosen_by_the_ending(name: str, run: Run, tmp_path: P
     assert not list(tmp_path.glob(".pi3*"))
 
 
-def test_single_pictures_and_intervals(run: Run, tmp_path: Path) -> None:
+def test_single_images_and_intervals(run: Run, tmp_path: Path) -> None:
     weights = ["--ckpt", "{in}/w.safetensors"]
     one = run("poses", "{in}/pictures/p1.png", *weights)
     assert [view["name"] for view in json.loads(one.stdout)["views"]] == ["p1"]
@@ -101,10 +102,10 @@ def test_a_video_is_taken_every_tenth_frame(run: Run) -> None:
 
 
 def test_numbers_in_names_count(folder: Path) -> None:
-    assert [path.stem for path in folder_pictures(folder / "pictures")] == ["p1", "p2", "p10"]
+    assert [path.stem for path in folder_images(folder / "pictures")] == ["p1", "p2", "p10"]
 
 
-def test_pictures_of_another_shape_are_noted(run: Run, tmp_path: Path) -> None:
+def test_images_of_another_shape_are_noted(run: Run, tmp_path: Path) -> None:
     Image.new("RGB", (30, 30)).save(tmp_path / "square.png")
     result = run("poses", "{in}/pictures/p1.png", "{out}/square.png", "--ckpt", "{in}/w.safetensors")
     assert "another shape" in result.stderr

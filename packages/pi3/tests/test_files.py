@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pi3 import read_ply, write_ply
+from pi3 import write_ply
 from pi3.depth_maps import depth_levels, depth_range, depth_to_colours, write_depth
 from pi3.exports import poses_tum, quaternions, write_poses, write_scene
-from pi3.images import picture_to_tensor, pictures_to_tensor
-from pi3.ply import hsv_to_rgb
+from pi3.images import pictures_to_tensor, view_of_image
+from pi3.ply import hsv_to_rgb, read_ply
 from pi3.scene import Scene
 from pi3.splat import Orbit, Viewpoint, draw_points
 from wan_core import MediaError, RequestError
@@ -176,14 +176,14 @@ def test_nearer_points_hide_farther_ones() -> None:
     points = np.array([[0.0, 0, 2], [0, 0, 1]])
     colours = np.array([[255, 0, 0], [0, 0, 255]], dtype=np.uint8)
     for order in ([0, 1], [1, 0]):
-        picture = draw_points(points[order], colours[order], Viewpoint(np.eye(4), 10.0, 9, 9), point_size=1)
-        assert picture[4, 4].tolist() == [0, 0, 255]
+        image = draw_points(points[order], colours[order], Viewpoint(np.eye(4), 10.0, 9, 9), point_size=1)
+        assert image[4, 4].tolist() == [0, 0, 255]
 
 
 def test_points_behind_the_camera_are_not_drawn() -> None:
     viewpoint = Viewpoint(np.eye(4), 10.0, 8, 8)
-    picture = draw_points(np.array([[0.0, 0, -1], [np.nan, 0, 1]]), np.zeros((2, 3), dtype=np.uint8), viewpoint)
-    assert (picture == 250).all()
+    image = draw_points(np.array([[0.0, 0, -1], [np.nan, 0, 1]]), np.zeros((2, 3), dtype=np.uint8), viewpoint)
+    assert (image == 250).all()
 
 
 def test_an_orbit_looks_at_the_middle_from_the_cameras_side() -> None:
@@ -200,11 +200,11 @@ def test_an_orbit_of_nothing_exists() -> None:
     Orbit.around(np.zeros((0, 3))).viewpoint(0.0, 8, 8)
 
 
-def test_pictures_take_the_size_of_the_first() -> None:
-    pictures = [Image.new("RGB", (40, 30)), Image.new("L", (10, 30), 255)]
-    views = pictures_to_tensor(pictures, pixel_limit=196 * 12)
+def test_images_take_the_size_of_the_first() -> None:
+    images = [Image.new("RGB", (40, 30)), Image.new("L", (10, 30), 255)]
+    views = pictures_to_tensor(images, pixel_limit=196 * 12)
     assert views.shape == (2, 3, 42, 56)
     assert views[1].min() == 1.0
-    assert picture_to_tensor(pictures[0], (14, 28)).shape == (3, 28, 14)
+    assert view_of_image(images[0], (14, 28)).shape == (3, 28, 14)
     with pytest.raises(RequestError, match="no picture"):
         pictures_to_tensor([])

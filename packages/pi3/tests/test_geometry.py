@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pi3 import intrinsics_of_rays, keep_mask
+from pi3 import keep_mask
 from pi3.camera import apply_transform, invert_rigid, nearest_rotation, rigid_transform
 from pi3.dinov2.layers import resize_positions
 from pi3.edges import depth_edges, normal_edges, normals_of_points, surface_edges
 from pi3.evaluation import align_points, cloud_errors, depth_errors, pose_errors, rotation_degrees
-from pi3.geometry import pixel_centres, project, slopes_of_intrinsics
+from pi3.geometry import intrinsics_of_rays, pixel_centres, project, slopes_of_intrinsics
 from pi3.images import evaluation_size, input_size
 from pi3.rope2d import grid_positions, rope_table, rotate
 from wan_core import RequestError

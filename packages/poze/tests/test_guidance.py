@@ -12,19 +12,10 @@ from PIL import Image
 
 from pi3 import DinoConfig, Pi3, Pi3Config, Pi3Latents
 from pi3.checkpoints import build
-from poze import (
-    TINY_POZE,
-    Findings,
-    GuidedImageToVideo,
-    Pi3FeatureAdapter,
-    guidance_tokens,
-    guide,
-    image_views,
-    load_adapter,
-    look,
-    save_adapter,
-)
-from poze.guidance import check_adapter, is_silent
+from poze import TINY_POZE, GuidedImageToVideo, Pi3FeatureAdapter, guidance_tokens, load_adapter, save_adapter
+from poze.guidance import check_adapter, image_views, is_silent, look
+from poze.outputs import Findings
+from poze.task import guide
 from wan_core import CheckpointError, ConfigError
 from wan_core.models import DiTInputs
 from wan_core.sampling import Anchors

@@ -13,16 +13,8 @@ from torch import Tensor, nn
 from transformers import UMT5Config as PeerUMT5Config
 from transformers import UMT5EncoderModel
 
-from wan_core.checkpoints import (
-    MemorySource,
-    family_of,
-    get_family,
-    in_format,
-    load_model,
-    native_weights,
-    read_weights,
-    write_shards,
-)
+from wan_core.checkpoints import MemorySource, in_format, load_model, native_weights, read_weights, write_shards
+from wan_core.checkpoints.families import family_of, get_family
 from wan_core.checkpoints.formats import rename
 from wan_core.errors import CheckpointError
 from wan_core.models import CLIPConfig, DiTInputs, UMT5Config, VAEConfig, WanDiTConfig

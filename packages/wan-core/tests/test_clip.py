@@ -8,7 +8,8 @@ from torch import Tensor
 
 from wan_core.checkpoints.families.clip_names import CLIP_ORIGINAL_RENAMES, split_clip_tensor
 from wan_core.errors import ConfigError
-from wan_core.models import CLIP_VIT_H14, CLIPConfig, CLIPVision, clip_pixels
+from wan_core.models import CLIP_VIT_H14, CLIPConfig, CLIPVision
+from wan_core.models.image.clip import clip_pixels
 
 from .networks import build
 

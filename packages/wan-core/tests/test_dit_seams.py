@@ -10,17 +10,10 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from wan_core.models import (
-    DiTInputs,
-    InnerAttention,
-    TimeRows,
-    TokenLayout,
-    TokenSequence,
-    WanDiT,
-    rotary_positions,
-    rotary_table,
-    rotate,
-)
+from wan_core.models import DiTInputs, InnerAttention, WanDiT
+from wan_core.models.dit.layout import TokenLayout, TokenSequence
+from wan_core.models.dit.model import TimeRows
+from wan_core.models.dit.rope import rotary_positions, rotary_table, rotate
 
 from .dit_networks import CONFIG, conditions, latents, network, noise
 

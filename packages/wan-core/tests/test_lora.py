@@ -12,7 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from wan_core.checkpoints import LoRA, MemorySource, is_lora, load_model, loras_for, read_lora, with_loras
+from wan_core.checkpoints import LoRA, MemorySource, load_model, loras_for, with_loras
+from wan_core.checkpoints.lora.merge import read_lora
+from wan_core.checkpoints.lora.names import is_lora
 from wan_core.errors import CheckpointError, RequestError
 
 from .dit_networks import CONFIG, IMAGE, network

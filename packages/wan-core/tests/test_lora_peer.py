@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from wan_core.checkpoints import LoRA, MemorySource, in_format, load_model, with_loras
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
-from wan_core.training import LoRASettings, attach_lora, save_lora, trained_tensors
+from wan_core.training import LoRASettings, attach_lora, trained_tensors
+from wan_core.training.lora import save_lora
 
 from .lora_files import Halves, spelt, updates, write
 from .networks import build

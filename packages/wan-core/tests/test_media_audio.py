@@ -8,7 +8,7 @@ import soundfile
 import torch
 
 from wan_core.errors import MediaError, RequestError
-from wan_core.media import AudioTrack, load_audio, resample
+from wan_core.media.audio import AudioTrack, load_audio, resample
 
 
 def tone(rate: int, seconds: float = 0.5, hertz: float = 440.0, channels: int = 1) -> np.ndarray:

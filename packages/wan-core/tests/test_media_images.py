@@ -24,9 +24,9 @@ from wan_core.media import (
     load_image,
     stretch_bicubic,
     tensor_to_image,
-    to_rgb,
     to_uint8,
 )
+from wan_core.media.images import to_rgb
 
 SHARED = Path(__file__).resolve().parents[4] / "shared/goldens"
 

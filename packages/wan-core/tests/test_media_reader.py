@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wan_core.errors import MediaError, RequestError
-from wan_core.media import AudioTrack, probe_video, read_video, stream_video, to_uint8, write_video
+from wan_core.media import probe_video, read_video, stream_video, to_uint8, write_video
+from wan_core.media.audio import AudioTrack
 
 from .media_clips import levels_clip, levels_of, smooth_clip
 

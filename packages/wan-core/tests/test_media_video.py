@@ -11,12 +11,9 @@ from PIL import Image
 
 from wan_core.errors import MediaError, RequestError
 from wan_core.media import (
-    AudioTrack,
     Provenance,
-    VideoWriter,
     check_output,
     image_to_tensor,
-    load_audio,
     load_image,
     probe_video,
     read_video,
@@ -24,6 +21,8 @@ from wan_core.media import (
     write_image,
     write_video,
 )
+from wan_core.media.audio import AudioTrack, load_audio
+from wan_core.media.video import VideoWriter
 
 from .media_clips import files_below, levels_clip, levels_of, psnr, smooth_clip
 

@@ -10,15 +10,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from wan_core.errors import ConfigError, RequestError
-from wan_core.sampling import (
-    Anchors,
-    Denoiser,
-    ExpertDenoiser,
-    count_high_noise_steps,
-    make_solver,
-    sample,
-    seeded_noise,
-)
+from wan_core.sampling import Anchors, Denoiser, ExpertDenoiser, make_solver, sample, seeded_noise
+from wan_core.sampling.experts import count_high_noise_steps
 
 SHAPE = (1, 2, 4, 3, 3)
 

@@ -8,14 +8,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_core.errors import ConfigError
-from wan_core.sampling import (
+from wan_core.sampling import make_solver, seeded_generator, seeded_noise
+from wan_core.sampling.schedule import (
     flow_match_table,
     linear_sigmas,
     make_schedule,
-    make_solver,
     nearest_sigmas,
-    seeded_generator,
-    seeded_noise,
     shift_sigma,
     shifted_sigmas,
 )

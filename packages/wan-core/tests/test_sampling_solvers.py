@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from wan_core.errors import ConfigError
-from wan_core.sampling import MultistepSolver, Solver, make_solver, sample, seeded_generator, seeded_noise
+from wan_core.sampling import Solver, make_solver, sample, seeded_generator, seeded_noise
+from wan_core.sampling.solvers.base import MultistepSolver
 
 SOLVERS: list[tuple[str, dict[str, Any]]] = [
     ("unipc", {}),

@@ -9,7 +9,8 @@ import sentencepiece
 import tokenizers
 
 from wan_core.errors import CheckpointError, ConfigError
-from wan_core.models import clean_prompt, load_tokenizer
+from wan_core.models import load_tokenizer
+from wan_core.models.text.tokenizer import clean_prompt
 
 SENTENCES = ["a red ball moves left, quickly!", "猫 在 草地 上 奔跑", "12 birds sing <tag> under_score"] * 20
 PROMPTS = ["a red ball moves left.", "猫 在 草地 xyz", "  quick   brown\n", "Zebra 😀 q", "", "<tag> a<b", "a b " * 30]

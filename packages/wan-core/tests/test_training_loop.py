@@ -21,10 +21,10 @@ from wan_core.training import (
     TrainingState,
     WeightUpdate,
     build_optimizers,
-    orthogonalize,
-    require_optimizer,
     train,
 )
+from wan_core.training.muon import orthogonalize
+from wan_core.training.optimizers import require_optimizer
 
 
 def parts():

@@ -5,7 +5,8 @@ from torch import nn
 
 from wan_core.errors import ConfigError, MediaError
 from wan_core.models import DiTInputs, WanDiTConfig
-from wan_core.training import LoRASettings, attach_lora, lora_tensors, merge_lora, save_lora, trained_tensors
+from wan_core.training import LoRASettings, attach_lora, lora_tensors, merge_lora, trained_tensors
+from wan_core.training.lora import save_lora
 
 from .networks import build
 

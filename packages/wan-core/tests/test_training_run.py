@@ -15,22 +15,22 @@ from wan_core.tasks import TextImageToVideo
 from wan_core.training import (
     Cache,
     CheckpointFolder,
-    FlowLoss,
     LoopSettings,
     LoRASettings,
     NoiseLevels,
     Ranks,
-    Sampler,
     Stage,
     TrainSettings,
-    activation_bytes,
     attach_lora,
     build_optimizers,
     read_config,
-    save_network,
     train,
     write_cache,
 )
+from wan_core.training.estimate import activation_bytes
+from wan_core.training.examples import Sampler
+from wan_core.training.export import save_network
+from wan_core.training.flow_loss import FlowLoss
 
 from .networks import build
 

@@ -7,7 +7,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from wan_core.errors import CheckpointError, ConfigError
-from wan_core.models import UMT5_XXL, TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, relative_position_bucket
+from wan_core.models import UMT5_XXL, TextEncoder, UMT5Config, UMT5Encoder
+from wan_core.models.text.tokenizer import Tokenizer
+from wan_core.models.text.umt5 import relative_position_bucket
 
 from .networks import build
 

@@ -9,7 +9,9 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from wan_core.errors import ConfigError, RequestError
-from wan_core.models import WAN21_VAE, WAN22_VAE, DecoderCache, EncoderCache, Tiling, VAEConfig, VideoVAE
+from wan_core.models import WAN21_VAE, WAN22_VAE, VAEConfig, VideoVAE
+from wan_core.models.vae.causal import DecoderCache, EncoderCache
+from wan_core.models.vae.tiling import Tiling
 
 from .networks import build
 

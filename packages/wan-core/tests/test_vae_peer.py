@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from wan_core.checkpoints import MemorySource, load_model, native_weights
-from wan_core.models import WAN21_VAE, WAN22_VAE, Tiling, VAEConfig, VideoVAE
+from wan_core.models import WAN21_VAE, WAN22_VAE, VAEConfig, VideoVAE
+from wan_core.models.vae.tiling import Tiling
 
 from .networks import build
 

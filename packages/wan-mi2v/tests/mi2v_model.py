@@ -8,7 +8,9 @@ from wan_core.models import VideoVAE, WanDiT
 from wan_core.pipeline import Pipeline
 from wan_core.runtime import Placed
 from wan_core.tasks import Components
-from wan_mi2v import TINY_MI2V, MI2VInputs, MI2VRequest
+from wan_mi2v import MI2VRequest
+from wan_mi2v.inputs import MI2VInputs
+from wan_mi2v.presets import TINY_MI2V
 
 CPU = torch.device("cpu")
 

@@ -26,12 +26,12 @@ def test_latent_frame_zero_is_one_frame_and_the_others_are_four() -> None:
     assert anchored_pixels(inputs) == [(0, 0, 0), (1, 3, 9), (1, 3, 10), (1, 3, 11), (1, 3, 12)]
 
 
-def test_pictures_encoded_together_are_compared_one_by_one() -> None:
+def test_images_encoded_together_are_compared_one_by_one() -> None:
     inputs = Model().plan(pictures=colours(5), joint=True)
     assert anchored_pixels(inputs) == [(0, 0, 0), (1, 1, 1), (2, 1, 2), (3, 1, 3), (4, 1, 4)]
 
 
-def test_a_video_of_the_pictures_themselves_matches_without_error() -> None:
+def test_a_video_of_the_images_themselves_matches_without_error() -> None:
     inputs = Model().plan(pictures=colours(2))
     video = torch.zeros(13, 3, 32, 32)
     video[0], video[3] = inputs.images
@@ -44,18 +44,18 @@ def test_a_video_of_the_pictures_themselves_matches_without_error() -> None:
     ("values", "cells"),
     [({"pictures": 2}, (5, 2)), ({"pictures": 1}, (2, 1)), ({"pictures": 5, "joint": True}, (8, 2))],
 )
-def test_the_sheet_has_a_cell_for_every_picture_and_frame(
+def test_the_sheet_has_a_cell_for_every_image_and_frame(
     values: dict[str, object], cells: tuple[int, int], tmp_path: Path
 ) -> None:
-    model, heard, path = Model(), list[str](), tmp_path / "s.png"
+    model, reported, path = Model(), list[str](), tmp_path / "s.png"
     pictures = colours(int(str(values["pictures"])))
     inputs = model.plan(**{**values, "pictures": pictures}, preview=path)
-    chunks = list(model.pipeline.stream(inputs, log=heard.append))
+    chunks = list(model.pipeline.stream(inputs, log=reported.append))
     assert sum(chunk.shape[1] for chunk in chunks) == 13
     width, height = cells
     assert Image.open(path).size == (width * (96 + 4) + 4, height * (96 + 16 + 4) + 4)
-    assert len(heard) == len(pictures) + 1
-    assert "picture 0 at latent frame 0" in heard[0]
+    assert len(reported) == len(pictures) + 1
+    assert "picture 0 at latent frame 0" in reported[0]
 
 
 def test_without_a_preview_the_frames_pass_untouched() -> None:

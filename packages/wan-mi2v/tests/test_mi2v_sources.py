@@ -8,7 +8,7 @@ import torch
 from wan_core import RequestError
 from wan_core.media import write_video
 from wan_mi2v.request import FrameRange, parse_frames, parse_positions
-from wan_mi2v.sources import Room, list_pictures, read_pictures
+from wan_mi2v.sources import Room, list_images, read_images
 
 from .mi2v_model import colours, request
 
@@ -46,28 +46,28 @@ def test_positions_are_whole_numbers(text: str) -> None:
         parse_positions(text)
 
 
-def test_a_folder_stands_for_its_pictures_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+def test_a_folder_stands_for_its_images_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     names = ["frame10.png", "frame2.PNG", "a.jpg", ".hidden.png", "notes.txt"]
     for name in names:
         (tmp_path / name).touch()
     (tmp_path / "folder.png").mkdir()
     other = tmp_path / "other" / "z.webp"
-    found = [path.name for path in list_pictures([other, tmp_path])]
+    found = [path.name for path in list_images([other, tmp_path])]
     assert found == ["z.webp", "a.jpg", "frame2.PNG", "frame10.png"]
 
 
-def test_a_folder_without_pictures_is_refused(tmp_path: Path) -> None:
+def test_a_folder_without_images_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RequestError, match="no pictures"):
-        list_pictures([tmp_path])
+        list_images([tmp_path])
 
 
 @pytest.mark.parametrize(
     ("frames", "indexes"), [("0:5", [0, 1, 2, 3, 4]), ("1:9:4", [1, 5]), ("7:", [7, 8, 9]), ("::2", [0, 2, 4, 6, 8])]
 )
 def test_a_range_chooses_frames_of_a_video(clip: Path, frames: str, indexes: list[int]) -> None:
-    found = read_pictures(request(clip=clip, frames=frames), ROOM)
+    found = read_images(request(clip=clip, frames=frames), ROOM)
     assert [name for name, _ in found] == [f"in.mp4 {index}" for index in indexes]
-    greys = [picture.getpixel((16, 16))[0] for _, picture in found]  # type: ignore[index]
+    greys = [image.getpixel((16, 16))[0] for _, image in found]  # type: ignore[index]
     expected = [(0.1 + 0.2 * index) * 127.5 for index in indexes]
     assert all(abs(grey - wanted) < 5 for grey, wanted in zip(greys, expected, strict=True))
 
@@ -85,14 +85,14 @@ def test_a_range_chooses_frames_of_a_video(clip: Path, frames: str, indexes: lis
 def test_frames_that_are_not_there_or_do_not_fit_are_refused(clip: Path, frames: str | None, words: str) -> None:
     room = Room(20, "frames", 1) if frames in ("0:11", "20:") else ROOM
     with pytest.raises(RequestError, match=words):
-        read_pictures(request(clip=clip, frames=frames), room)
+        read_images(request(clip=clip, frames=frames), room)
 
 
-def test_pictures_are_counted_before_they_are_read(tmp_path: Path) -> None:
+def test_images_are_counted_before_they_are_read(tmp_path: Path) -> None:
     paths = tuple(tmp_path / f"missing{index}.png" for index in range(6))
     with pytest.raises(RequestError, match="--frame-num 21 or fewer"):
-        read_pictures(request(images=paths), ROOM)
+        read_images(request(images=paths), ROOM)
 
 
-def test_pictures_in_memory_need_no_files() -> None:
-    assert [name for name, _ in read_pictures(request(pictures=colours(2)), ROOM)] == ["picture 0", "picture 1"]
+def test_images_in_memory_need_no_files() -> None:
+    assert [name for name, _ in read_images(request(pictures=colours(2)), ROOM)] == ["picture 0", "picture 1"]

@@ -15,7 +15,7 @@ from wan_mi2v import MI2V_5B
 from .mi2v_model import Model, colours, request
 
 
-def test_each_picture_is_encoded_on_its_own_in_one_call() -> None:
+def test_each_image_is_encoded_on_its_own_in_one_call() -> None:
     model = Model()
     inputs = model.plan(pictures=colours(3))
     anchors = model.pipeline.preset.task.anchors(inputs, model.pipeline.components)
@@ -26,7 +26,7 @@ def test_each_picture_is_encoded_on_its_own_in_one_call() -> None:
     assert anchors.mask.tolist() == [[True, True, True, False]]
 
 
-def test_many_large_pictures_are_encoded_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_many_large_images_are_encoded_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("wan_core.tasks.ti2v._PIXELS_PER_CALL", 2 * 32 * 32)
     model = Model()
     inputs = model.plan(pictures=colours(3))
@@ -37,7 +37,7 @@ def test_many_large_pictures_are_encoded_in_groups(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(grouped.latents, whole.latents, atol=1e-5, rtol=0)
 
 
-def test_consecutive_pictures_are_encoded_as_one_clip() -> None:
+def test_consecutive_images_are_encoded_as_one_clip() -> None:
     model = Model()
     inputs = model.plan(pictures=colours(9), joint=True)
     anchors = model.pipeline.preset.task.anchors(inputs, model.pipeline.components)
@@ -46,7 +46,7 @@ def test_consecutive_pictures_are_encoded_as_one_clip() -> None:
     assert inputs.positions == (0, 1, 2)
 
 
-def test_pictures_can_be_put_at_any_latent_frame() -> None:
+def test_images_can_be_put_at_any_latent_frame() -> None:
     model = Model()
     inputs = model.plan(pictures=colours(2), at=(3, 1))
     anchors = model.pipeline.preset.task.anchors(inputs, model.pipeline.components)
@@ -58,7 +58,7 @@ def test_pictures_can_be_put_at_any_latent_frame() -> None:
 
 
 @pytest.mark.parametrize("values", [{}, {"at": (2, 0)}, {"solver": "dpm++"}])
-def test_the_sampler_returns_the_pictures_unchanged(values: dict[str, object]) -> None:
+def test_the_sampler_returns_the_images_unchanged(values: dict[str, object]) -> None:
     model = Model()
     inputs = model.plan(pictures=colours(2), **values)
     latents = model.latents(inputs)
@@ -68,7 +68,7 @@ def test_the_sampler_returns_the_pictures_unchanged(values: dict[str, object]) -
     assert not torch.equal(latents[:, :, ~fixed], anchors.latents[:, :, ~fixed])
 
 
-def test_one_picture_is_image_to_video(tmp_path: Path) -> None:
+def test_one_image_is_image_to_video(tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     colours(1, (64, 48))[0].save(path)
     model = Model()
@@ -79,7 +79,7 @@ def test_one_picture_is_image_to_video(tmp_path: Path) -> None:
     assert torch.equal(several, model.latents(single))  # type: ignore[arg-type]
 
 
-def test_a_video_of_pictures_only_loads_neither_text_encoder_nor_network() -> None:
+def test_a_video_of_images_only_loads_neither_text_encoder_nor_network() -> None:
     model = Model()
     inputs = model.plan(pictures=colours(4))
     frames = torch.cat(list(model.pipeline.stream(inputs)), dim=1)
@@ -89,7 +89,7 @@ def test_a_video_of_pictures_only_loads_neither_text_encoder_nor_network() -> No
     assert "nothing is generated" in inputs.notes[0]
 
 
-def test_the_first_picture_sets_the_size_within_the_area() -> None:
+def test_the_first_image_sets_the_size_within_the_area() -> None:
     spec = MI2V_5B.latent_spec
     wide, tall = colours(1, (400, 200))[0], colours(1, (200, 400))[0]
     asked = replace(request(width=1280, height=704, num_frames=121), guidance_scale=1.0)
@@ -100,14 +100,14 @@ def test_the_first_picture_sets_the_size_within_the_area() -> None:
         assert "another shape than the first" in inputs.notes[0]
 
 
-def test_pictures_of_one_shape_give_no_note() -> None:
+def test_images_of_one_shape_give_no_note() -> None:
     assert Model().plan(pictures=(*colours(1, (40, 40)), *colours(1, (80, 84)))).notes == ()
 
 
 @pytest.mark.parametrize(
     ("count", "frames", "fits"), [(1, 1, True), (4, 13, True), (5, 13, False), (2, 1, False), (5, 17, True)]
 )
-def test_there_are_at_most_as_many_pictures_as_latent_frames(count: int, frames: int, fits: bool) -> None:
+def test_there_are_at_most_as_many_images_as_latent_frames(count: int, frames: int, fits: bool) -> None:
     if fits:
         assert len(Model().plan(pictures=colours(count), num_frames=frames).positions) == count
         return

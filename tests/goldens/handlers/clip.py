@@ -7,7 +7,8 @@ from torch import Tensor
 
 from tests.goldens.harness import GoldenCase, handles
 from wan_core.checkpoints.families.clip_names import CLIP_ORIGINAL_RENAMES, split_clip_tensor
-from wan_core.models import CLIPConfig, CLIPVision, clip_pixels
+from wan_core.models import CLIPConfig, CLIPVision
+from wan_core.models.image.clip import clip_pixels
 
 
 def clip_tower(case: GoldenCase) -> CLIPVision:

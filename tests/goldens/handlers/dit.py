@@ -8,16 +8,9 @@ import torch
 from torch import Tensor
 
 from tests.goldens.harness import Computed, GoldenCase, handles
-from wan_core.models import (
-    DiTInputs,
-    FLF2VConfig,
-    FLF2VDiT,
-    WanDiT,
-    WanDiTConfig,
-    rotary_table,
-    rotate,
-    sinusoidal_embedding,
-)
+from wan_core.models import DiTInputs, FLF2VConfig, FLF2VDiT, WanDiT, WanDiTConfig
+from wan_core.models.dit.modulation import sinusoidal_embedding
+from wan_core.models.dit.rope import rotary_table, rotate
 
 
 def build_dit(case: GoldenCase, weights: Mapping[str, Tensor]) -> WanDiT:

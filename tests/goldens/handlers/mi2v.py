@@ -8,7 +8,8 @@ from torch import Tensor
 from tests.goldens.handlers.loops import make_denoiser
 from tests.goldens.harness import GoldenCase, handles
 from wan_core.media import LatentSpec
-from wan_core.sampling import NUM_TRAIN_TIMESTEPS, Anchors, make_solver, sample
+from wan_core.sampling import Anchors, make_solver, sample
+from wan_core.sampling.schedule import NUM_TRAIN_TIMESTEPS
 from wan_core.tasks import prepare_anchor_images
 
 

@@ -11,7 +11,7 @@ from pi3.blocks import Block
 from pi3.camera import CameraHead, invert_rigid, nearest_rotation
 from pi3.conditions import Conditions
 from pi3.config import DinoConfig, Pi3Config, Pi3XConfig
-from pi3.dinov2 import VisionTransformer
+from pi3.dinov2.vit import VisionTransformer
 from pi3.edges import depth_edges, keep_mask, normal_edges, normals_of_points, surface_edges
 from pi3.geometry import intrinsics_of_rays, pixel_centres
 from pi3.heads import LinearHead

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from poze import Pi3FeatureAdapter, guidance_tokens, look
+from poze import Pi3FeatureAdapter, guidance_tokens
+from poze.guidance import look
 from poze.objectives import rollout
 from tests.goldens.handlers.dit import build_dit, frame_timesteps
 from tests.goldens.handlers.pi3 import build_pi3

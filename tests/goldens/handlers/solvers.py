@@ -8,7 +8,8 @@ from torch import Tensor
 
 from tests.goldens.harness import GoldenCase, handles
 from wan_core.errors import ConfigError
-from wan_core.sampling import MultistepSolver, Solver, make_solver, sample
+from wan_core.sampling import Solver, make_solver, sample
+from wan_core.sampling.solvers.base import MultistepSolver
 
 SOLVER_OF_FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
     "solver_unipc": ("unipc", {}),

@@ -6,7 +6,9 @@ from typing import Any
 from torch import Tensor
 
 from tests.goldens.harness import Computed, GoldenCase, handles
-from wan_core.models import TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, clean_prompt, relative_position_bucket
+from wan_core.models import TextEncoder, UMT5Config, UMT5Encoder
+from wan_core.models.text.tokenizer import Tokenizer, clean_prompt
+from wan_core.models.text.umt5 import relative_position_bucket
 
 
 def umt5_config(config: dict[str, Any]) -> UMT5Config:

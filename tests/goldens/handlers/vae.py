@@ -11,8 +11,8 @@ from torch import Tensor, nn
 
 from tests.goldens.harness import GoldenCase, handles
 from wan_core.checkpoints import MemorySource, load_model
-from wan_core.models import DecoderCache, EncoderCache, Tiling, VAEConfig, VideoVAE
-from wan_core.models.vae.causal import FeatureCache
+from wan_core.models import VAEConfig, VideoVAE
+from wan_core.models.vae.causal import DecoderCache, EncoderCache, FeatureCache
 from wan_core.models.vae.config import (
     WAN21_LATENTS_MEAN,
     WAN21_LATENTS_STD,
@@ -21,6 +21,7 @@ from wan_core.models.vae.config import (
 )
 from wan_core.models.vae.layers import AttentionBlock, ChannelNorm, Downsample, ResidualBlock, Upsample
 from wan_core.models.vae.shortcuts import average_downsample, duplicate_upsample, patchify, unpatchify
+from wan_core.models.vae.tiling import Tiling
 
 _STATISTICS = {16: (WAN21_LATENTS_MEAN, WAN21_LATENTS_STD), 48: (WAN22_LATENTS_MEAN, WAN22_LATENTS_STD)}
 

@@ -1,4 +1,4 @@
-"""Pi3 and Pi3X: point maps, depth, camera poses and confidence from unordered pictures.
+"""Pi3 and Pi3X: point maps, depth, camera poses and confidence from unordered images.
 
 Names are imported when they are first used, so that ``pi3 --help`` and the errors need no torch.
 """
@@ -11,11 +11,10 @@ if TYPE_CHECKING:
     from pi3.conditions import Conditions
     from pi3.config import DinoConfig, Pi3Config, Pi3XConfig
     from pi3.edges import keep_mask
-    from pi3.geometry import intrinsics_of_rays
     from pi3.images import pictures_to_tensor
     from pi3.model import Pi3, Pi3Latents, Pi3Output
-    from pi3.pi3x import Pi3X, Pi3XLatents, Pi3XOutput
-    from pi3.ply import read_ply, write_ply
+    from pi3.pi3x import Pi3X
+    from pi3.ply import write_ply
 
 _HOMES = {
     "Conditions": "conditions",
@@ -26,13 +25,9 @@ _HOMES = {
     "Pi3Output": "model",
     "Pi3X": "pi3x",
     "Pi3XConfig": "config",
-    "Pi3XLatents": "pi3x",
-    "Pi3XOutput": "pi3x",
-    "intrinsics_of_rays": "geometry",
     "keep_mask": "edges",
     "load_pi3": "checkpoints",
     "pictures_to_tensor": "images",
-    "read_ply": "ply",
     "write_ply": "ply",
 }
 
@@ -45,13 +40,9 @@ __all__ = [
     "Pi3Output",
     "Pi3X",
     "Pi3XConfig",
-    "Pi3XLatents",
-    "Pi3XOutput",
-    "intrinsics_of_rays",
     "keep_mask",
     "load_pi3",
     "pictures_to_tensor",
-    "read_ply",
     "write_ply",
 ]
 

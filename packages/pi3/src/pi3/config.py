@@ -60,7 +60,7 @@ class Pi3Config:
 
     The decoder is as wide as the encoder. ``head_dim`` is the width of the token decoders of points, confidence and
     camera, ``camera_dim`` that of the camera head; ``pixel_limit`` is how many
-    pixels its pictures have at most. Raises ConfigError for dims that cannot work.
+    pixels its images have at most. Raises ConfigError for dims that cannot work.
     """
 
     encoder: DinoConfig = field(default_factory=DinoConfig)

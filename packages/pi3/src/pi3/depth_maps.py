@@ -1,4 +1,4 @@
-"""Depth as pictures: 16-bit PNG for programs, colours for people."""
+"""Depth as images: 16-bit PNG for programs, colours for people."""
 
 from __future__ import annotations
 

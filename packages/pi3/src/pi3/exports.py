@@ -123,7 +123,7 @@ def quaternions(rotations: NDArray[np.floating]) -> NDArray[np.float64]:
 def write_colmap(scene: Scene, path: str | os.PathLike[str], *, max_points: int | None = None) -> None:
     """Write a COLMAP text model: ``cameras.txt``, ``images.txt``, ``points3D.txt``, and the views under ``images/``.
 
-    Every view has its own PINHOLE camera for the written picture; points carry no tracks, as they come from no
+    Every view has its own PINHOLE camera for the written image; points carry no tracks, as they come from no
     matching. Format: colmap.github.io/format.html.
     """
     from PIL import Image
@@ -142,8 +142,8 @@ def write_colmap(scene: Scene, path: str | os.PathLike[str], *, max_points: int 
         rows.append(f"{number} {' '.join(f'{v:.6f}' for v in point)} {' '.join(map(str, colour))} 0")
     with merged_folder(path) as folder:
         (folder / "images").mkdir()
-        for name, picture in zip(scene.names, scene.images, strict=True):
-            Image.fromarray(picture).save(folder / "images" / f"{name}.png")
+        for name, image in zip(scene.names, scene.images, strict=True):
+            Image.fromarray(image).save(folder / "images" / f"{name}.png")
         for file, lines in (("cameras.txt", cameras), ("images.txt", images), ("points3D.txt", rows)):
             (folder / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -1,4 +1,4 @@
-"""Pictures to network input: Pi3's size rule, and stretching with Pillow's Lanczos filter.
+"""Images to network input: Pi3's size rule, and stretching with Pillow's Lanczos filter.
 
 Pillow is imported where it is used, so that the model itself needs torch alone.
 """
@@ -24,11 +24,11 @@ PATCH_SIZE = 14
 
 
 def input_size(width: int, height: int, *, pixel_limit: int = PIXEL_LIMIT, patch_size: int = PATCH_SIZE) -> FrameSize:
-    """The (width, height) that a picture of ``width`` x ``height`` pixels is stretched to.
+    """The (width, height) that an image of ``width`` x ``height`` pixels is stretched to.
 
-    Both become multiples of the patch size with about ``pixel_limit`` pixels in all; small pictures are enlarged. While
+    Both become multiples of the patch size with about ``pixel_limit`` pixels in all; small images are enlarged. While
     there are too many pixels, the side that is relatively too long loses a patch; no side has less than one, so a very
-    narrow picture can exceed the limit. Raises RequestError for sizes below 1.
+    narrow image can exceed the limit. Raises RequestError for sizes below 1.
     """
     if min(width, height, pixel_limit) < 1:
         raise RequestError(f"a picture has at least one pixel, got {width}x{height} under a limit of {pixel_limit}")
@@ -49,29 +49,29 @@ def evaluation_size(width: int, height: int, *, target_width: int = 518, patch_s
     return target_width, max(1, round(height * target_width / width / patch_size)) * patch_size
 
 
-def picture_to_tensor(picture: Image.Image, size: FrameSize) -> Tensor:
-    """A picture stretched to ``size`` (width, height): float32 [3, H, W] in [0, 1]."""
+def view_of_image(image: Image.Image, size: FrameSize) -> Tensor:
+    """An image stretched to ``size`` (width, height): float32 [3, H, W] in [0, 1]."""
     import numpy as np
     from PIL import Image
 
-    resized = picture.convert("RGB").resize(size, Image.Resampling.LANCZOS)
+    resized = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(resized, dtype=np.uint8))
     return pixels.permute(2, 0, 1).contiguous().float() / 255
 
 
 def pictures_to_tensor(
-    pictures: Iterable[Image.Image], *, pixel_limit: int = PIXEL_LIMIT, patch_size: int = PATCH_SIZE
+    images: Iterable[Image.Image], *, pixel_limit: int = PIXEL_LIMIT, patch_size: int = PATCH_SIZE
 ) -> Tensor:
-    """Views [N, 3, H, W] in [0, 1] of upright pictures, one at a time; the first sets the size of all.
+    """Views [N, 3, H, W] in [0, 1] of upright images, one at a time; the first sets the size of all.
 
-    Pictures of another aspect ratio are stretched. Raises RequestError when there is none.
+    Images of another aspect ratio are stretched. Raises RequestError when there is none.
     """
     views: list[Tensor] = []
     size: FrameSize | None = None
-    for picture in pictures:
+    for image in images:
         if size is None:
-            size = input_size(*picture.size, pixel_limit=pixel_limit, patch_size=patch_size)
-        views.append(picture_to_tensor(picture, size))
+            size = input_size(*image.size, pixel_limit=pixel_limit, patch_size=patch_size)
+        views.append(view_of_image(image, size))
     if not views:
         raise RequestError("there is no picture to reconstruct; give at least one")
     return torch.stack(views)

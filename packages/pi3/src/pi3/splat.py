@@ -1,4 +1,4 @@
-"""Pictures of point clouds: every point a small square, nearer ones in front. numpy only."""
+"""Images of point clouds: every point a small square, nearer ones in front. numpy only."""
 
 from __future__ import annotations
 
@@ -33,10 +33,10 @@ def draw_points(
     point_size: int = 2,
     background: tuple[int, int, int] = BACKGROUND,
 ) -> NDArray[np.uint8]:
-    """The picture [H, W, 3] of points [M, 3] with colours [M, 3], each ``point_size`` pixels wide."""
+    """The image [H, W, 3] of points [M, 3] with colours [M, 3], each ``point_size`` pixels wide."""
     height, width = viewpoint.height, viewpoint.width
-    picture = np.empty((height * width, 3), dtype=np.uint8)
-    picture[:] = background
+    image = np.empty((height * width, 3), dtype=np.uint8)
+    image[:] = background
     local = (np.asarray(points, dtype=np.float64) - viewpoint.pose[:3, 3]) @ viewpoint.pose[:3, :3]
     in_front = np.isfinite(local).all(axis=1) & (local[:, 2] > _NEAREST)
     local, shades = local[in_front], colours[in_front]
@@ -57,8 +57,8 @@ def draw_points(
             visible = depth[seen] <= front[place]
             # Of points on one pixel the last assignment stays: they are sorted from far to near.
             front[place[visible]] = depth[seen][visible]
-            picture[place[visible]] = shades[seen][visible]
-    return picture.reshape(height, width, 3)
+            image[place[visible]] = shades[seen][visible]
+    return image.reshape(height, width, 3)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ class Orbit:
     """Viewpoints around a cloud: they look at ``centre`` from ``distance``, with ``up`` upright.
 
     ``front`` is the unit direction from the centre towards the middle of the swing; ``reach`` is the radius of the part
-    of the cloud that should be in the picture.
+    of the cloud that should be in the image.
     """
 
     centre: NDArray[np.float64]

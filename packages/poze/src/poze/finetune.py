@@ -145,15 +145,17 @@ def read_supervision(options: FinetuneOptions) -> Supervision:
 def _check_sources(options: FinetuneOptions) -> None:
     if options.pi3_checkpoint is not None and not options.pi3_checkpoint.exists():
         raise RequestError(f"--pi3-checkpoint: there is no file or folder {options.pi3_checkpoint}")
+    if options.dataset_root is None:
+        _check_single(options)
+    elif options.objective != "flow":
+        raise RequestError("--dataset-root is for --objective flow; rollout learns from one --gt-video or --gt-points")
+    elif options.gt_video is not None or options.gt_points is not None:
+        raise RequestError("give --dataset-root, or --gt-video and --gt-points, not both")
+
+
+def _check_single(options: FinetuneOptions) -> None:
+    """What a run on one image and prompt needs."""
     is_flow = options.objective == "flow"
-    if options.dataset_root is not None:
-        if not is_flow:
-            raise RequestError(
-                "--dataset-root is for --objective flow; rollout learns from one --gt-video or --gt-points"
-            )
-        if options.gt_video is not None or options.gt_points is not None:
-            raise RequestError("give --dataset-root, or --gt-video and --gt-points, not both")
-        return
     if options.dataset_latents:
         raise RequestError("--dataset-latents needs --dataset-root")
     if options.gt_video is None and options.gt_points is None:

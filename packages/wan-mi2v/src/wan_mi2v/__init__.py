@@ -1,16 +1,13 @@
-"""Several pictures to video: each is a fixed latent frame of Wan2.2 TI2V-5B, the rest is generated."""
+"""Several images to video: each is a fixed latent frame of Wan2.2 TI2V-5B, the rest is generated."""
 
-from wan_mi2v.inputs import MI2VInputs
-from wan_mi2v.presets import MI2V_5B, TINY_MI2V
+from wan_mi2v.presets import MI2V_5B
 from wan_mi2v.preview import AnchorMatch, compare_anchors
 from wan_mi2v.request import MI2VRequest
 from wan_mi2v.task import MultiImageToVideo
 
 __all__ = [
     "MI2V_5B",
-    "TINY_MI2V",
     "AnchorMatch",
-    "MI2VInputs",
     "MI2VRequest",
     "MultiImageToVideo",
     "compare_anchors",

@@ -1,4 +1,4 @@
-"""How well the video keeps its pictures: PSNR per anchored frame, and a sheet to look at."""
+"""How well the video keeps its images: PSNR per anchored frame, and a sheet to look at."""
 
 import math
 from collections.abc import Callable, Iterator
@@ -19,9 +19,9 @@ _PAIRS_PER_ROW = 4
 
 @dataclass(frozen=True)
 class AnchorMatch:
-    """One frame of the video beside the picture it should show.
+    """One frame of the video beside the image it should show.
 
-    ``image`` counts the pictures, ``latent_frame`` and ``frame`` the video's latent and pixel frames, all from 0;
+    ``image`` counts the images, ``latent_frame`` and ``frame`` the video's latent and pixel frames, all from 0;
     ``psnr`` is in dB over 8-bit values, infinite when they are equal.
     """
 
@@ -33,7 +33,7 @@ class AnchorMatch:
 
 
 class AnchorWatch:
-    """Compares frames with the pictures as they come, and keeps those it has compared."""
+    """Compares frames with the images as they come, and keeps those it has compared."""
 
     def __init__(self, inputs: MI2VInputs) -> None:
         self.inputs = inputs
@@ -50,17 +50,17 @@ class AnchorWatch:
         self._seen += chunk.shape[1]
 
     def matches(self) -> list[AnchorMatch]:
-        """Every anchored frame that has come, in the order of the pictures."""
-        pictures = to_uint8(self.inputs.images)
+        """Every anchored frame that has come, in the order of the images."""
+        images = to_uint8(self.inputs.images)
         return [
-            AnchorMatch(image, self.inputs.names[image], latent, frame, psnr(pictures[image], self.kept[frame]))
+            AnchorMatch(image, self.inputs.names[image], latent, frame, psnr(images[image], self.kept[frame]))
             for image, latent, frame in self._wanted
             if frame in self.kept
         ]
 
 
 def anchored_pixels(inputs: MI2VInputs) -> list[tuple[int, int, int]]:
-    """(picture, latent frame, pixel frame) for every frame that a picture fixes.
+    """(image, latent frame, pixel frame) for every frame that an image fixes.
 
     The VAE is causal: latent frame 0 is frame 0 alone, latent frame k the ``stride`` frames up to ``stride * k``.
     """
@@ -81,7 +81,7 @@ def psnr(first: Tensor, second: Tensor) -> float:
 
 
 def compare_anchors(inputs: MI2VInputs, frames: Tensor) -> list[AnchorMatch]:
-    """How well a finished video [T, 3, H, W] in [-1, 1] keeps the pictures of its planned request."""
+    """How well a finished video [T, 3, H, W] in [-1, 1] keeps the images of its planned request."""
     watch = AnchorWatch(inputs)
     watch.add(frames.transpose(0, 1))
     return watch.matches()
@@ -90,7 +90,7 @@ def compare_anchors(inputs: MI2VInputs, frames: Tensor) -> list[AnchorMatch]:
 def watch_anchors(
     inputs: MI2VInputs, frames: Iterator[Tensor], path: Path, log: Callable[[str], None]
 ) -> Iterator[Tensor]:
-    """Chunks of frames unchanged; when the last one is out, the sheet is written and the numbers are said."""
+    """Chunks of frames unchanged; when the last one is out, the sheet is written and the numbers are reported."""
     watch = AnchorWatch(inputs)
     for chunk in frames:
         watch.add(chunk)
@@ -103,7 +103,7 @@ def watch_anchors(
 
 
 def best_matches(matches: list[AnchorMatch]) -> list[AnchorMatch]:
-    """The closest frame of each picture, in the order of the pictures."""
+    """The closest frame of each image, in the order of the images."""
     best: dict[int, AnchorMatch] = {}
     for match in matches:
         if match.image not in best or match.psnr > best[match.image].psnr:
@@ -112,7 +112,7 @@ def best_matches(matches: list[AnchorMatch]) -> list[AnchorMatch]:
 
 
 def draw_sheet(watch: AnchorWatch, matches: list[AnchorMatch]) -> Image.Image:
-    """One row per picture with the frames it fixes; where they were encoded together, four pairs a row."""
+    """One row per image with the frames it fixes; where they were encoded together, four pairs a row."""
     inputs = watch.inputs
     per_image = (
         1 if inputs.joint else max(len([m for m in matches if m.image == index]) for index in range(len(inputs.names)))

@@ -1,4 +1,4 @@
-"""What a user asks for: which pictures, and where in the video they stay."""
+"""What a user asks for: which images, and where in the video they stay."""
 
 import re
 from dataclasses import dataclass, field
@@ -31,7 +31,7 @@ def parse_frames(text: str) -> FrameRange:
 
 
 def parse_positions(text: str) -> tuple[int, ...]:
-    """Read ``0,8,20``: latent frames, one per picture. Raises ``RequestError``."""
+    """Read ``0,8,20``: latent frames, one per image. Raises ``RequestError``."""
     if not re.fullmatch(r"\s*\d{1,9}\s*(,\s*\d{1,9}\s*)*", text):
         raise RequestError(f"latent frames are whole numbers joined by commas, such as 0,8,20; got {text!r}")
     return tuple(int(part) for part in text.split(","))
@@ -39,9 +39,9 @@ def parse_positions(text: str) -> tuple[int, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class MI2VRequest(GenerationRequest):
-    """A prompt and the pictures that the video shows at fixed places.
+    """A prompt and the images that the video shows at fixed places.
 
-    The pictures are ``images`` (a folder stands for the pictures in it, by name), the frames ``frames`` of ``clip``,
+    The images are ``images`` (a folder stands for the images in it, by name), the frames ``frames`` of ``clip``,
     or in Python ``pictures``; the first one sets the aspect ratio within the area ``width`` x ``height``. They become
     the first latent frames, or those that ``at`` names. Latent frame 0 is frame 0 of the video, latent frame k the
     four frames 4k-3 to 4k. ``joint`` encodes them as one clip instead: 4n+1 consecutive frames are n+1 latent frames.

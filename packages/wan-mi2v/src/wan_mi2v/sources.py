@@ -1,4 +1,4 @@
-"""Where the pictures come from: files, folders in the order of their names, frames of a video, or memory."""
+"""Where the images come from: files, folders in the order of their names, frames of a video, or memory."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -13,32 +13,34 @@ from wan_core.media import load_image, plain_text, probe_video, stream_video, te
 from wan_mi2v.request import FrameRange, MI2VRequest, parse_frames
 
 
-class NamedPicture(NamedTuple):
-    """A picture and the name that people know it by."""
+class NamedImage(NamedTuple):
+    """An image and the name that people know it by."""
 
     name: str
-    picture: Image.Image
+    image: Image.Image
 
 
 class Room(NamedTuple):
-    """How many pictures a video takes: at most ``limit``; ``remedy(count)`` is what to do with more."""
+    """How many images a video takes: at most ``limit``; each further one needs ``frames_per_image`` more frames."""
 
     limit: int
     unit: str
-    frames_per_picture: int
+    frames_per_image: int
 
     def check(self, count: int, *, is_more: bool = False) -> None:
-        """Raises ``RequestError`` when ``count`` pictures (or more, where ``is_more``) are too many."""
+        """Raises ``RequestError`` when ``count`` images (or more, where ``is_more``) are too many."""
         if count <= self.limit:
             return
-        said = f"more than {count - 1}" if is_more else f"{count}"
-        enough = self.frames_per_picture * (count - 1) + 1
+        total = f"more than {count - 1}" if is_more else f"{count}"
+        enough = self.frames_per_image * (count - 1) + 1
         enlarge = "a larger --frame-num" if is_more else f"--frame-num {enough}"
-        raise RequestError(f"{said} pictures do not fit into {self.limit} {self.unit}; use {enlarge} or fewer pictures")
+        raise RequestError(
+            f"{total} pictures do not fit into {self.limit} {self.unit}; use {enlarge} or fewer pictures"
+        )
 
 
-def read_pictures(request: MI2VRequest, room: Room) -> list[NamedPicture]:
-    """All pictures of a request in order; counted before they are read.
+def read_images(request: MI2VRequest, room: Room) -> list[NamedImage]:
+    """All images of a request in order; counted before they are read.
 
     Raises ``RequestError`` (missing files, empty folders, too many, frames that a video does not have) or
     ``MediaError`` (unreadable files).
@@ -48,16 +50,16 @@ def read_pictures(request: MI2VRequest, room: Room) -> list[NamedPicture]:
         return read_clip(request.clip, chosen, room)
     if request.pictures:
         room.check(len(request.pictures))
-        return [NamedPicture(f"picture {index}", picture) for index, picture in enumerate(request.pictures)]
-    paths = list_pictures(request.images)
+        return [NamedImage(f"picture {index}", image) for index, image in enumerate(request.pictures)]
+    paths = list_images(request.images)
     room.check(len(paths))
-    return [NamedPicture(plain_text(path.name), load_image(path)) for path in paths]
+    return [NamedImage(plain_text(path.name), load_image(path)) for path in paths]
 
 
-def list_pictures(paths: Sequence[Path]) -> list[Path]:
-    """The files that ``paths`` name: folders are replaced by the pictures in them, numbers in names counted as such.
+def list_images(paths: Sequence[Path]) -> list[Path]:
+    """The files that ``paths`` name: folders are replaced by the images in them, numbers in names counted as such.
 
-    Raises ``RequestError`` for a folder without pictures, ``MediaError`` for one that cannot be read.
+    Raises ``RequestError`` for a folder without images, ``MediaError`` for one that cannot be read.
     """
     found: list[Path] = []
     for path in paths:
@@ -71,7 +73,7 @@ def list_pictures(paths: Sequence[Path]) -> list[Path]:
     return found
 
 
-def read_clip(path: Path, chosen: FrameRange, room: Room) -> list[NamedPicture]:
+def read_clip(path: Path, chosen: FrameRange, room: Room) -> list[NamedImage]:
     """Frames of a video; no more of it is decoded than needed. Raises as :func:`read_pictures` does."""
     start, stop, step = chosen
     if stop is not None:
@@ -86,6 +88,6 @@ def read_clip(path: Path, chosen: FrameRange, room: Room) -> list[NamedPicture]:
         asked = f"{start}:{'' if stop is None else stop}"
         raise RequestError(f"video {plain_text(path)} has {has} frames, --frames {asked} asks for others")
     return [
-        NamedPicture(f"{plain_text(path.name)} {start + step * index}", tensor_to_image(frame))
+        NamedImage(f"{plain_text(path.name)} {start + step * index}", tensor_to_image(frame))
         for index, frame in enumerate(frames)
     ]

@@ -1,6 +1,6 @@
-"""Several pictures to video: the pictures are clean latent frames that the sampler never changes.
+"""Several images to video: the images are clean latent frames that the sampler never changes.
 
-The idea is the multi-image variant of Wan2.2's TI2V-5B pipeline (arXiv 2503.20314): each picture is encoded on its own
+The idea is the multi-image variant of Wan2.2's TI2V-5B pipeline (arXiv 2503.20314): each image is encoded on its own
 and fixed as one of the first latent frames; the code is our own, on wan-core's text-and-image task.
 """
 
@@ -27,13 +27,13 @@ from wan_core.tasks import (
 from wan_mi2v.inputs import MI2VInputs
 from wan_mi2v.preview import watch_anchors
 from wan_mi2v.request import MI2VRequest
-from wan_mi2v.sources import NamedPicture, Room, read_pictures
+from wan_mi2v.sources import NamedImage, Room, read_images
 
-_LOOSE_ASPECT = 1.1  # pictures whose aspect ratio differs by more lose a visible part
+_LOOSE_ASPECT = 1.1  # images whose aspect ratio differs by more lose a visible part
 
 
 class MultiImageToVideo(AnchoredVideo[MI2VRequest, MI2VInputs]):
-    """TI2V-5B with N pictures at N latent frames, 1 <= N <= latent frames."""
+    """TI2V-5B with N images at N latent frames, 1 <= N <= latent frames."""
 
     request_type: ClassVar[type[GenerationRequest]] = MI2VRequest
 
@@ -44,10 +44,10 @@ class MultiImageToVideo(AnchoredVideo[MI2VRequest, MI2VInputs]):
         room = (
             Room(exact.num_frames, "frames", 1) if request.joint else Room(exact.latent_frames, "latent frames", stride)
         )
-        named = read_pictures(request, room)
+        named = read_images(request, room)
         positions = anchored_frames(request, len(named), exact)
-        pictures, area = [picture for _, picture in named], exact.width * exact.height
-        images, geometry = prepare_anchor_images(pictures, area, exact.num_frames, latent_spec)
+        given, area = [image for _, image in named], exact.width * exact.height
+        images, geometry = prepare_anchor_images(given, area, exact.num_frames, latent_spec)
         return MI2VInputs(
             request=request,
             settings=settings,
@@ -84,7 +84,7 @@ class MultiImageToVideo(AnchoredVideo[MI2VRequest, MI2VInputs]):
 
 
 def anchored_frames(request: MI2VRequest, count: int, geometry: VideoGeometry) -> tuple[int, ...]:
-    """The latent frames that ``count`` pictures fix. Raises ``RequestError`` when they do not fit."""
+    """The latent frames that ``count`` images fix. Raises ``RequestError`` when they do not fit."""
     stride, latent_frames = geometry.spec.temporal_stride, geometry.latent_frames
     if request.joint:
         rest = (count - 1) % stride
@@ -116,12 +116,12 @@ def _check_preview(request: MI2VRequest) -> None:
         raise RequestError(f"--preview is a picture; use a name that ends in .png, got {plain_text(request.preview)}")
 
 
-def _notes(named: Sequence[NamedPicture], positions: Sequence[int], geometry: VideoGeometry) -> Iterator[str]:
-    first = named[0].picture.width / named[0].picture.height
+def _notes(named: Sequence[NamedImage], positions: Sequence[int], geometry: VideoGeometry) -> Iterator[str]:
+    first = named[0].image.width / named[0].image.height
     wanted = geometry.width / geometry.height
     losses = {}
-    for name, picture in named:
-        aspect = picture.width / picture.height
+    for name, image in named:
+        aspect = image.width / image.height
         if max(aspect / first, first / aspect) > _LOOSE_ASPECT:
             losses[name] = 1 - min(aspect / wanted, wanted / aspect)
     if losses:

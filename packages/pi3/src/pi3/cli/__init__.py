@@ -14,4 +14,4 @@ COMMANDS = {
 pi3 = LazyGroup("pi3", COMMANDS, help="Pi3: 3D geometry from unordered pictures.", package="pi3")
 main = main_of(pi3)
 
-__all__ = ["COMMANDS", "main", "pi3"]
+__all__ = ["main"]

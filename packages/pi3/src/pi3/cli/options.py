@@ -24,7 +24,7 @@ DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
 class ReconstructOptions:
     """Everything that the reconstructing commands share."""
 
-    pictures: tuple[Path, ...]
+    images: tuple[Path, ...]
     checkpoint: str | None
     revision: str | None
     interval: int | None
@@ -37,9 +37,9 @@ class ReconstructOptions:
 
 
 def run_options() -> list[click.Parameter]:
-    """Pictures in, which model, where and how it computes."""
+    """Images in, which model, where and how it computes."""
     return [
-        click.Argument(["pictures"], nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURES"),
+        click.Argument(["images"], nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURES"),
         click.Option(
             ["--checkpoint", "--ckpt"],
             help="File, folder, pi3, pi3x or OWNER/NAME; default: the bundled tiny model of rendered rooms.",
@@ -99,10 +99,10 @@ def check_run(options: ReconstructOptions) -> None:
 
 
 def run_model(options: ReconstructOptions) -> Scene:
-    """Read the pictures, load the model and reconstruct."""
+    """Read the images, load the model and reconstruct."""
     device = resolve_device(options.device)
     if options.checkpoint is None:
-        bundled_weights()  # fails before the pictures are read
+        bundled_weights()  # fails before the images are read
     model = load_pi3(options.checkpoint, device=device, revision=options.revision)
     views = _read(options, model)
     size = f"{views.images.shape[-1]}x{views.images.shape[-2]}"
@@ -120,7 +120,7 @@ def run_model(options: ReconstructOptions) -> Scene:
 def _read(options: ReconstructOptions, model: Pi3) -> Views:
     config = model.config
     return read_views(
-        options.pictures,
+        options.images,
         interval=options.interval,
         pixel_limit=options.pixel_limit or config.pixel_limit,
         patch_size=config.patch_size,

@@ -1,4 +1,4 @@
-"""``pi3 reconstruct``: pictures or a video to a scene file, with previews."""
+"""``pi3 reconstruct``: images or a video to a scene file, with previews."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -61,8 +61,8 @@ def draw_preview(scene: Scene) -> Tensor:
     """The cloud from the middle of the cameras' side, uint8 [3, H, W]."""
     points, colours = scene.cloud()
     viewpoint = Orbit.around(points, scene.poses).viewpoint(0.0, *PREVIEW_SIZE)
-    picture = draw_points(points, colours, viewpoint, point_size=point_size(len(points)))
-    return torch.from_numpy(picture).permute(2, 0, 1)
+    image = draw_points(points, colours, viewpoint, point_size=point_size(len(points)))
+    return torch.from_numpy(image).permute(2, 0, 1)
 
 
 def orbit_frames(scene: Scene) -> Iterator[Tensor]:
@@ -70,13 +70,13 @@ def orbit_frames(scene: Scene) -> Iterator[Tensor]:
     points, colours = scene.cloud()
     path = Orbit.around(points, scene.poses).swing(ORBIT_SECONDS * ORBIT_FPS, ORBIT_DEGREES, *PREVIEW_SIZE)
     for viewpoint in path:
-        picture = draw_points(points, colours, viewpoint, point_size=point_size(len(points)))
-        yield frame_tensor(torch.from_numpy(picture))
+        image = draw_points(points, colours, viewpoint, point_size=point_size(len(points)))
+        yield frame_tensor(torch.from_numpy(image))
 
 
-def frame_tensor(picture: Tensor) -> Tensor:
-    """A picture uint8 [H, W, 3] as a chunk of video, [3, 1, H, W] in [-1, 1]."""
-    return picture.permute(2, 0, 1)[:, None].float() / 127.5 - 1
+def frame_tensor(image: Tensor) -> Tensor:
+    """An image uint8 [H, W, 3] as a chunk of video, [3, 1, H, W] in [-1, 1]."""
+    return image.permute(2, 0, 1)[:, None].float() / 127.5 - 1
 
 
 reconstruct_command = command(

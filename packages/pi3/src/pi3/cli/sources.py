@@ -1,6 +1,5 @@
-"""Pictures, folders and videos as views, one at a time: only the small views stay in memory."""
+"""Images, folders and videos as views, one at a time: only the small views stay in memory."""
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,12 +9,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from pi3.images import input_size, picture_to_tensor
+from pi3.images import input_size, view_of_image
 from wan_core import RequestError
+from wan_core.files import IMAGE_ENDINGS, VIDEO_ENDINGS, folder_files
 from wan_core.media import load_image, stream_video, tensor_to_image
 
-PICTURE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff")
-VIDEO_SUFFIXES = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
 VIDEO_INTERVAL = 10
 _ASPECT_TOLERANCE = 0.02
 
@@ -36,32 +34,31 @@ def read_views(
     patch_size: int,
     warn: Callable[[str], None],
 ) -> Views:
-    """Views of pictures, one folder, or one video; the first picture sets the size, the others are stretched to it.
+    """Views of images, one folder, or one video; the first image sets the size, the others are stretched to it.
 
-    ``interval`` None is every tenth frame of a video and every picture otherwise. Raises RequestError when nothing is
+    ``interval`` None is every tenth frame of a video and every image otherwise. Raises RequestError when nothing is
     there, and what the readers of wan-core raise.
     """
-    pictures = _open_sources(sources, interval)
-    images, names, aspects = [], [], []
+    views, names, aspects = [], [], []
     size = None
-    for name, picture in pictures:
+    for name, image in _open_sources(sources, interval):
         if size is None:
-            size = input_size(*picture.size, pixel_limit=pixel_limit, patch_size=patch_size)
-        images.append(picture_to_tensor(picture, size))
+            size = input_size(*image.size, pixel_limit=pixel_limit, patch_size=patch_size)
+        views.append(view_of_image(image, size))
         names.append(name)
-        aspects.append(picture.width / picture.height)
-    if not images:
+        aspects.append(image.width / image.height)
+    if not views:
         raise RequestError(f"{', '.join(map(str, sources))}: no pictures or frames in it")
     odd = [
         name for name, aspect in zip(names, aspects, strict=True) if abs(aspect / aspects[0] - 1) > _ASPECT_TOLERANCE
     ]
     if odd:
         warn(f"{len(odd)} of {len(names)} pictures have another shape than the first and are stretched ({odd[0]}, ...)")
-    return Views(torch.stack(images), _unique(names))
+    return Views(torch.stack(views), _unique(names))
 
 
 def _open_sources(sources: Sequence[Path], interval: int | None) -> Iterator[tuple[str, Image.Image]]:
-    videos = [path for path in sources if path.suffix.lower() in VIDEO_SUFFIXES and not path.is_dir()]
+    videos = [path for path in sources if path.suffix.lower() in VIDEO_ENDINGS and not path.is_dir()]
     folders = [path for path in sources if path.is_dir()]
     if (videos or folders) and len(sources) > 1:
         raise RequestError(
@@ -69,21 +66,16 @@ def _open_sources(sources: Sequence[Path], interval: int | None) -> Iterator[tup
         )
     if videos:
         return _video_frames(videos[0], VIDEO_INTERVAL if interval is None else interval)
-    paths = folder_pictures(folders[0]) if folders else list(sources)
+    paths = folder_images(folders[0]) if folders else list(sources)
     return ((path.stem, load_image(path)) for path in paths[:: interval or 1])
 
 
-def folder_pictures(folder: Path) -> list[Path]:
-    """The pictures of a folder, numbers in their names in counting order. Raises RequestError when there is none."""
-    found = [path for path in folder.iterdir() if path.suffix.lower() in PICTURE_SUFFIXES and path.is_file()]
+def folder_images(folder: Path) -> list[Path]:
+    """The images of a folder in natural order. Raises RequestError when there is none, MediaError when unreadable."""
+    found = folder_files(folder, IMAGE_ENDINGS)
     if not found:
-        raise RequestError(f"folder {folder} has no pictures ({', '.join(PICTURE_SUFFIXES[:4])}, ...)")
-    return sorted(found, key=lambda path: natural_key(path.name))
-
-
-def natural_key(name: str) -> list[tuple[int, str]]:
-    """A sorting key that puts frame2 before frame10."""
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"([0-9]+)", name)]
+        raise RequestError(f"folder {folder} has no pictures ({', '.join(IMAGE_ENDINGS[:4])}, ...)")
+    return found
 
 
 def _video_frames(path: Path, interval: int) -> Iterator[tuple[str, Image.Image]]:
@@ -92,7 +84,7 @@ def _video_frames(path: Path, interval: int) -> Iterator[tuple[str, Image.Image]
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:
-    """The same names, numbered when two pictures of different folders share one."""
+    """The same names, numbered when two images of different folders share one."""
     if len(set(names)) == len(names):
         return tuple(names)
     return tuple(f"{index:04d}_{name}" for index, name in enumerate(names))

@@ -17,11 +17,11 @@ from pi3.cli.reconstruct import (
     frame_tensor,
     point_size,
 )
-from pi3.cli.sources import natural_key
 from pi3.ply import read_ply
 from pi3.splat import Orbit, Viewpoint, draw_points
 from wan_core import RequestError
 from wan_core.cli import ErrorReporting, debug_option
+from wan_core.files import folder_files, natural_order
 from wan_core.media import check_output, write_video
 
 Cloud = tuple[NDArray[np.float32], NDArray[np.uint8]]
@@ -33,13 +33,13 @@ def find_clouds(sequence: str) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        found = list(path.glob("*.ply"))
+        found = folder_files(path, (".ply",))
     else:
         parent = path.parent
         found = [one for one in parent.glob(path.name) if one.is_file()] if parent.is_dir() else []
     if not found:
         raise RequestError(f"{sequence}: no .ply file there; give a file, a folder or a pattern such as 'clouds/*.ply'")
-    return sorted(found, key=lambda one: natural_key(one.name))
+    return sorted(found, key=natural_order)
 
 
 def read_cloud(path: Path, max_points: int) -> Cloud:

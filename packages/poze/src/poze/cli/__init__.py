@@ -12,4 +12,4 @@ COMMANDS = {
 poze = LazyGroup("poze", COMMANDS, help="3D-guided video: Pi3 guides Wan2.2 TI2V-5B.", package="poze")
 main = main_of(poze)
 
-__all__ = ["COMMANDS", "main", "poze"]
+__all__ = ["main"]

@@ -12,34 +12,24 @@ from wan_core.checkpoints.families import (
     VAE,
     Expert,
     Family,
-    Places,
     dit_config_reader,
     families,
-    family_of,
-    get_family,
     title_of,
 )
 from wan_core.checkpoints.families.dit import official_config
-from wan_core.checkpoints.families.shapes import Shapes, build_config
+from wan_core.checkpoints.families.shapes import Shapes
 from wan_core.checkpoints.formats import CheckpointFormat
 from wan_core.checkpoints.inspection import Inspection, inspect_weights, tensor_rows
 from wan_core.checkpoints.layout import TOKENIZER, CheckpointLayout
 from wan_core.checkpoints.load import check_fit, load_model
-from wan_core.checkpoints.lora.merge import (
-    LoRA,
-    loras_for,
-    read_lora,
-    with_delta,
-    with_loras,
-)
-from wan_core.checkpoints.lora.names import is_lora
+from wan_core.checkpoints.lora.merge import LoRA, loras_for, with_delta, with_loras
 from wan_core.checkpoints.lora.summary import LoRASummary
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.networks import Network, networks_in
 from wan_core.checkpoints.parts import Part
 from wan_core.checkpoints.pipeline_files import PipelineFacts
 from wan_core.checkpoints.readers.reader import read_weights
-from wan_core.checkpoints.readers.sources import DerivedSource, MemorySource, Recipe, TensorInfo, TensorSource
+from wan_core.checkpoints.readers.sources import DerivedSource, MemorySource, Recipe, TensorSource
 from wan_core.checkpoints.writer import write_file, write_shards
 
 __all__ = [
@@ -64,29 +54,22 @@ __all__ = [
     "Network",
     "Part",
     "PipelineFacts",
-    "Places",
     "Recipe",
     "Shapes",
-    "TensorInfo",
     "TensorSource",
-    "build_config",
     "build_on_meta",
     "check_fit",
     "dit_config_reader",
     "export_networks",
     "families",
-    "family_of",
     "find_weights",
-    "get_family",
     "in_format",
     "inspect_weights",
-    "is_lora",
     "load_model",
     "loras_for",
     "native_weights",
     "networks_in",
     "official_config",
-    "read_lora",
     "read_weights",
     "tensor_rows",
     "title_of",

@@ -82,7 +82,7 @@ convert.params += [*lora_options(), *writing_options()]
 def write_again(source: Path, out: Path, layout: Layout | None, values: Mapping[str, Any]) -> None:
     """Write the weights in ``source`` to ``out``; ``values`` are the parsed options of :func:`writing_options` and of
     :func:`lora_options`. Raises RequestError, CheckpointError and MediaError; nothing half-written stays."""
-    say = reporter(values["quiet"])
+    log = reporter(values["quiet"])
     dtype = DTYPES[values["dtype"]] if values["dtype"] else None
     contents = find_weights(source)
     merge = LoRAMerge(values["loras"], force=values["force_lora"], dtype=dtype) if values["loras"] else None
@@ -91,9 +91,9 @@ def write_again(source: Path, out: Path, layout: Layout | None, values: Mapping[
     networks = networks_in(contents, dtype=dtype, merge=merge)
     left_out = [weights.name for weights in contents.weights if weights.family in ("", "lora")]
     if left_out:
-        say(f"left out: {plain_text(', '.join(left_out[:5]))}, which no model here has")
+        log(f"left out: {plain_text(', '.join(left_out[:5]))}, which no model here has")
     if merge is not None:
-        merge.report(source, say)
+        merge.report(source, log)
     options = ExportOptions(
         layout=layout, dtype=dtype, max_shard_bytes=values["shard_size"], overwrite=values["overwrite"]
     )

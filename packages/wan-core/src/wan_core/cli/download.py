@@ -119,15 +119,15 @@ def companions_of(preset: Preset) -> tuple[str, ...]:
     return (*(f"{part.file}/{_DIT_INDEX}".lstrip("/") for part in preset.dits), "LICENSE*")
 
 
-def announce(plan: DownloadPlan, say: Callable[[str], None]) -> None:
+def announce(plan: DownloadPlan, log: Callable[[str], None]) -> None:
     """Say what is fetched, from where, under which licence, and how much of it is there."""
     listing = plan.listing
     licence = listing.licence or "not stated there; see the page of the model"
-    say(f"{listing.repository} at {plain_text(listing.revision)} from {plan.hub.client.host}")
-    say(f"licence of the weights: {licence}")
+    log(f"{listing.repository} at {plain_text(listing.revision)} from {plan.hub.client.host}")
+    log(f"licence of the weights: {licence}")
     there = plan.present + plan.partial
     already = f", {gigabytes(there)} of it are there" if there else ""
-    say(f"{len(plan.files)} files, {gigabytes(plan.total)}{already}; into {plan.folder}")
+    log(f"{len(plan.files)} files, {gigabytes(plan.total)}{already}; into {plan.folder}")
 
 
 def record(plan: DownloadPlan, fetched: Sequence[FetchedFile]) -> dict[str, object]:

@@ -124,28 +124,28 @@ class Job:
 
 def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
     """Check every request and output, then make the videos. ``values`` are the parsed options."""
-    say = reporter(values["quiet"])
+    log = reporter(values["quiet"])
     runtime = runtime_of(preset, values)
     check_loras(preset, runtime.loras)
     jobs = plan_jobs(preset, values)
-    check_size(preset, values, say)
+    check_size(preset, values, log)
     for note in dict.fromkeys(note for job in jobs for note in job.inputs.notes):
-        say(f"note: {note}")
+        log(f"note: {note}")
     if values["dry_run"]:
         show_plan(preset, jobs, runtime, values)
         return
     pipeline = load_pipeline(preset, values["ckpt_dir"], runtime)
     for note in pipeline.notes:
-        say(note)
+        log(note)
     results = []
     for job in jobs:
         started = time.monotonic()
-        chunks = pipeline.stream(job.inputs, progress=silent if values["quiet"] else show_progress, log=say)
+        chunks = pipeline.stream(job.inputs, progress=silent if values["quiet"] else show_progress, log=log)
         provenance = None if values["no_metadata"] else pipeline.provenance(job.inputs)
         path = write_video(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance)
         seconds = time.monotonic() - started
         seed = job.inputs.request.seed
-        say(f"{path} (seed {seed}, {seconds:.1f} s)")
+        log(f"{path} (seed {seed}, {seconds:.1f} s)")
         results.append({"path": str(path), "preset": preset.name, "seed": seed, "seconds": round(seconds, 2)})
     if values["as_json"]:
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
@@ -240,12 +240,12 @@ def numbered(path: Path, index: int, total: int) -> Path:
     return path.with_name(f"{path.stem}-{index:04d}{path.suffix}")
 
 
-def check_size(preset: Preset, values: Mapping[str, Any], say: Callable[[str], None]) -> None:
+def check_size(preset: Preset, values: Mapping[str, Any], log: Callable[[str], None]) -> None:
     """Say when the size is not one that the model was trained for."""
     size = values["size"]
     if size is not None and tuple(size) not in preset.sizes:
         known = ", ".join(f"{width}*{height}" for width, height in preset.sizes)
-        say(f"note: {preset.name} was trained for {known}; {size[0]}*{size[1]} may look worse")
+        log(f"note: {preset.name} was trained for {known}; {size[0]}*{size[1]} may look worse")
 
 
 def show_plan(preset: Preset, jobs: Sequence[Job], runtime: RuntimeOptions, values: Mapping[str, Any]) -> None:

@@ -62,7 +62,7 @@ class ErrorReporting(click.Command):
         except WanError as error:
             if ctx.meta.get(DEBUG_KEY):
                 raise
-            if not _is_ours_to_tell(error):
+            if not _is_ours_to_report(error):
                 raise click.exceptions.Exit(error.exit_code) from error
             raise ReportedError(error) from error
         except KeyboardInterrupt as interrupt:
@@ -86,13 +86,13 @@ def spelled(words: Sequence[str], params: Sequence[click.Parameter]) -> list[str
         word = left.popleft()
         if word == "--":
             return [*found, word, *left]
-        name, mark, value = word.partition("=")
+        name, equals, value = word.partition("=")
         if name.startswith("--") and name not in options:
             other = f"--{name[2:].replace('_', '-')}"
             if other in options:
                 name = other
-        found.append(f"{name}{mark}{value}" if name.startswith("--") else word)
-        count = 0 if mark else num_values(options.get(name))
+        found.append(f"{name}{equals}{value}" if name.startswith("--") else word)
+        count = 0 if equals else num_values(options.get(name))
         found += [left.popleft() for _ in range(min(count, len(left)))]
     return found
 
@@ -106,7 +106,7 @@ def _names(option: click.Option) -> list[str]:
     return [*option.opts, *option.secondary_opts]
 
 
-def _is_ours_to_tell(error: WanError) -> bool:
+def _is_ours_to_report(error: WanError) -> bool:
     """Whether no other process that torchrun started with this one has told the same."""
     if "TORCHELASTIC_RUN_ID" not in os.environ:
         return True  # torch need not be imported to say so

@@ -81,9 +81,9 @@ class LoRAMerge:
         if taken is not None:
             raise RequestError(f"{out} would replace the LoRA {taken}; choose another place")
 
-    def report(self, source: Path, say: Callable[[str], None]) -> None:
+    def report(self, source: Path, log: Callable[[str], None]) -> None:
         """Tell what was left out. Raises RequestError when ``source`` had no transformer at all."""
         if not self._count:
             raise RequestError(f"{source} holds no transformer, which is what a LoRA changes; name one that does")
         for note in self._notes:
-            say(note)
+            log(note)

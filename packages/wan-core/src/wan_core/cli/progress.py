@@ -34,11 +34,11 @@ def byte_progress(phase: str, *, quiet: bool) -> Callable[[int, int], AbstractCo
 def reporter(quiet: bool) -> Callable[[str], None]:
     """A function that says what happens, on standard error."""
 
-    def say(text: str) -> None:
+    def log(text: str) -> None:
         if not quiet:
             click.echo(text, err=True)
 
-    return say
+    return log
 
 
 @contextmanager
@@ -51,7 +51,7 @@ def training_progress(
     """
     bars: list[Any] = []
 
-    def hear(line: dict[str, Any]) -> None:
+    def report(line: dict[str, Any]) -> None:
         if "validation_loss" in line and not quiet:
             tqdm.write(f"step {line['step']}: validation loss {line['validation_loss']:.4f}", file=sys.stderr)
         if "loss" not in line:
@@ -66,7 +66,7 @@ def training_progress(
         bars[0].update(line["step"] - bars[0].n)
 
     try:
-        yield hear
+        yield report
     finally:
         for bar in bars:
             bar.close()
@@ -77,7 +77,7 @@ def item_progress(phase: str, total: int, *, quiet: bool) -> Iterator[Callable[[
     """A listener for the number of items that are done; nothing is shown until the first."""
     bars: list[Any] = []
 
-    def hear(done: int) -> None:
+    def report(done: int) -> None:
         if not bars:
             bars.append(tqdm(total=total, desc=phase, unit="clip", dynamic_ncols=True, ascii=True, disable=quiet))
         bars[0].update(done - bars[0].n)
@@ -85,7 +85,7 @@ def item_progress(phase: str, total: int, *, quiet: bool) -> Iterator[Callable[[
             bars[0].close()
 
     try:
-        yield hear
+        yield report
     finally:
         for bar in bars:
             bar.close()

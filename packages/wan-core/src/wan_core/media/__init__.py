@@ -1,7 +1,6 @@
-"""Pictures, videos and sound: read, fit, written whole or not at all, with the record of how they were made."""
+"""Images, videos and sound: read, fit, written whole or not at all, with the record of how they were made."""
 
 from wan_core.files import plain_text
-from wan_core.media.audio import AudioTrack, load_audio, resample
 from wan_core.media.geometry import (
     FrameSize,
     LatentSpec,
@@ -10,48 +9,33 @@ from wan_core.media.geometry import (
     latent_grid_for_area,
     parse_size,
 )
-from wan_core.media.images import (
-    fit_cover,
-    image_to_tensor,
-    load_image,
-    stretch_bicubic,
-    tensor_to_image,
-    to_rgb,
-    to_uint8,
-)
+from wan_core.media.images import fit_cover, image_to_tensor, load_image, stretch_bicubic, tensor_to_image, to_uint8
 from wan_core.media.output import check_output
 from wan_core.media.provenance import Provenance, read_provenance
 from wan_core.media.sheet import contact_sheet
-from wan_core.media.video import VideoWriter, write_image, write_video
-from wan_core.media.video_reader import Video, VideoInfo, probe_video, read_video, stream_video
+from wan_core.media.video import write_image, write_video
+from wan_core.media.video_reader import probe_video, read_video, stream_video
 
 __all__ = [
-    "AudioTrack",
     "FrameSize",
     "LatentSpec",
     "Provenance",
-    "Video",
     "VideoGeometry",
-    "VideoInfo",
-    "VideoWriter",
     "best_output_size",
     "check_output",
     "contact_sheet",
     "fit_cover",
     "image_to_tensor",
     "latent_grid_for_area",
-    "load_audio",
     "load_image",
     "parse_size",
     "plain_text",
     "probe_video",
     "read_provenance",
     "read_video",
-    "resample",
     "stream_video",
     "stretch_bicubic",
     "tensor_to_image",
-    "to_rgb",
     "to_uint8",
     "write_image",
     "write_video",

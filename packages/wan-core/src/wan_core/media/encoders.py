@@ -1,4 +1,4 @@
-"""Encoders of single file kinds: RGB frames in, one finished temporary file (or folder of pictures) out.
+"""Encoders of single file kinds: RGB frames in, one finished temporary file (or folder of images) out.
 
 Every encoder is opened with the first frame's size, takes [H, W, 3] byte arrays, and is closed or aborted.
 """
@@ -88,10 +88,10 @@ class Mp4Encoder:
         height, width = frame.shape[:2]
         if height % 2 or width % 2:
             frame = np.pad(frame, ((0, height % 2), (0, width % 2), (0, 0)), mode="edge")
-        picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
-        picture = picture.reformat(format="yuv420p", dst_colorspace="ITU709")
-        picture.pts, picture.time_base = self._count, 1 / self._fps
-        self._container.mux(self._stream.encode(picture))
+        image = av.VideoFrame.from_ndarray(frame, format="rgb24")
+        image = image.reformat(format="yuv420p", dst_colorspace="ITU709")
+        image.pts, image.time_base = self._count, 1 / self._fps
+        self._container.mux(self._stream.encode(image))
         self._count += 1
         if self._audio is not None:
             self._audio.feed(float(self._count / self._fps))
@@ -185,9 +185,9 @@ class WebpEncoder:
     def add(self, frame: Frame) -> None:
         import av
 
-        picture = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgra")
-        picture.pts, picture.time_base = self._count, 1 / self._fps
-        self._container.mux(self._stream.encode(picture))
+        image = av.VideoFrame.from_ndarray(frame, format="rgb24").reformat(format="bgra")
+        image.pts, image.time_base = self._count, 1 / self._fps
+        self._container.mux(self._stream.encode(image))
         self._count += 1
 
     def close(self) -> None:
@@ -214,10 +214,10 @@ class GifEncoder:
             on_failure.pop_all()
 
     def add(self, frame: Frame) -> None:
-        picture = Image.fromarray(frame)
-        picture = picture.quantize(palette=_palette_of(picture), dither=Image.Dither.FLOYDSTEINBERG)
+        image = Image.fromarray(frame)
+        image = image.quantize(palette=_palette_of(image), dither=Image.Dither.FLOYDSTEINBERG)
         begin, end = (round(index * 100 / self._fps) for index in (self._count, self._count + 1))
-        for block in GifImagePlugin.getdata(picture, duration=10 * (end - begin), include_color_table=True):
+        for block in GifImagePlugin.getdata(image, duration=10 * (end - begin), include_color_table=True):
             self._file.write(block)
         self._count += 1
 
@@ -230,17 +230,17 @@ class GifEncoder:
             self._file.close()
 
 
-def _palette_of(picture: Image.Image) -> Image.Image:
-    """A picture with the best 256 colours, found on a sample of the pixels: on all of them it takes seconds."""
-    shrink = (_PALETTE_SAMPLE / (picture.width * picture.height)) ** 0.5
+def _palette_of(image: Image.Image) -> Image.Image:
+    """An image with the best 256 colours, found on a sample of the pixels: on all of them it takes seconds."""
+    shrink = (_PALETTE_SAMPLE / (image.width * image.height)) ** 0.5
     if shrink < 1:
-        size = max(1, int(picture.width * shrink)), max(1, int(picture.height * shrink))
-        picture = picture.resize(size, Image.Resampling.NEAREST)
-    return picture.quantize(256, method=Image.Quantize.MAXCOVERAGE)
+        size = max(1, int(image.width * shrink)), max(1, int(image.height * shrink))
+        image = image.resize(size, Image.Resampling.NEAREST)
+    return image.quantize(256, method=Image.Quantize.MAXCOVERAGE)
 
 
 class PngEncoder:
-    """Lossless pictures, one per frame: ``names`` formats a frame's index into its file name in ``folder``."""
+    """Lossless images, one per frame: ``names`` formats a frame's index into its file name in ``folder``."""
 
     def __init__(self, folder: Path, pattern: str, *, comment: str | None) -> None:
         self._folder, self._pattern = folder, pattern
@@ -250,18 +250,18 @@ class PngEncoder:
             self._info.add_text(PNG_KEY, comment)
 
     def add(self, frame: Frame) -> None:
-        self.add_picture(Image.fromarray(frame))
+        self.add_image(Image.fromarray(frame))
 
-    def add_picture(self, picture: Image.Image) -> None:
+    def add_image(self, image: Image.Image) -> None:
         name = self._pattern % self._count if "%" in self._pattern else self._pattern
         if self._count and name == self._pattern:
             raise MediaError(f"{name} holds one picture, but more frames came; use a pattern such as frames/%04d.png")
         with (self._folder / name).open("xb") as file:
-            picture.save(file, format="PNG", pnginfo=self._info)
+            image.save(file, format="PNG", pnginfo=self._info)
         self._count += 1
 
     def close(self) -> None:
-        """Every picture is finished already."""
+        """Every image is finished already."""
 
     def abort(self) -> None:
-        """Nothing is open between two pictures."""
+        """Nothing is open between two images."""

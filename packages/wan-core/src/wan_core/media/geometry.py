@@ -9,7 +9,7 @@ from wan_core.errors import RequestError
 
 
 class FrameSize(NamedTuple):
-    """A picture size in pixels, in the order in which sizes are written: width, then height."""
+    """An image size in pixels, in the order in which sizes are written: width, then height."""
 
     width: int
     height: int
@@ -103,12 +103,12 @@ def parse_size(text: str) -> FrameSize:
 
 
 def best_output_size(width: int, height: int, width_multiple: int, height_multiple: int, area: int) -> FrameSize:
-    """The size of at most ``area`` pixels, in the given multiples, that bends the aspect of a picture least.
+    """The size of at most ``area`` pixels, in the given multiples, that bends the aspect of an image least.
 
     Two candidates: the width is rounded down first and the height fills the area, or the other way round; the second
-    wins a tie. Raises ``RequestError`` when a side would vanish (a picture far too elongated for the area).
+    wins a tie. Raises ``RequestError`` when a side would vanish (an image far too elongated for the area).
     """
-    _check_picture(width, height, area)
+    _check_image(width, height, area)
     ratio = width / height
     ideal_width = math.sqrt(area * ratio)
     by_width = math.floor(ideal_width / width_multiple) * width_multiple
@@ -122,11 +122,11 @@ def best_output_size(width: int, height: int, width_multiple: int, height_multip
 
 
 def latent_grid_for_area(height: int, width: int, area: int, spec: LatentSpec) -> tuple[int, int]:
-    """Latent (height, width) of about ``area`` pixels with the aspect of a picture, in whole patches (i2v-A14B).
+    """Latent (height, width) of about ``area`` pixels with the aspect of an image, in whole patches (i2v-A14B).
 
     Raises ``RequestError`` when a side would vanish.
     """
-    _check_picture(width, height, area)
+    _check_image(width, height, area)
     ratio = height / width
     rows = _whole_patches(math.sqrt(area * ratio), spec.spatial_stride, spec.patch_size[1])
     columns = _whole_patches(math.sqrt(area / ratio), spec.spatial_stride, spec.patch_size[2])
@@ -151,7 +151,7 @@ def _distortion(size: FrameSize, ratio: float) -> float:
     return max(ratio / own, own / ratio)
 
 
-def _check_picture(width: int, height: int, area: int) -> None:
+def _check_image(width: int, height: int, area: int) -> None:
     if min(width, height, area) < 1:
         raise RequestError(f"a picture and its area must not be empty, got {width}x{height} and {area} pixels")
 

@@ -1,4 +1,4 @@
-"""Pictures: read any usual file as plain RGB, fit it to a size, and turn it into a tensor and back.
+"""Images: read any usual file as plain RGB, fit it to a size, and turn it into a tensor and back.
 
 Resizing follows what the released Wan models were trained and run with, so that results match number by number.
 """
@@ -19,7 +19,7 @@ from wan_core.errors import MediaError, RequestError
 from wan_core.files import existing_file, plain_text, read_error
 
 MAX_PIXELS = 100_000_000
-"""Largest picture that is decoded, in pixels: 300 MB of RGB."""
+"""Largest image that is decoded, in pixels: 300 MB of RGB."""
 
 # Raster formats only: a decoder that runs another program, as that of EPS does, has no place here.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
@@ -41,10 +41,10 @@ _MAX_ASPECT_CHANGE = 64
 
 
 def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """The picture of a file as upright RGB: EXIF orientation applied, alpha over white, first frame of animations.
+    """The image of a file as upright RGB: EXIF orientation applied, alpha over white, first frame of animations.
 
     The number of pixels is read from the header and checked before anything is decoded. Raises ``RequestError`` when
-    the file does not exist or is none, ``MediaError`` when it is no picture, damaged, cut off or too large.
+    the file does not exist or is none, ``MediaError`` when it is no image, damaged, cut off or too large.
     """
     file = existing_file(path, "image")
     shown = plain_text(file)
@@ -86,7 +86,7 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def to_rgb(image: Image.Image) -> Image.Image:
-    """A picture of any mode as RGB; transparent parts lie over white, deep greyscale is scaled to 8 bits.
+    """An image of any mode as RGB; transparent parts lie over white, deep greyscale is scaled to 8 bits.
 
     ``I;16`` and ``I`` count as 0..65535 and ``F`` as 0..1; values outside are stretched from their own minimum to
     their own maximum. Raises ``ValueError`` for a mode that Pillow cannot convert.
@@ -96,9 +96,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
-        picture = image.convert("RGBA")
-        white = Image.new("RGBA", picture.size, "white")
-        return Image.alpha_composite(white, picture).convert("RGB")
+        layered = image.convert("RGBA")
+        white = Image.new("RGBA", layered.size, "white")
+        return Image.alpha_composite(white, layered).convert("RGB")
     rgb = image.convert("RGB")
     return rgb.copy() if rgb is image else rgb
 
@@ -114,7 +114,7 @@ def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:
-    """A picture as [3, H, W] float32 in [-1, 1]."""
+    """An image as [3, H, W] float32 in [-1, 1]."""
     rgb = image if image.mode == "RGB" else to_rgb(image)
     pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
     return pixels.float().div(255).sub(0.5).div(0.5)
@@ -126,7 +126,7 @@ def to_uint8(pixels: Tensor) -> Tensor:
 
 
 def tensor_to_image(frame: Tensor) -> Image.Image:
-    """A frame [3, H, W] (float in [-1, 1], or uint8) as an RGB picture. Raises ``ValueError`` for another shape."""
+    """A frame [3, H, W] (float in [-1, 1], or uint8) as an RGB image. Raises ``ValueError`` for another shape."""
     if frame.ndim != 3 or frame.shape[0] != 3:
         raise ValueError(f"a frame is [3, H, W], got {list(frame.shape)}")
     pixels = frame if frame.dtype == torch.uint8 else to_uint8(frame)
@@ -134,10 +134,10 @@ def tensor_to_image(frame: Tensor) -> Image.Image:
 
 
 def fit_cover(image: Image.Image, width: int, height: int) -> Image.Image:
-    """Scale a picture until it covers ``width`` x ``height``, then cut out the centre.
+    """Scale an image until it covers ``width`` x ``height``, then cut out the centre.
 
     Lanczos filter, sides rounded, crop offsets floored, as the reference of ti2v-5B does. Raises ``RequestError`` for a
-    picture so long and narrow that hardly any of it would be seen.
+    image so long and narrow that hardly any of it would be seen.
     """
     rgb = image if image.mode == "RGB" else to_rgb(image)
     scales = width / rgb.width, height / rgb.height

@@ -128,7 +128,7 @@ def _without_folders(text: str) -> str:
 
 
 def read_provenance(path: str | os.PathLike[str]) -> Provenance:
-    """How a file was made. A ``%04d.png`` pattern stands for its first picture.
+    """How a file was made. A ``%04d.png`` pattern stands for its first image.
 
     Raises ``RequestError`` when there is no such file, ``MediaError`` when it is unreadable or has no record.
     """

@@ -1,4 +1,4 @@
-"""Contact sheets: many frames in one picture, for documents and for looking at a training run."""
+"""Contact sheets: many frames in one image, for documents and for looking at a training run."""
 
 from collections.abc import Iterable
 
@@ -15,26 +15,26 @@ def contact_sheet(
 ) -> Image.Image:
     """Frames side by side, row by row, on white.
 
-    ``frames`` are pictures or tensors [3, H, W] (float in [-1, 1] or uint8), e.g. a clip [T, 3, H, W]; each is scaled
+    ``frames`` are images or tensors [3, H, W] (float in [-1, 1] or uint8), e.g. a clip [T, 3, H, W]; each is scaled
     into a cell as wide as ``cell_width`` (default: the first frame's) with the first frame's aspect ratio. ``gap`` is
     in pixels. Raises ``ValueError`` for no frames, no columns, or a sheet of more than 100 million pixels.
     """
-    pictures = [frame if isinstance(frame, Image.Image) else tensor_to_image(frame) for frame in frames]
-    if not pictures or columns < 1 or gap < 0:
-        raise ValueError(f"a sheet needs frames, columns and gap >= 0, got {len(pictures)}, {columns} and {gap}")
-    width = cell_width or pictures[0].width
-    height = max(1, round(width * pictures[0].height / pictures[0].width))
-    columns = min(columns, len(pictures))
-    rows = -(-len(pictures) // columns)
+    images = [frame if isinstance(frame, Image.Image) else tensor_to_image(frame) for frame in frames]
+    if not images or columns < 1 or gap < 0:
+        raise ValueError(f"a sheet needs frames, columns and gap >= 0, got {len(images)}, {columns} and {gap}")
+    width = cell_width or images[0].width
+    height = max(1, round(width * images[0].height / images[0].width))
+    columns = min(columns, len(images))
+    rows = -(-len(images) // columns)
     size = columns * (width + gap) + gap, rows * (height + gap) + gap
     if size[0] * size[1] > MAX_SHEET_PIXELS:
         raise ValueError(f"a sheet of {size[0]}x{size[1]} is too large; use fewer frames or a smaller cell_width")
     sheet = Image.new("RGB", size, "white")
-    for index, picture in enumerate(pictures):
+    for index, image in enumerate(images):
         row, column = divmod(index, columns)
-        scale = min(width / picture.width, height / picture.height)
-        inner = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
-        cell = picture if picture.size == inner else picture.resize(inner, Image.Resampling.LANCZOS)
+        scale = min(width / image.width, height / image.height)
+        inner = max(1, round(image.width * scale)), max(1, round(image.height * scale))
+        cell = image if image.size == inner else image.resize(inner, Image.Resampling.LANCZOS)
         left = gap + column * (width + gap) + (width - inner[0]) // 2
         top = gap + row * (height + gap) + (height - inner[1]) // 2
         sheet.paste(cell.convert("RGB"), (left, top))

@@ -20,7 +20,7 @@ MAX_TEXT = 4_000_000
 _RIFF_HEADER = 12
 _VP8X = b"VP8X"
 _EXIF_FLAG = 0x08
-_PICTURES = (b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"RIFF", b"\xff\xd8\xff")
+_IMAGE_STARTS = (b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"RIFF", b"\xff\xd8\xff")
 
 
 def gif_comment(text: str | None) -> bytes:
@@ -71,15 +71,15 @@ def read_text(path: Path) -> str | None:
     """The text of a file that :mod:`wan_core.media` wrote, or ``None``. Raises ``MediaError``, ``OSError``."""
     with path.open("rb") as file:
         start = file.read(16)
-    if start.startswith(_PICTURES):
-        text = _picture_text(path)
+    if start.startswith(_IMAGE_STARTS):
+        text = _image_text(path)
     else:
         with open_container(path, "file") as container:
             text = container.metadata.get("comment")
     return text if isinstance(text, str) and len(text) <= MAX_TEXT else None
 
 
-def _picture_text(path: Path) -> object:
+def _image_text(path: Path) -> object:
     with Image.open(path, formats=("PNG", "GIF", "WEBP", "JPEG")) as image:
         if isinstance(image, PngImageFile):
             return image.text.get(PNG_KEY)

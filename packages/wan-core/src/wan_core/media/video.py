@@ -130,7 +130,7 @@ def write_video(
     """Write chunks of frames [3, t, H, W] in [-1, 1] as they come; returns the path.
 
     The ending chooses the kind: ``.mp4`` (H.264), ``.gif``, ``.webp``, ``.png`` for one frame, ``frames/%04d.png`` for
-    one picture each. One chunk is held at a time. Whatever stops it, nothing half-written stays. Raises what
+    one image each. One chunk is held at a time. Whatever stops it, nothing half-written stays. Raises what
     :class:`VideoWriter` and :func:`check_output` raise, and lets errors of ``frames`` through.
     """
     with VideoWriter(path, fps=fps, provenance=provenance, audio=audio, crf=crf) as writer:
@@ -142,7 +142,7 @@ def write_video(
 def write_image(
     image: Image.Image | Tensor, path: str | os.PathLike[str], *, provenance: Provenance | None = None
 ) -> Path:
-    """Write one picture (PIL, or [3, H, W] in [-1, 1] or uint8) as ``.png``, whole or not at all; returns the path.
+    """Write one image (PIL, or [3, H, W] in [-1, 1] or uint8) as ``.png``, whole or not at all; returns the path.
 
     Raises ``RequestError`` for another ending, ``MediaError`` when it cannot be written.
     """
@@ -150,10 +150,10 @@ def write_image(
     if target.kind != "png":
         raise RequestError(f"a single picture is written as .png, got {path}")
     comment = None if provenance is None else provenance.to_json()
-    picture = image if isinstance(image, Image.Image) else tensor_to_image(image)
+    still = image if isinstance(image, Image.Image) else tensor_to_image(image)
     with target.draft() as draft:
         encoder = PngEncoder(draft.path.parent, draft.path.name, comment=comment)
         with draft.errors():
-            encoder.add_picture(picture.convert("RGB"))
+            encoder.add_image(still.convert("RGB"))
         draft.commit()
     return Path(path)

@@ -229,6 +229,6 @@ def _quarter_turns(frame: "av.VideoFrame") -> int:
 def _pixels(frame: "av.VideoFrame") -> Tensor:
     """[3, H, W] uint8, turned as the file asks (counterclockwise quarter turns)."""
     # A named target makes every release of PyAV look at the colour matrix of the frame itself.
-    picture = frame.reformat(format="rgb24", dst_colorspace="DEFAULT", interpolation=_SWSCALE).to_ndarray()
-    turned = np.rot90(picture, _quarter_turns(frame))
+    image = frame.reformat(format="rgb24", dst_colorspace="DEFAULT", interpolation=_SWSCALE).to_ndarray()
+    turned = np.rot90(image, _quarter_turns(frame))
     return torch.from_numpy(np.ascontiguousarray(turned)).permute(2, 0, 1).contiguous()

@@ -54,4 +54,4 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
-__all__ = ["ENTRY_POINT_GROUP", "Preset", "get_preset", "list_presets", "wan_parts"]
+__all__ = ["Preset", "get_preset", "list_presets", "wan_parts"]

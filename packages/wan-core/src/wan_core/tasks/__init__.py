@@ -16,10 +16,9 @@ from wan_core.tasks.base import (
     TaskInputs,
     TrainingClip,
 )
-from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
-from wan_core.tasks.i2v import I2VRequest, ImageToVideo
-from wan_core.tasks.prompts import PromptCache, encode_prompts
-from wan_core.tasks.t2v import TextToVideo, exact_geometry, is_guided, text_states
+from wan_core.tasks.flf2v import FirstLastFrameToVideo
+from wan_core.tasks.i2v import ImageToVideo
+from wan_core.tasks.t2v import TextToVideo, exact_geometry
 from wan_core.tasks.ti2v import (
     AnchoredVideo,
     TextImageToVideo,
@@ -38,14 +37,11 @@ __all__ = [
     "Conditioning",
     "DecodePlan",
     "Experts",
-    "FLF2VRequest",
     "FirstLastFrameToVideo",
     "GeneratedClip",
     "GenerationRequest",
-    "I2VRequest",
     "ImageToVideo",
     "Log",
-    "PromptCache",
     "SamplingDefaults",
     "SamplingSettings",
     "TI2VInputs",
@@ -56,10 +52,7 @@ __all__ = [
     "TextToVideo",
     "TrainingClip",
     "encode_images",
-    "encode_prompts",
     "exact_geometry",
-    "is_guided",
     "load_anchored",
     "prepare_anchor_images",
-    "text_states",
 ]

@@ -1,43 +1,20 @@
 """Training parts: objective, data, optimizers, state, loop, and the run of `wan train`; each usable on its own."""
 
 from wan_core.training.cache import Cache, write_cache
-from wan_core.training.data import (
-    ClipSettings,
-    Example,
-    bucket,
-    check_example,
-    find_examples,
-    load_clip,
-    load_first_image,
-)
-from wan_core.training.estimate import activation_bytes, count_parameters, describe_plan, describe_trained
-from wan_core.training.examples import (
-    ExampleEncoder,
-    Sampler,
-    clip_settings,
-    describe_cache,
-    describe_conditions,
-)
-from wan_core.training.export import complete_model, save_network
-from wan_core.training.flow_loss import FlowLoss, autocast
+from wan_core.training.data import Example, find_examples
+from wan_core.training.estimate import count_parameters, describe_plan, describe_trained
+from wan_core.training.examples import ExampleEncoder, clip_settings, describe_cache
+from wan_core.training.flow_loss import autocast
 from wan_core.training.loop import (
     SCHEDULES,
     LoopSettings,
-    TrainingResult,
     run_identity,
     train,
 )
-from wan_core.training.lora import (
-    DEFAULT_TARGETS,
-    LoRASettings,
-    attach_lora,
-    lora_tensors,
-    merge_lora,
-    save_lora,
-)
-from wan_core.training.muon import Muon, orthogonalize
+from wan_core.training.lora import DEFAULT_TARGETS, LoRASettings, attach_lora, lora_tensors, merge_lora
+from wan_core.training.muon import Muon
 from wan_core.training.objective import FlowBatch, NoiseLevels, draw_clean_frames, expert_levels, make_flow_batch
-from wan_core.training.optimizers import build_optimizers, require_optimizer
+from wan_core.training.optimizers import build_optimizers
 from wan_core.training.plan import (
     Objective,
     ResultNames,
@@ -63,11 +40,9 @@ __all__ = [
     "AveragedWeights",
     "Cache",
     "CheckpointFolder",
-    "ClipSettings",
     "Example",
     "ExampleEncoder",
     "FlowBatch",
-    "FlowLoss",
     "Listeners",
     "LoRASettings",
     "LoopSettings",
@@ -78,26 +53,19 @@ __all__ = [
     "ResultNames",
     "RunOptions",
     "RunResult",
-    "Sampler",
     "Stage",
     "TrainSettings",
     "TrainedNetworks",
     "TrainingPlan",
-    "TrainingResult",
     "TrainingState",
     "WeightUpdate",
-    "activation_bytes",
     "attach_lora",
     "autocast",
-    "bucket",
     "build_optimizers",
     "carry_out",
-    "check_example",
     "clip_settings",
-    "complete_model",
     "count_parameters",
     "describe_cache",
-    "describe_conditions",
     "describe_plan",
     "describe_trained",
     "distributed_ranks",
@@ -105,20 +73,14 @@ __all__ = [
     "examples_of",
     "expert_levels",
     "find_examples",
-    "load_clip",
-    "load_first_image",
     "lora_tensors",
     "machine",
     "make_flow_batch",
     "merge_lora",
     "one_loss",
-    "orthogonalize",
     "plan_training",
     "read_config",
-    "require_optimizer",
     "run_identity",
-    "save_lora",
-    "save_network",
     "train",
     "trained_tensors",
     "write_cache",

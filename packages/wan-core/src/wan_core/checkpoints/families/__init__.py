@@ -7,7 +7,7 @@ from importlib.metadata import entry_points
 
 from wan_core.checkpoints.families.clip import CLIP
 from wan_core.checkpoints.families.dit import DIT, FLF2V, dit_config_reader
-from wan_core.checkpoints.families.record import Expert, Family, Places
+from wan_core.checkpoints.families.record import Expert, Family
 from wan_core.checkpoints.families.umt5 import UMT5
 from wan_core.checkpoints.families.vae import VAE
 from wan_core.checkpoints.lora.names import is_lora
@@ -63,7 +63,6 @@ __all__ = [
     "VAE",
     "Expert",
     "Family",
-    "Places",
     "dit_config_reader",
     "families",
     "family_of",

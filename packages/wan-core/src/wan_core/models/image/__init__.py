@@ -1,5 +1,5 @@
 """Image encoders."""
 
-from wan_core.models.image.clip import CLIP_VIT_H14, CLIPConfig, CLIPVision, clip_pixels
+from wan_core.models.image.clip import CLIP_VIT_H14, CLIPConfig, CLIPVision
 
-__all__ = ["CLIP_VIT_H14", "CLIPConfig", "CLIPVision", "clip_pixels"]
+__all__ = ["CLIP_VIT_H14", "CLIPConfig", "CLIPVision"]

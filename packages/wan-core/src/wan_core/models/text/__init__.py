@@ -1,16 +1,13 @@
 """Text encoders and their tokenizers."""
 
 from wan_core.models.text.encoder import TextEncoder
-from wan_core.models.text.tokenizer import Tokenizer, clean_prompt, load_tokenizer
-from wan_core.models.text.umt5 import UMT5_XXL, UMT5Config, UMT5Encoder, relative_position_bucket
+from wan_core.models.text.tokenizer import load_tokenizer
+from wan_core.models.text.umt5 import UMT5_XXL, UMT5Config, UMT5Encoder
 
 __all__ = [
     "UMT5_XXL",
     "TextEncoder",
-    "Tokenizer",
     "UMT5Config",
     "UMT5Encoder",
-    "clean_prompt",
     "load_tokenizer",
-    "relative_position_bucket",
 ]

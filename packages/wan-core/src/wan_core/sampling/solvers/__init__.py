@@ -4,13 +4,13 @@ import inspect
 from collections.abc import Callable, Mapping
 
 from wan_core.errors import ConfigError
-from wan_core.sampling.solvers.base import MultistepSolver, Solver
+from wan_core.sampling.solvers.base import Solver
 from wan_core.sampling.solvers.dpmpp import make_dpmpp
 from wan_core.sampling.solvers.euler import make_euler
-from wan_core.sampling.solvers.renoise import RenoiseSolver, make_renoise
+from wan_core.sampling.solvers.renoise import make_renoise
 from wan_core.sampling.solvers.unipc import make_unipc
 
-__all__ = ["SOLVERS", "MultistepSolver", "RenoiseSolver", "Solver", "make_solver"]
+__all__ = ["SOLVERS", "Solver", "make_solver"]
 
 SOLVERS: Mapping[str, Callable[..., Solver]] = {
     "unipc": make_unipc,
