@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.goldens.harness import Computed, GoldenCase, handles
+from tests.goldens.harness import Computed, GoldenCase, finished, handles
 from wan_core.models import (
     DiTInputs,
     FLF2VConfig,
@@ -32,7 +32,7 @@ def build_dit(case: GoldenCase, weights: Mapping[str, Tensor]) -> WanDiT:
     else:
         model = FLF2VDiT(FLF2VConfig(**options, image_tokens=positions.shape[1]))
     model.load_state_dict(weights)
-    return model.eval()
+    return finished(model)
 
 
 def frame_timesteps(timesteps: Tensor, sample: int, tokens_per_frame: int, frames: int, patch: int = 1) -> Tensor:
@@ -103,7 +103,7 @@ def check_dit(case: GoldenCase) -> dict[str, Tensor]:
             image_context=None if clip is None else clip_states(model, clip, index),
         )
         computed[f"out.{index}"] = model(latents, timesteps, conditions)[0]
-        stop = record_outputs(model, middle, recorded)  # a second run: hooks keep layers from being fused
+        stop = record_outputs(model, middle, recorded)
         model(latents, timesteps, conditions)
         stop()
     return computed | {

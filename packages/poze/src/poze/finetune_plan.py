@@ -109,8 +109,9 @@ def plan_finetuning(options: FinetuneOptions, settings: FinetuneSettings) -> Fin
     adapter = _adapter(options)
     dtype = "float32" if "wan" in settings.trained or device.type == "cpu" else None
     runtime = RuntimeOptions(
-        device=str(device), dtype=dtype, offload=options.offload_model, parts=pi3_place(options, preset)
-    )
+        device=str(device), dtype=dtype, offload=options.offload_model, parts=pi3_place(options, preset),
+        inference=False,
+    )  # fmt: skip
     pipeline = load_pipeline(preset, options.wan_ckpt_dir, runtime)
     configs = pipeline.components.configs
     pi3: Pi3Config = configs["pi3"] or Pi3Config()  # on the hub is the published network

@@ -30,8 +30,8 @@ from wan_core.presets import Preset, get_preset
 from wan_core.runtime import (
     Between,
     Placed,
-    apply_attention_backend,
     choose_attention_backend,
+    prepare_model,
     resolve_device,
     resolve_dtype,
 )
@@ -46,7 +46,7 @@ class RuntimeOptions:
     the original for one process. ``text_encoder_on_cpu`` keeps the text encoder on the CPU. ``mmap=False`` reads
     files instead of mapping them. ``loras`` are merged into the network while it is read; ``force_lora`` allows those
     made for another model. ``parts`` puts a part elsewhere than the checkpoint folder, by name: a file, a folder, or a
-    repository where its family fetches from one.
+    repository where its family fetches from one. ``inference=False`` leaves the networks as they are to be trained.
     """
 
     device: str | None = None
@@ -58,6 +58,7 @@ class RuntimeOptions:
     loras: tuple[LoRA, ...] = ()
     force_lora: bool = False
     parts: Mapping[str, str | Path] = field(default_factory=dict)
+    inference: bool = True
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
 
 
@@ -208,8 +209,8 @@ class _Loader:
             if found.source is None:  # another library reads it
                 return family.open(self._path(part), dtype, device)
             model = load_model(found.config, found.source, family=family, dtype=dtype, device=device)
-            if family.is_denoiser:
-                apply_attention_backend(model, self.attention, device)
+            attention = self.attention if family.is_denoiser else None
+            prepare_model(model, inference=self.options.inference, attention=attention)
             return model if tokenizer is None else TextEncoder(model, tokenizer, network.text_len)
 
         on_cpu = part.name == "text_encoder" and self.options.text_encoder_on_cpu

@@ -1,5 +1,6 @@
-"""Everything applied to models from outside: devices, placement, attention backends."""
+"""Everything applied to models from outside: devices, placement, kernels, attention backends, sharding."""
 
+from wan_core.runtime.apply import prepare_model
 from wan_core.runtime.attention_backends import (
     apply_attention_backend,
     choose_attention_backend,
@@ -25,6 +26,7 @@ __all__ = [
     "make_mesh",
     "mean_over_processes",
     "peak_memory",
+    "prepare_model",
     "process_group",
     "resolve_device",
     "resolve_dtype",

@@ -93,9 +93,10 @@ class TrainingPlan:
         """What the trained network is kept in: float32 when all of it is trained."""
         return torch.float32 if self.settings.lora() is None else self.dtype
 
-    def pipeline(self, dtype: torch.dtype) -> Pipeline:
-        """The model, in ``dtype``; weights are read when first needed."""
-        runtime = RuntimeOptions(device=str(self.device), dtype=str(dtype).removeprefix("torch."))
+    def pipeline(self, dtype: torch.dtype, *, inference: bool = True) -> Pipeline:
+        """The model, in ``dtype``; weights are read when first needed. Networks to train are not for ``inference``."""
+        name = str(dtype).removeprefix("torch.")
+        runtime = RuntimeOptions(device=str(self.device), dtype=name, inference=inference)
         return load_pipeline(self.preset, self.options.checkpoint_dir, runtime)
 
     def checkpoints(self, expert: Expert) -> CheckpointFolder:

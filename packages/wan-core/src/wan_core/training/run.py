@@ -132,7 +132,7 @@ def _report(plan: TrainingPlan, expert: Expert, listeners: Listeners, ranks: Ran
 
 def load_network(plan: TrainingPlan, expert: Expert) -> WanDiT:
     """The network of a plan, ready to train: adapters attached, or every weight its own float32 tensor."""
-    dit = plan.pipeline(plan.weights_dtype).components.dit
+    dit = plan.pipeline(plan.weights_dtype, inference=False).components.dit
     placed = getattr(dit, expert.name) if isinstance(dit, Experts) else dit
     model: WanDiT = placed.module()
     lora = plan.settings.lora()
