@@ -201,9 +201,9 @@ def compare_record(name: str, actual: Any, golden: Any) -> Comparison:
     return Comparison(name, same, float(not same), float(not same), "" if same else f"{actual!r}, golden {golden!r}")
 
 
-def finished(network: NetworkT) -> NetworkT:
-    """A network that a handler built: ready for inference, and prepared for it when the check asks for that."""
-    prepare_model(network, inference=_PREPARED.get())
+def finished(network: NetworkT, *, is_trained: bool = False) -> NetworkT:
+    """A network that a handler built; prepared for inference when the check asks for that, and it is not trained."""
+    prepare_model(network, inference=_PREPARED.get() and not is_trained)
     return network.eval()
 
 

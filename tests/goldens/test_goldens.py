@@ -11,7 +11,9 @@ COMMITTED = sorted((Path(__file__).parent / "cases").glob("*.safetensors"))
 SUPPORTED = [path for path in available_cases() if read_family(path) in load_handlers()]
 
 PREPARED = [
-    path for path in SUPPORTED if read_family(path).startswith(("dit", "wan_vae", "sf_vae", "e2e", "mi2v_loop"))
+    path
+    for path in SUPPORTED
+    if read_family(path).startswith(("dit", "wan_vae", "sf_vae", "e2e", "mi2v_loop", "poze_"))
 ]
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from wan_core.errors import RequestError
 from wan_core.models import ContextCache, DiTInputs, WanDiT, WanDiTConfig
-from wan_core.runtime import apply_recompute
+from wan_core.runtime import prepare_model
 
 from .dit_networks import BOTH, CONFIG, IMAGE, conditions, latents, network, noise, prepared
 
@@ -109,7 +109,7 @@ def test_gradients_of_recomputed_blocks_are_the_same() -> None:
         model = network().requires_grad_(True).train()
         names = list(model.state_dict())
         if recompute:
-            apply_recompute(model)
+            prepare_model(model, inference=False, recompute=True)
         assert list(model.state_dict()) == names
         model(latents(), torch.tensor([300.0]), conditions()).square().sum().backward()
         gradients.append([parameter.grad for parameter in model.parameters()])

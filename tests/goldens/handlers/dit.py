@@ -20,7 +20,7 @@ from wan_core.models import (
 )
 
 
-def build_dit(case: GoldenCase, weights: Mapping[str, Tensor]) -> WanDiT:
+def build_dit(case: GoldenCase, weights: Mapping[str, Tensor], *, is_trained: bool = False) -> WanDiT:
     """The network of a case's ``config`` with these weights."""
     image = weights.get("img_emb.proj.0.weight")
     known = {field.name for field in fields(WanDiTConfig)}
@@ -32,7 +32,7 @@ def build_dit(case: GoldenCase, weights: Mapping[str, Tensor]) -> WanDiT:
     else:
         model = FLF2VDiT(FLF2VConfig(**options, image_tokens=positions.shape[1]))
     model.load_state_dict(weights)
-    return finished(model)
+    return finished(model, is_trained=is_trained)
 
 
 def frame_timesteps(timesteps: Tensor, sample: int, tokens_per_frame: int, frames: int, patch: int = 1) -> Tensor:

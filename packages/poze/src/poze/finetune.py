@@ -21,7 +21,7 @@ from poze.network import GuidedNetwork
 from poze.objectives import Supervision, flow_loss, rollout
 from wan_core import ConfigError
 from wan_core.models import DiTInputs, VideoVAE
-from wan_core.runtime import apply_recompute
+from wan_core.runtime import prepare_model
 from wan_core.sampling import Denoiser, make_solver
 from wan_core.tasks import Conditioning, SamplingSettings
 from wan_core.training import (
@@ -220,9 +220,8 @@ def run_finetuning(
     `wan_core.training.train` raises.
     """
     ranks = ranks or Ranks()
-    for part in (network.dit, network.adapter):
-        ranks.shard(part)
-    apply_recompute(network.dit)  # after the weights are divided, which needs the blocks themselves
+    prepare_model(network.dit, inference=False, shard=ranks.shard, recompute=True)
+    ranks.shard(network.adapter)
     optimizer = torch.optim.AdamW(
         list(trained_tensors(network).values()), lr=settings.lr, weight_decay=settings.weight_decay
     )

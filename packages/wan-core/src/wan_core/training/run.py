@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from wan_core.models import WanDiT
-from wan_core.runtime import apply_recompute
+from wan_core.runtime import prepare_model
 from wan_core.tasks import Experts
 from wan_core.training.cache import Cache, write_cache
 from wan_core.training.examples import ExampleEncoder, Sampler
@@ -87,9 +87,7 @@ def _train_expert(
 ) -> tuple[TrainingResult, Path]:
     model = load_network(plan, expert)
     settings = plan.settings
-    ranks.shard(model)
-    if settings.checkpointing:
-        apply_recompute(model)
+    prepare_model(model, inference=False, shard=ranks.shard, recompute=settings.checkpointing)
     optimizers = build_optimizers(model, settings.optimizer, settings.base_rate(), weight_decay=settings.weight_decay)
     average = None if settings.ema is None else AveragedWeights(model, settings.ema)
     loss = _loss(plan, expert, model, cache, ranks)
