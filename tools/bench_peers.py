@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from tools.bench_bytes import moved_bytes
 from wan_core.checkpoints import load_model, read_weights
 from wan_core.models import ContextCache, DiTInputs, VAEConfig, WanDiTConfig
+from wan_core.runtime import prepare_model
 from wan_core.sampling import Denoiser, make_solver, sample
 
 TOLERANCES = {torch.float32: 1e-4, torch.bfloat16: 5e-2}
@@ -141,7 +142,13 @@ def load_dits(size: DiTSize, settings: Settings, dtype: torch.dtype) -> tuple[nn
 
 def our_dit(size: DiTSize, folder: Path, dtype: torch.dtype, device: str) -> nn.Module:
     source = read_weights(folder / "diffusion_pytorch_model.safetensors")
-    return load_model(size.ours, source, family="dit", dtype=dtype, device=device).eval().requires_grad_(False)
+    return ready(load_model(size.ours, source, family="dit", dtype=dtype, device=device))
+
+
+def ready(network: nn.Module) -> nn.Module:
+    """A network of ours as a pipeline has it."""
+    prepare_model(network, inference=True)
+    return network.eval().requires_grad_(False)
 
 
 def their_dit(folder: Path, dtype: torch.dtype, device: str) -> nn.Module:
@@ -273,7 +280,7 @@ def load_vaes(version: str, settings: Settings) -> tuple[nn.Module, Any]:
     torch.manual_seed(0)
     AutoencoderKLWan(**peer).save_pretrained(folder)
     source = read_weights(folder / "diffusion_pytorch_model.safetensors")
-    ours = load_model(config, source, family="vae", device=settings.device).eval().requires_grad_(False)
+    ours = ready(load_model(config, source, family="vae", device=settings.device))
     theirs = AutoencoderKLWan.from_pretrained(folder).to(settings.device).eval().requires_grad_(False)
     return ours, theirs
 

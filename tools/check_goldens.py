@@ -1,4 +1,4 @@
-"""Run every golden case of a directory: ``check_goldens.py DIR [--only GLOB ...]``.
+"""Run every golden case of a directory: ``check_goldens.py DIR [--only GLOB ...] [--prepared]``.
 
 Prints ``PASS|FAIL|UNSUPPORTED name n/n max_abs rel`` per case and a summary; exit status 1 unless all pass.
 """
@@ -18,6 +18,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("directory", type=Path)
     parser.add_argument("--only", nargs="+", metavar="GLOB", default=["*"], help="case names, shell patterns")
+    parser.add_argument("--prepared", action="store_true", help="with networks prepared for inference")
     arguments = parser.parse_args()
     paths = [
         path
@@ -28,7 +29,7 @@ def main() -> int:
         parser.error(f"no golden case in {arguments.directory} matches {' '.join(arguments.only)}")
     counts: Counter[str] = Counter()
     for path in paths:
-        outcome = check_file(path)
+        outcome = check_file(path, prepared=arguments.prepared)
         counts[outcome.status] += 1
         print(outcome.line(), flush=True)
     print(f"{counts['PASS']} passed, {counts['FAIL']} failed, {counts['UNSUPPORTED']} unsupported")

@@ -9,15 +9,19 @@ import importlib
 import json
 import pkgutil
 from collections.abc import Callable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import safe_open
-from torch import Tensor
+from torch import Tensor, nn
+
+from wan_core.runtime import prepare_model
 
 DEFAULT_TOLERANCE = 1e-4
+_PREPARED = ContextVar("prepared", default=False)
 
 
 @dataclass(frozen=True)
@@ -69,6 +73,7 @@ class Computed:
     records: Mapping[str, Any] = field(default_factory=dict)
 
 
+NetworkT = TypeVar("NetworkT", bound=nn.Module)
 Handler = Callable[[GoldenCase], Computed | Mapping[str, Tensor]]
 _HANDLERS: dict[str, Handler] = {}
 
@@ -196,6 +201,12 @@ def compare_record(name: str, actual: Any, golden: Any) -> Comparison:
     return Comparison(name, same, float(not same), float(not same), "" if same else f"{actual!r}, golden {golden!r}")
 
 
+def finished(network: NetworkT, *, is_trained: bool = False) -> NetworkT:
+    """A network that a handler built; prepared for inference when the check asks for that, and it is not trained."""
+    prepare_model(network, inference=_PREPARED.get() and not is_trained)
+    return network.eval()
+
+
 def check_case(case: GoldenCase) -> Outcome:
     """Run the case's handler and compare everything it must and can give."""
     handler = load_handlers().get(case.family)
@@ -225,9 +236,12 @@ def check_case(case: GoldenCase) -> Outcome:
     return Outcome(case.name, "PASS" if passed else "FAIL", tuple(comparisons), detail)
 
 
-def check_file(path: Path) -> Outcome:
-    """Check one golden file; an exception of the code under test is a FAIL with its message."""
+def check_file(path: Path, *, prepared: bool = False) -> Outcome:
+    """Check one golden file, with ``prepared`` on networks as a pipeline has them; an exception is a FAIL."""
+    token = _PREPARED.set(prepared)
     try:
         return check_case(read_case(path))
     except Exception as error:
         return Outcome(path.stem, "FAIL", detail=f"{type(error).__name__}: {error}")
+    finally:
+        _PREPARED.reset(token)

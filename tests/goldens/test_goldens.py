@@ -10,10 +10,22 @@ from tests.goldens.harness import available_cases, check_case, check_file, load_
 COMMITTED = sorted((Path(__file__).parent / "cases").glob("*.safetensors"))
 SUPPORTED = [path for path in available_cases() if read_family(path) in load_handlers()]
 
+PREPARED = [
+    path
+    for path in SUPPORTED
+    if read_family(path).startswith(("dit", "wan_vae", "sf_vae", "e2e", "mi2v_loop", "poze_"))
+]
+
 
 @pytest.mark.parametrize("path", SUPPORTED, ids=lambda path: path.stem)
 def test_golden_case_is_reproduced(path: Path) -> None:
     outcome = check_file(path)
+    assert outcome.status == "PASS", outcome.line()
+
+
+@pytest.mark.parametrize("path", PREPARED, ids=lambda path: path.stem)
+def test_golden_case_is_reproduced_by_networks_prepared_for_inference(path: Path) -> None:
+    outcome = check_file(path, prepared=True)
     assert outcome.status == "PASS", outcome.line()
 
 

@@ -2,10 +2,12 @@
 
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor
 
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
+from wan_core.runtime import prepare_model
 
 CONFIG = WanDiTConfig(
     in_dim=3, out_dim=3, dim=24, ffn_dim=20, num_heads=2, num_layers=2, freq_dim=8, text_dim=6, text_len=5
@@ -23,6 +25,17 @@ def network(config: WanDiTConfig = CONFIG, kind: type[WanDiT] = WanDiT) -> WanDi
     for name, parameter in model.named_parameters():
         parameter.copy_(torch.randn(parameter.shape, generator=generator) * 0.3 + ("norm" in name))
     return model
+
+
+def prepared(config: WanDiTConfig = CONFIG, kind: type[WanDiT] = WanDiT) -> WanDiT:
+    """The same network, prepared for inference."""
+    model = network(config, kind)
+    prepare_model(model, inference=True)
+    return model
+
+
+BOTH = pytest.mark.parametrize("built", [network, prepared], ids=["plain", "prepared"])
+"""For what a network must do in either form."""
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -9,8 +9,8 @@ from torch import Tensor
 
 from wan_core.errors import BackendError, ConfigError
 from wan_core.models import InnerAttention
-from wan_core.runtime import apply_attention_backend, choose_attention_backend
 from wan_core.runtime import attention_backends as backends
+from wan_core.runtime.attention_backends import apply_attention_backend, choose_attention_backend
 
 from .dit_networks import conditions, latents, network, noise
 

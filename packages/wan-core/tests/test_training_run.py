@@ -10,7 +10,7 @@ from torch import nn
 from wan_core.checkpoints import DIT
 from wan_core.errors import CheckpointError, ConfigError, MediaError
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
-from wan_core.runtime import apply_recompute
+from wan_core.runtime.recompute import apply_recompute
 from wan_core.tasks import TextImageToVideo
 from wan_core.training import (
     Cache,

@@ -12,6 +12,7 @@ from wan_core.errors import ConfigError, RequestError
 from wan_core.models import WAN21_VAE, WAN22_VAE, VAEConfig, VideoVAE
 from wan_core.models.vae.causal import DecoderCache, EncoderCache
 from wan_core.models.vae.tiling import Tiling
+from wan_core.runtime import prepare_model
 
 from .networks import build
 
@@ -160,13 +161,15 @@ def test_every_weight_influences_the_output(config: VAEConfig) -> None:
 
 
 @ALL
-def test_training_and_inference_paths_agree(config: VAEConfig) -> None:
-    model, stride = built(config), config.spatial_stride
+def test_prepared_for_inference_the_result_is_the_same(config: VAEConfig) -> None:
+    model, fast, stride = built(config), built(config), config.spatial_stride
+    prepare_model(fast, inference=True)
     video, latents = some_video(9, 4 * stride, 4 * stride), some_latents(model, 3, 8, 8)
+    before = video.clone(), latents.clone()
     trained = model.encode(video), model.decode(latents), model.decode(latents, latents_per_chunk=None)
-    with torch.no_grad():
-        inferred = model.encode(video), model.decode(latents), model.decode(latents, latents_per_chunk=None)
+    inferred = fast.encode(video), fast.decode(latents), fast.decode(latents, latents_per_chunk=None)
     assert all(tensor.requires_grad for tensor in trained)
+    assert all(map(torch.equal, before, (video, latents)))
     for one, other in zip(trained, inferred, strict=True):
         torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
 
@@ -222,16 +225,14 @@ def test_bfloat16_stays_close_to_float32(config: VAEConfig) -> None:
 
 
 @torch.no_grad()
-def test_cache_size_is_constant_and_buffers_are_reused() -> None:
+def test_cache_size_is_constant() -> None:
     model, cache = built(PLAIN), DecoderCache()
     latents = some_latents(model, 4)
-    sizes, places = [], []
+    sizes = []
     for latent in latents.split(1, dim=2):
         model.decode_chunk(latent, cache)
         sizes.append(cache.nbytes)
-        places.append([frames.data_ptr() for frames in cache._frames.values()])
     assert len(set(sizes)) == 1
-    assert places[1] == places[0] == places[3]
 
 
 def test_a_cache_survives_a_change_of_the_gradient_mode() -> None:

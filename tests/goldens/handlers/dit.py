@@ -7,13 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tests.goldens.harness import Computed, GoldenCase, handles
+from tests.goldens.harness import Computed, GoldenCase, finished, handles
 from wan_core.models import DiTInputs, FLF2VConfig, FLF2VDiT, WanDiT, WanDiTConfig
 from wan_core.models.dit.modulation import sinusoidal_embedding
 from wan_core.models.dit.rope import rotary_table, rotate
 
 
-def build_dit(case: GoldenCase, weights: Mapping[str, Tensor]) -> WanDiT:
+def build_dit(case: GoldenCase, weights: Mapping[str, Tensor], *, is_trained: bool = False) -> WanDiT:
     """The network of a case's ``config`` with these weights."""
     image = weights.get("img_emb.proj.0.weight")
     known = {field.name for field in fields(WanDiTConfig)}
@@ -25,7 +25,7 @@ def build_dit(case: GoldenCase, weights: Mapping[str, Tensor]) -> WanDiT:
     else:
         model = FLF2VDiT(FLF2VConfig(**options, image_tokens=positions.shape[1]))
     model.load_state_dict(weights)
-    return model.eval()
+    return finished(model, is_trained=is_trained)
 
 
 def frame_timesteps(timesteps: Tensor, sample: int, tokens_per_frame: int, frames: int, patch: int = 1) -> Tensor:
@@ -96,7 +96,7 @@ def check_dit(case: GoldenCase) -> dict[str, Tensor]:
             image_context=None if clip is None else clip_states(model, clip, index),
         )
         computed[f"out.{index}"] = model(latents, timesteps, conditions)[0]
-        stop = record_outputs(model, middle, recorded)  # a second run: hooks keep layers from being fused
+        stop = record_outputs(model, middle, recorded)
         model(latents, timesteps, conditions)
         stop()
     return computed | {

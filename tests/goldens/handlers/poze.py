@@ -68,7 +68,7 @@ def check_extra_context(case: GoldenCase) -> Mapping[str, Tensor]:
 
 @handles("poze_i2v_loop")
 def check_loop(case: GoldenCase) -> Mapping[str, Tensor]:
-    model = build_dit(case, case.weights)
+    model = build_dit(case, case.weights, is_trained="target" in case.inputs)
     tokens = case.inputs["extra_context"]
     if "target" not in case.inputs:
         return {"out.latents": loop(case, model, tokens), "out.latents_no_extra": loop(case, model, None)}

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tests.goldens.harness import GoldenCase, handles
+from tests.goldens.harness import GoldenCase, finished, handles
 from wan_core.checkpoints import MemorySource, load_model
 from wan_core.models import VAEConfig, VideoVAE
 from wan_core.models.vae.causal import DecoderCache, EncoderCache, FeatureCache
@@ -56,10 +56,10 @@ def _statistics(inputs: dict[str, Tensor]) -> tuple[Any, Any] | None:
 
 def _decoding_half(config: VAEConfig, weights: dict[str, Tensor]) -> VideoVAE:
     """A model from a file that holds the decoder and its input convolution only."""
-    model = VideoVAE(config).eval()
+    model = VideoVAE(config)
     model.decoder.load_state_dict(_part(weights, "decoder."))
     model.conv2.load_state_dict(_part(weights, "conv2."))
-    return model
+    return finished(model)
 
 
 def _part(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -89,7 +89,7 @@ def autoencoder(case: GoldenCase) -> dict[str, Tensor]:
     """Encode and decode whole clips and streams; every argument is in the name of an expected tensor."""
     inputs, results = case.inputs, {}
     config = _config(case.config, is_22=case.family.endswith("22"), statistics=_statistics(inputs))
-    model = load_model(config, MemorySource(case.weights), family="vae", dtype=torch.float32)
+    model = finished(load_model(config, MemorySource(case.weights), family="vae", dtype=torch.float32))
     for name in case.expected:
         if match := re.fullmatch(r"out\.latents_f(\d+)", name):
             results[name] = model.encode(inputs["video"][:, :, : int(match[1])], drop_tail=True)
@@ -125,7 +125,7 @@ def _layer_outputs(model: VideoVAE, inputs: dict[str, Tensor]) -> dict[str, Tens
 def tiled(case: GoldenCase) -> dict[str, Tensor]:
     """diffusers' names and options, plain and tiled; that model leaves latents unnormalised."""
     config = _config(case.config, is_22=False, statistics=((), ()))
-    model = load_model(config, MemorySource(case.weights), family="vae", dtype=torch.float32)
+    model = finished(load_model(config, MemorySource(case.weights), family="vae", dtype=torch.float32))
     options = case.call.get("enable_tiling", {})
     options = {name.removeprefix("tile_sample_"): value for name, value in options.items() if value is not None}
     tiling = Tiling(**{name.replace("min_", "tile_"): value for name, value in options.items()})

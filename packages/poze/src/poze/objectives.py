@@ -186,8 +186,10 @@ class Rollout:
         loss = RolloutLoss(
             networks=networks,
             task=plan.preset.task,
-            vae=components.vae.module().requires_grad_(False),
-            pi3=freeze(components.part("pi3").module()) if self.supervision.points is not None else None,
+            vae=components.vae.trainable(torch.float32).requires_grad_(False),
+            pi3=freeze(components.part("pi3").trainable(torch.float32))
+            if self.supervision.points is not None
+            else None,
             conditioning=conditioning,
             sampling=self.inputs.settings,
             supervision=self.supervision,

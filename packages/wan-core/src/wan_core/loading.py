@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,8 @@ from wan_core.presets import Preset, get_preset
 from wan_core.runtime import (
     Between,
     Placed,
-    apply_attention_backend,
     choose_attention_backend,
+    prepare_model,
     resolve_device,
     resolve_dtype,
 )
@@ -204,13 +205,13 @@ class _Loader:
         dtype = family.dtype_in(self.dtype)
         tokenizer = load_tokenizer(self._path(self.preset.part("tokenizer"))) if part.name == "text_encoder" else None
 
-        def load(device: torch.device, dtype: torch.dtype = dtype) -> Any:
+        def load(device: torch.device, dtype: torch.dtype = dtype, *, inference: bool = True) -> Any:
             found = self._read(part, self._path(part)) if opened.path is None else opened
             if found.source is None:  # another library reads it
                 return family.open(self._path(part), dtype, device)
             model = load_model(found.config, found.source, family=family, dtype=dtype, device=device)
-            if family.is_denoiser:
-                apply_attention_backend(model, self.attention, device)
+            attention = self.attention if family.is_denoiser else None
+            prepare_model(model, inference=inference, attention=attention)
             return model if tokenizer is None else TextEncoder(model, tokenizer, network.text_len)
 
         on_cpu = part.name == "text_encoder" and self.options.text_encoder_on_cpu
@@ -218,7 +219,8 @@ class _Loader:
         # The VAE is small and used at both ends of a run: on the CPU it stays in memory.
         stays = part.name == "vae" and self.device.type == "cpu"
         between = Between.KEEP if stays else self.between
-        return Placed(load, device, between=between, load_trainable=lambda dtype: load(device, dtype))
+        trainable = partial(load, device, inference=False)
+        return Placed(load, device, between=between, load_trainable=trainable)
 
     def _check_channels(self, config: WanDiTConfig, path: Path) -> None:
         wanted = self.preset.task.channels(self.preset.latent_spec)

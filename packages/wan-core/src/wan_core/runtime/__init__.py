@@ -1,22 +1,17 @@
-"""Everything applied to models from outside: devices, placement, attention backends."""
+"""Everything applied to models from outside: devices, placement, kernels, attention backends, sharding."""
 
-from wan_core.runtime.attention_backends import (
-    apply_attention_backend,
-    choose_attention_backend,
-)
+from wan_core.runtime.apply import prepare_model
+from wan_core.runtime.attention_backends import choose_attention_backend
 from wan_core.runtime.devices import DTYPES, peak_memory, resolve_device, resolve_dtype
 from wan_core.runtime.fsdp import divided_as, is_sharded, mean_over_processes, shard_model, whole_tensor
 from wan_core.runtime.launch import Launch, is_first_to_say, launched, make_mesh, process_group
 from wan_core.runtime.placement import Between, Placed
-from wan_core.runtime.recompute import apply_recompute
 
 __all__ = [
     "DTYPES",
     "Between",
     "Launch",
     "Placed",
-    "apply_attention_backend",
-    "apply_recompute",
     "choose_attention_backend",
     "divided_as",
     "is_first_to_say",
@@ -25,6 +20,7 @@ __all__ = [
     "make_mesh",
     "mean_over_processes",
     "peak_memory",
+    "prepare_model",
     "process_group",
     "resolve_device",
     "resolve_dtype",

@@ -65,7 +65,7 @@ class LoopSettings:
                 raise ConfigError(f"{name} must be at least 1, got {every}; leave it out for the default")
         if self.schedule not in SCHEDULES:
             raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
-        if self.clip_norm is not None and self.clip_norm <= 0:
+        if self.clip_norm is not None and not self.clip_norm > 0:
             raise ConfigError(f"clip_norm must be positive, got {self.clip_norm}; None does not clip")
         if self.warmup_steps < 0 or not 0 <= self.decay_share <= 1 or self.save_seconds < 0:
             raise ConfigError(

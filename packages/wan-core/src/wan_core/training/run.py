@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from wan_core.checkpoints import Part
-from wan_core.runtime import apply_recompute
+from wan_core.runtime import prepare_model
 from wan_core.training.cache import Cache, write_cache
 from wan_core.training.examples import ExampleEncoder, Sampler
 from wan_core.training.export import complete_model, save_companion, save_network
@@ -88,10 +88,9 @@ def _train_part(
     plan: TrainingPlan, part: Part, cache: Cache | None, listeners: Listeners, ranks: Ranks
 ) -> tuple[TrainingResult, Sequence[Path]]:
     networks = load_networks(plan, part)
-    for network in (networks.dit, *networks.beside.values()):
-        ranks.shard(network)
-    if plan.settings.checkpointing:
-        apply_recompute(networks.dit)
+    prepare_model(networks.dit, inference=False, shard=ranks.shard, recompute=plan.settings.checkpointing)
+    for network in networks.beside.values():
+        prepare_model(network, inference=False, shard=ranks.shard)
     if cache is not None:
         stage = _flow_stage(plan, part, networks, cache, ranks)
     elif plan.objective is not None:

@@ -55,9 +55,10 @@ class TrainSettings:
             raise ConfigError(f"lr must be above 0 and below 100, got {self.rate:g}; 1e-4 is usual")
         if self.batch < 1:
             raise ConfigError(f"batch-size must be at least 1, got {self.batch}")
-        if self.clean_frames < 0 or (self.held_out or 0) < 0 or self.weight_decay < 0 or self.seed < 0:
+        is_decay = 0 <= self.weight_decay < float("inf")
+        if self.clean_frames < 0 or (self.held_out or 0) < 0 or not is_decay or self.seed < 0:
             least = f"{self.clean_frames}, {self.held_out}, {self.weight_decay:g} and {self.seed}"
-            raise ConfigError(f"clean-frames, held-out, weight-decay and seed must not be negative, got {least}")
+            raise ConfigError(f"clean-frames, held-out, weight-decay and seed must be at least 0, got {least}")
         for name in ("clean_share", "caption_dropout"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{name.replace('_', '-')} must be in 0..1, got {getattr(self, name):g}")

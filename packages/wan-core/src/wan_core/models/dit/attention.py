@@ -5,10 +5,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wan_core.models.dit.config import WanDiTConfig
-from wan_core.models.dit.epilogue import linear_add
 from wan_core.models.dit.inputs import ContextStates
 from wan_core.models.dit.layout import BlockShared, KeyValueMemory
-from wan_core.models.dit.rope import rotate, turn_pairs
+from wan_core.models.dit.rope import rotate
 
 
 class InnerAttention(nn.Module):
@@ -43,20 +42,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
         self.weight = nn.Parameter(torch.ones(dim))
 
-    def forward(self, hidden: Tensor, weight: Tensor | None = None) -> Tensor:
-        """[..., C] in and out, in the input's dtype; ``weight`` [C] in place of the own one.
-
-        Without gradients ``hidden`` is changed in place.
-        """
-        weight = self.weight if weight is None else weight
-        if torch.is_grad_enabled():
-            return functional.rms_norm(hidden, weight.shape, weight.to(hidden.dtype), self.eps)
-        return hidden.mul_(self.inverse(hidden)).mul_(weight)
-
-    def inverse(self, hidden: Tensor) -> Tensor:
-        """One over the root mean square of [..., C]: [..., 1] float32."""
-        norm = torch.linalg.vector_norm(hidden, dim=-1, keepdim=True, dtype=torch.float32)
-        return torch.rsqrt(norm.square() / hidden.shape[-1] + self.eps)
+    def forward(self, hidden: Tensor) -> Tensor:
+        """[..., C] in and out, in the input's dtype."""
+        return functional.rms_norm(hidden, self.weight.shape, self.weight.to(hidden.dtype), self.eps)
 
 
 class Attention(nn.Module):
@@ -84,8 +72,8 @@ class SelfAttention(Attention):
 
     def forward(self, hidden: Tensor, shared: BlockShared, memory: KeyValueMemory | None = None) -> Tensor:
         """[B, L, C] in and out. With a ``memory`` the queries also attend to what it remembers."""
-        query = self._rotated(self.q(hidden), self.norm_q, shared.rope)
-        key = self._rotated(self.k(hidden), self.norm_k, shared.rope)
+        query = self.rotated(self.q(hidden), self.norm_q, shared.rope)
+        key = self.rotated(self.k(hidden), self.norm_k, shared.rope)
         value = self.heads(self.v(hidden))
         if memory is not None:
             key, value = memory.extend(key, value)
@@ -95,28 +83,13 @@ class SelfAttention(Attention):
         out: Tensor = self.o(mixed.flatten(2))
         return out
 
-    def _rotated(self, hidden: Tensor, norm: nn.Module, rope: Tensor) -> Tensor:
-        """Norm and rotation of [B, L, C]: [B, L, n, d] in the same dtype.
-
-        Without gradients in two passes over one float32 tensor: the weight, and the turn with the norm's factor in it.
-        """
-        if torch.is_grad_enabled():
-            return rotate(self.heads(norm(hidden)), rope)
-        factors = rope[:, None]
-        if isinstance(norm, RMSNorm):
-            factors = factors * norm.inverse(hidden).unsqueeze(-1)
-            weight = norm.weight.float()
-            weighted = hidden.mul_(weight) if hidden.dtype == torch.float32 else hidden * weight
-        else:
-            weighted = hidden.float()
-        return turn_pairs(self.heads(weighted), factors, in_place=True).to(hidden.dtype)
+    def rotated(self, hidden: Tensor, norm: nn.Module, rope: Tensor) -> Tensor:
+        """Norm and rotation of [B, L, C]: [B, L, n, d] in the same dtype."""
+        return rotate(self.heads(norm(hidden)), rope)
 
 
 class CrossAttention(Attention):
-    """Attention from latent tokens to the context; with an image branch, to the leading image tokens apart.
-
-    The query norm's weight is applied to the keys, which are fewer and are kept between steps: the product is the same.
-    """
+    """Attention from latent tokens to the context; with an image branch, to the leading image tokens apart."""
 
     def __init__(self, config: WanDiTConfig) -> None:
         super().__init__(config)
@@ -128,33 +101,16 @@ class CrossAttention(Attention):
 
     def context_states(self, context: Tensor, image_tokens: Tensor | None = None) -> ContextStates:
         """Keys and values of text (and image) tokens: [B, L, n, d] each."""
-        text = self._normed(self.k(context), self.norm_k), self.heads(self.v(context))
+        text = self.heads(self.norm_k(self.k(context))), self.heads(self.v(context))
         if image_tokens is None:
             return text
-        return *text, self._normed(self.k_img(image_tokens), self.norm_k_img), self.heads(self.v_img(image_tokens))
+        return *text, self.heads(self.norm_k_img(self.k_img(image_tokens))), self.heads(self.v_img(image_tokens))
 
-    def forward(self, hidden: Tensor, states: ContextStates) -> Tensor:
-        """[B, L, C] in and out."""
-        out: Tensor = self.o(self._mixed(hidden, states))
-        return out
-
-    def add_to(self, residual: Tensor, hidden: Tensor, states: ContextStates) -> Tensor:
-        """``residual + forward(hidden, states)``; without gradients ``residual`` may be changed in place."""
-        return linear_add(self.o, self._mixed(hidden, states), residual)
-
-    def _mixed(self, hidden: Tensor, states: ContextStates) -> Tensor:
-        query = self.q(hidden)
-        if isinstance(self.norm_q, RMSNorm):
-            factor = self.norm_q.inverse(query)
-            query = (query * factor).to(query.dtype) if torch.is_grad_enabled() else query.mul_(factor)
-        query = self.heads(query)
+    def forward(self, hidden: Tensor, states: ContextStates, residual: Tensor) -> Tensor:
+        """``residual`` plus the attention of ``hidden``, both [B, L, C], in the residual's dtype."""
+        query = self.heads(self.norm_q(self.q(hidden)))
         mixed: Tensor = self.inner_attention(query, states[0], states[1])
         if len(states) > 2:
-            image = self.inner_attention(query, states[2], states[3])
-            mixed = mixed + image if torch.is_grad_enabled() else mixed.add_(image)
-        return mixed.flatten(2)
-
-    def _normed(self, keys: Tensor, norm: nn.Module) -> Tensor:
-        if isinstance(norm, RMSNorm) and isinstance(self.norm_q, RMSNorm):
-            keys = norm(keys, norm.weight * self.norm_q.weight)
-        return self.heads(keys)
+            mixed = mixed + self.inner_attention(query, states[2], states[3])
+        out: Tensor = residual + self.o(mixed.flatten(2))
+        return out

@@ -6,10 +6,9 @@ from torch.nn import functional
 
 from wan_core.models.dit.attention import CrossAttention, SelfAttention
 from wan_core.models.dit.config import WanDiTConfig
-from wan_core.models.dit.epilogue import linear_gelu
 from wan_core.models.dit.inputs import ContextStates
 from wan_core.models.dit.layout import BlockShared, KeyValueMemory
-from wan_core.models.dit.modulation import Lengths, add_gated, modulated_norm
+from wan_core.models.dit.modulation import GatedSum, Lengths, ModulatedNorm
 
 Context = tuple[Tensor, Tensor | None]
 """Embedded text tokens [B, L, C] and, with an image branch, the image tokens that it attends to."""
@@ -25,22 +24,19 @@ class FeedForward(nn.Sequential):
             nn.Linear(config.ffn_dim, config.dim),
         )
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """[B, L, C] in and out."""
-        out: Tensor = self[2](linear_gelu(self[0], hidden))
-        return out
-
 
 class WanBlock(nn.Module):
     """Self-attention, cross-attention and feed-forward; the residual stream is float32."""
 
     def __init__(self, config: WanDiTConfig) -> None:
         super().__init__()
-        self.eps = config.eps
+        self.norm1 = ModulatedNorm(config.eps)
         self.self_attn = SelfAttention(config)
         self.norm3 = nn.LayerNorm(config.dim, eps=config.eps) if config.cross_attn_norm else nn.Identity()
         self.cross_attn = CrossAttention(config)
+        self.norm2 = ModulatedNorm(config.eps)
         self.ffn = FeedForward(config)
+        self.add_gated = GatedSum()
         self.modulation = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
 
     def forward(
@@ -55,18 +51,18 @@ class WanBlock(nn.Module):
         """Tokens [B, L, C] float32 after the block, and the context's keys and values to hand in again.
 
         ``modulation``: [B, S, 6, C] float32, one row per segment. Without ``states``, the context's keys and values of
-        an earlier call, ``context`` is needed. Without gradients ``tokens`` is changed in place.
+        an earlier call, ``context`` is needed. ``tokens`` may be changed in place.
         """
         rows = (self.modulation.float() + modulation).unbind(2)
-        hidden = modulated_norm(tokens, rows[0], rows[1], shared.lengths, self.eps).to(shared.dtype)
-        tokens = add_gated(tokens, self.self_attn(hidden, shared, memory), rows[2], shared.lengths)
+        hidden = self.norm1(tokens, rows[0], rows[1], shared.lengths).to(shared.dtype)
+        tokens = self.add_gated(tokens, self.self_attn(hidden, shared, memory), rows[2], shared.lengths)
         if states is None:
             if context is None:
                 raise ValueError("a block needs the context or its keys and values")
             states = self.cross_attn.context_states(*context)
-        tokens = self.cross_attn.add_to(tokens, float32_norm(self.norm3, tokens).to(shared.dtype), states)
-        hidden = modulated_norm(tokens, rows[3], rows[4], shared.lengths, self.eps).to(shared.dtype)
-        return add_gated(tokens, self.ffn(hidden), rows[5], shared.lengths), states
+        tokens = self.cross_attn(float32_norm(self.norm3, tokens).to(shared.dtype), states, tokens)
+        hidden = self.norm2(tokens, rows[3], rows[4], shared.lengths).to(shared.dtype)
+        return self.add_gated(tokens, self.ffn(hidden), rows[5], shared.lengths), states
 
 
 def float32_norm(norm: nn.Module, hidden: Tensor) -> Tensor:
@@ -103,13 +99,13 @@ class Head(nn.Module):
     def __init__(self, config: WanDiTConfig) -> None:
         super().__init__()
         patch = config.patch_size
-        self.eps = config.eps
+        self.norm = ModulatedNorm(config.eps)
         self.head = nn.Linear(config.dim, config.out_dim * patch[0] * patch[1] * patch[2])
         self.modulation = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
 
     def forward(self, tokens: Tensor, embedding: Tensor, lengths: Lengths) -> Tensor:
         """[B, L, C] tokens and [B, S, C] time embedding to [B, L, patch * out_dim] float32."""
         shift, scale = (self.modulation.float() + embedding.unsqueeze(2)).unbind(2)
-        hidden = modulated_norm(tokens, shift, scale, lengths, self.eps)
+        hidden = self.norm(tokens, shift, scale, lengths)
         out: Tensor = self.head(hidden.to(self.head.weight.dtype)).float()
         return out

@@ -21,7 +21,8 @@ class ContextCache:
     """Keys and values of the conditions, per block. Empty at first; the first forward fills it, later ones reuse it.
 
     It holds one network's states of one set of conditions: a forward of another network, or with other tensors, fills
-    it anew. Forwards that record gradients neither read nor fill it. It does not keep the network alive.
+    it anew. It is for sampling: states that record gradients are not kept, and whoever changes weights takes a fresh
+    one. It does not keep the network alive.
     """
 
     def __init__(self) -> None:
@@ -42,7 +43,9 @@ class ContextCache:
         return self._states if same else None
 
     def store(self, model: nn.Module, inputs: DiTInputs, states: list[ContextStates]) -> None:
-        """Keep the states of one forward in place of any earlier ones."""
+        """Keep the states of one forward in place of any earlier ones, unless they record gradients."""
+        if any(tensor.requires_grad for pair in states for tensor in pair):
+            return
         self._states, self._source, self._model = states, _source(inputs), weakref.ref(model)
 
 

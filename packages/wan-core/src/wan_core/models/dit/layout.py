@@ -22,7 +22,7 @@ class TokenSequence:
     """What ``embed_latents`` makes: the tokens of a forward and what belongs to them.
 
     ``tokens``: [B, L, C], owned by the forward, which may change them in place; their dtype is the one in which the
-    linear layers run. ``rope``: [L, d / 2] complex64, unit numbers. ``grid``: frames, rows and columns of the tokens
+    linear layers run. ``rope``: [L, d / 2, 2], cosines and sines. ``grid``: frames, rows and columns of the tokens
     that the velocity is read from; they begin at token ``start``. A variant may put other tokens in front and behind.
     ``key_lengths``: [B], keys from there on are not attended to. ``mask``: boolean, broadcast to [B, n, L, keys], True
     where a query attends. ``memories``: one per block. A variant's subclass also carries what its ``after_block``

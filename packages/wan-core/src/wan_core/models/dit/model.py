@@ -137,7 +137,7 @@ class WanDiT(nn.Module):
 
     def run_blocks(self, sequence: TokenSequence, time: TimeRows, inputs: DiTInputs) -> Tensor:
         """This process's tokens [B, L, C] float32 after all blocks; fills or uses the context cache of ``inputs``."""
-        cache = None if torch.is_grad_enabled() else inputs.context_cache
+        cache = inputs.context_cache
         known = None if cache is None else cache.get(self, inputs)
         context = self.embed_context(inputs) if known is None else None
         shared = BlockShared(

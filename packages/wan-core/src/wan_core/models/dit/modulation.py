@@ -3,8 +3,10 @@
 Rows are [B, S, C] float32; ``lengths`` are the tokens of each of the S segments, in the order of the tokens.
 """
 
+from collections.abc import Sequence
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 Lengths = tuple[int, ...]
@@ -19,28 +21,40 @@ def sinusoidal_embedding(timesteps: Tensor, dim: int) -> Tensor:
     return torch.cat([angles.cos(), angles.sin()], dim=-1)
 
 
-def modulated_norm(tokens: Tensor, shift: Tensor, scale: Tensor, lengths: Lengths, eps: float) -> Tensor:
-    """``layer_norm(tokens) * (1 + scale) + shift`` of [B, L, C] in float32, without learned weights."""
-    dim = tokens.shape[-1]
-    if shift.shape[0] == shift.shape[1] == 1:  # one row for all: the norm's own weight and bias, in one pass
-        return functional.layer_norm(tokens, (dim,), 1 + scale.flatten(), shift.flatten(), eps)
-    normed = functional.layer_norm(tokens, (dim,), eps=eps)
-    parts = list(zip(_parts(normed, lengths), _rows(shift, lengths), _rows(1 + scale, lengths), strict=True))
-    if torch.is_grad_enabled():
-        return _join([torch.addcmul(bias, part, gain) for part, bias, gain in parts], tokens)
-    for part, bias, gain in parts:
-        torch.addcmul(bias, part, gain, out=part)
-    return normed
+class ModulatedNorm(nn.Module):
+    """Layer norm without learned weights; scale and shift follow from the timestep."""
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+
+    def forward(self, tokens: Tensor, shift: Tensor, scale: Tensor, lengths: Lengths) -> Tensor:
+        """``layer_norm(tokens) * (1 + scale) + shift`` of [B, L, C] in float32."""
+        dim = tokens.shape[-1]
+        if shift.shape[0] == shift.shape[1] == 1:  # one row for all: the norm's own weight and bias, in one pass
+            return functional.layer_norm(tokens, (dim,), 1 + scale.flatten(), shift.flatten(), self.eps)
+        normed = functional.layer_norm(tokens, (dim,), eps=self.eps)
+        return self.modulate(normed, shift, 1 + scale, lengths)
+
+    def modulate(self, normed: Tensor, shift: Tensor, gain: Tensor, lengths: Lengths) -> Tensor:
+        """``normed * gain + shift``, a row for each segment."""
+        parts = by_segment(lengths, [normed], [shift, gain])
+        return _join([torch.addcmul(bias, part, factor) for part, bias, factor in parts], normed)
 
 
-def add_gated(tokens: Tensor, update: Tensor, gate: Tensor, lengths: Lengths) -> Tensor:
-    """``tokens + update * gate`` of [B, L, C], float32. Without gradients ``tokens`` is changed in place."""
-    parts = list(zip(_parts(tokens, lengths), _parts(update, lengths), _rows(gate, lengths), strict=True))
-    if torch.is_grad_enabled():
+class GatedSum(nn.Module):
+    """The residual sum of an update under a gate."""
+
+    def forward(self, tokens: Tensor, update: Tensor, gate: Tensor, lengths: Lengths) -> Tensor:
+        """``tokens + update * gate`` of [B, L, C], float32."""
+        parts = by_segment(lengths, [tokens, update], [gate])
         return _join([part + change * row for part, change, row in parts], tokens)
-    for part, change, row in parts:
-        part.addcmul_(change, row)
-    return tokens
+
+
+def by_segment(lengths: Lengths, tokens: Sequence[Tensor], rows: Sequence[Tensor]) -> list[tuple[Tensor, ...]]:
+    """Views of tensors [B, L, C] and of rows [B, S, C] that broadcast to each other, segment by segment."""
+    views = [_parts(each, lengths) for each in tokens] + [_rows(each, lengths) for each in rows]
+    return list(zip(*views, strict=True))
 
 
 def _parts(tokens: Tensor, lengths: Lengths) -> list[Tensor]:

@@ -1,6 +1,6 @@
 """Rotary position embedding over frames, rows and columns (Su et al., arXiv 2104.09864, on three axes).
 
-A table holds one unit complex number per token and channel pair. Adjacent channels (2j, 2j + 1) are a pair.
+A table holds cosine and sine of one angle per token and channel pair. Adjacent channels (2j, 2j + 1) are a pair.
 """
 
 from collections import OrderedDict
@@ -51,7 +51,7 @@ _TABLES = _Tables()
 def rotary_table(
     head_dim: int, grid: Grid, start: Grid = (0, 0, 0), device: torch.device | str | None = None
 ) -> Tensor:
-    """Table [f*h*w, head_dim // 2] complex64 of the tokens of a ``grid`` whose first token stands at ``start``."""
+    """Table [f*h*w, head_dim // 2, 2] float32 of the tokens of a ``grid`` whose first token stands at ``start``."""
     frames, rows, columns = (range(first, first + count) for first, count in zip(start, grid, strict=True))
     return rotary_positions(head_dim, frames, rows, columns, device)
 
@@ -59,13 +59,15 @@ def rotary_table(
 def rotary_positions(
     head_dim: int, frames: Positions, rows: Positions, columns: Positions, device: torch.device | str | None = None
 ) -> Tensor:
-    """Table [f*h*w, head_dim // 2] complex64 of tokens at every combination of the positions, frames slowest.
+    """Table [f*h*w, head_dim // 2, 2] float32 of tokens at every combination of the positions, frames slowest.
 
     Positions may be negative and need not be neighbours. Angles are built in float64: in float32 they would be off by
     4e-5 at a thousand positions. The result is shared between calls: do not write to it.
     """
     device = torch.device("cpu" if device is None else device)
     axes = tuple(frames), tuple(rows), tuple(columns)
+    if torch.compiler.is_compiling():  # what a tracer makes must not outlive it
+        return _build(head_dim, axes).to(device)
     key = (head_dim, axes, device)
     table = _TABLES.get(key)
     if table is None:
@@ -79,22 +81,22 @@ def rotary_positions(
 def _build(head_dim: int, axes: Sequence[Positions]) -> Tensor:
     f, h, w = (len(positions) for positions in axes)
     frames, rows, columns = (
-        _axis_angles(dim, positions) for dim, positions in zip(axis_dims(head_dim), axes, strict=True)
+        _axis_table(dim, positions) for dim, positions in zip(axis_dims(head_dim), axes, strict=True)
     )
-    angles = torch.cat(
+    return torch.cat(
         [
-            frames[:, None, None].expand(f, h, w, -1),
-            rows[None, :, None].expand(f, h, w, -1),
-            columns[None, None, :].expand(f, h, w, -1),
+            frames[:, None, None].expand(f, h, w, -1, -1),
+            rows[None, :, None].expand(f, h, w, -1, -1),
+            columns[None, None, :].expand(f, h, w, -1, -1),
         ],
-        dim=-1,
+        dim=-2,
     ).flatten(0, 2)
-    return torch.polar(torch.ones_like(angles), angles).to(torch.complex64)
 
 
-def _axis_angles(dim: int, positions: Positions) -> Tensor:
+def _axis_table(dim: int, positions: Positions) -> Tensor:
     frequencies = _THETA ** (-torch.arange(0, dim, 2, dtype=torch.float64, device="cpu") / max(dim, 1))
-    return torch.outer(torch.tensor(positions, dtype=torch.float64, device="cpu"), frequencies)
+    angles = torch.outer(torch.tensor(positions, dtype=torch.float64, device="cpu"), frequencies)
+    return torch.stack([angles.cos(), angles.sin()], dim=-1).float()
 
 
 def rotate(heads: Tensor, table: Tensor) -> Tensor:
@@ -103,18 +105,8 @@ def rotate(heads: Tensor, table: Tensor) -> Tensor:
     Tokens from L' on stay as they are.
     """
     length = table.shape[0]
-    turned = turn_pairs(heads[:, :length].float().contiguous(), table[:, None], in_place=False).to(heads.dtype)
+    x, y = (heads[:, :length, :, first::2].float() for first in (0, 1))
+    cosine, sine = table[:, None].unbind(-1)
+    pairs = [torch.addcmul(x * cosine, y, sine, value=-1), torch.addcmul(x * sine, y, cosine)]
+    turned = torch.stack(pairs, dim=-1).flatten(-2).to(heads.dtype)
     return turned if length == heads.shape[1] else torch.cat([turned, heads[:, length:]], dim=1)
-
-
-def turn_pairs(heads: Tensor, factors: Tensor, *, in_place: bool) -> Tensor:
-    """Multiply the channel pairs of float32 [B, L, n, d] by complex ``factors`` that broadcast to [B, L, n, d / 2]."""
-    pairs = heads.view(*heads.shape[:-1], heads.shape[-1] // 2, 2)
-    if torch.compiler.is_compiling():  # its code generator knows no complex numbers
-        real, imaginary = pairs.unbind(-1)
-        cosine, sine = torch.view_as_real(factors).unbind(-1)
-        turned = torch.stack([real * cosine - imaginary * sine, real * sine + imaginary * cosine], dim=-1)
-        return turned.flatten(-2)
-    numbers = torch.view_as_complex(pairs)
-    turned = numbers.mul_(factors) if in_place else numbers * factors
-    return torch.view_as_real(turned).flatten(-2)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from wan_core.models.vae import wan21, wan22
 from wan_core.models.vae.causal import CausalConv3d, FeatureCache
 from wan_core.models.vae.config import VAEConfig
-from wan_core.models.vae.layers import AttentionBlock, ChannelNorm, ResidualBlock, SiLU
+from wan_core.models.vae.layers import AttentionBlock, ChannelNorm, ResidualBlock
 
 
 class Encoder(nn.Module):
@@ -63,7 +63,7 @@ def _middle(channels: int, dropout: float) -> nn.ModuleList:
 
 
 def _head(channels: int, out_channels: int) -> nn.ModuleList:
-    return nn.ModuleList([ChannelNorm(channels), SiLU(), CausalConv3d(channels, out_channels)])
+    return nn.ModuleList([ChannelNorm(channels), nn.SiLU(), CausalConv3d(channels, out_channels)])
 
 
 def _run_middle(middle: nn.ModuleList, x: Tensor, cache: FeatureCache | None) -> Tensor:

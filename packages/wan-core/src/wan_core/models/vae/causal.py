@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wan_core.errors import RequestError
-from wan_core.models.vae import fast_conv
 
 HISTORY_FRAMES = 2
 """Past frames a temporal kernel of 3 looks back on."""
@@ -68,24 +67,17 @@ class FeatureCache:
 
     def remember(self, layer: nn.Module, x: Tensor) -> None:
         """Keep copies of the last two frames up to the end of ``x``; before the first frame come zeros."""
-        frames = self._frames.get(layer)
-        if frames is None or not _is_writable(frames):
-            self._frames[layer] = self._joined(frames, x)
-        elif x.shape[2] >= HISTORY_FRAMES:
-            frames.copy_(x[:, :, -HISTORY_FRAMES:])
+        if x.shape[2] >= HISTORY_FRAMES:
+            kept = x[:, :, -HISTORY_FRAMES:].clone(memory_format=torch.channels_last_3d)
         else:
-            frames[:, :, 0] = frames[:, :, 1]
-            frames[:, :, 1] = x[:, :, -1]
+            frames = self._frames.get(layer)
+            before = torch.zeros_like(x[:, :, :1]) if frames is None else frames[:, :, 1:]
+            kept = torch.cat([before, x], dim=2).contiguous(memory_format=torch.channels_last_3d)
+        self._frames[layer] = kept
 
     def finish_chunk(self) -> None:
         """Called by the network after each chunk."""
         self._chunks += 1
-
-    @staticmethod
-    def _joined(frames: Tensor | None, x: Tensor) -> Tensor:
-        if x.shape[2] < HISTORY_FRAMES:
-            x = torch.cat([x.new_zeros(x[:, :, :1].shape) if frames is None else frames[:, :, 1:], x], dim=2)
-        return x[:, :, -HISTORY_FRAMES:].clone(memory_format=torch.channels_last_3d)
 
 
 class EncoderCache(FeatureCache):
@@ -112,13 +104,6 @@ class DecoderCache(FeatureCache):
         return type(self)(zero_history=self._zero_history)
 
 
-def _is_writable(frames: Tensor) -> bool:
-    """Whether the buffer may be reused: no gradient goes through it and it was made in the present inference mode."""
-    if torch.is_grad_enabled() or frames.requires_grad:
-        return False
-    return frames.is_inference() == torch.is_inference_mode_enabled()
-
-
 class CausalConv3d(nn.Conv3d):
     """Convolution with kernel (3, k, k), k odd, that pads space on both sides and time at the front only.
 
@@ -137,14 +122,20 @@ class CausalConv3d(nn.Conv3d):
         return out
 
     def _convolve(self, x: Tensor, past: Tensor | None) -> Tensor:
-        space = (self.kernel_size[1] // 2, self.kernel_size[2] // 2)
         if past is None and x.shape[2] == 1:  # two of three temporal taps would only meet zeros
-            return functional.conv2d(x[:, :, 0], self.weight[:, :, -1], self.bias, padding=space)[:, :, None]
+            frame = functional.conv2d(x[:, :, 0], self.weight[:, :, -1], self.bias, padding=self._space)
+            return frame[:, :, None]
         if past is None:
             past = x.new_zeros((*x.shape[:2], HISTORY_FRAMES, *x.shape[3:]))
-        if fast_conv.pays_off(x):
-            return fast_conv.temporal_conv([*past.unbind(2), *x.unbind(2)], self.weight, self.bias)
-        return functional.conv3d(torch.cat([past, x], dim=2), self.weight, self.bias, padding=(0, *space))
+        return self.over_time(past, x)
+
+    def over_time(self, past: Tensor, x: Tensor) -> Tensor:
+        """The convolution of ``x`` behind the two frames before it."""
+        return functional.conv3d(torch.cat([past, x], dim=2), self.weight, self.bias, padding=(0, *self._space))
+
+    @property
+    def _space(self) -> tuple[int, int]:
+        return self.kernel_size[1] // 2, self.kernel_size[2] // 2
 
 
 class PointwiseConv3d(nn.Conv3d):

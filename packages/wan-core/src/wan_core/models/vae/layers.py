@@ -2,7 +2,7 @@
 
 Tensors are [B, C, T, H, W], kept with channels last in memory: convolutions want that and frames fold into the batch
 without a copy. Architecture: Wan 2.1 and 2.2 (Wan Team, 2025); module names follow the released checkpoints, the code
-is our own. Outside training, results of our own operations are overwritten in place to bound the memory.
+is our own.
 """
 
 from math import sqrt
@@ -12,7 +12,6 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from wan_core.models.vae import fast_conv
 from wan_core.models.vae.causal import CausalConv3d, FeatureCache, PointwiseConv3d, fold_time, unfold_time
 
 NORM_FLOOR = 1e-12
@@ -31,18 +30,24 @@ class ChannelNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise over dimension 1."""
+        scaled = x * self.factor(x)
+        return (scaled * self.gamma.to(scaled.dtype)).to(x.dtype)
+
+    @staticmethod
+    def factor(x: Tensor) -> Tensor:
+        """What gives every pixel's channel vector its length, in float32 at least."""
         precision = torch.promote_types(x.dtype, torch.float32)
         norm = torch.linalg.vector_norm(x, dim=1, keepdim=True, dtype=precision).clamp_min(NORM_FLOOR)
-        scaled = x * (sqrt(x.shape[1]) / norm)
-        return _multiply(scaled, self.gamma.to(precision)).to(x.dtype)
+        factor: Tensor = sqrt(x.shape[1]) / norm
+        return factor
 
 
-class SiLU(nn.Module):
-    """x * sigmoid(x); outside training it overwrites its input, which in this model is always a fresh norm output."""
+class Sum(nn.Module):
+    """A branch plus its shortcut; the branch is always a result of its own, that nothing else reads."""
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, branch: Tensor, shortcut: Tensor) -> Tensor:
         """Elementwise, any shape."""
-        return functional.silu(x, inplace=not torch.is_grad_enabled())
+        return branch + shortcut
 
 
 class ResidualBlock(nn.Module):
@@ -52,21 +57,23 @@ class ResidualBlock(nn.Module):
         super().__init__()
         self.residual = nn.Sequential(
             ChannelNorm(in_channels),
-            SiLU(),
+            nn.SiLU(),
             CausalConv3d(in_channels, out_channels),
             ChannelNorm(out_channels),
-            SiLU(),
+            nn.SiLU(),
             nn.Dropout(dropout),
             CausalConv3d(out_channels, out_channels),
         )
         self.shortcut = nn.Identity() if in_channels == out_channels else PointwiseConv3d(in_channels, out_channels)
+        self.sum = Sum()
 
     def forward(self, x: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Run one chunk; both convolutions look back through ``cache``."""
         hidden = x
         for layer in self.residual:
             hidden = layer(hidden, cache) if isinstance(layer, CausalConv3d) else layer(hidden)
-        return add(hidden, self.shortcut(x))
+        out: Tensor = self.sum(hidden, self.shortcut(x))
+        return out
 
 
 class AttentionBlock(nn.Module):
@@ -77,6 +84,7 @@ class AttentionBlock(nn.Module):
         self.norm = ChannelNorm(channels, per_frame=True)
         self.to_qkv = nn.Conv2d(channels, 3 * channels, 1)
         self.proj = nn.Conv2d(channels, channels, 1)
+        self.sum = Sum()
 
     def forward(self, x: Tensor) -> Tensor:
         """Attend within every frame on its own; memory grows with the square of H * W unless attention is fused."""
@@ -86,7 +94,8 @@ class AttentionBlock(nn.Module):
         query, key, value = tokens[:, None].chunk(3, dim=-1)
         mixed = functional.scaled_dot_product_attention(query, key, value)[:, 0]
         mixed = self.proj(rearrange(mixed, "n (h w) c -> n c h w", h=height, w=width))
-        return add(unfold_time(mixed, x.shape[0]), x)
+        out: Tensor = self.sum(unfold_time(mixed, x.shape[0]), x)
+        return out
 
 
 class Downsample(nn.Module):
@@ -117,26 +126,27 @@ class Downsample(nn.Module):
         return out
 
 
+class NearestConv2d(nn.Sequential):
+    """Nearest upsampling by 2 and a 3x3 convolution. [N, in, H, W] -> [N, out, 2 * H, 2 * W]."""
+
+    def __init__(self, in_channels: int, out_channels: int) -> None:
+        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
+        super().__init__(nn.Upsample(scale_factor=2.0, mode="nearest"), conv)
+
+
 class Upsample(nn.Module):
     """Double height and width, and with ``temporal`` the frames too: 1 + n frames become 1 + 2n, later n become 2n."""
 
     def __init__(self, in_channels: int, out_channels: int, *, temporal: bool) -> None:
         super().__init__()
-        conv = nn.Conv2d(in_channels, out_channels, 3, padding=1)
-        self.resample = nn.Sequential(nn.Upsample(scale_factor=2.0, mode="nearest"), conv)
+        self.resample = NearestConv2d(in_channels, out_channels)
         self.time_conv = CausalConv3d(in_channels, 2 * in_channels, spatial_kernel=1) if temporal else None
 
     def forward(self, x: Tensor, cache: FeatureCache | None = None) -> Tensor:
         """Run one chunk; the clip's first frame stays one frame and is no history to the temporal part."""
         if self.time_conv is not None:
             x = self._double_time(self.time_conv, x, cache)
-        frames = fold_time(x)
-        if fast_conv.pays_off(frames):
-            weight, bias = self.resample.get_parameter("1.weight"), self.resample.get_parameter("1.bias")
-            frames = fast_conv.upsampled_conv(frames, weight, bias)
-        else:
-            frames = self.resample(frames)
-        return unfold_time(frames, x.shape[0])
+        return unfold_time(self.resample(fold_time(x)), x.shape[0])
 
     @staticmethod
     def _double_time(time_conv: CausalConv3d, x: Tensor, cache: FeatureCache | None) -> Tensor:
@@ -154,12 +164,3 @@ def _interleave(x: Tensor) -> Tensor:
     """[B, 2 * C, T, H, W] -> [B, C, 2 * T, H, W]: the channel halves are the even and the odd frames."""
     frames = rearrange(x, "b (a c) t h w -> b (t a) h w c", a=2)  # copied with channels last in memory
     return frames.permute(0, 4, 1, 2, 3)
-
-
-def add(fresh: Tensor, other: Tensor) -> Tensor:
-    """``fresh + other``; outside training the sum overwrites ``fresh``, which must be the caller's own result."""
-    return fresh + other if torch.is_grad_enabled() else fresh.add_(other)
-
-
-def _multiply(fresh: Tensor, factor: Tensor) -> Tensor:
-    return fresh * factor if torch.is_grad_enabled() else fresh.mul_(factor)

@@ -267,9 +267,7 @@ def _assemble(plan: TilePlan, regions: Iterable[Region], *, scale: int) -> Tenso
 
 
 def _concatenate(chunks: Iterable[Tensor], total_frames: int) -> Tensor:
-    """Join chunks along time; without gradients into one buffer, so that never two copies of the clip exist."""
-    if torch.is_grad_enabled():
-        return torch.cat(list(chunks), dim=2)
+    """Join chunks along time, in one buffer, so that never two copies of the clip exist."""
     out: Tensor | None = None
     filled = 0
     for chunk in chunks:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from wan_core.models.vae.causal import FeatureCache
 from wan_core.models.vae.config import VAEConfig
-from wan_core.models.vae.layers import Downsample, ResidualBlock, Upsample, add
+from wan_core.models.vae.layers import Downsample, ResidualBlock, Sum, Upsample
 from wan_core.models.vae.shortcuts import average_downsample, duplicate_upsample
 
 
@@ -23,6 +23,7 @@ class DownGroup(nn.Module):
         width, out = config.encoder_dims[level : level + 2]
         layers = [ResidualBlock(out if index else width, out, config.dropout) for index in range(config.num_res_blocks)]
         self.downsamples = nn.ModuleList(layers)
+        self.sum = Sum()
         self.out_channels, self.factor_t, self.factor_s = out, 1, 1
         if level < len(config.temporal_downsample):
             temporal = config.temporal_downsample[level]
@@ -34,7 +35,8 @@ class DownGroup(nn.Module):
         hidden = x
         for layer in self.downsamples:
             hidden = layer(hidden, cache)
-        return add(hidden, average_downsample(x, self.out_channels, self.factor_t, self.factor_s))
+        out: Tensor = self.sum(hidden, average_downsample(x, self.out_channels, self.factor_t, self.factor_s))
+        return out
 
 
 class UpGroup(nn.Module):
@@ -50,6 +52,7 @@ class UpGroup(nn.Module):
             ResidualBlock(out if index else width, out, config.dropout) for index in range(config.num_res_blocks + 1)
         ]
         self.upsamples = nn.ModuleList(layers)
+        self.sum = Sum()
         self.out_channels, self.factor_t = out, 1
         self.has_shortcut = level < len(config.temporal_downsample)
         if self.has_shortcut:
@@ -65,7 +68,9 @@ class UpGroup(nn.Module):
         if not self.has_shortcut:
             return hidden
         is_first_chunk = cache is None or cache.is_first_chunk
-        return add(hidden, duplicate_upsample(x, self.out_channels, self.factor_t, 2, is_first_chunk=is_first_chunk))
+        shortcut = duplicate_upsample(x, self.out_channels, self.factor_t, 2, is_first_chunk=is_first_chunk)
+        out: Tensor = self.sum(hidden, shortcut)
+        return out
 
 
 def down_layers(config: VAEConfig) -> nn.ModuleList:

@@ -1,8 +1,8 @@
 """Convolutions of the video autoencoder with fewer multiplications, for float32 inference on the CPU.
 
 All are algebraic rewrites of the plain convolution, equal within float32 rounding. Their kernels are derived from the
-module's weights at every call: that costs little beside the convolution of a picture-sized map, needs no second copy of
-the weights, and cannot go stale. Small maps, other dtypes, other devices and training take the plain path.
+module's weights at every call: that costs little beside the convolution of an image-sized map, needs no second copy of
+the weights, and cannot go stale. Small maps and other dtypes take the plain path.
 
 - Along time a kernel of 3 is evaluated with minimal filtering (Winograd, 1980; Cook-Toom construction): 4 frames with
   6 two-dimensional convolutions instead of 12, or 2 frames with 4 instead of 6.
@@ -15,6 +15,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 from torch.nn import functional
+
+from wan_core.models.vae.causal import CausalConv3d
+from wan_core.models.vae.layers import NearestConv2d
 
 MIN_MAP_PIXELS = 200
 """Below this many pixels (over the batch) deriving the kernels costs more than it saves; measured on two CPU cores."""
@@ -34,10 +37,28 @@ _KERNELS_OF_FOUR = (
 _UPSAMPLED_TAPS = ((0.0, 0.0, 1.0), (0.0, 1.0, 1.0), (1.0, 1.0, 0.0), (1.0, 0.0, 0.0))
 
 
+class FilteredConv3d(CausalConv3d):
+    """Minimal filtering along time."""
+
+    def over_time(self, past: Tensor, x: Tensor) -> Tensor:
+        if not pays_off(x):
+            return super().over_time(past, x)
+        return temporal_conv([*past.unbind(2), *x.unbind(2)], self.weight, self.bias)
+
+
+class TransposedConv2d(NearestConv2d):
+    """Upsampling and convolution as one transposed convolution."""
+
+    def forward(self, frames: Tensor) -> Tensor:
+        if not pays_off(frames):
+            out: Tensor = self[1](self[0](frames))
+            return out
+        return upsampled_conv(frames, self.get_parameter("1.weight"), self.get_parameter("1.bias"))
+
+
 def pays_off(x: Tensor) -> bool:
-    """Whether the rewrites of this module apply to an input [B, C, ..., H, W]: inference, CPU, float32, a large map."""
-    plain = torch.is_grad_enabled() or x.dtype != torch.float32 or x.device.type != "cpu"
-    return not plain and x.shape[0] * x.shape[-2] * x.shape[-1] >= MIN_MAP_PIXELS
+    """Whether the rewrites of this module are worth it for an input [B, C, ..., H, W]: float32, a large map."""
+    return x.dtype == torch.float32 and x.shape[0] * x.shape[-2] * x.shape[-1] >= MIN_MAP_PIXELS
 
 
 def temporal_conv(frames: Sequence[Tensor], weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,0 +1,48 @@
+"""What is done to a network between its weights and its use: the one place that knows the order.
+
+1. LoRA: for inference merged into the weights while they are read (`wan_core.checkpoints`), for training attached as
+   adapters; kernels and sharding must find the final layers.
+2. Kernels, for inference: layers that compute faster than the plain ones of the models.
+3. Attention backend: the kernel inside every attention.
+4. Sharding: weights divided among processes; what comes before may replace layers, what comes after may not.
+5. Recompute, for training: around the blocks as they are then.
+
+Every step is a no-op when it is not asked for, and none changes the names of weights.
+"""
+
+from collections.abc import Callable
+
+from torch import nn
+
+from wan_core.errors import ConfigError
+from wan_core.runtime.attention_backends import apply_attention_backend
+from wan_core.runtime.kernels import apply_kernels, has_kernels
+from wan_core.runtime.recompute import apply_recompute
+
+
+def prepare_model(
+    model: nn.Module,
+    *,
+    inference: bool,
+    attention: str | None = None,
+    shard: Callable[[nn.Module], None] | None = None,
+    recompute: bool = False,
+) -> None:
+    """Apply what is asked for to a network whose weights are where it runs, in place.
+
+    ``inference`` promises that no gradient is needed. ``attention`` names a backend. ``shard`` divides the weights, as
+    `shard_model` does. ``recompute`` lets blocks be computed again in the backward pass. Raises ConfigError for pairs
+    that cannot be, and what `apply_attention_backend` raises.
+    """
+    if inference and recompute:
+        raise ConfigError("recompute saves memory of the backward pass, and inference has none; leave one of them out")
+    if not inference and has_kernels(model):
+        raise ConfigError("this network was prepared for inference; take Placed.trainable for one to train")
+    if inference:
+        apply_kernels(model)
+    if attention is not None:
+        apply_attention_backend(model, attention, next(model.parameters()).device)
+    if shard is not None:
+        shard(model)
+    if recompute:
+        apply_recompute(model)
