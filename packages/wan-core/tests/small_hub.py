@@ -1,4 +1,4 @@
-"""A model hub on loopback: the lists and files of Hugging Face and ModelScope, with ranges, tokens and faults."""
+"""A model hub on loopback: what the clients of Hugging Face and ModelScope ask for, with ranges, tokens and faults."""
 
 import hashlib
 import json
@@ -34,7 +34,6 @@ class SmallHub:
     statuses: list[int] = field(default_factory=list)  # given once each, instead of an answer
     cut_lists: int = 0  # so many lists break off
     served: dict[str, bytes] = field(default_factory=dict)  # other contents than the listed ones
-    linked_etag: str | None = None
     redirect_to: str | None = None
     entries: list[dict[str, Any]] | None = None
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
@@ -46,13 +45,12 @@ class SmallHub:
     def listing(self) -> dict[str, Any]:
         siblings = []
         for name, content in self.files.items():
-            git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git}
+            entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git_hash(content)}
             if len(content) >= LARGE_BYTES:
-                entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+                entry["lfs"] = {"sha256": etag(content), "size": len(content), "pointerSize": 134}
             siblings.append(entry)
         siblings = siblings if self.entries is None else self.entries
-        return {"sha": COMMIT, "cardData": {"license": "apache-2.0"}, "siblings": siblings}
+        return {"id": self.repository, "sha": COMMIT, "cardData": {"license": "apache-2.0"}, "siblings": siblings}
 
     def modelscope_listing(self) -> dict[str, Any]:
         files = [
@@ -60,6 +58,14 @@ class SmallHub:
             for name, content in self.files.items()
         ]
         return {"Code": 200, "Success": True, "Data": {"Files": [*files, {"Path": "high", "Type": "tree", "Size": 0}]}}
+
+
+def git_hash(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def etag(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest() if len(content) >= LARGE_BYTES else git_hash(content)
 
 
 @contextmanager
@@ -91,7 +97,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, url = self.hub, urlsplit(self.path)
-        hub.requests.append((self.path, dict(self.headers.items())))
+        hub.requests.append((self.command, self.path, dict(self.headers.items())))
         self.close_connection = True
         if hub.statuses:
             return self._refuse(hub.statuses.pop(0))
@@ -101,6 +107,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(path.removeprefix("/storage/"))
         if not self._may_enter():
             return None
+        if path == f"/api/models/{hub.repository}":
+            return self._json(hub.listing())
         if path == f"/api/models/{hub.repository}/revision/{path.rpartition('/')[2]}":
             return self._list(path.rpartition("/")[2], hub.listing())
         if path == f"/api/v1/models/{hub.repository}":
@@ -109,16 +117,17 @@ class _Handler(BaseHTTPRequestHandler):
             return self._list(query["Revision"], hub.modelscope_listing())
         if path == f"/api/v1/models/{hub.repository}/repo":
             return self._send(query["FilePath"])
-        if path.startswith(f"/{hub.repository}/resolve/{COMMIT}/"):
-            name = path.removeprefix(f"/{hub.repository}/resolve/{COMMIT}/")
+        if path.startswith(f"/{hub.repository}/resolve/"):
+            name = path.removeprefix(f"/{hub.repository}/resolve/").partition("/")[2]
             return self._refuse(403, "GatedRepo") if hub.gated else self._redirect(name) or self._send(name)
         return self._refuse(404, "RepoNotFound")
+
+    do_HEAD = do_GET
 
     def _may_enter(self) -> bool:
         hub = self.hub
         given = self.headers.get("Authorization") or self.headers.get("Cookie")
-        wanted = {f"Bearer {hub.token}", f"m_session_id={hub.token}"}
-        if hub.token is not None and given not in wanted:
+        if hub.token is not None and given not in {f"Bearer {hub.token}", f"m_session_id={hub.token}"}:
             self._refuse(401, "" if given else "RepoNotFound")
             return False
         if hub.forbidden:
@@ -127,12 +136,13 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def _redirect(self, name: str) -> bool:
-        if self.hub.redirect_to is None:
+        if self.hub.redirect_to is None or name not in self.hub.files:
             return False
         self.send_response(302)
         self.send_header("Location", f"{self.hub.redirect_to}/storage/{name}")
-        if self.hub.linked_etag:
-            self.send_header("X-Linked-ETag", f'"{self.hub.linked_etag}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Linked-ETag", f'"{etag(self.hub.files[name])}"')
+        self.send_header("X-Linked-Size", str(len(self.hub.files[name])))
         self.send_header("Content-Length", "0")
         self.end_headers()
         return True
@@ -165,16 +175,18 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "EntryNotFound")
         content = hub.served.get(name, hub.files[name])
         wanted = self.headers.get("Range") if hub.ranges else None
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        first, _, last = (wanted or "bytes=0-").removeprefix("bytes=").partition("-")
+        start, stop = int(first), min(len(content), int(last or len(content)) + 1)
         if wanted and start >= len(content):
             return self._refuse(416)
         self.send_response(206 if wanted else 200)
         if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("ETag", '"storage-tag"')
-        self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{etag(hub.files[name])}"')
+        self.send_header("Content-Length", str(stop - start))
         self.end_headers()
-        body = content[start:]
+        body = content[start:stop] if self.command == "GET" else b""
         if hub.cut_seed is not None and len(body) > 1000 and hub.random.random() < 0.8:
             body = body[: hub.random.randrange(len(body))]
         self._trickle(body)

@@ -10,10 +10,7 @@ from click.testing import CliRunner
 
 from wan_core.cli import wan
 from wan_core.cli.download import companions_of, files_of
-from wan_core.hub import (
-    MANIFEST_NAME,
-    verify_folder,
-)
+from wan_core.hub import MANIFEST_NAME, verify_folder
 from wan_core.presets import get_preset, list_presets
 
 from .download_setting import FILES, TOKEN, WEIGHTS, contents, hub, quiet_environment, run
@@ -50,14 +47,7 @@ def test_another_content_than_listed_is_never_accepted(hub: SmallHub) -> None:
         assert "does not have the hash" in run("owner/name", "--local-dir", str(folder), code=3).output
         assert not (folder / name).exists()
         assert not (folder / MANIFEST_NAME).exists()
-        assert not list(folder.rglob("*.part"))
-    hub.served = {"config.json": b"x" * 100}
-    assert "more than the 10 bytes" in run("owner/name", code=3).output
-
-
-def test_the_tag_of_the_hub_is_checked_before_the_bytes(hub: SmallHub) -> None:
-    hub.redirect_to, hub.linked_etag = hub.address, "0" * 64
-    assert "now has another high/model.safetensors" in run("owner/name", code=3).output
+        assert not (folder / ".cache/wan-download" / name).exists()
 
 
 def test_a_changed_file_is_replaced(hub: SmallHub) -> None:
@@ -105,12 +95,13 @@ def test_a_token_stays_with_its_server(hub: SmallHub) -> None:
         hub.token, hub.redirect_to = TOKEN, storage.address
         run("owner/name", "--token", TOKEN)
         assert len(storage.requests) == len(FILES)
+        assert {command for command, _, _ in storage.requests} == {"GET"}
         assert TOKEN not in repr(storage.requests)
     assert contents(Path("name")) == FILES
     # Within the same server it goes along.
     hub.redirect_to = hub.address
     run("owner/name", "--token", TOKEN, "--local-dir", "y")
-    assert all(TOKEN in headers["Authorization"] for _, headers in hub.requests)
+    assert all(TOKEN in headers["authorization"] for _, _, headers in hub.requests)
 
 
 @pytest.mark.parametrize("token", ["hf_secret\nsecret", "hf secret", "hf_s\u00e9cret", "\x1bhf_secret"])
@@ -121,7 +112,8 @@ def test_an_impossible_token_is_not_shown(hub: SmallHub, token: str) -> None:
 
 
 def test_offline_is_one_sentence(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
     assert "HF_HUB_OFFLINE is set" in run("owner/name", code=3).output
     assert hub.requests == []
 
@@ -133,7 +125,7 @@ def test_the_cache_of_hf_home_is_used(hub: SmallHub, tmp_path: Path) -> None:
     (blobs / entry["lfs"]["sha256"]).write_bytes(WEIGHTS)
     record = json.loads(run("owner/name", "--json").stdout)
     assert {file["state"] for file in record["files"]} == {"copied", "downloaded"}
-    assert record["received"] < 2000
+    assert record["received"] == hub.sent < 2000
     (blobs / entry["lfs"]["sha256"]).write_bytes(WEIGHTS[::-1])
     run("owner/name", "--local-dir", "y")
     assert contents(Path("y")) == FILES
@@ -196,7 +188,7 @@ def test_impossible_requests(words: tuple[str, ...], message: str) -> None:
 
 @pytest.mark.parametrize("address", ["file:///etc", "ftp://a", "hub", "http://[::1", "http://a:b"])
 def test_an_impossible_address(monkeypatch: pytest.MonkeyPatch, address: str) -> None:
-    monkeypatch.setenv("HF_ENDPOINT", address)
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", address)
     assert "https://" in run("owner/name", code=2).output
 
 

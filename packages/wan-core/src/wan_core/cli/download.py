@@ -123,10 +123,9 @@ def announce(plan: DownloadPlan, say: Callable[[str], None]) -> None:
     """Say what is fetched, from where, under which licence, and how much of it is there."""
     listing = plan.listing
     licence = listing.licence or "not stated there; see the page of the model"
-    say(f"{listing.repository} at {plain_text(listing.revision)} from {plan.hub.client.host}")
+    say(f"{listing.repository} at {plain_text(listing.revision)} from {plan.hub.host}")
     say(f"licence of the weights: {licence}")
-    there = plan.present + plan.partial
-    already = f", {gigabytes(there)} of it are there" if there else ""
+    already = f", {gigabytes(plan.present)} of it are there" if plan.present else ""
     say(f"{len(plan.files)} files, {gigabytes(plan.total)}{already}; into {plan.folder}")
 
 
@@ -139,7 +138,7 @@ def record(plan: DownloadPlan, fetched: Sequence[FetchedFile]) -> dict[str, obje
         "licence": plan.listing.licence,
         "folder": str(plan.folder),
         "bytes": plan.total,
-        "received": sum(file.received for file in fetched),
+        "received": sum(file.size for file in fetched if file.state == "downloaded"),
         "files": [asdict(file) for file in fetched],
     }
 

@@ -1,25 +1,30 @@
-"""What a model repository holds, by its own list: names, sizes and hashes, from Hugging Face or ModelScope."""
+"""Model hubs through their own clients: what a repository holds, one file of it, and refusals in one sentence."""
 
 import os
 import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
-from urllib.parse import quote
+from urllib.parse import urlsplit
 
-from wan_core.errors import CheckpointError, RequestError
+from wan_core.errors import BackendError, CheckpointError, RequestError
 from wan_core.files import plain_text
-from wan_core.hub.http import HubClient, StatusError
-from wan_core.hub.manifest import MANIFEST_NAME, is_inside
+from wan_core.hub.manifest import MANIFEST_NAME, hash_file, is_inside
 
 HubName = Literal["huggingface", "modelscope"]
-MODELSCOPE_ENDPOINT = "https://modelscope.cn"
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
-_HEX = {"git": re.compile(r"[0-9a-f]{40}"), "sha256": re.compile(r"[0-9a-f]{64}")}
-_MAX_FILES = 100_000
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _MAX_FILE_BYTES = 1 << 44
-_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+_STRANGE = (AttributeError, KeyError, TypeError, ValueError)
+"""What the clients raise when the answer of a server is not what they expect."""
+
+
+class PassingTroubleError(Exception):
+    """The connection or the server failed in a way that may pass."""
 
 
 @dataclass(frozen=True)
@@ -42,28 +47,49 @@ class Listing:
 
 
 class Hub(Protocol):
-    """A place that publishes models."""
+    """A place that publishes models. ``host`` is shown in messages: an address may hold a password."""
 
     name: HubName
-    client: HubClient
+    host: str
 
     def list_files(self, repository: str, revision: str | None) -> Listing:
-        """The files of a repository. Raises CheckpointError with the reason in one sentence."""
+        """The files of a repository. Raises CheckpointError for a refusal, PassingTroubleError."""
 
-    def path_of(self, listing: Listing, file: RemoteFile) -> str:
-        """The address of a file below the hub's endpoint."""
+    def fetch(self, listing: Listing, file: RemoteFile, folder: Path, advance: Callable[[int], object]) -> None:
+        """Put a file into ``folder``, unchecked; ``advance`` is told the bytes. Raises as above, OSError of the disk."""
 
     def cached(self, repository: str, file: RemoteFile) -> Path | None:
         """The same file in a cache on this machine, by its hash."""
 
 
 def open_hub(name: HubName, token: str | None = None) -> Hub:
-    """The hub called ``name`` with the environment's settings; ``token`` overrides that of the environment.
+    """The hub called ``name`` with the settings of its client's environment; ``token`` overrides that of there.
 
-    Hugging Face: HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE; ModelScope: MODELSCOPE_ENDPOINT,
-    MODELSCOPE_API_TOKEN. Raises CheckpointError in offline mode, RequestError for an impossible token or address.
+    Raises RequestError for an impossible token or address, BackendError when the client is not installed.
     """
     return _HuggingFace(token) if name == "huggingface" else _ModelScope(token)
+
+
+def cached_file(repository: str, name: str, *, revision: str | None = None, token: str | None = None) -> Path:
+    """A file of a Hugging Face repository in the hub's cache on this machine; checked when it was fetched just now.
+
+    Raises CheckpointError when it is neither there nor to be had, RequestError for a malformed repository name.
+    """
+    from huggingface_hub import hf_hub_download
+
+    hub, received = _HuggingFace(token), list[int]()
+    arguments: dict[str, Any] = {"token": token, "revision": revision, "tqdm_class": _listener(received.append)}
+    try:
+        with hub.refusals(check_repository(repository), revision, name):
+            blob = Path(path := hf_hub_download(repository, name, **arguments)).resolve()
+    except PassingTroubleError as trouble:
+        raise CheckpointError(
+            f"{repository} is not in the cache of this machine and cannot be fetched ({trouble}); check the network"
+        ) from None
+    if received and len(blob.name) == 64 and hash_file(blob) != blob.name:
+        blob.unlink(missing_ok=True)
+        raise wrong_hash(hub, name)
+    return Path(path)
 
 
 def check_repository(repository: str) -> str:
@@ -73,130 +99,177 @@ def check_repository(repository: str) -> str:
     return repository
 
 
+def wrong_hash(hub: Hub, name: str) -> CheckpointError:
+    """The error of a file that is not what the hub lists."""
+    return CheckpointError(
+        f"{name} from {hub.host} does not have the hash that is listed for it; it was deleted: run the command again, "
+        "and if it fails again the copy there or the network is damaged"
+    )
+
+
 class _HuggingFace:
     name: HubName = "huggingface"
 
     def __init__(self, token: str | None) -> None:
         from huggingface_hub import constants, get_token
 
-        for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            if os.environ.get(variable, "").upper() in _TRUE:
-                raise CheckpointError(
-                    f"{variable} is set, so nothing can be fetched: unset it, or copy the model's folder from another "
-                    "machine and check it with 'wan verify'"
-                )
-        # By hand, because the package reads its variables once, when it is imported.
-        self.client = HubClient(os.environ.get("HF_ENDPOINT") or constants.ENDPOINT, token or get_token())
-        home = os.environ.get("HF_HOME")
-        cache = os.environ.get("HF_HUB_CACHE") or (f"{home}/hub" if home else constants.HF_HUB_CACHE)
-        self._cache = Path(cache).expanduser()
+        self.token, self.host = token, _host(constants.ENDPOINT)
+        self._has_token = _check_token(token if token is not None else get_token())
 
     def list_files(self, repository: str, revision: str | None) -> Listing:
-        wanted = quote(revision or "main", safe="")
-        content = _json(self, repository, revision, f"/api/models/{repository}/revision/{wanted}?blobs=true")
-        card = content.get("cardData")
-        commit = content.get("sha")
-        return Listing(
-            repository,
-            commit if isinstance(commit, str) and _HEX["git"].fullmatch(commit) else revision or "main",
-            _licence(card if isinstance(card, dict) else {}),
-            _checked(self.client.host, content.get("siblings"), _hugging_face_file),
-        )
+        from huggingface_hub import HfApi
 
-    def path_of(self, listing: Listing, file: RemoteFile) -> str:
-        return f"/{listing.repository}/resolve/{quote(listing.revision, safe='')}/{quote(file.name)}"
+        with self.refusals(repository, revision), _answers_of(self):
+            found = HfApi(token=self.token).model_info(
+                repository, revision=revision, files_metadata=True, timeout=30
+            )
+            files = [
+                (item.rfilename, item.lfs.size, item.lfs.sha256) if item.lfs else (item.rfilename, item.size, item.blob_id)
+                for item in found.siblings or ()
+            ]
+            card = found.card_data or {}
+            licence = [card.get("license_name") or card.get("license"), card.get("license_link")]
+        named = plain_text(" ".join(str(name) for name in licence if name))[:200]
+        return Listing(repository, found.sha or revision or "main", named, _checked(self.host, files))
+
+    def fetch(self, listing: Listing, file: RemoteFile, folder: Path, advance: Callable[[int], object]) -> None:
+        from huggingface_hub import hf_hub_download
+
+        for left in folder.rglob("*.incomplete"):  # of a killed process; the client does not go on with them
+            left.unlink(missing_ok=True)
+        with self.refusals(listing.repository, listing.revision, file.name):
+            hf_hub_download(
+                listing.repository, file.name, revision=listing.revision, token=self.token, local_dir=folder, cache_dir=folder / ".none", tqdm_class=_listener(advance),
+            )  # fmt: skip
 
     def cached(self, repository: str, file: RemoteFile) -> Path | None:
-        path = self._cache / f"models--{repository.replace('/', '--')}" / "blobs" / (file.digest or "-")
+        from huggingface_hub import constants
+
+        name = f"models--{repository.replace('/', '--')}"
+        path = Path(constants.HF_HUB_CACHE) / name / "blobs" / (file.digest or "-")
+        return path if path.is_file() else None
+
+    @contextmanager
+    def refusals(self, repository: str, revision: str | None, file: str = "") -> Iterator[None]:
+        """Turn the errors of the client into ours; those of the disk stay."""
+        from huggingface_hub.errors import HTTPError, OfflineModeIsEnabled
+
         try:
-            return path if path.is_file() and path.stat().st_size == file.size else None
-        except OSError:
-            return None
+            yield
+        except (HTTPError, OSError, RuntimeError) as error:  # the last of hf-xet
+            if isinstance(error.__cause__ or error, OfflineModeIsEnabled):
+                raise CheckpointError(
+                    "HF_HUB_OFFLINE is set, so nothing can be fetched: unset it, or copy the model's folder from "
+                    "another machine and check it with 'wan verify'"
+                ) from None
+            raise _translated(self, error, repository, revision, file, self._has_token, "HF_TOKEN") from None
 
 
 class _ModelScope:
     name: HubName = "modelscope"
 
     def __init__(self, token: str | None) -> None:
-        self.client = HubClient(
-            os.environ.get("MODELSCOPE_ENDPOINT") or MODELSCOPE_ENDPOINT,
-            token or os.environ.get("MODELSCOPE_API_TOKEN") or None,
-            cookie="m_session_id",
-        )
+        try:
+            from modelscope_hub import HubApi, HubConfig
+        except ImportError as error:
+            raise BackendError(
+                "ModelScope's client is not installed; install the extra wan-core[modelscope], or leave out --from"
+            ) from error
+        self.host = _host(os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn")
+        config = HubConfig(token=token)
+        self._has_token = _check_token(config.token)
+        self._api = HubApi(config)
 
     def list_files(self, repository: str, revision: str | None) -> Listing:
-        base = f"/api/v1/models/{repository}"
-        wanted = revision or "master"
-        query = f"Revision={quote(wanted, safe='')}"
-        model = _data(self, repository, None, _json(self, repository, None, base))
-        content = _data(
-            self, repository, revision, _json(self, repository, revision, f"{base}/repo/files?{query}&Recursive=true")
-        )
-        entries = content.get("Files")
-        blobs = [entry for entry in entries if _is_blob(entry)] if isinstance(entries, list) else entries
-        files = _checked(self.client.host, blobs, _modelscope_file)
-        return Listing(repository, wanted, plain_text(model.get("License") or "")[:80], files)
+        with self._refusals(repository, None), _answers_of(self):
+            licence = self._api.get_repo(repository, "model").license
+        with self._refusals(repository, revision), _answers_of(self):
+            found = self._api.list_repo_files(repository, "model", revision=revision)
+            files = [(item.path, item.size, item.sha256) for item in found if not item.is_dir]
+        return Listing(repository, revision or "master", plain_text(licence or "")[:80], _checked(self.host, files))
 
-    def path_of(self, listing: Listing, file: RemoteFile) -> str:
-        query = f"Revision={quote(listing.revision, safe='')}&FilePath={quote(file.name, safe='')}"
-        return f"/api/v1/models/{listing.repository}/repo?{query}"
+    def fetch(self, listing: Listing, file: RemoteFile, folder: Path, advance: Callable[[int], object]) -> None:
+        from modelscope_hub.errors import FileIntegrityError
+
+        with self._refusals(listing.repository, listing.revision, file.name):
+            try:
+                self._api.downloader.download_file(
+                    listing.repository, "model", file.name, revision=listing.revision, local_dir=folder,
+                    expected_sha256=file.digest or None, file_size=file.size, progress_callbacks=[_listener(advance)],
+                )  # fmt: skip
+            except FileIntegrityError:
+                raise wrong_hash(self, file.name) from None
 
     def cached(self, repository: str, file: RemoteFile) -> Path | None:
         return None
 
+    @contextmanager
+    def _refusals(self, repository: str, revision: str | None, file: str = "") -> Iterator[None]:
+        from modelscope_hub.errors import HubError
 
-def _json(hub: Hub, repository: str, revision: str | None, path: str) -> dict[str, Any]:
+        try:
+            yield
+        except (HubError, OSError) as error:
+            names = self._has_token, "MODELSCOPE_API_TOKEN"
+            raise _translated(self, error, repository, revision, file, *names) from None
+
+
+def _translated(
+    hub: Hub, error: Exception, repository: str, revision: str | None, file: str, has_token: bool, variable: str
+) -> Exception:
+    """Our error for one of a client; an error of the disk is itself."""
+    status, code = _status(error)
+    if status is None:
+        is_of_disk = isinstance(error, OSError) and error.errno is not None
+        return error if is_of_disk else PassingTroubleError(plain_text(error.__cause__ or error)[:120])
+    if status in _PASSING:
+        return PassingTroubleError(f"the server answers with status {status}")
+    host, give = hub.host, f"give a token (--token or {variable})"
+    if code == "GatedRepo":
+        who = "this account has not been let in" if has_token else give
+        text = f"{repository} is gated on {host}: accept its terms on its page there; {who}"
+    elif status == 401 and has_token:
+        text = f"{host} does not accept the token; check --token, {variable} and the stored login"
+    elif status == 401:
+        text = f"{host} shows no {repository} without a token: check the name; if it is private or gated, {give}"
+    elif status == 403:
+        text = f"{host} does not let this token read {repository}; ask for access on its page, or use another token"
+    elif status == 404 and file and code != "RevisionNotFound":
+        text = f"{repository} on {host} has no file {plain_text(file)}; check the name, or try later"
+    elif status == 404 and revision is not None and code in {"", "RevisionNotFound"}:
+        name = plain_text(revision)[:80]
+        text = f"{repository} on {host} has no revision {name!r}, or is not there; check both names"
+    elif status == 404:
+        text = f"{host} has no model {repository}; check the name"
+    else:
+        text = f"{host} refuses to give {repository} (status {status})"
+    return CheckpointError(text)
+
+
+def _status(error: BaseException | None) -> tuple[int | None, str]:
+    """The status of an answer and the hub's code for the reason, of an error or of that which caused it."""
+    while error is not None:
+        response = getattr(error, "response", None)
+        if response is not None:
+            return response.status_code, response.headers.get("X-Error-Code", "")
+        if getattr(error, "status_code", None) is not None:
+            return error.status_code, ""  # type: ignore[attr-defined]
+        error = error.__cause__
+    return None, ""
+
+
+@contextmanager
+def _answers_of(hub: Hub) -> Iterator[None]:
     try:
-        return hub.client.json(path)
-    except StatusError as error:
-        raise refusal(hub, repository, revision, error) from None
+        yield
+    except _STRANGE as error:
+        raise CheckpointError(f"{hub.host} does not answer like {hub.name}; check its address") from error
 
 
-def _data(hub: Hub, repository: str, revision: str | None, content: dict[str, Any]) -> dict[str, Any]:
-    if content.get("Success") is False:  # also sent with status 200
-        code = content.get("Code")
-        status = code if isinstance(code, int) and 400 <= code < 600 else 404
-        raise refusal(hub, repository, revision, StatusError(status, ""))
-    data = content.get("Data")
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{hub.client.host} does not answer like {hub.name}; check its address")
-    return data
-
-
-def refusal(hub: Hub, repository: str, revision: str | None, error: StatusError) -> CheckpointError:
-    """The one sentence for a request that the hub refused."""
-    host = hub.client.host
-    token = "HF_TOKEN" if hub.name == "huggingface" else "MODELSCOPE_API_TOKEN"
-    if error.code == "GatedRepo":
-        who = "this account has not been let in" if hub.client.has_token else f"give a token (--token or {token})"
-        return CheckpointError(f"{repository} is gated on {host}: accept its terms on its page there; {who}")
-    if error.status == 401 and hub.client.has_token:
-        return CheckpointError(f"{host} does not accept the token; check --token, {token} and the stored login")
-    if error.status == 401:
-        return CheckpointError(
-            f"{host} shows no {repository} without a token: check the name; if it is private or gated, give a token "
-            f"(--token or {token})"
-        )
-    if error.status == 403:
-        return CheckpointError(
-            f"{host} does not let this token read {repository}; ask for access on its page, or use another token"
-        )
-    if error.code == "RevisionNotFound" or (error.status == 404 and revision is not None and error.code == ""):
-        return CheckpointError(
-            f"{repository} on {host} has no revision {plain_text(revision)[:80]!r}, or is not there; check both names"
-        )
-    if error.status == 404:
-        return CheckpointError(f"{host} has no model {repository}; check the name")
-    return CheckpointError(f"{host} refuses to give {repository} (status {error.status})")
-
-
-def _checked(host: str, entries: object, parse: Any) -> tuple[RemoteFile, ...]:
+def _checked(host: str, entries: Iterable[tuple[object, object, object]]) -> tuple[RemoteFile, ...]:
     """The files of a list from a server, which is not trusted."""
-    if not isinstance(entries, list) or len(entries) > _MAX_FILES:
-        raise CheckpointError(f"{host} gives no list of files, or one of more than {_MAX_FILES}; check its address")
     files: dict[str, RemoteFile] = {}
-    for entry in entries:
-        name, size, digest = parse(entry) if isinstance(entry, dict) else (None, None, None)
+    for name, size, digest in entries:
         if not isinstance(name, str) or not is_inside(name):
             raise CheckpointError(
                 f"{host} lists a file called {plain_text(name)[:120]!r}, a name that could leave the folder; "
@@ -204,27 +277,48 @@ def _checked(host: str, entries: object, parse: Any) -> tuple[RemoteFile, ...]:
             )
         if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_FILE_BYTES:
             raise CheckpointError(f"{host} lists no possible size for {name[:120]!r}; such a repository is refused")
-        known = digest if isinstance(digest, str) and any(form.fullmatch(digest) for form in _HEX.values()) else ""
+        known = digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else ""
         if name.rpartition("/")[2] != MANIFEST_NAME:
             files[name] = RemoteFile(name, size, known)
     return tuple(files[name] for name in sorted(files))
 
 
-def _hugging_face_file(entry: dict[str, Any]) -> tuple[object, object, object]:
-    large = entry.get("lfs")
-    if isinstance(large, dict):
-        return entry.get("rfilename"), large.get("size"), large.get("sha256") or large.get("oid")
-    return entry.get("rfilename"), entry.get("size"), entry.get("blobId")
+def _host(endpoint: str) -> str:
+    """The server of an http address. Raises RequestError."""
+    try:
+        parts = urlsplit(endpoint)
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            return parts.hostname
+    except ValueError:
+        pass
+    raise RequestError("the address of the hub must begin with https:// and name a server; check its variable")
 
 
-def _modelscope_file(entry: dict[str, Any]) -> tuple[object, object, object]:
-    return entry.get("Path"), entry.get("Size"), entry.get("Sha256")
+def _check_token(token: str | None) -> bool:
+    """Whether there is one. Raises RequestError for one that the clients could only print in an error."""
+    if token is not None and not (token.isascii() and token.isprintable() and " " not in token and token):
+        raise RequestError("the token is empty or holds spaces, line breaks or other odd characters; paste it again")
+    return token is not None
 
 
-def _is_blob(entry: object) -> bool:
-    return not (isinstance(entry, dict) and entry.get("Type") == "tree")
+def _listener(advance: Callable[[int], object]) -> type:
+    """A class as both clients want it for their bars of progress, which draws none and tells ``advance`` the bytes."""
 
+    class Listener:
+        total = None
 
-def _licence(card: dict[str, Any]) -> str:
-    names = [card.get("license_name") or card.get("license"), card.get("license_link")]
-    return plain_text(" ".join(str(name) for name in names if name))[:200]
+        def __init__(self, *arguments: object, **options: object) -> None: ...
+
+        def __enter__(self) -> "Listener":
+            return self
+
+        def __exit__(self, *error: object) -> None: ...
+
+        def update(self, count: int) -> None:
+            advance(count)
+
+        def ignore(self, *arguments: object, **options: object) -> None: ...
+
+        end = close = update_transfer = set_postfix_str = set_transfer_postfix_str = ignore
+
+    return Listener
