@@ -5,10 +5,11 @@ import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -35,6 +36,8 @@ class SmallHub:
     cut_lists: int = 0  # so many lists break off
     served: dict[str, bytes] = field(default_factory=dict)  # other contents than the listed ones
     redirect_to: str | None = None
+    chunk_store: str = ""  # the address of a store of chunks (Xet)
+    chunked: dict[str, str] = field(default_factory=dict)  # the hash there of each file that is in it
     entries: list[dict[str, Any]] | None = None
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     sent: int = 0
@@ -117,12 +120,15 @@ class _Handler(BaseHTTPRequestHandler):
             return self._list(query["Revision"], hub.modelscope_listing())
         if path == f"/api/v1/models/{hub.repository}/repo":
             return self._send(query["FilePath"])
+        if path.endswith("/xet-read-token"):
+            access = {"X-Xet-Access-Token": "t", "X-Xet-Token-Expiration": "9999999999"}
+            return self._json({}, {"X-Xet-Cas-Url": hub.chunk_store, **access})
         if path.startswith(f"/{hub.repository}/resolve/"):
             name = path.removeprefix(f"/{hub.repository}/resolve/").partition("/")[2]
             return self._refuse(403, "GatedRepo") if hub.gated else self._redirect(name) or self._send(name)
         return self._refuse(404, "RepoNotFound")
 
-    do_HEAD = do_GET
+    do_HEAD = do_GET  # noqa: N815
 
     def _may_enter(self) -> bool:
         hub = self.hub
@@ -160,9 +166,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(404, "RevisionNotFound")
 
-    def _json(self, content: dict[str, Any]) -> None:
+    def _json(self, content: dict[str, Any], headers: Mapping[str, str] = MappingProxyType({})) -> None:
         text = json.dumps(content).encode()
         self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         cut = self.hub.cut_lists > 0
@@ -184,6 +192,9 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
         self.send_header("X-Repo-Commit", COMMIT)
         self.send_header("ETag", f'"{etag(hub.files[name])}"')
+        if name in hub.chunked:
+            self.send_header("X-Xet-Hash", hub.chunked[name])
+            self.send_header("X-Xet-Refresh-Route", f"{hub.address}/xet-read-token")
         self.send_header("Content-Length", str(stop - start))
         self.end_headers()
         body = content[start:stop] if self.command == "GET" else b""

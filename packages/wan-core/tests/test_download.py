@@ -2,15 +2,19 @@
 
 import json
 import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hf_xet
 import pytest
 from click.testing import CliRunner
 
 from wan_core.cli import wan
 from wan_core.cli.download import companions_of, files_of
-from wan_core.hub import MANIFEST_NAME, verify_folder
+from wan_core.errors import CheckpointError
+from wan_core.hub import MANIFEST_NAME, download_files, open_hub, plan_download, verify_folder
 from wan_core.presets import get_preset, list_presets
 
 from .download_setting import FILES, TOKEN, WEIGHTS, contents, hub, quiet_environment, run
@@ -50,6 +54,27 @@ def test_another_content_than_listed_is_never_accepted(hub: SmallHub) -> None:
         assert not (folder / ".cache/wan-download" / name).exists()
 
 
+def test_large_files_come_from_the_chunk_store(hub: SmallHub, tmp_path: Path) -> None:
+    """Through hf-xet itself, from a store in a folder."""
+    name, steps = "high/model.safetensors", list[int]()
+    (tmp_path / "source").write_bytes(WEIGHTS)
+    hub.chunk_store = f"local://{tmp_path}/store"
+    with hf_xet.XetSession().new_upload_commit(endpoint=hub.chunk_store) as commit:
+        upload = commit.start_upload_file(str(tmp_path / "source"), hf_xet.COMPUTE_SHA256)
+    hub.chunked = {name: upload.result().xet_info.hash}
+
+    @contextmanager
+    def progress(total: int, done: int) -> Iterator[Callable[[int], object]]:
+        yield steps.append
+
+    download_files(plan_download(open_hub("huggingface"), "owner/name", Path("name")), progress)
+    assert contents(Path("name")) == FILES
+    assert hub.sent == sum(steps) - len(WEIGHTS) < 2000
+    shutil.rmtree(tmp_path / "store")
+    with pytest.raises(CheckpointError, match="cannot be reached after 3 tries"):
+        download_files(plan_download(open_hub("huggingface"), "owner/name", Path("y")))
+
+
 def test_a_changed_file_is_replaced(hub: SmallHub) -> None:
     run("owner/name")
     hub.files["high/model.safetensors"] = WEIGHTS[::-1]
@@ -61,14 +86,26 @@ def test_a_changed_file_is_replaced(hub: SmallHub) -> None:
 
 REFUSALS: list[tuple[dict[str, Any], tuple[str, ...], str]] = [
     ({}, ("owner/other",), "has no model owner/other"),
-    ({}, ("owner/name", "--revision", "v9"), "has no revision 'v9'"),
-    ({}, ("owner/name", "--revision", "v9", "--from", "modelscope"), "has no revision 'v9'"),
-    ({"token": TOKEN}, ("owner/name",), "shows no owner/name without a token"),
-    ({"token": TOKEN}, ("owner/name", "--token", "hf_wrong"), "does not accept the token"),
-    ({"token": TOKEN}, ("owner/name", "--token", "hf_wrong", "--from", "modelscope"), "does not accept the token"),
-    ({"gated": True}, ("owner/name",), "is gated"),
-    ({"gated": True}, ("owner/name", "--token", "hf_wrong"), "has not been let in"),
-    ({"forbidden": True}, ("owner/name", "--token", "hf_wrong"), "does not let this token read"),
+    ({}, ("owner/name", "--revision", "v9"), "has no model owner/name with a revision 'v9'"),
+    ({}, ("owner/name", "--revision", "v9", "--from", "modelscope"), "has no model owner/name with a revision 'v9'"),
+    (
+        {"token": TOKEN},
+        ("owner/name",),
+        "does not show owner/name: check the name, and its page for access; give a token",
+    ),
+    ({"token": TOKEN}, ("owner/name", "--token", "hf_wrong"), "the token is not let in"),
+    ({"token": TOKEN}, ("owner/name", "--token", "hf_wrong", "--from", "modelscope"), "the token is not let in"),
+    (
+        {"gated": True},
+        ("owner/name",),
+        "is gated on 127.0.0.1: accept its terms on its page there; give a token (--token or HF_TOKEN)",
+    ),
+    (
+        {"gated": True},
+        ("owner/name", "--token", "hf_wrong"),
+        "is gated on 127.0.0.1: accept its terms on its page there; the token is not let in",
+    ),
+    ({"forbidden": True}, ("owner/name", "--token", "hf_wrong"), "does not show owner/name"),
 ]
 
 

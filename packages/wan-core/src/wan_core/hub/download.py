@@ -19,6 +19,7 @@ ATTEMPTS = 3
 """Tries of one request before a download gives up; within each the clients repeat and go on by themselves."""
 WAIT_SECONDS = 2.0
 _STAGE = ".cache/wan-download"
+State = Literal["present", "copied", "downloaded"]
 _Answer = TypeVar("_Answer")
 
 
@@ -41,7 +42,7 @@ class FetchedFile:
     name: str
     size: int
     sha256: str
-    state: Literal["present", "copied", "downloaded"]
+    state: State
 
 
 def plan_download(
@@ -88,9 +89,10 @@ def download_files(plan: DownloadPlan, progress: Progress = no_progress) -> tupl
                 fetched.append(_fetched(plan, file, stage, _Position(advance)))
     except OSError as error:
         raise write_error(plan.folder / plan.files[len(fetched)].name, error) from error
-    entries: dict[str, ManifestEntry] = {}
+    older: dict[str, ManifestEntry] = {}
     with suppress(CheckpointError):  # a damaged one is replaced
-        entries = {name: old for name, old in (read_manifest(plan.folder) or {}).items() if (plan.folder / name).is_file()}
+        older = read_manifest(plan.folder) or {}
+    entries = {name: entry for name, entry in older.items() if (plan.folder / name).is_file()}
     entries |= {file.name: ManifestEntry(file.sha256, file.size) for file in fetched}
     save_manifest(plan.folder, entries, [f"{plan.hub.name}: {plan.listing.repository} at {plan.listing.revision}"])
     return tuple(fetched)
@@ -98,7 +100,8 @@ def download_files(plan: DownloadPlan, progress: Progress = no_progress) -> tupl
 
 def _fetched(plan: DownloadPlan, file: RemoteFile, stage: Path, position: "_Position") -> FetchedFile:
     """The file: found whole, or copied from a cache or fetched beside, checked, and moved into place."""
-    path, staged, state = plan.folder / file.name, stage / file.name, "present"
+    path, staged = plan.folder / file.name, stage / file.name
+    state: State = "present"
 
     def fetch() -> None:
         position.move(0)
