@@ -101,7 +101,6 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         hub, url = self.hub, urlsplit(self.path)
         hub.requests.append((self.command, self.path, dict(self.headers.items())))
-        self.close_connection = True
         if hub.statuses:
             return self._refuse(hub.statuses.pop(0))
         path = unquote(url.path)
@@ -127,6 +126,10 @@ class _Handler(BaseHTTPRequestHandler):
             name = path.removeprefix(f"/{hub.repository}/resolve/").partition("/")[2]
             return self._refuse(403, "GatedRepo") if hub.gated else self._redirect(name) or self._send(name)
         return self._refuse(404, "RepoNotFound")
+
+    def end_headers(self) -> None:
+        self.send_header("Connection", "close")
+        super().end_headers()
 
     do_HEAD = do_GET  # noqa: N815
 

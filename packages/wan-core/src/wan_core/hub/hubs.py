@@ -204,8 +204,9 @@ def refusals(hub: Hub, repository: str, revision: str | None, file: str = "") ->
         response = getattr(error, "response", None)  # a refusal of a server is false
         response = getattr(error.__cause__, "response", None) if response is None else response
         status = getattr(error, "status_code", None) if response is None else response.status_code
-        if status is None and isinstance(error, OSError) and error.errno is not None:
-            raise
+        for found in (error, error.__cause__) if status is None else ():
+            if isinstance(found, OSError) and found.errno and not isinstance(found, ConnectionError | TimeoutError):
+                raise found from None
         if status is None or status in _PASSING:
             reason = f"the server answers with status {status}" if status else error.__cause__ or error
             raise PassingTroubleError(plain_text(reason)[:120]) from None
@@ -240,8 +241,8 @@ def _listing(
             or not 0 <= size <= _MAX_FILE_BYTES
         ):
             raise CheckpointError(
-                f"{hub.host} lists a file called {plain_text(name)[:120]!r} of {plain_text(size)[:20]} bytes: a name that "
-                "could leave the folder, or no possible size; such a repository is refused"
+                f"{hub.host} lists a file called {plain_text(name)[:120]!r} of {plain_text(size)[:20]} bytes: a name "
+                "that could leave the folder, or no possible size; such a repository is refused"
             )
         if name.rpartition("/")[2] != MANIFEST_NAME:
             known = digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else ""
