@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from click.testing import CliRunner
 from wan_core.cli import wan
 from wan_core.cli.download import companions_of, files_of
 from wan_core.errors import CheckpointError
-from wan_core.hub import MANIFEST_NAME, download_files, open_hub, plan_download, verify_folder
+from wan_core.hub import MANIFEST_NAME, cached_file, download_files, open_hub, plan_download, verify_folder
 from wan_core.presets import get_preset, list_presets
 
 from .download_setting import FILES, TOKEN, WEIGHTS, contents, hub, quiet_environment, run
@@ -155,6 +156,11 @@ def test_offline_is_one_sentence(hub: SmallHub, monkeypatch: pytest.MonkeyPatch)
     assert hub.requests == []
 
 
+def test_without_the_client_of_modelscope_its_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "modelscope_hub", None)
+    assert "install wan-core[modelscope]" in run("owner/name", "--from", "modelscope", code=5).output
+
+
 def test_the_cache_of_hf_home_is_used(hub: SmallHub, tmp_path: Path) -> None:
     entry = next(entry for entry in hub.listing()["siblings"] if "lfs" in entry)
     blobs = tmp_path / "home" / "hub" / "models--owner--name" / "blobs"
@@ -166,6 +172,29 @@ def test_the_cache_of_hf_home_is_used(hub: SmallHub, tmp_path: Path) -> None:
     (blobs / entry["lfs"]["sha256"]).write_bytes(WEIGHTS[::-1])
     run("owner/name", "--local-dir", "y")
     assert contents(Path("y")) == FILES
+
+
+def test_a_single_file_goes_through_the_cache_of_the_hub(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = "high/model.safetensors"
+    assert cached_file("owner/name", name).read_bytes() == WEIGHTS
+    sent = hub.sent
+    cached_file("owner/name", name)
+    assert hub.sent == sent
+    with pytest.raises(CheckpointError, match="has no model owner/name with a file none"):
+        cached_file("owner/name", "none")
+    monkeypatch.setattr("huggingface_hub.constants.is_offline_mode", lambda: True)
+    assert cached_file("owner/name", name).read_bytes() == WEIGHTS
+    with pytest.raises(CheckpointError, match="HF_HUB_OFFLINE is set"):
+        cached_file("owner/name", "config.json")
+
+
+def test_a_single_file_with_another_content_than_its_hash_is_not_kept(hub: SmallHub) -> None:
+    name = "high/model.safetensors"
+    hub.served = {name: WEIGHTS[::-1]}
+    with pytest.raises(CheckpointError, match="does not have the hash"):
+        cached_file("owner/name", name)
+    hub.served = {}
+    assert cached_file("owner/name", name).read_bytes() == WEIGHTS
 
 
 def test_a_disk_that_is_too_small_is_seen_before(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,7 @@ Advance = Callable[[int], object]
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_XET_DISK = re.compile(r"IO Error: .*\(os error (\d+)\)")
 _MAX_FILE_BYTES = 1 << 44
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -204,8 +205,9 @@ def refusals(hub: Hub, repository: str, revision: str | None, file: str = "") ->
         response = getattr(error, "response", None)  # a refusal of a server is false
         response = getattr(error.__cause__, "response", None) if response is None else response
         status = getattr(error, "status_code", None) if response is None else response.status_code
-        for found in (error, error.__cause__) if status is None else ():
-            if isinstance(found, OSError) and found.errno and not isinstance(found, ConnectionError | TimeoutError):
+        written = _XET_DISK.search(str(error))
+        for found in (error, error.__cause__, OSError(int(written[1]), "") if written else None):
+            if status is None and isinstance(found, OSError) and found.errno and not isinstance(found, ConnectionError):
                 raise found from None
         if status is None or status in _PASSING:
             reason = f"the server answers with status {status}" if status else error.__cause__ or error
