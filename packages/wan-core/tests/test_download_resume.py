@@ -67,6 +67,7 @@ def test_two_downloads_of_one_folder_do_not_mix(hub: SmallHub) -> None:
     run("owner/name")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("source", ["huggingface", "modelscope"])
 def test_a_full_disk_is_one_sentence_and_leaves_whole_files(
     hub: SmallHub, source: str, monkeypatch: pytest.MonkeyPatch

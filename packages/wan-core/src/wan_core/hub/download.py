@@ -82,13 +82,14 @@ def download_files(plan: DownloadPlan, progress: Progress = no_progress) -> tupl
     Raises CheckpointError when the hub refuses or stays out of reach, a file does not have the hash that the hub lists,
     or another download writes into the folder; MediaError when the disk does.
     """
-    fetched = []
+    fetched, place = [], plan.folder
     try:
         with _stage(plan.folder) as stage, progress(plan.total, 0) as advance:
             for file in plan.files:
+                place = plan.folder / file.name
                 fetched.append(_fetched(plan, file, stage, _Position(advance)))
     except OSError as error:
-        raise write_error(plan.folder / plan.files[len(fetched)].name, error) from error
+        raise write_error(place, error) from error
     older: dict[str, ManifestEntry] = {}
     with suppress(CheckpointError):  # a damaged one is replaced
         older = read_manifest(plan.folder) or {}

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from wan_core.errors import BackendError, CheckpointError, RequestError
-from wan_core.files import plain_text
+from wan_core.files import plain_text, write_error
 from wan_core.hub.manifest import MANIFEST_NAME, hash_file, is_inside
 
 HubName = Literal["huggingface", "modelscope"]
@@ -153,9 +153,10 @@ def open_hub(name: HubName, token: str | None = None) -> Hub:
 def cached_file(repository: str, name: str, *, revision: str | None = None, token: str | None = None) -> Path:
     """A file of a Hugging Face repository in the hub's cache on this machine; checked when it was fetched just now.
 
-    Raises CheckpointError when it is neither there nor to be had, RequestError for a malformed repository name.
+    Raises CheckpointError when it is neither there nor to be had, RequestError for a malformed repository name,
+    MediaError when the disk refuses.
     """
-    from huggingface_hub import hf_hub_download
+    from huggingface_hub import constants, hf_hub_download
 
     hub, received = HuggingFace(token), list[int]()
     listener = _listener(received.append)
@@ -166,6 +167,8 @@ def cached_file(repository: str, name: str, *, revision: str | None = None, toke
         raise CheckpointError(
             f"{repository} is not in the cache of this machine and cannot be fetched ({trouble}); check the network"
         ) from None
+    except OSError as error:
+        raise write_error(constants.HF_HUB_CACHE, error) from error
     blob = path.resolve()
     if received and len(blob.name) == 64 and hash_file(blob) != blob.name:
         blob.unlink(missing_ok=True)
@@ -194,7 +197,7 @@ def refusals(hub: Hub, repository: str, revision: str | None, file: str = "") ->
     try:
         yield
     except hub.errors as error:
-        names = {type(error).__name__, type(error.__cause__).__name__}
+        names = {type(error).__name__, type(error.__cause__).__name__}  # of clients that need not be installed
         if names & {"FileIntegrityError", "FileSizeMismatchError"}:
             raise wrong_hash(hub, file) from None
         if "OfflineModeIsEnabled" in names:
