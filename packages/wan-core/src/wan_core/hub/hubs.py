@@ -197,28 +197,37 @@ def refusals(hub: Hub, repository: str, revision: str | None, file: str = "") ->
     try:
         yield
     except hub.errors as error:
-        names = {type(error).__name__, type(error.__cause__).__name__}  # of clients that need not be installed
-        if names & {"FileIntegrityError", "FileSizeMismatchError"}:
-            raise wrong_hash(hub, file) from None
-        if "OfflineModeIsEnabled" in names:
-            raise CheckpointError(
-                "HF_HUB_OFFLINE is set, so nothing can be fetched: unset it, or copy the model's folder from another "
-                "machine and check it with 'wan verify'"
-            ) from None
-        response = getattr(error, "response", None)  # a refusal of a server is false
-        response = getattr(error.__cause__, "response", None) if response is None else response
-        status = getattr(error, "status_code", None) if response is None else response.status_code
-        written = _XET_DISK.search(str(error))
-        for found in (error, error.__cause__, OSError(int(written[1]), "") if written else None):
-            if status is None and isinstance(found, OSError) and found.errno and not isinstance(found, ConnectionError):
-                raise found from None
-        if status is None or status in _PASSING:
-            reason = f"the server answers with status {status}" if status else error.__cause__ or error
-            raise PassingTroubleError(plain_text(reason)[:120]) from None
-        is_gated = response is not None and response.headers.get("X-Error-Code") == "GatedRepo"
-        raise CheckpointError(_refusal(hub, repository, revision, file, status, is_gated)) from None
+        raise _disk_error(error) or _server_error(hub, error, repository, revision, file) from None
     except (AttributeError, KeyError, TypeError, ValueError) as error:  # of answers that the client does not expect
         raise CheckpointError(f"{hub.host} does not answer like {hub.name}; check its address") from error
+
+
+def _disk_error(error: Exception) -> OSError | None:
+    """The system's error that a client reports, if it is one of the disk."""
+    written = _XET_DISK.search(str(error))
+    for found in (error, error.__cause__, OSError(int(written[1]), "") if written else None):
+        if isinstance(found, OSError) and found.errno and not isinstance(found, ConnectionError):
+            return found
+    return None
+
+
+def _server_error(hub: Hub, error: Exception, repository: str, revision: str | None, file: str) -> Exception:
+    names = {type(error).__name__, type(error.__cause__).__name__}  # of clients that need not be installed
+    if names & {"FileIntegrityError", "FileSizeMismatchError"}:
+        return wrong_hash(hub, file)
+    if "OfflineModeIsEnabled" in names:
+        return CheckpointError(
+            "HF_HUB_OFFLINE is set, so nothing can be fetched: unset it, or copy the model's folder from another "
+            "machine and check it with 'wan verify'"
+        )
+    response = getattr(error, "response", None)  # one with a refusal is false
+    response = getattr(error.__cause__, "response", None) if response is None else response
+    status = getattr(error, "status_code", None) if response is None else response.status_code
+    if status is None or status in _PASSING:
+        reason = f"the server answers with status {status}" if status else error.__cause__ or error
+        return PassingTroubleError(plain_text(reason)[:120])
+    is_gated = response is not None and response.headers.get("X-Error-Code") == "GatedRepo"
+    return CheckpointError(_refusal(hub, repository, revision, file, status, is_gated))
 
 
 def _refusal(hub: Hub, repository: str, revision: str | None, file: str, status: int, is_gated: bool) -> str:
