@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
         if path == f"/api/v1/models/{hub.repository}/repo/files":
             return self._list(query["Revision"], hub.modelscope_listing())
         if path == f"/api/v1/models/{hub.repository}/repo":
-            return self._send(query["FilePath"])
+            return self._redirect(query["FilePath"]) or self._send(query["FilePath"])
         if path.endswith("/xet-read-token"):
             access = {"X-Xet-Access-Token": "t", "X-Xet-Token-Expiration": "9999999999"}
             return self._json({}, {"X-Xet-Cas-Url": hub.chunk_store, **access})
