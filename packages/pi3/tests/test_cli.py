@@ -146,7 +146,7 @@ def test_inspect_checks_and_describes(run: Run) -> None:
 
 def test_download_names_file_and_repository(run: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.hf_hub_download", lambda *a, **k: str(tmp_path / "model.safetensors"))
-    result = run("download", "pi3x", "--to", "{out}")
+    result = run("download", "pi3x")
     assert result.exit_code == 0
     assert "yyfz233/Pi3X" in result.stdout
 

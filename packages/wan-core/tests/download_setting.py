@@ -1,18 +1,16 @@
 """What the tests of ``wan download`` share: files, an environment without tokens, the hub, the command."""
 
-import os
 import random
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from click.testing import CliRunner, Result
 
 from wan_core.cli import wan
-from wan_core.hub import (
-    MANIFEST_NAME,
-    fetch,
-)
+from wan_core.hub import MANIFEST_NAME
 
 from .small_hub import SmallHub, serving
 
@@ -25,10 +23,16 @@ TOKEN = "hf_secretsecret"
 def quiet_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in ("HF_TOKEN", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_CACHE", "MODELSCOPE_API_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    monkeypatch.setattr("huggingface_hub.get_token", lambda: os.environ.get("HF_TOKEN"))
+    # The client has read its environment when it was imported; a process of its own reads HF_HOME.
     monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
-    monkeypatch.setenv("NO_PROXY", "127.0.0.1")
-    monkeypatch.setattr(fetch, "BACKOFF_SECONDS", 0.001)
+    monkeypatch.setattr("huggingface_hub.constants.HF_TOKEN_PATH", str(tmp_path / "home" / "token"))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_DISABLE_TELEMETRY", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "home" / "hub"))
+    monkeypatch.setenv("MODELSCOPE_CACHE", str(tmp_path / "modelscope"))
+    monkeypatch.setenv("MODELSCOPE_HOME", str(tmp_path / "modelscope"))
+    monkeypatch.setenv("NO_PROXY", "127.0.0.1,localhost")
+    for module in ("wan_core.hub.download", "huggingface_hub.file_download", "huggingface_hub.utils._http"):
+        monkeypatch.setattr(f"{module}.time", SimpleNamespace(sleep=lambda seconds: None, time=time.time))
     monkeypatch.chdir(tmp_path)
 
 
@@ -36,6 +40,9 @@ def quiet_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[SmallHub]:
     with serving(SmallHub(dict(FILES))) as small:
         monkeypatch.setenv("HF_ENDPOINT", small.address)
+        template = small.address + "/{repo_id}/resolve/{revision}/{filename}"
+        monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", small.address)
+        monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", template)
         monkeypatch.setenv("MODELSCOPE_ENDPOINT", small.address)
         yield small
 

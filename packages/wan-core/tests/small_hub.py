@@ -1,14 +1,15 @@
-"""A model hub on loopback: the lists and files of Hugging Face and ModelScope, with ranges, tokens and faults."""
+"""A model hub on loopback: what the clients of Hugging Face and ModelScope ask for, with ranges, tokens and faults."""
 
 import hashlib
 import json
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
@@ -34,8 +35,9 @@ class SmallHub:
     statuses: list[int] = field(default_factory=list)  # given once each, instead of an answer
     cut_lists: int = 0  # so many lists break off
     served: dict[str, bytes] = field(default_factory=dict)  # other contents than the listed ones
-    linked_etag: str | None = None
     redirect_to: str | None = None
+    chunk_store: str = ""  # the address of a store of chunks (Xet)
+    chunked: dict[str, str] = field(default_factory=dict)  # the hash there of each file that is in it
     entries: list[dict[str, Any]] | None = None
     requests: list[tuple[str, dict[str, str]]] = field(default_factory=list)
     sent: int = 0
@@ -46,13 +48,12 @@ class SmallHub:
     def listing(self) -> dict[str, Any]:
         siblings = []
         for name, content in self.files.items():
-            git = hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
-            entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git}
+            entry: dict[str, Any] = {"rfilename": name, "size": len(content), "blobId": git_hash(content)}
             if len(content) >= LARGE_BYTES:
-                entry["lfs"] = {"sha256": hashlib.sha256(content).hexdigest(), "size": len(content)}
+                entry["lfs"] = {"sha256": etag(content), "size": len(content), "pointerSize": 134}
             siblings.append(entry)
         siblings = siblings if self.entries is None else self.entries
-        return {"sha": COMMIT, "cardData": {"license": "apache-2.0"}, "siblings": siblings}
+        return {"id": self.repository, "sha": COMMIT, "cardData": {"license": "apache-2.0"}, "siblings": siblings}
 
     def modelscope_listing(self) -> dict[str, Any]:
         files = [
@@ -60,6 +61,14 @@ class SmallHub:
             for name, content in self.files.items()
         ]
         return {"Code": 200, "Success": True, "Data": {"Files": [*files, {"Path": "high", "Type": "tree", "Size": 0}]}}
+
+
+def git_hash(content: bytes) -> str:
+    return hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest()
+
+
+def etag(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest() if len(content) >= LARGE_BYTES else git_hash(content)
 
 
 @contextmanager
@@ -91,8 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self) -> None:
         hub, url = self.hub, urlsplit(self.path)
-        hub.requests.append((self.path, dict(self.headers.items())))
-        self.close_connection = True
+        hub.requests.append((self.command, self.path, dict(self.headers.items())))
         if hub.statuses:
             return self._refuse(hub.statuses.pop(0))
         path = unquote(url.path)
@@ -101,6 +109,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._send(path.removeprefix("/storage/"))
         if not self._may_enter():
             return None
+        if path == f"/api/models/{hub.repository}":
+            return self._json(hub.listing())
         if path == f"/api/models/{hub.repository}/revision/{path.rpartition('/')[2]}":
             return self._list(path.rpartition("/")[2], hub.listing())
         if path == f"/api/v1/models/{hub.repository}":
@@ -108,17 +118,25 @@ class _Handler(BaseHTTPRequestHandler):
         if path == f"/api/v1/models/{hub.repository}/repo/files":
             return self._list(query["Revision"], hub.modelscope_listing())
         if path == f"/api/v1/models/{hub.repository}/repo":
-            return self._send(query["FilePath"])
-        if path.startswith(f"/{hub.repository}/resolve/{COMMIT}/"):
-            name = path.removeprefix(f"/{hub.repository}/resolve/{COMMIT}/")
+            return self._redirect(query["FilePath"]) or self._send(query["FilePath"])
+        if path.endswith("/xet-read-token"):
+            access = {"X-Xet-Access-Token": "t", "X-Xet-Token-Expiration": "9999999999"}
+            return self._json({}, {"X-Xet-Cas-Url": hub.chunk_store, **access})
+        if path.startswith(f"/{hub.repository}/resolve/"):
+            name = path.removeprefix(f"/{hub.repository}/resolve/").partition("/")[2]
             return self._refuse(403, "GatedRepo") if hub.gated else self._redirect(name) or self._send(name)
         return self._refuse(404, "RepoNotFound")
+
+    def end_headers(self) -> None:
+        self.send_header("Connection", "close")
+        super().end_headers()
+
+    do_HEAD = do_GET  # noqa: N815
 
     def _may_enter(self) -> bool:
         hub = self.hub
         given = self.headers.get("Authorization") or self.headers.get("Cookie")
-        wanted = {f"Bearer {hub.token}", f"m_session_id={hub.token}"}
-        if hub.token is not None and given not in wanted:
+        if hub.token is not None and given not in {f"Bearer {hub.token}", f"m_session_id={hub.token}"}:
             self._refuse(401, "" if given else "RepoNotFound")
             return False
         if hub.forbidden:
@@ -127,12 +145,13 @@ class _Handler(BaseHTTPRequestHandler):
         return True
 
     def _redirect(self, name: str) -> bool:
-        if self.hub.redirect_to is None:
+        if self.hub.redirect_to is None or name not in self.hub.files:
             return False
         self.send_response(302)
         self.send_header("Location", f"{self.hub.redirect_to}/storage/{name}")
-        if self.hub.linked_etag:
-            self.send_header("X-Linked-ETag", f'"{self.hub.linked_etag}"')
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("X-Linked-ETag", f'"{etag(self.hub.files[name])}"')
+        self.send_header("X-Linked-Size", str(len(self.hub.files[name])))
         self.send_header("Content-Length", "0")
         self.end_headers()
         return True
@@ -150,9 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._refuse(404, "RevisionNotFound")
 
-    def _json(self, content: dict[str, Any]) -> None:
+    def _json(self, content: dict[str, Any], headers: Mapping[str, str] = MappingProxyType({})) -> None:
         text = json.dumps(content).encode()
         self.send_response(200)
+        for name, value in headers.items():
+            self.send_header(name, value)
         self.send_header("Content-Length", str(len(text)))
         self.end_headers()
         cut = self.hub.cut_lists > 0
@@ -165,16 +186,21 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(404, "EntryNotFound")
         content = hub.served.get(name, hub.files[name])
         wanted = self.headers.get("Range") if hub.ranges else None
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted else 0
+        first, _, last = (wanted or "bytes=0-").removeprefix("bytes=").partition("-")
+        start, stop = int(first), min(len(content), int(last or len(content)) + 1)
         if wanted and start >= len(content):
             return self._refuse(416)
         self.send_response(206 if wanted else 200)
         if wanted:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("ETag", '"storage-tag"')
-        self.send_header("Content-Length", str(len(content) - start))
+            self.send_header("Content-Range", f"bytes {start}-{stop - 1}/{len(content)}")
+        self.send_header("X-Repo-Commit", COMMIT)
+        self.send_header("ETag", f'"{etag(hub.files[name])}"')
+        if name in hub.chunked:
+            self.send_header("X-Xet-Hash", hub.chunked[name])
+            self.send_header("X-Xet-Refresh-Route", f"{hub.address}/xet-read-token")
+        self.send_header("Content-Length", str(stop - start))
         self.end_headers()
-        body = content[start:]
+        body = content[start:stop] if self.command == "GET" else b""
         if hub.cut_seed is not None and len(body) > 1000 and hub.random.random() < 0.8:
             body = body[: hub.random.randrange(len(body))]
         self._trickle(body)

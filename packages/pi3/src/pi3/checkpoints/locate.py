@@ -6,6 +6,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from wan_core import CheckpointError
+from wan_core.hub import cached_file, download_files, open_hub, plan_download
 
 WEIGHTS_FILE = "model.safetensors"
 HUB_IDS = {"pi3": "yyfz233/Pi3", "pi3x": "yyfz233/Pi3X"}
@@ -63,36 +64,10 @@ def download_weights(
 ) -> Path:
     """Fetch ``model.safetensors`` of a hub repository into its cache, or into ``folder``; returns the file.
 
-    Raises CheckpointError when the repository, the file or the network is not there.
+    Raises what `wan_core.hub.cached_file` and `wan_core.hub.plan_download` raise.
     """
-    from huggingface_hub import hf_hub_download
-    from huggingface_hub.errors import (
-        EntryNotFoundError,
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RepositoryNotFoundError,
-        RevisionNotFoundError,
-    )
-
-    try:
-        return Path(hf_hub_download(repository, WEIGHTS_FILE, revision=revision, token=token, local_dir=folder))
-    except GatedRepoError as error:
-        raise CheckpointError(f"{repository} needs an accepted licence and a token; set HF_TOKEN") from error
-    except RepositoryNotFoundError as error:
-        raise CheckpointError(f"the hub has no repository {repository}; published are {_published()}") from error
-    except RevisionNotFoundError as error:
-        raise CheckpointError(f"{repository} has no revision {revision}; leave it out for the newest") from error
-    except LocalEntryNotFoundError as error:
-        raise CheckpointError(
-            f"{repository} is not in the local cache and the hub cannot be reached; check the network, or give a file"
-        ) from error
-    except (EntryNotFoundError, HFValidationError) as error:
-        raise CheckpointError(f"{repository} has no {WEIGHTS_FILE}; published are {_published()}") from error
-    except (HfHubHTTPError, OSError) as error:
-        raise CheckpointError(f"{repository} could not be downloaded: {str(error).splitlines()[0][:160]}") from error
-
-
-def _published() -> str:
-    return " and ".join(HUB_IDS.values())
+    if folder is None:
+        return cached_file(repository, WEIGHTS_FILE, revision=revision, token=token)
+    hub = open_hub("huggingface", token)
+    download_files(plan_download(hub, repository, folder, revision=revision, include=[WEIGHTS_FILE]))
+    return folder / WEIGHTS_FILE

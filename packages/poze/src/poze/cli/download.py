@@ -39,7 +39,7 @@ def download(
     wan_revision: str | None,
     quiet: bool,
 ) -> None:
-    """Fetch the weights of Pi3 and of Wan2.2 TI2V-5B, only the files that are needed, resumed and checked.
+    """Fetch the weights of Pi3 and of Wan2.2 TI2V-5B, only the files that are needed, checked.
 
     Folders are taken from where you are. Pi3's weights are CC BY-NC 4.0: not for commercial use.
     """

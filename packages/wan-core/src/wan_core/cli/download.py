@@ -1,4 +1,4 @@
-"""``wan download PRESET|REPO``: the weights of a model, only what it needs, resumed and checked."""
+"""``wan download PRESET|REPO``: the weights of a model, only what it needs, checked."""
 
 import json
 from collections.abc import Callable, Sequence
@@ -48,8 +48,8 @@ def download(
 ) -> None:
     """Fetch the weights of a model, check them, and write their manifest.
 
-    PRESET is a name from 'wan presets' and brings only the files that it needs; OWNER/NAME is any repository. What
-    was interrupted goes on where it stopped.
+    PRESET is a name from 'wan presets' and brings only the files that it needs; OWNER/NAME is any repository. Files
+    that are there and right are not fetched again.
     """
     preset = None if "/" in model else get_preset(model)
     plan, fetched = fetch_model(
@@ -76,7 +76,7 @@ def fetch_model(
 ) -> tuple[DownloadPlan, Sequence[FetchedFile]]:
     """Fetch a preset's files or those of a repository like ``include``, with licence, sizes and progress.
 
-    What was interrupted goes on where it stopped. Raises what `wan_core.checkpoints.plan_download` raises; Ctrl-C ends
+    Files that are there and right are not fetched again. Raises what `wan_core.hub.plan_download` raises; Ctrl-C ends
     the command with a sentence.
     """
     preset = None if "/" in model else get_preset(model)
@@ -123,10 +123,9 @@ def announce(plan: DownloadPlan, log: Callable[[str], None]) -> None:
     """Say what is fetched, from where, under which licence, and how much of it is there."""
     listing = plan.listing
     licence = listing.licence or "not stated there; see the page of the model"
-    log(f"{listing.repository} at {plain_text(listing.revision)} from {plan.hub.client.host}")
+    log(f"{listing.repository} at {plain_text(listing.revision)} from {plan.hub.host}")
     log(f"licence of the weights: {licence}")
-    there = plan.present + plan.partial
-    already = f", {gigabytes(there)} of it are there" if there else ""
+    already = f", {gigabytes(plan.present)} of it are there" if plan.present else ""
     log(f"{len(plan.files)} files, {gigabytes(plan.total)}{already}; into {plan.folder}")
 
 
@@ -139,11 +138,11 @@ def record(plan: DownloadPlan, fetched: Sequence[FetchedFile]) -> dict[str, obje
         "licence": plan.listing.licence,
         "folder": str(plan.folder),
         "bytes": plan.total,
-        "received": sum(file.received for file in fetched),
+        "received": sum(file.size for file in fetched if file.state == "downloaded"),
         "files": [asdict(file) for file in fetched],
     }
 
 
 def _interrupted(folder: Path, interrupt: KeyboardInterrupt) -> NoReturn:
-    click.echo(f"interrupted; what has arrived stays in {folder}: the same command goes on from there", err=True)
+    click.echo(f"interrupted; files that are whole stay in {folder}: the same command fetches the rest", err=True)
     raise click.exceptions.Exit(143 if isinstance(interrupt, Terminated) else 130) from interrupt

@@ -1,8 +1,7 @@
-"""Checkpoints on the hubs: what a repository holds, fetched file by file, each one checked against its hash."""
+"""Checkpoints on the hubs: what a repository holds, fetched by the hubs' own clients, each file checked by its hash."""
 
-from wan_core.hub.download import DownloadPlan, download_files, plan_download
-from wan_core.hub.fetch import FetchedFile
-from wan_core.hub.hubs import HubName, open_hub
+from wan_core.hub.download import DownloadPlan, FetchedFile, download_files, plan_download
+from wan_core.hub.hubs import HubName, cached_file, open_hub
 from wan_core.hub.manifest import MANIFEST_NAME, verify_folder, write_manifest
 
 __all__ = [
@@ -10,6 +9,7 @@ __all__ = [
     "DownloadPlan",
     "FetchedFile",
     "HubName",
+    "cached_file",
     "download_files",
     "open_hub",
     "plan_download",

@@ -1,16 +1,26 @@
-"""A model from a hub into a folder: what is needed, resumed where it stopped, checked by hash, with a manifest."""
+"""A model from a hub into a folder: what is needed, each file checked by its hash, with a manifest."""
 
-from collections.abc import Callable, Sequence
+import hashlib
+import shutil
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Literal, TypeVar
 
 from wan_core.errors import CheckpointError
 from wan_core.files import check_space, plain_text, write_error
-from wan_core.hub.fetch import ATTEMPTS, Fetch, FetchedFile, gave_up, part_of, size_of, wait
-from wan_core.hub.http import ConnectionTroubleError
-from wan_core.hub.hubs import Hub, Listing, RemoteFile, check_repository
-from wan_core.hub.manifest import ManifestEntry, Progress, no_progress, read_manifest, save_manifest
+from wan_core.hub.hubs import Hub, Listing, PassingTroubleError, RemoteFile, check_repository, wrong_hash
+from wan_core.hub.manifest import ManifestEntry, Progress, file_pieces, no_progress, read_manifest, save_manifest
+
+ATTEMPTS = 3
+"""Tries of one request before a download gives up; within each the clients repeat and go on by themselves."""
+WAIT_SECONDS = 2.0
+_STAGE = ".cache/wan-download"
+State = Literal["present", "copied", "downloaded"]
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True)
@@ -23,12 +33,16 @@ class DownloadPlan:
     files: tuple[RemoteFile, ...]
     total: int
     present: int
-    partial: int
 
-    @property
-    def missing(self) -> int:
-        """Bytes that the disk must take."""
-        return self.total - self.present - self.partial
+
+@dataclass(frozen=True)
+class FetchedFile:
+    """A file that is whole and checked, and whether it was there, in a cache, or on the hub."""
+
+    name: str
+    size: int
+    sha256: str
+    state: State
 
 
 def plan_download(
@@ -49,44 +63,114 @@ def plan_download(
     """
     check_repository(repository)
     listing = _patiently(hub, lambda: hub.list_files(repository, revision))
-    files = _chosen(listing, include, optional, hub.client.host)
-    present = partial = 0
-    for file in files:
-        _check_place(folder, file.name)
-        size = size_of(folder / file.name)
-        if size == file.size:
-            present += size
-        else:
-            partial += min(size_of(part_of(folder, file)) or 0, file.size)
-    plan = DownloadPlan(hub, listing, folder, files, sum(file.size for file in files), present, partial)
-    check_space(plan.folder, plan.missing)
-    return plan
+    files = _chosen(listing, include, optional, hub.host)
+    for name in (_STAGE, *(file.name for file in files)):
+        if not (folder / name).parent.resolve().is_relative_to(folder.resolve()):
+            raise CheckpointError(
+                f"{plain_text(folder / name)} would be written through a link out of its folder; refused"
+            )
+    total, present = sum(file.size for file in files), sum(file.size for file in files if _has_size(folder, file))
+    # What an interrupted download left is gone on with, or goes.
+    left = sum(path.stat().st_blocks * 512 for path in (folder / _STAGE).rglob("*"))
+    check_space(folder, max(0, total - present - left))
+    return DownloadPlan(hub, listing, folder, files, total, present)
 
 
 def download_files(plan: DownloadPlan, progress: Progress = no_progress) -> tuple[FetchedFile, ...]:
-    """Fetch the files of a plan, check each, and write the folder's manifest.
+    """Fetch the files of a plan, check each, and write the folder's manifest; whole files that are there stay.
 
-    An interrupted file stays as a hidden ``*.part`` and is gone on with next time. Raises CheckpointError when the hub
-    refuses or stays out of reach, or a file does not have the hash that the hub lists; MediaError when the disk does.
+    Raises CheckpointError when the hub refuses or stays out of reach, a file does not have the hash that the hub lists,
+    or another download writes into the folder; MediaError when the disk does.
     """
-    fetched = []
-    with progress(plan.total, 0) as advance:
-        for file in plan.files:
-            try:
-                fetched.append(Fetch(plan.hub, plan.listing, plan.folder, file, advance).run())
-            except OSError as error:
-                raise write_error(plan.folder / file.name, error) from error
-    entries = {name: entry for name, entry in _older_entries(plan.folder).items() if (plan.folder / name).is_file()}
+    fetched, place = [], plan.folder
+    try:
+        with _stage(plan.folder) as stage, progress(plan.total, 0) as advance:
+            for file in plan.files:
+                place = plan.folder / file.name
+                fetched.append(_fetched(plan, file, stage, _Position(advance)))
+    except OSError as error:
+        raise write_error(place, error) from error
+    older: dict[str, ManifestEntry] = {}
+    with suppress(CheckpointError):  # a damaged one is replaced
+        older = read_manifest(plan.folder) or {}
+    entries = {name: entry for name, entry in older.items() if (plan.folder / name).is_file()}
     entries |= {file.name: ManifestEntry(file.sha256, file.size) for file in fetched}
     save_manifest(plan.folder, entries, [f"{plan.hub.name}: {plan.listing.repository} at {plan.listing.revision}"])
     return tuple(fetched)
 
 
-def _older_entries(folder: Path) -> dict[str, ManifestEntry]:
+def _fetched(plan: DownloadPlan, file: RemoteFile, stage: Path, position: "_Position") -> FetchedFile:
+    """The file: found whole, or copied from a cache or fetched beside, checked, and moved into place."""
+    path, staged = plan.folder / file.name, stage / file.name
+    state: State = "present"
+
+    def fetch() -> None:
+        position.move(0)
+        plan.hub.fetch(plan.listing, file, stage, position)
+
+    sha256 = _checked(path, file, position) if _has_size(plan.folder, file) else ""
+    if not sha256 and (cached := plan.hub.cached(plan.listing.repository, file)):
+        state = "copied"
+        staged.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(cached, staged)
+        sha256 = _checked(staged, file, position)
+    if not sha256:
+        state = "downloaded"
+        _patiently(plan.hub, fetch)
+        if not (sha256 := _checked(staged, file, lambda count: None)):
+            staged.unlink()
+            raise wrong_hash(plan.hub, file.name)
+    if state != "present":
+        path.parent.mkdir(parents=True, exist_ok=True)
+        staged.replace(path)
+    position.move(file.size)
+    return FetchedFile(file.name, file.size, sha256, state)
+
+
+class _Position:
+    """How far a file is; tells the progress, also when it goes backwards."""
+
+    def __init__(self, advance: Callable[[int], object]) -> None:
+        self._advance, self._bytes = advance, 0
+
+    def __call__(self, count: int) -> None:
+        self._bytes += count
+        self._advance(count)
+
+    def move(self, position: int) -> None:
+        self(position - self._bytes)
+
+
+def _checked(path: Path, file: RemoteFile, advance: Callable[[int], object]) -> str:
+    """The SHA-256 of a file, "" when it is not the one that is listed: by SHA-256, or by git's hash of small ones."""
+    # Git hashes its own header and the content.
+    digests = hashlib.sha256(), hashlib.sha1(f"blob {file.size}\0".encode(), usedforsecurity=False)
+    for piece in file_pieces(path):
+        for digest in digests[: 1 + (len(file.digest) == 40)]:
+            digest.update(piece)
+        advance(len(piece))
+    sha256, git = (digest.hexdigest() for digest in digests)
+    return sha256 if path.stat().st_size == file.size and file.digest in {"", sha256, git} else ""
+
+
+def _has_size(folder: Path, file: RemoteFile) -> bool:
+    path = folder / file.name
+    return path.is_file() and path.stat().st_size == file.size
+
+
+@contextmanager
+def _stage(folder: Path) -> Iterator[Path]:
+    """A hidden folder on the same disk for files that are not whole yet, which one process at a time may use."""
+    from filelock import FileLock, Timeout
+
+    stage = folder / _STAGE
+    stage.mkdir(parents=True, exist_ok=True)
     try:
-        return read_manifest(folder) or {}
-    except CheckpointError:  # a damaged one is replaced
-        return {}
+        with FileLock(stage / ".lock", timeout=0):
+            yield stage
+            shutil.rmtree(stage)
+    except Timeout:
+        raise CheckpointError(f"another download is writing into {plain_text(folder)}; wait for it to end") from None
 
 
 def _chosen(listing: Listing, include: Sequence[str], optional: Sequence[str], host: str) -> tuple[RemoteFile, ...]:
@@ -98,18 +182,16 @@ def _chosen(listing: Listing, include: Sequence[str], optional: Sequence[str], h
     return tuple(file for file in listing.files if any(fnmatchcase(file.name, pattern) for pattern in patterns))
 
 
-def _check_place(folder: Path, name: str) -> None:
-    """No link below the folder may lead a file out of it."""
-    if not (folder / name).parent.resolve().is_relative_to(folder.resolve()):
-        raise CheckpointError(f"{plain_text(folder / name)} would be written through a link out of its folder; refused")
-
-
-def _patiently(hub: Hub, request: Callable[[], Listing]) -> Listing:
-    """Repeat a small request while its trouble may pass. Raises CheckpointError when it does not."""
+def _patiently(hub: Hub, request: Callable[[], _Answer]) -> _Answer:
+    """Repeat a request while its trouble may pass. Raises CheckpointError when it does not."""
     for attempt in range(ATTEMPTS):
         try:
             return request()
-        except ConnectionTroubleError as trouble:
+        except PassingTroubleError as trouble:
             last = trouble
-            wait(attempt, trouble)
-    raise gave_up(hub, last)
+            if attempt + 1 < ATTEMPTS:
+                time.sleep(WAIT_SECONDS * 2**attempt)
+    raise CheckpointError(
+        f"{hub.host} cannot be reached after {ATTEMPTS} tries: {last}; files that are whole stay: check the network "
+        "and run the same command again"
+    )

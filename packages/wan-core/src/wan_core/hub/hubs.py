@@ -1,25 +1,33 @@
-"""What a model repository holds, by its own list: names, sizes and hashes, from Hugging Face or ModelScope."""
+"""Model hubs through their own clients: what a repository holds, one file of it, and refusals in one sentence."""
 
+import io
 import os
 import re
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, redirect_stderr, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
-from urllib.parse import quote
+from typing import Any, Literal
+from urllib.parse import urlsplit
 
-from wan_core.errors import CheckpointError, RequestError
-from wan_core.files import plain_text
-from wan_core.hub.http import HubClient, StatusError
-from wan_core.hub.manifest import MANIFEST_NAME, is_inside
+from tqdm import tqdm
+
+from wan_core.errors import BackendError, CheckpointError, RequestError
+from wan_core.files import plain_text, write_error
+from wan_core.hub.manifest import MANIFEST_NAME, hash_file, is_inside
 
 HubName = Literal["huggingface", "modelscope"]
-MODELSCOPE_ENDPOINT = "https://modelscope.cn"
+Advance = Callable[[int], object]
 
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
-_HEX = {"git": re.compile(r"[0-9a-f]{40}"), "sha256": re.compile(r"[0-9a-f]{64}")}
-_MAX_FILES = 100_000
+_DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
+_XET_DISK = re.compile(r"IO Error: .*\(os error (\d+)\)")
 _MAX_FILE_BYTES = 1 << 44
-_TRUE = frozenset({"1", "ON", "YES", "TRUE"})
+_PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
+
+
+class PassingTroubleError(Exception):
+    """The connection or the server failed in a way that may pass."""
 
 
 @dataclass(frozen=True)
@@ -41,29 +49,131 @@ class Listing:
     files: tuple[RemoteFile, ...]
 
 
-class Hub(Protocol):
-    """A place that publishes models."""
+class HuggingFace:
+    """Hugging Face, or a mirror of it, with the settings of its client; ``host`` names it in messages."""
 
-    name: HubName
-    client: HubClient
+    name: HubName = "huggingface"
+    token_variable = "HF_TOKEN"
+
+    def __init__(self, token: str | None) -> None:
+        from huggingface_hub import constants, get_token
+        from huggingface_hub.errors import HTTPError  # type: ignore[attr-defined]
+
+        self.token, self.host = token, _host(constants.ENDPOINT)
+        self.has_token = _is_token(get_token() if token is None else token)
+        self.errors = (HTTPError, OSError, RuntimeError)  # the last of hf-xet
 
     def list_files(self, repository: str, revision: str | None) -> Listing:
-        """The files of a repository. Raises CheckpointError with the reason in one sentence."""
+        """The files of a repository. Raises CheckpointError for a refusal, PassingTroubleError."""
+        from huggingface_hub import HfApi
 
-    def path_of(self, listing: Listing, file: RemoteFile) -> str:
-        """The address of a file below the hub's endpoint."""
+        with refusals(self, repository, revision):
+            info = HfApi(token=self.token).model_info(repository, revision=revision, files_metadata=True, timeout=30)
+            files = [
+                (item.rfilename, *((item.lfs.size, item.lfs.sha256) if item.lfs else (item.size, item.blob_id)))
+                for item in info.siblings or ()
+            ]
+            card: Any = info.card_data or {}
+            licence = [card.get("license_name") or card.get("license"), card.get("license_link")]
+        return _listing(self, repository, info.sha or revision or "main", licence, files)
+
+    def fetch(self, listing: Listing, file: RemoteFile, folder: Path, advance: Advance) -> None:
+        """Put a file into ``folder``, unchecked. Raises as `list_files`, OSError of the disk."""
+        from huggingface_hub import hf_hub_download
+
+        for left in folder.rglob("*.incomplete"):  # of a killed process; the client does not go on with them
+            left.unlink(missing_ok=True)
+        with refusals(self, listing.repository, listing.revision, file.name):
+            hf_hub_download(
+                listing.repository, file.name, revision=listing.revision, token=self.token, local_dir=folder,
+                cache_dir=folder / ".none", tqdm_class=_listener(advance),
+            )  # fmt: skip
 
     def cached(self, repository: str, file: RemoteFile) -> Path | None:
-        """The same file in a cache on this machine, by its hash."""
+        """The same file in the client's cache on this machine, by its hash; unchecked."""
+        from huggingface_hub import constants
+
+        blobs = Path(constants.HF_HUB_CACHE) / f"models--{repository.replace('/', '--')}" / "blobs"
+        return blobs / file.digest if file.digest and (blobs / file.digest).is_file() else None
+
+
+class ModelScope:
+    """ModelScope through the client of the extra; the methods as of `HuggingFace`."""
+
+    name: HubName = "modelscope"
+    token_variable = "MODELSCOPE_API_TOKEN"
+
+    def __init__(self, token: str | None) -> None:
+        try:
+            from modelscope_hub import HubApi, HubConfig
+            from modelscope_hub.errors import HubError
+        except ImportError as error:
+            raise BackendError(
+                "ModelScope needs its client: install wan-core[modelscope], or fetch from Hugging Face"
+            ) from error
+        config = HubConfig(token=token)
+        self.host = _host(os.environ.get("MODELSCOPE_ENDPOINT") or "https://modelscope.cn")
+        self.has_token = _is_token(config.token)
+        self.errors = (HubError, OSError)
+        self._api = HubApi(config)
+
+    def list_files(self, repository: str, revision: str | None) -> Listing:
+        with refusals(self, repository, None):
+            licence = self._api.get_repo(repository, "model").license
+        with refusals(self, repository, revision):
+            found = self._api.list_repo_files(repository, "model", revision=revision)
+            files = [(item.path, item.size, item.sha256) for item in found if not item.is_dir]
+        return _listing(self, repository, revision or "master", [licence], files)
+
+    def fetch(self, listing: Listing, file: RemoteFile, folder: Path, advance: Advance) -> None:
+        with (
+            refusals(self, listing.repository, listing.revision, file.name),
+            redirect_stderr(io.StringIO()),  # the client draws a bar of its own
+        ):
+            self._api.downloader.download_file(
+                listing.repository, "model", file.name, revision=listing.revision, local_dir=folder,
+                expected_sha256=file.digest or None, file_size=file.size, progress_callbacks=[_listener(advance)],
+            )  # fmt: skip
+
+    def cached(self, repository: str, file: RemoteFile) -> Path | None:
+        return None
+
+
+Hub = HuggingFace | ModelScope
 
 
 def open_hub(name: HubName, token: str | None = None) -> Hub:
-    """The hub called ``name`` with the environment's settings; ``token`` overrides that of the environment.
+    """The hub called ``name`` with the settings of its client's environment; ``token`` overrides that of there.
 
-    Hugging Face: HF_ENDPOINT, HF_TOKEN, HF_HOME, HF_HUB_OFFLINE; ModelScope: MODELSCOPE_ENDPOINT,
-    MODELSCOPE_API_TOKEN. Raises CheckpointError in offline mode, RequestError for an impossible token or address.
+    Raises RequestError for an impossible token or address, BackendError when the client is not installed.
     """
-    return _HuggingFace(token) if name == "huggingface" else _ModelScope(token)
+    return HuggingFace(token) if name == "huggingface" else ModelScope(token)
+
+
+def cached_file(repository: str, name: str, *, revision: str | None = None, token: str | None = None) -> Path:
+    """A file of a Hugging Face repository in the hub's cache on this machine; checked when it was fetched just now.
+
+    Raises CheckpointError when it is neither there nor to be had, RequestError for a malformed repository name,
+    MediaError when the disk refuses.
+    """
+    from huggingface_hub import constants, hf_hub_download
+
+    hub, received = HuggingFace(token), list[int]()
+    listener = _listener(received.append)
+    try:
+        with refusals(hub, check_repository(repository), revision, name):
+            path = Path(hf_hub_download(repository, name, revision=revision, token=token, tqdm_class=listener))
+    except PassingTroubleError as trouble:
+        raise CheckpointError(
+            f"{repository} is not in the cache of this machine and cannot be fetched ({trouble}); check the network"
+        ) from None
+    except OSError as error:
+        raise write_error(constants.HF_HUB_CACHE, error) from error
+    blob = path.resolve()
+    if received and len(blob.name) == 64 and hash_file(blob) != blob.name:
+        blob.unlink(missing_ok=True)
+        raise wrong_hash(hub, name)
+    return path
 
 
 def check_repository(repository: str) -> str:
@@ -73,158 +183,118 @@ def check_repository(repository: str) -> str:
     return repository
 
 
-class _HuggingFace:
-    name: HubName = "huggingface"
-
-    def __init__(self, token: str | None) -> None:
-        from huggingface_hub import constants, get_token
-
-        for variable in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
-            if os.environ.get(variable, "").upper() in _TRUE:
-                raise CheckpointError(
-                    f"{variable} is set, so nothing can be fetched: unset it, or copy the model's folder from another "
-                    "machine and check it with 'wan verify'"
-                )
-        # By hand, because the package reads its variables once, when it is imported.
-        self.client = HubClient(os.environ.get("HF_ENDPOINT") or constants.ENDPOINT, token or get_token())
-        home = os.environ.get("HF_HOME")
-        cache = os.environ.get("HF_HUB_CACHE") or (f"{home}/hub" if home else constants.HF_HUB_CACHE)
-        self._cache = Path(cache).expanduser()
-
-    def list_files(self, repository: str, revision: str | None) -> Listing:
-        wanted = quote(revision or "main", safe="")
-        content = _json(self, repository, revision, f"/api/models/{repository}/revision/{wanted}?blobs=true")
-        card = content.get("cardData")
-        commit = content.get("sha")
-        return Listing(
-            repository,
-            commit if isinstance(commit, str) and _HEX["git"].fullmatch(commit) else revision or "main",
-            _licence(card if isinstance(card, dict) else {}),
-            _checked(self.client.host, content.get("siblings"), _hugging_face_file),
-        )
-
-    def path_of(self, listing: Listing, file: RemoteFile) -> str:
-        return f"/{listing.repository}/resolve/{quote(listing.revision, safe='')}/{quote(file.name)}"
-
-    def cached(self, repository: str, file: RemoteFile) -> Path | None:
-        path = self._cache / f"models--{repository.replace('/', '--')}" / "blobs" / (file.digest or "-")
-        try:
-            return path if path.is_file() and path.stat().st_size == file.size else None
-        except OSError:
-            return None
+def wrong_hash(hub: Hub, name: str) -> CheckpointError:
+    """The error of a file that is not what the hub lists."""
+    return CheckpointError(
+        f"{name} from {hub.host} does not have the hash that is listed for it; it was deleted: run the command again, "
+        "and if it fails again the copy there or the network is damaged"
+    )
 
 
-class _ModelScope:
-    name: HubName = "modelscope"
-
-    def __init__(self, token: str | None) -> None:
-        self.client = HubClient(
-            os.environ.get("MODELSCOPE_ENDPOINT") or MODELSCOPE_ENDPOINT,
-            token or os.environ.get("MODELSCOPE_API_TOKEN") or None,
-            cookie="m_session_id",
-        )
-
-    def list_files(self, repository: str, revision: str | None) -> Listing:
-        base = f"/api/v1/models/{repository}"
-        wanted = revision or "master"
-        query = f"Revision={quote(wanted, safe='')}"
-        model = _data(self, repository, None, _json(self, repository, None, base))
-        content = _data(
-            self, repository, revision, _json(self, repository, revision, f"{base}/repo/files?{query}&Recursive=true")
-        )
-        entries = content.get("Files")
-        blobs = [entry for entry in entries if _is_blob(entry)] if isinstance(entries, list) else entries
-        files = _checked(self.client.host, blobs, _modelscope_file)
-        return Listing(repository, wanted, plain_text(model.get("License") or "")[:80], files)
-
-    def path_of(self, listing: Listing, file: RemoteFile) -> str:
-        query = f"Revision={quote(listing.revision, safe='')}&FilePath={quote(file.name, safe='')}"
-        return f"/api/v1/models/{listing.repository}/repo?{query}"
-
-    def cached(self, repository: str, file: RemoteFile) -> Path | None:
-        return None
-
-
-def _json(hub: Hub, repository: str, revision: str | None, path: str) -> dict[str, Any]:
+@contextmanager
+def refusals(hub: Hub, repository: str, revision: str | None, file: str = "") -> Iterator[None]:
+    """Turn the errors of a client into PassingTroubleError and CheckpointError; those of the disk stay."""
     try:
-        return hub.client.json(path)
-    except StatusError as error:
-        raise refusal(hub, repository, revision, error) from None
+        yield
+    except hub.errors as error:
+        raise _disk_error(error) or _server_error(hub, error, repository, revision, file) from None
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # of answers that the client does not expect
+        raise CheckpointError(f"{hub.host} does not answer like {hub.name}; check its address") from error
 
 
-def _data(hub: Hub, repository: str, revision: str | None, content: dict[str, Any]) -> dict[str, Any]:
-    if content.get("Success") is False:  # also sent with status 200
-        code = content.get("Code")
-        status = code if isinstance(code, int) and 400 <= code < 600 else 404
-        raise refusal(hub, repository, revision, StatusError(status, ""))
-    data = content.get("Data")
-    if not isinstance(data, dict):
-        raise CheckpointError(f"{hub.client.host} does not answer like {hub.name}; check its address")
-    return data
+def _disk_error(error: Exception) -> OSError | None:
+    """The system's error that a client reports, if it is one of the disk."""
+    written = _XET_DISK.search(str(error))
+    for found in (error, error.__cause__, OSError(int(written[1]), "") if written else None):
+        if isinstance(found, OSError) and found.errno and not isinstance(found, ConnectionError):
+            return found
+    return None
 
 
-def refusal(hub: Hub, repository: str, revision: str | None, error: StatusError) -> CheckpointError:
-    """The one sentence for a request that the hub refused."""
-    host = hub.client.host
-    token = "HF_TOKEN" if hub.name == "huggingface" else "MODELSCOPE_API_TOKEN"
-    if error.code == "GatedRepo":
-        who = "this account has not been let in" if hub.client.has_token else f"give a token (--token or {token})"
-        return CheckpointError(f"{repository} is gated on {host}: accept its terms on its page there; {who}")
-    if error.status == 401 and hub.client.has_token:
-        return CheckpointError(f"{host} does not accept the token; check --token, {token} and the stored login")
-    if error.status == 401:
+def _server_error(hub: Hub, error: Exception, repository: str, revision: str | None, file: str) -> Exception:
+    names = {type(error).__name__, type(error.__cause__).__name__}  # of clients that need not be installed
+    if names & {"FileIntegrityError", "FileSizeMismatchError"}:
+        return wrong_hash(hub, file)
+    if "OfflineModeIsEnabled" in names:
         return CheckpointError(
-            f"{host} shows no {repository} without a token: check the name; if it is private or gated, give a token "
-            f"(--token or {token})"
+            "HF_HUB_OFFLINE is set, so nothing can be fetched: unset it, or copy the model's folder from another "
+            "machine and check it with 'wan verify'"
         )
-    if error.status == 403:
-        return CheckpointError(
-            f"{host} does not let this token read {repository}; ask for access on its page, or use another token"
-        )
-    if error.code == "RevisionNotFound" or (error.status == 404 and revision is not None and error.code == ""):
-        return CheckpointError(
-            f"{repository} on {host} has no revision {plain_text(revision)[:80]!r}, or is not there; check both names"
-        )
-    if error.status == 404:
-        return CheckpointError(f"{host} has no model {repository}; check the name")
-    return CheckpointError(f"{host} refuses to give {repository} (status {error.status})")
+    response = getattr(error, "response", None)  # one with a refusal is false
+    response = getattr(error.__cause__, "response", None) if response is None else response
+    status = getattr(error, "status_code", None) if response is None else response.status_code
+    if status is None or status in _PASSING:
+        reason = f"the server answers with status {status}" if status else error.__cause__ or error
+        return PassingTroubleError(plain_text(reason)[:120])
+    is_gated = response is not None and response.headers.get("X-Error-Code") == "GatedRepo"
+    return CheckpointError(_refusal(hub, repository, revision, file, status, is_gated))
 
 
-def _checked(host: str, entries: object, parse: Any) -> tuple[RemoteFile, ...]:
-    """The files of a list from a server, which is not trusted."""
-    if not isinstance(entries, list) or len(entries) > _MAX_FILES:
-        raise CheckpointError(f"{host} gives no list of files, or one of more than {_MAX_FILES}; check its address")
-    files: dict[str, RemoteFile] = {}
-    for entry in entries:
-        name, size, digest = parse(entry) if isinstance(entry, dict) else (None, None, None)
-        if not isinstance(name, str) or not is_inside(name):
+def _refusal(hub: Hub, repository: str, revision: str | None, file: str, status: int, is_gated: bool) -> str:
+    if status in {401, 403}:
+        name = f"{repository} is gated on {hub.host}" if is_gated else f"{hub.host} does not show {repository}"
+        remedy = "accept its terms on its page there" if is_gated else "check the name, and its page for access"
+        given = f"the token is not let in: check --token, {hub.token_variable} and the stored login"
+        return f"{name}: {remedy}; {given if hub.has_token else f'give a token (--token or {hub.token_variable})'}"
+    if status == 404:
+        what = f" with a file {file}" if file else f" with a revision {revision!r}" if revision else ""
+        return plain_text(f"{hub.host} has no model {repository}{what}; check the names")[:300]
+    return f"{hub.host} refuses to give {repository} (status {status})"
+
+
+def _listing(
+    hub: Hub, repository: str, revision: str, licence: Iterable[object], files: Iterable[tuple[str, object, object]]
+) -> Listing:
+    """A list from a server, which is not trusted. Raises CheckpointError."""
+    found = {}
+    for name, size, digest in files:
+        if (
+            not isinstance(name, str)
+            or not is_inside(name)
+            or type(size) is not int
+            or not 0 <= size <= _MAX_FILE_BYTES
+        ):
             raise CheckpointError(
-                f"{host} lists a file called {plain_text(name)[:120]!r}, a name that could leave the folder; "
-                "such a repository is refused"
+                f"{hub.host} lists a file called {plain_text(name)[:120]!r} of {plain_text(size)[:20]} bytes: a name "
+                "that could leave the folder, or no possible size; such a repository is refused"
             )
-        if not isinstance(size, int) or isinstance(size, bool) or not 0 <= size <= _MAX_FILE_BYTES:
-            raise CheckpointError(f"{host} lists no possible size for {name[:120]!r}; such a repository is refused")
-        known = digest if isinstance(digest, str) and any(form.fullmatch(digest) for form in _HEX.values()) else ""
         if name.rpartition("/")[2] != MANIFEST_NAME:
-            files[name] = RemoteFile(name, size, known)
-    return tuple(files[name] for name in sorted(files))
+            known = digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else ""
+            found[name] = RemoteFile(name, size, known)
+    named = plain_text(" ".join(str(name) for name in licence if name))[:200]
+    return Listing(repository, revision, named, tuple(found[name] for name in sorted(found)))
 
 
-def _hugging_face_file(entry: dict[str, Any]) -> tuple[object, object, object]:
-    large = entry.get("lfs")
-    if isinstance(large, dict):
-        return entry.get("rfilename"), large.get("size"), large.get("sha256") or large.get("oid")
-    return entry.get("rfilename"), entry.get("size"), entry.get("blobId")
+def _host(endpoint: str) -> str:
+    """The server of an http address, without what else an address may hold. Raises RequestError."""
+    with suppress(ValueError):
+        parts = urlsplit(endpoint)
+        if parts.scheme in {"http", "https"} and parts.hostname and parts.port != 0:
+            return parts.hostname
+    raise RequestError("the address of the hub must begin with https:// and name a server; check its variable")
 
 
-def _modelscope_file(entry: dict[str, Any]) -> tuple[object, object, object]:
-    return entry.get("Path"), entry.get("Size"), entry.get("Sha256")
+def _is_token(token: str | None) -> bool:
+    """Whether there is one. Raises RequestError for one that the clients could only print in an error."""
+    if token is not None and not (token.isascii() and token.isprintable() and " " not in token and token):
+        raise RequestError("the token is empty or holds spaces, line breaks or other odd characters; paste it again")
+    return token is not None
 
 
-def _is_blob(entry: object) -> bool:
-    return not (isinstance(entry, dict) and entry.get("Type") == "tree")
+def _listener(advance: Advance) -> type:
+    """A class as both clients want it for their bars: it draws none and tells ``advance`` the bytes."""
 
+    class Listener(tqdm):  # type: ignore[type-arg]
+        def __init__(self, *arguments: object, **options: object) -> None:
+            super().__init__(disable=True)
 
-def _licence(card: dict[str, Any]) -> str:
-    names = [card.get("license_name") or card.get("license"), card.get("license_link")]
-    return plain_text(" ".join(str(name) for name in names if name))[:200]
+        def update(self, n: float | None = 1) -> None:
+            advance(int(n or 0))
+
+        def ignore(self, *arguments: object) -> None: ...
+
+        end = update_transfer = ignore  # the second counts bytes as they are on the way, perhaps compressed
+
+        def set_transfer_postfix_str(self, text: str, refresh: bool = True) -> None: ...
+
+    return Listener

@@ -14,7 +14,6 @@ from wan_core.errors import CheckpointError
 from wan_core.files import plain_text
 
 MANIFEST_NAME = "manifest.sha256"
-CHUNK_BYTES = 1 << 22
 
 Progress = Callable[[int, int], AbstractContextManager[Callable[[int], object]]]
 """Called with the total and the bytes already done; inside the context, called with the bytes of each step."""
@@ -125,40 +124,32 @@ def verify_folder(folder: str | Path, progress: Progress = no_progress) -> dict[
             f"{plain_text(folder)} has no {MANIFEST_NAME}; if its files are known to be good, write one with "
             f"'wan verify {plain_text(folder)} --write'"
         )
-    _raise_for(folder, {**_by_name(folder, entries), **_by_content(folder, entries, progress)})
+    differing = [
+        f"{len(names)} {kind} ({', '.join(plain_text(name) for name in sorted(names))})"
+        for kind, names in _differences(folder, entries, progress).items()
+        if names
+    ]
+    if differing:
+        raise CheckpointError(
+            f"{plain_text(folder)} differs from its {MANIFEST_NAME}: {'; '.join(differing)}. "
+            "Fetch missing, short and changed files again; move extra ones away"
+        )
     return entries
 
 
-def _by_name(folder: Path, entries: Mapping[str, ManifestEntry]) -> dict[str, list[str]]:
-    return {
-        "missing": [name for name in entries if not os.path.lexists(folder / name)],
-        "extra": [name for name in _files(folder) if name not in entries],
-    }
-
-
-def _by_content(folder: Path, entries: Mapping[str, ManifestEntry], progress: Progress) -> dict[str, list[str]]:
-    """Files of another size need not be read."""
+def _differences(folder: Path, entries: Mapping[str, ManifestEntry], progress: Progress) -> dict[str, list[str]]:
     sizes = {name: _size(folder, name) for name in entries if os.path.lexists(folder / name)}
-    expected = {name: entry.size for name, entry in entries.items() if entry.size is not None}
-    short = [name for name, size in sizes.items() if size < expected.get(name, 0)]
-    changed = [name for name, size in sizes.items() if size > expected.get(name, size)]
-    to_hash = [name for name in sizes if name not in {*short, *changed}]
+    found: dict[str, list[str]] = {"missing": [name for name in entries if name not in sizes]}
+    found |= {"extra": [name for name in _files(folder) if name not in entries], "short": [], "changed": []}
+    to_hash = []  # files of another size need not be read
+    for name, size in sizes.items():
+        if entries[name].size in {None, size}:
+            to_hash.append(name)
+        else:
+            found["short" if size < (entries[name].size or 0) else "changed"].append(name)
     with progress(sum(sizes[name] for name in to_hash), 0) as advance:
-        changed += [name for name in to_hash if hash_file(folder / name, advance) != entries[name].sha256]
-    return {"short": short, "changed": changed}
-
-
-def _raise_for(folder: Path, problems: Mapping[str, list[str]]) -> None:
-    found = [
-        f"{len(names)} {kind} ({', '.join(plain_text(name) for name in sorted(names))})"
-        for kind, names in problems.items()
-        if names
-    ]
-    if found:
-        raise CheckpointError(
-            f"{plain_text(folder)} differs from its {MANIFEST_NAME}: {'; '.join(found)}. "
-            "Fetch missing, short and changed files again; move extra ones away"
-        )
+        found["changed"] += [name for name in to_hash if hash_file(folder / name, advance) != entries[name].sha256]
+    return found
 
 
 def is_inside(name: str) -> bool:
@@ -197,7 +188,7 @@ def hash_file(path: Path, advance: Callable[[int], object] = lambda count: None)
 
 def file_pieces(path: Path) -> Iterator[memoryview]:
     """The bytes of a file in pieces of at most 4 MiB, each valid until the next. Raises CheckpointError."""
-    buffer = memoryview(bytearray(CHUNK_BYTES))
+    buffer = memoryview(bytearray(1 << 22))
     try:
         with path.open("rb", buffering=0) as file:
             while count := file.readinto(buffer):
@@ -207,7 +198,7 @@ def file_pieces(path: Path) -> Iterator[memoryview]:
         raise CheckpointError(f"cannot read {plain_text(path)}: {reason}") from error
 
 
-def _files(folder: Path) -> Iterator[str]:
+def _files(folder: Path) -> list[str]:
     """Names of the files that belong to a manifest, sorted, ``/`` between folders."""
     found = []
     for root, folders, files in os.walk(folder):
@@ -221,7 +212,7 @@ def _files(folder: Path) -> Iterator[str]:
             for name in files
             if name not in _FOREIGN_FILES and not name.endswith(_TEMPORARY_ENDS)
         ]
-    return iter(sorted(found))
+    return sorted(found)
 
 
 def _size(folder: Path, name: str) -> int:
