@@ -33,7 +33,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     tuple(f"wan_core/{name}.py" for name in ("__init__", "__main__", "errors", "files", "drafts")): 450,
     ("wan_core/models/",): 5_500,
     ("wan_core/media/",): 2_300,
-    ("wan_core/hub/",): 1_100,  # planned: 500, with the hubs' own clients
+    ("wan_core/hub/",): 770,  # planned: 500; the refusals of two clients, and a list that is not trusted
     ("wan_core/sampling/",): 1_200,
     ("wan_core/checkpoints/",): 4_850,  # planned: 4,500
     ("wan_core/runtime/",): 1_800,
