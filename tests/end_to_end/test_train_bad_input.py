@@ -37,7 +37,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "video of no bytes": (["--data", "{tmp}/hollow", "--output", "{tmp}/out"], 4, ("b.mp4", "empty")),
     "video too short": ([*GOOD, "--num-frames", "81"], 4, ("a.mp4", "81 frames need 10.12 s")),
     "part too short": (["--data", "{tmp}/part", "--output", "{tmp}/out"], 4, ("a.mp4", "17 frames need 2.12 s")),
-    "wrong column names": (["--data", "{tmp}/columns", "--output", "{tmp}/out"], 2, ("'path'", "file, caption")),
+    "wrong column names": (["--data", "{tmp}/columns", "--output", "{tmp}/out"], 2, ("'clip'", "file, caption")),
     "file of metadata missing": (["--data", "{tmp}/gone", "--output", "{tmp}/out"], 2, ("line 2", "z.mp4")),
     "metadata that is no JSON": (["--data", "{tmp}/json", "--output", "{tmp}/out"], 2, ("line 1", "JSON")),
     "part that ends before it starts": (["--data", "{tmp}/turned", "--output", "{tmp}/out"], 2, ("below end",)),
@@ -136,7 +136,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "hollow/b.mp4").write_bytes(b"")
     metadata = {
         "part": [{"file": "a.mp4", "caption": "a", "start": 1.0}],
-        "columns": [{"path": "a.mp4", "caption": "a"}],
+        "columns": [{"clip": "a.mp4", "caption": "a"}],
         "gone": [{"file": "a.mp4", "caption": "a"}, {"file": "z.mp4", "caption": "z"}],
         "turned": [{"file": "a.mp4", "caption": "a", "start": 2, "end": 1}],
     }

@@ -6,7 +6,8 @@ from PIL import Image
 
 from wan_core.errors import ConfigError, MediaError, RequestError
 from wan_core.media import write_video
-from wan_core.training.data import ClipSettings, bucket, find_examples, load_clip, load_first_image
+from wan_core.training.data import ClipSettings, check_example, load_clip, load_first_image
+from wan_core.training.folders import find_examples
 
 SETTINGS = ClipSettings(num_frames=5, fps=8, area=32 * 32)
 
@@ -53,9 +54,9 @@ def test_captions_may_have_several_lines(folder) -> None:
 def test_clips_have_the_size_of_their_bucket_and_start_where_asked(folder) -> None:
     write_jsonl(folder, {"file": "a.mp4", "caption": "x", "start": 0.25}, {"file": "b.mp4", "caption": "y"})
     later, whole = find_examples(folder)
-    assert bucket(whole, SETTINGS) == (64, 16)
+    assert check_example(whole, SETTINGS)[0].shape == (5, 16, 64)
     clip = load_clip(whole, SETTINGS)
-    assert clip.shape == (3, 5, *bucket(whole, SETTINGS)[::-1])
+    assert clip.shape == (3, 5, 16, 64)
     torch.testing.assert_close(load_clip(later, SETTINGS)[:, 0], clip[:, 2], atol=0.02, rtol=0)
 
 
@@ -73,7 +74,7 @@ def test_frames_are_resampled_to_the_asked_rate(folder) -> None:
         ({"file": "a.mp4", "caption": " "}, "caption is missing"),
         ({"file": "c.mp4", "caption": "x"}, "no file"),
         ({"file": "a.mp4", "caption": "x", "image": "c.png"}, "no file"),
-        ({"file": "a.mp4", "text": "x"}, "unknown column 'text'; columns are file, caption"),
+        ({"file": "a.mp4", "captoin": "x"}, "unknown column 'captoin'; columns are file, caption"),
         ({"file": "a.mp4", "caption": "x", "start": "soon"}, "start must be seconds, got 'soon'"),
         ({"file": "a.mp4", "caption": "x", "end": "nan"}, "end must be seconds, got 'nan'"),
         ({"file": "a.mp4", "caption": "x", "start": 2, "end": 1}, "below end"),
@@ -94,7 +95,7 @@ def test_other_wrong_folders_are_named(folder, tmp_path) -> None:
     with pytest.raises(RequestError, match="no examples"):
         find_examples(tmp_path / "empty")
     (folder / "b.mp4").rename(folder / "c.mp4")
-    with pytest.raises(RequestError, match=r"b\.txt has no video"):
+    with pytest.raises(RequestError, match=r"b\.txt has no video or image"):
         find_examples(folder)
     (folder / "b.txt").unlink()
     with pytest.raises(RequestError, match=r"c\.mp4 has no caption"):

@@ -10,7 +10,8 @@ from PIL import Image
 
 from wan_core.errors import MediaError, RequestError
 from wan_core.media import write_video
-from wan_core.training.data import ClipSettings, check_example, find_examples, load_clip, load_first_image
+from wan_core.training.data import ClipSettings, check_example, load_clip, load_first_image
+from wan_core.training.folders import find_examples
 
 SETTINGS = ClipSettings(num_frames=5, fps=8, area=32 * 32)
 

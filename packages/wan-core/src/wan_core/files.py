@@ -1,5 +1,6 @@
 """Files and folders that users name: how they are shown, checked before anything opens them, and found in a folder."""
 
+import codecs
 import errno
 import os
 import re
@@ -22,6 +23,14 @@ VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
 WEIGHT_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
 
 _PROBE_BYTES = 65536
+_TEXT_MARKS = (
+    (codecs.BOM_UTF8, "UTF-8"), (codecs.BOM_UTF32_LE, "UTF-32-LE"), (codecs.BOM_UTF32_BE, "UTF-32-BE"),
+    (codecs.BOM_UTF16_LE, "UTF-16-LE"), (codecs.BOM_UTF16_BE, "UTF-16-BE"),
+)  # fmt: skip
+_DAMAGED_TEXT = {
+    "\0": "it has a zero character, as UTF-16 without its byte order mark has",
+    "\ufffd": "it has a replacement character: letters were lost when it was saved",
+}
 
 _WRITE_REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
@@ -84,6 +93,36 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> WanError:
     """The error of a file that cannot be written; the number of the system's error gives the reason."""
     reason = _WRITE_REASONS.get(error.errno or 0) or plain_text(error.strerror or error)
     return MediaError(f"cannot write {plain_text(path)}: {reason}")
+
+
+def read_text(path: str | os.PathLike[str]) -> str:
+    """The text of a file as `decode_text` reads it. Raises ``RequestError``."""
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise RequestError(f"cannot read {plain_text(path)}: {plain_text(error.strerror or error)}") from error
+    return decode_text(data, path)
+
+
+def decode_text(data: bytes, place: object) -> str:
+    """Text in UTF-8, or in UTF-16 or UTF-32 when its byte order mark says so, with ``\\n`` between lines.
+
+    Nothing is guessed or replaced: what is no such text raises ``RequestError`` naming ``place`` and the line.
+    """
+    mark, encoding = next((each for each in _TEXT_MARKS if data.startswith(each[0])), (b"", "UTF-8"))
+    body = data[len(mark) :]
+    try:
+        text = body.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = body[: error.start].decode(encoding).count("\n") + 1
+        raise RequestError(
+            f"{plain_text(place)}, line {line}: byte 0x{body[error.start]:02x} is no {encoding} text; save it as UTF-8"
+        ) from error
+    for character, what in _DAMAGED_TEXT.items():
+        if character in text:
+            line = text.partition(character)[0].count("\n") + 1
+            raise RequestError(f"{plain_text(place)}, line {line}: {what}; save it as UTF-8")
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def plain_name(name: str) -> str:

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import click
 
+from wan_core.cli.data import clip_options, report_left_out
 from wan_core.cli.group import ErrorReporting
 from wan_core.cli.options import ParsedType, debug_option, part_option
 from wan_core.cli.progress import item_progress
@@ -14,10 +15,13 @@ from wan_core.media import FrameSize, parse_size
 from wan_core.presets import get_preset
 from wan_core.training import (
     Cache,
+    ClipRule,
     ExampleEncoder,
     clip_settings,
+    data_folders,
     describe_cache,
     examples_of,
+    look_into,
     machine,
     write_cache,
 )
@@ -34,6 +38,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--fps", type=float, help="Frames per second of a clip.")
 @click.option("--size", type=ParsedType("W*H", parse_size), help="The area of a clip.")
 @click.option("--pictures", is_flag=True, help="ti2v, mi2v: single pictures too, for training with several.")
+@click.option("--seed", type=int, default=0, help="Draws the clips of --clips random:N.")
 @click.option("--shard-size", type=click.IntRange(1), default=16, show_default=True, help="Examples in a file.")
 @click.option("--device", help="cpu, cuda, cuda:INDEX or mps.")
 @click.option("--dtype", help="float32 or bfloat16.")
@@ -48,29 +53,35 @@ def cache(
     fps: float | None,
     size: FrameSize | None,
     pictures: bool,
+    clips: ClipRule | None,
+    skip_bad: bool,
+    seed: int,
     shard_size: int,
     device: str | None,
     dtype: str | None,
     quiet: bool,
 ) -> None:
-    """Encode the videos and captions in DATA into the folder OUT, once, for 'wan train --cache OUT'.
+    """Encode the videos and images with captions in DATA into the folder OUT, once, for 'wan train --cache OUT'.
 
     Called again it goes on where it stopped, and makes damaged files anew.
     """
     preset = get_preset(model)
     chosen, precision = machine(device, dtype)
-    clips = clip_settings(preset, num_frames=num_frames, fps=fps, size=size)
-    examples = examples_of(data, clips)
+    settings = clip_settings(preset, num_frames=num_frames, fps=fps, size=size)
+    found = look_into(data_folders([data]), clips)
+    found = examples_of(found, preset, settings, where=str(data), seed=seed, skip_bad=skip_bad)
+    examples = found.examples
     check_place(out, is_folder=True)
     runtime = RuntimeOptions(device=str(chosen), dtype=str(precision).removeprefix("torch."), parts=dict(parts))
     pipeline = load_pipeline(preset, ckpt_dir, runtime)
-    settings = describe_cache(pipeline, clips, examples, each_image=pictures)
-    encode = ExampleEncoder(pipeline, clips, each_image=pictures)
+    made_with = describe_cache(pipeline, settings, examples, each_image=pictures)
+    encode = ExampleEncoder(pipeline, settings, each_image=pictures)
     with encode.ready(), item_progress("encode", len(examples), quiet=quiet) as report:
-        write_cache(out, len(examples), lambda n: encode(examples[n]), settings, shard_size=shard_size, report=report)
-    made = Cache(out, expected=settings)
+        write_cache(out, len(examples), lambda n: encode(examples[n]), made_with, shard_size=shard_size, report=report)
+    made = Cache(out, expected=made_with)
     made.verify()
     click.echo(f"{out}: {len(made)} examples")
+    report_left_out(found)
 
 
-cache.params += [part_option(), debug_option()]
+cache.params += [*clip_options(), part_option(), debug_option()]

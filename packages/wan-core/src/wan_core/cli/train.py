@@ -8,6 +8,7 @@ from typing import Any
 
 import click
 
+from wan_core.cli.data import data_options, report_left_out
 from wan_core.cli.group import ErrorReporting
 from wan_core.cli.options import ParsedType, debug_option, part_option
 from wan_core.cli.progress import item_progress, reporter, training_progress
@@ -28,6 +29,7 @@ from wan_core.training import (
     TrainingPlan,
     TrainSettings,
     carry_out,
+    data_folders,
     describe_plan,
     distributed_ranks,
     plan_training,
@@ -41,8 +43,11 @@ _NO_CONFIG = ("config", "debug", "help")
 def _use_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
     """Make the file's values the defaults of the command line."""
     if value is not None:
-        known = {option.name for option in ctx.command.params if option.name and option.name not in _NO_CONFIG}
-        ctx.default_map = {**(ctx.default_map or {}), **read_config(value, known)}
+        options = {option.name: option for option in ctx.command.params if option.name not in _NO_CONFIG}
+        read = read_config(value, [name for name in options if name])
+        # One value of an option that may come again is a list of one, not of its letters.
+        single = {name for name, each in read.items() if isinstance(each, str) and options[name].multiple}
+        ctx.default_map = {**(ctx.default_map or {}), **read, **{name: [read[name]] for name in single}}
 
 
 def _option(*names: str, help: str, **values: Any) -> click.Option:
@@ -55,7 +60,7 @@ _OPTIONS = [
             help="A TOML file of options by name; flags win over it."),
     _option("--model", default="tiny-ti2v", help="Which model to train; 'wan presets' lists them."),
     _option("--ckpt-dir", "ckpt_dir", type=_FOLDER, help="Folder of its weights."),
-    _option("--data", type=_FOLDER, help="Folder of videos with captions; encoded once, into OUTPUT/cache."),
+    *data_options(),
     _option("--cache", type=_FOLDER, help="Folder made by 'wan cache', instead of --data."),
     _option("--output", "-o", type=_FOLDER, help="Folder of checkpoints, log and result. Needed."),
     part_option(),
@@ -118,6 +123,8 @@ def _call(**values: Any) -> None:
         result = run_plan(plan, quiet=values["quiet"] or not is_first, ranks=ranks)
     if is_first:
         _report(plan, result, values["as_json"])
+        if plan.found is not None:
+            report_left_out(plan.found)
     if result.signal is not None:
         raise click.exceptions.Exit(143 if result.signal == signal.SIGTERM else 130)
 
@@ -137,7 +144,7 @@ train = ErrorReporting(
     "train",
     params=[*_OPTIONS, debug_option()],
     callback=_call,
-    help="Finetune a model on videos with captions: all weights, or a LoRA with --lora-rank.",
+    help="Finetune a model on videos and images with captions: all weights, or a LoRA with --lora-rank.",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 
@@ -166,6 +173,7 @@ def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
     )
     options = RunOptions(
         checkpoint_dir=values["ckpt_dir"],
+        data=data_folders(values["data"]),
         validation_prompts=values["validation_prompt"],
         validation_images=values["validation_image"],
         networks=values["network"],
@@ -181,7 +189,7 @@ _SAME_NAMES = (
     "caption_dropout", "ema", "held_out", "checkpointing", "seed",
 )  # fmt: skip
 _RUN_NAMES = (
-    "model", "output", "data", "cache", "expert", "num_frames", "fps", "size", "device", "dtype", "keep",
+    "model", "output", "cache", "clips", "skip_bad", "expert", "num_frames", "fps", "size", "device", "dtype", "keep",
     "tensorboard",
 )  # fmt: skip
 

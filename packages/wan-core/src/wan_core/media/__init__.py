@@ -14,7 +14,7 @@ from wan_core.media.output import check_output
 from wan_core.media.provenance import Provenance, read_provenance
 from wan_core.media.sheet import contact_sheet
 from wan_core.media.video import write_image, write_video
-from wan_core.media.video_reader import probe_video, read_video, stream_video
+from wan_core.media.video_reader import count_frames, probe_video, read_video, stream_video
 
 __all__ = [
     "FrameSize",
@@ -24,6 +24,7 @@ __all__ = [
     "best_output_size",
     "check_output",
     "contact_sheet",
+    "count_frames",
     "fit_cover",
     "image_to_tensor",
     "latent_grid_for_area",

@@ -88,25 +88,23 @@ def stream_video(
     nearest in time to ``start + k / fps``: some repeat or are left out, none is blended. Raises, at the first frame,
     ``RequestError`` for an impossible range or a missing file, and ``MediaError`` for no video or a damaged one.
     """
-    if start < 0 or (end is not None and end <= start):
-        raise RequestError(f"a part of a video needs 0 <= start < end, got {start} to {end}")
-    if fps is not None and not 0 < fps <= 1000:
-        raise RequestError(f"fps must be above 0 and at most 1000, got {fps}")
-    if max_frames is not None and max_frames < 1:
-        raise RequestError(f"max_frames must be at least 1, got {max_frames}")
-    file = existing_file(path, "video")
-    timed = _timed_frames(file, start)
-    count = 0
-    for frame in _within(timed, start, end) if fps is None else _resampled(timed, start, end, fps):
+    for frame in _chosen_frames(path, start, end, fps, max_frames):
         yield _pixels(frame)
-        count += 1
-        if count == max_frames:
-            return
-    if not count:
-        length = probe_video(file).seconds
-        until = "its end" if end is None else f"{end:g} s"
-        lasts = "" if length is None else f"; it lasts {length:.2f} s"
-        raise RequestError(f"video {plain_text(file)} has no frame from {start:g} s to {until}{lasts}")
+
+
+def count_frames(
+    path: str | os.PathLike[str],
+    *,
+    start: float = 0.0,
+    end: float | None = None,
+    fps: float | None = None,
+    max_frames: int | None = None,
+) -> int:
+    """How many frames :func:`read_video` gives for these arguments: the same are decoded, none is converted.
+
+    Raises what :func:`stream_video` raises.
+    """
+    return sum(1 for _ in _chosen_frames(path, start, end, fps, max_frames))
 
 
 def read_video(
@@ -128,6 +126,31 @@ def read_video(
         raise MediaError(f"video {plain_text(path)} changes its frame size midway; encode it again at one size")
     pixels = torch.stack(frames)
     return Video(pixels.float().div(255).sub(0.5).div(0.5) if as_float else pixels, rate)
+
+
+def _chosen_frames(
+    path: str | os.PathLike[str], start: float, end: float | None, fps: float | None, max_frames: int | None
+) -> Iterator["av.VideoFrame"]:
+    """The decoded frames that a reader gives, as often as it gives them: the one rule of what a part holds."""
+    if start < 0 or (end is not None and end <= start):
+        raise RequestError(f"a part of a video needs 0 <= start < end, got {start} to {end}")
+    if fps is not None and not 0 < fps <= 1000:
+        raise RequestError(f"fps must be above 0 and at most 1000, got {fps}")
+    if max_frames is not None and max_frames < 1:
+        raise RequestError(f"max_frames must be at least 1, got {max_frames}")
+    file = existing_file(path, "video")
+    timed = _timed_frames(file, start)
+    count = 0
+    for frame in _within(timed, start, end) if fps is None else _resampled(timed, start, end, fps):
+        yield frame
+        count += 1
+        if count == max_frames:
+            return
+    if not count:
+        length = probe_video(file).seconds
+        until = "its end" if end is None else f"{end:g} s"
+        lasts = "" if length is None else f"; it lasts {length:.2f} s"
+        raise RequestError(f"video {plain_text(file)} has no frame from {start:g} s to {until}{lasts}")
 
 
 def _video_stream(container: "InputContainer", file: Path) -> Any:
@@ -208,10 +231,15 @@ def _resampled(
         before = time, frame
     if before is None:
         return
-    last = before[0] + (step or 1 / fps) - _TOLERANCE  # the last frame is shown as long as the one before it
+    last = before[0] + (_duration(before[1]) or step or 1 / fps) - _TOLERANCE
     while _target(index, start, fps) < last and _is_inside(index, start, end, fps):
         yield before[1]
         index += 1
+
+
+def _duration(frame: "av.VideoFrame") -> float:
+    """Seconds that the file shows a frame for; 0 where it does not say, then it is as long as the one before it."""
+    return float((frame.duration or 0) * (frame.time_base or 0))
 
 
 def _target(index: int, start: float, fps: float) -> float:

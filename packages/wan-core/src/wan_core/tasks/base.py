@@ -280,12 +280,13 @@ class Task(ABC, Generic[RequestT, InputsT]):
 
     The first methods make videos; those from :meth:`encode_example` on are for training. ``conditions`` says in a cache
     of examples how they are conditioned; a task that cannot be trained has None. ``has_clean_frames``: leading latent
-    frames may be given to the network as they are, at timestep 0.
+    frames may be given to the network as they are, at timestep 0. ``learns_from_images``: a single image may be a clip.
     """
 
     request_type: ClassVar[type[GenerationRequest]] = GenerationRequest
     conditions: ClassVar[str | None] = None
     has_clean_frames: ClassVar[bool] = False
+    learns_from_images: ClassVar[bool] = True
 
     @abstractmethod
     def load(self, request: RequestT, settings: SamplingSettings, latent_spec: LatentSpec) -> InputsT:

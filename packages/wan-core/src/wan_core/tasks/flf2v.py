@@ -55,6 +55,7 @@ class FirstLastFrameToVideo(ChannelVideo[FLF2VRequest, FLF2VInputs]):
 
     request_type: ClassVar[type[GenerationRequest]] = FLF2VRequest
     conditions: ClassVar[str | None] = "flf2v"
+    learns_from_images: ClassVar[bool] = False
 
     def load(self, request: FLF2VRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> FLF2VInputs:
         if request.first_frame is None or request.last_frame is None:

@@ -1,10 +1,13 @@
 """Training parts: objective, data, optimizers, state, loop, and the run of `wan train`; each usable on its own."""
 
 from wan_core.training.cache import Cache, write_cache
-from wan_core.training.data import Example, find_examples
+from wan_core.training.clip_rules import CLIP_WAYS, ClipRule, parse_clips
+from wan_core.training.data import Example
+from wan_core.training.datasets import data_folders
 from wan_core.training.estimate import count_parameters, describe_plan, describe_trained
 from wan_core.training.examples import ExampleEncoder, clip_settings, describe_cache
 from wan_core.training.flow_loss import autocast
+from wan_core.training.folders import DataFolder, Findings, find_examples, look_into
 from wan_core.training.loop import (
     SCHEDULES,
     LoopSettings,
@@ -32,6 +35,7 @@ from wan_core.training.stage import Stage, WeightUpdate
 from wan_core.training.state import AveragedWeights, CheckpointFolder, TrainingState, trained_tensors
 
 __all__ = [
+    "CLIP_WAYS",
     "DEFAULT_TARGETS",
     "EXPERTS",
     "OPTIMIZERS",
@@ -40,8 +44,11 @@ __all__ = [
     "AveragedWeights",
     "Cache",
     "CheckpointFolder",
+    "ClipRule",
+    "DataFolder",
     "Example",
     "ExampleEncoder",
+    "Findings",
     "FlowBatch",
     "Listeners",
     "LoRASettings",
@@ -65,6 +72,7 @@ __all__ = [
     "carry_out",
     "clip_settings",
     "count_parameters",
+    "data_folders",
     "describe_cache",
     "describe_plan",
     "describe_trained",
@@ -73,11 +81,13 @@ __all__ = [
     "examples_of",
     "expert_levels",
     "find_examples",
+    "look_into",
     "lora_tensors",
     "machine",
     "make_flow_batch",
     "merge_lora",
     "one_loss",
+    "parse_clips",
     "plan_training",
     "read_config",
     "run_identity",

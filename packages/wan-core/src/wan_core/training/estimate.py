@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from wan_core.files import plain_text
 from wan_core.models import WanDiTConfig
 from wan_core.training.plan import DIT, TrainingPlan, bucket_counts, count_weights, meta_network
 
@@ -77,8 +78,10 @@ def describe_plan(plan: TrainingPlan) -> dict[str, Any]:
     settings, loop = plan.settings, plan.loop
     data: dict[str, Any] = {"cache": str(plan.cache_folder)}
     if plan.examples is not None:
-        data = {"data": str(plan.options.data), "examples": len(plan.examples), **_held_out(plan)}
-        data["sizes"] = bucket_counts(plan.examples, plan.clips)
+        data = {"data": _folders(plan), "examples": len(plan.examples), **_held_out(plan)}
+        data["sizes"] = bucket_counts(plan.examples)
+        if plan.found is not None and plan.found.bad:
+            data["left_out"] = [plain_text(error) for error in plan.found.bad]
     return {
         "model": plan.preset.name,
         "weights": str(plan.folder),
@@ -102,6 +105,11 @@ def gib(count: float) -> str:
     """Bytes for people."""
     unit = min(3, max(0, math.floor(math.log2(count) / 10))) if count >= 1 else 0
     return f"{count / 1024**unit:.{0 if unit == 0 else 1}f} {('B', 'KiB', 'MiB', 'GiB')[unit]}"
+
+
+def _folders(plan: TrainingPlan) -> str:
+    times = (f" {each.repeats} times" if each.repeats > 1 else "" for each in plan.options.data)
+    return ", ".join(f"{each.path}{count}" for each, count in zip(plan.options.data, times, strict=True))
 
 
 def _held_out(plan: TrainingPlan) -> dict[str, int]:

@@ -43,6 +43,8 @@ def examples_fingerprint(examples: Sequence[Example]) -> str:
         parts: tuple[object, ...] = (example.file.name, example.size(), example.caption)
         parts = (*parts, example.image and example.image.name)
         parts = (*parts, "latents") if example.latents is not None else parts
+        parts = (*parts, example.repeats) if example.repeats != 1 else parts
+        parts = (*parts, str(example.clips)) if example.clips.way == "full" else parts
         digest.update(repr((*parts, example.start, example.end)).encode())
     return digest.hexdigest()[:16]
 
@@ -120,13 +122,17 @@ def text_of(rows: Sequence[Mapping[str, Tensor]], is_empty: Sequence[bool], devi
 class Sampler:
     """Which examples a step of a rank shows: a function of (seed, step, accumulation index, rank, world) only.
 
-    The ``held_out`` examples, drawn by ``seed``, are left out. Batches of all ranks together come from one bucket.
+    The ``held_out`` examples, drawn by ``seed``, are left out: clips of one video (the cache's ``sources``) together.
+    The others come as often as its ``repeats`` say. Batches of all ranks together come from one bucket: one size and
+    number of frames.
     """
 
     def __init__(self, cache: Cache, *, batch: int, seed: int, held_out: int, world: int = 1) -> None:
         order = torch.randperm(len(cache), generator=torch.Generator().manual_seed(seed)).tolist()
-        self.held_out = sorted(order[:held_out])
-        self._numbers = sorted(order[held_out:])
+        self.held_out = sorted(_held_out(order, cache.settings.get("sources") or range(len(cache)), held_out))
+        repeats = cache.settings.get("repeats")
+        kept = sorted(set(order) - set(self.held_out))
+        self._numbers = [number for number in kept for _ in range(1 if repeats is None else repeats[number])]
         self.batch = batch
         self.world = world
         buckets = [tuple(cache.shape(number, "latents")) for number in self._numbers]
@@ -143,6 +149,19 @@ class Sampler:
         return self._batches.steps_per_epoch
 
 
+def _held_out(order: Sequence[int], sources: Sequence[int], count: int) -> list[int]:
+    """About ``count`` examples in ``order``, with all of their source or none; some source stays."""
+    groups: dict[int, list[int]] = {}
+    for number in order:
+        groups.setdefault(sources[number], []).append(number)
+    held: list[int] = []
+    for group in groups.values():
+        held += group if len(held) + len(group) <= count else []
+    if count and not held and len(groups) > 1:
+        held = min(groups.values(), key=len)
+    return held
+
+
 def encoders(preset: Preset) -> list[str]:
     """The names of the parts that examples are encoded with: all that do not denoise."""
     names = (part.name for part in preset.parts if not part.family.is_denoiser)
@@ -153,6 +172,9 @@ def describe_cache(
     pipeline: Pipeline, clips: ClipSettings, examples: Sequence[Example], *, each_image: bool
 ) -> dict[str, Any]:
     """The settings that a cache is made with, and refused by."""
+    first: dict[object, int] = {}
+    sources = [first.setdefault((each.file, each.packed), number) for number, each in enumerate(examples)]
+    repeats = [each.repeats for each in examples]
     return {
         **describe_conditions(pipeline),
         "num_frames": clips.num_frames,
@@ -160,6 +182,8 @@ def describe_cache(
         "area": clips.area,
         "pictures": each_image,
         "examples": examples_fingerprint(examples),
+        **({"sources": sources} if len(first) < len(sources) else {}),
+        **({"repeats": repeats} if set(repeats) != {1} else {}),
     }
 
 

@@ -21,8 +21,10 @@ from wan_core.presets import Preset, get_preset
 from wan_core.runtime import Placed, resolve_device, resolve_dtype
 from wan_core.tasks import Companion, Experts, GenerationRequest
 from wan_core.training.cache import Cache, check_cache
-from wan_core.training.data import ClipSettings, Example, bucket, check_example, find_examples
+from wan_core.training.clip_rules import ClipRule
+from wan_core.training.data import ClipSettings, Example, check_example
 from wan_core.training.examples import clip_settings, describe_cache, describe_conditions
+from wan_core.training.folders import DataFolder, Findings, look_into
 from wan_core.training.loop import LoopSettings, run_identity
 from wan_core.training.lora import attach_lora
 from wan_core.training.optimizers import require_optimizer
@@ -48,8 +50,9 @@ class ResultNames:
 class RunOptions:
     """What to train on what, where: files, machine, and what is watched on the way.
 
-    ``data`` is a folder of videos, ``cache`` a folder made by ``wan cache``, ``examples`` a list; one of them. ``size``
-    is width, height; what is None is the model's own. ``parts`` and ``offload`` as for `RuntimeOptions`.
+    ``data`` are folders of videos and images, ``cache`` a folder made by ``wan cache``, ``examples`` a list; one of
+    them. ``clips`` are cut from each video; with ``skip_bad`` what cannot be trained on is left out, not refused.
+    ``size`` is width, height; what is None is the model's own. ``parts`` and ``offload`` as for `RuntimeOptions`.
     ``validation_images`` are those that the validation prompts start from. ``networks`` are trained: ``dit`` and the
     companions of the model's task, all by default. With ``export_at_validation`` the files for others, ``names``, are
     written at each validation, too. ``world`` processes work together.
@@ -57,9 +60,11 @@ class RunOptions:
 
     model: str | Preset
     output: Path
-    data: Path | None = None
+    data: Sequence[DataFolder] = ()
     cache: Path | None = None
     examples: Sequence[Example] | None = None
+    clips: ClipRule | None = None
+    skip_bad: bool = False
     checkpoint_dir: Path | None = None
     parts: Mapping[str, str | Path] = field(default_factory=dict)
     offload: bool | None = None
@@ -111,8 +116,8 @@ class Objective(Protocol):
 class TrainingPlan:
     """A run that was checked; nothing big is in memory.
 
-    ``networks`` are the names of those trained, ``parts`` the transformers, one run each. ``examples`` is None when a
-    finished cache is given, or where an ``objective`` needs none.
+    ``networks`` are the names of those trained, ``parts`` the transformers, one run each. ``found`` is None when a
+    finished cache is given, or where an ``objective`` needs none; ``found`` says which others were left out.
     """
 
     options: RunOptions
@@ -123,11 +128,16 @@ class TrainingPlan:
     parts: Sequence[Part]
     networks: Sequence[str]
     clips: ClipSettings
-    examples: Sequence[Example] | None
+    found: Findings | None
     cache_settings: dict[str, Any]
     requests: Sequence[GenerationRequest]
     dtype: torch.dtype
     objective: Objective | None
+
+    @property
+    def examples(self) -> Sequence[Example] | None:
+        """What is trained on."""
+        return None if self.found is None else self.found.examples
 
     @property
     def preset(self) -> Preset:
@@ -200,7 +210,7 @@ def plan_training(
     device, dtype = machine(options.device, options.dtype)
     requests = _validation_requests(preset, options)
     clips = clip_settings(preset, num_frames=options.num_frames, fps=options.fps, size=options.size)
-    examples = _examples(options, clips, is_needed=objective is None)
+    found = _examples(options, preset, clips, seed=settings.seed, is_needed=objective is None)
     check_place(options.output, is_folder=True)
     CheckpointFolder(options.output, keep=options.keep)
     runtime = RuntimeOptions(
@@ -208,7 +218,7 @@ def plan_training(
     )
     pipeline = load_pipeline(preset, options.checkpoint_dir, runtime)  # reads the headers of all files
     plan = TrainingPlan(
-        options=options, settings=settings, loop=loop, pipeline=pipeline, parts=parts, clips=clips, examples=examples,
+        options=options, settings=settings, loop=loop, pipeline=pipeline, parts=parts, clips=clips, found=found,
         folder=checkpoint_folder(preset, options.checkpoint_dir), networks=(DIT,), cache_settings={}, requests=requests,
         dtype=dtype, objective=objective,
     )  # fmt: skip
@@ -221,17 +231,21 @@ def plan_training(
     return plan
 
 
-def _examples(options: RunOptions, clips: ClipSettings, *, is_needed: bool) -> Sequence[Example] | None:
-    given = [each for each in (options.data, options.cache, options.examples) if each is not None]
+def _examples(
+    options: RunOptions, preset: Preset, clips: ClipSettings, *, seed: int, is_needed: bool
+) -> Findings | None:
+    given = [each for each in (options.data or None, options.cache, options.examples) if each is not None]
     if len(given) > 1 or (is_needed and not given):
         raise RequestError(
-            "give one of --data FOLDER, with videos and captions, and --cache FOLDER, made by 'wan cache'"
+            "give one of --data FOLDER, with videos or images and captions, and --cache FOLDER, made by 'wan cache'"
         )
-    if options.data is not None:
-        return examples_of(options.data, clips)
-    for example in options.examples or ():
-        check_example(example, clips)
-    return options.examples
+    if options.data:
+        found = look_into(options.data, options.clips)
+        where = ", ".join(str(folder.path) for folder in options.data)
+        return examples_of(found, preset, clips, where=where, seed=seed, skip_bad=options.skip_bad)
+    if options.examples is None:
+        return None
+    return examples_of(Findings(list(options.examples)), preset, clips, where="the list", seed=seed)
 
 
 def _networks(plan: TrainingPlan) -> list[str]:
@@ -281,13 +295,23 @@ def choose_experts(preset: Preset, asked: str | None) -> list[Part]:
     return [part for part in preset.dits if asked in (None, "both", part.expert)]
 
 
-def examples_of(folder: Path, clips: ClipSettings) -> list[Example]:
-    """The examples of a folder, each one's video opened once. Raises RequestError for a wrong folder, MediaError naming
-    the first video that cannot be read or is too short."""
-    examples = find_examples(folder)
-    for example in examples:
-        check_example(example, clips)
-    return examples
+def examples_of(
+    found: Findings, preset: Preset, clips: ClipSettings, *, where: str, seed: int = 0, skip_bad: bool = False
+) -> Findings:
+    """The clips of all that was found, each read once; ``seed`` draws those of the rule ``random``.
+
+    With ``skip_bad`` the rest is told of, not refused, as long as anything is left. Raises the error of all that cannot
+    be trained on: RequestError or MediaError, as the first of them is.
+    """
+    usable = Findings(bad=list(found.bad))
+    for example in found.examples:
+        with usable.judging(example.name):
+            if example.is_image and not preset.task.learns_from_images:
+                raise RequestError(f"{example.name} is an image; {preset.name} learns from videos only")
+            usable.examples += check_example(example, clips, seed)
+    if not skip_bad or not usable.examples:
+        usable.refuse(where)
+    return usable
 
 
 def meta_network(plan: TrainingPlan) -> WanDiT:
@@ -309,9 +333,12 @@ def count_weights(network: nn.Module) -> tuple[int, int]:
     return sum(count for count, _ in every), sum(count for count, is_trained in every if is_trained)
 
 
-def bucket_counts(examples: Sequence[Example], clips: ClipSettings) -> dict[str, int]:
-    """How many examples are trained at which size."""
-    return dict(Counter("{}x{}".format(*bucket(example, clips)) for example in examples))
+def bucket_counts(examples: Sequence[Example]) -> dict[str, int]:
+    """How many clips are trained at which width, height and, where these differ, number of frames."""
+    shapes = [example.shape or () for example in examples]
+    has_lengths = len({shape[0] for shape in shapes}) > 1
+    names = (f"{width}x{height}" + (f"x{frames}" if has_lengths else "") for frames, height, width in shapes)
+    return dict(Counter(names))
 
 
 def _check_task(preset: Preset, settings: TrainSettings, loop: LoopSettings) -> None:

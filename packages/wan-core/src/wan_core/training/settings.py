@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from wan_core.errors import ConfigError, RequestError
+from wan_core.files import read_text
+from wan_core.training.datasets import DATASET_TABLES
 from wan_core.training.lora import DEFAULT_TARGETS, LoRASettings
 from wan_core.training.objective import NoiseLevels
 
@@ -100,19 +102,21 @@ class TrainSettings:
 def read_config(path: str | Path, known: Iterable[str]) -> dict[str, Any]:
     """The settings of a TOML file by option name (``_`` for ``-``), as text, as a command line would have them.
 
-    A list stays a list. Raises RequestError for a file that is missing or no TOML, and for a name that is not in
-    ``known``, with the nearest one that is.
+    A list stays a list; ``[[datasets]]`` are the entries of ``data``. Raises RequestError for a file that is missing or
+    no TOML, and for a name that is not in ``known``, with the nearest one that is.
     """
     path, names = Path(path), sorted(known)
+    text = read_text(path)
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RequestError(f"cannot read the config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        values = tomllib.loads(text)
+    except tomllib.TOMLDecodeError as error:
         raise RequestError(f"the config {path} is no TOML: {error}") from error
     read: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")
+        if "data" in names and key in ("data", *DATASET_TABLES) and _has_tables(value):
+            read["data"] = [*read.get("data", []), *value]
+            continue
         if name not in names:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(names)}"
@@ -121,6 +125,10 @@ def read_config(path: str | Path, known: Iterable[str]) -> dict[str, Any]:
             raise RequestError(f"the config {path} has a table {key!r}; settings stand at the top, as name = value")
         read[name] = [_text(item) for item in value] if isinstance(value, list) else _text(value)
     return read
+
+
+def _has_tables(value: object) -> bool:
+    return isinstance(value, list) and all(isinstance(each, dict) for each in value)
 
 
 def _text(value: object) -> str:

@@ -1,26 +1,31 @@
 """WebDataset shards as a source of examples: tar files in which members of one key belong together.
 
 ``000001.mp4`` and ``000001.txt`` (the caption) are one example; ``000001.json`` may give ``caption``, ``start`` and
-``end`` instead, ``000001.png`` or ``.jpg`` its first image. Members are read in place, nothing is unpacked into the
-folder, and what a member may be is checked before it is read: a plain file, a safe name, a known ending, a sane size.
+``end`` instead, ``000001.png`` or ``.jpg`` its first image. An image without a video is an example itself. Members are
+read in place, nothing is unpacked into the folder, and what a member may be is checked before it is read: a plain file,
+a safe name, a known ending, a sane size.
 """
 
 from __future__ import annotations
 
 import json
+import re
 import tarfile
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
 from wan_core.errors import MediaError, RequestError
-from wan_core.files import IMAGE_ENDINGS
+from wan_core.files import IMAGE_ENDINGS, decode_text, read_error
 from wan_core.media import plain_text
 
 TEXT_ENDINGS = (".txt", ".json")
+_NOTES = re.compile(
+    r"(read.?me|licen[cs]e)([ ._-].*)?|copying|notice|notes?|credits|authors|change.?log|todo|about|info", re.I
+)
 _CHUNK = 1 << 20
 _MOST_TEXT = 1 << 20
 _MOST_MEDIA = 16 << 30
@@ -52,16 +57,21 @@ class Member:
             yield path
 
     def text(self) -> str:
-        """The member as UTF-8 text. Raises MediaError."""
+        """The member as `decode_text` reads it. Raises RequestError, MediaError."""
         try:
             with self.archive.open("rb") as source:
                 source.seek(self.offset)
-                return source.read(self.size).decode("utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise MediaError(f"{self} is no UTF-8 text: {error}") from error
+                return decode_text(source.read(self.size), self)
+        except OSError as error:
+            raise read_error(self.archive, "shard", error) from error
 
     def __str__(self) -> str:
         return f"{self.archive}:{plain_text(self.name)}"
+
+
+def is_note(path: PurePath) -> bool:
+    """Whether a text is by its name about the data, as README.txt is, and no caption."""
+    return path.suffix.lower() in TEXT_ENDINGS and _NOTES.fullmatch(path.stem) is not None
 
 
 def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
@@ -73,9 +83,9 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int) -> None:
 
 @dataclass(frozen=True)
 class Group:
-    """The members of one key: a video, its caption and what else is said of it."""
+    """The members of one key: a video or an image, its caption and what else is said of it."""
 
-    video: Member
+    media: Member
     image: Member | None
     values: dict[str, Any]
 
@@ -88,14 +98,22 @@ def read_groups(archive: Path, video_endings: tuple[str, ...]) -> list[Group]:
         path = PurePosixPath(member.name)
         key, _, ending = path.name.partition(".")
         keys.setdefault(str(path.parent / key), {})[f".{ending}".lower()] = member
-    return [_group(archive, key, members, video_endings) for key, members in keys.items()]
+    return [
+        _group(archive, key, members, video_endings)
+        for key, members in keys.items()
+        if not all(is_note(PurePosixPath(member.name)) for member in members.values())
+    ]
 
 
 def _group(archive: Path, key: str, members: dict[str, Member], video_endings: tuple[str, ...]) -> Group:
     place = f"{archive}: {plain_text(key)}"
     videos = [member for ending, member in members.items() if ending in video_endings]
-    if len(videos) != 1:
-        raise RequestError(f"{place} has {len(videos)} videos; each key needs one, among {', '.join(video_endings)}")
+    images = [member for ending, member in members.items() if ending in IMAGE_ENDINGS]
+    if len(videos) > 1 or len(videos or images) != 1:
+        raise RequestError(
+            f"{place} has {len(videos)} videos and {len(images)} images; each key needs one video, among "
+            f"{', '.join(video_endings)}, or one image"
+        )
     values: dict[str, Any] = {}
     if ".json" in members:
         try:
@@ -106,16 +124,16 @@ def _group(archive: Path, key: str, members: dict[str, Member], video_endings: t
             raise RequestError(f"{place}.json must be one JSON object")
     if ".txt" in members:
         values = {**values, "caption": members[".txt"].text()}
-    images = [member for ending, member in members.items() if ending in IMAGE_ENDINGS]
-    kept = {name: values[name] for name in ("caption", "start", "end") if values.get(name) is not None}
-    return Group(videos[0], images[0] if images else None, kept)
+    names = ("caption", "start", "end") if values.get("caption") else ("text", "prompt", "start", "end")
+    kept = {name: values[name] for name in names if name in values}
+    return Group((videos or images)[0], images[0] if videos and images else None, kept)
 
 
 def _members(archive: Path, endings: tuple[str, ...]) -> Iterator[Member]:
     try:
         with tarfile.open(archive, "r:") as file:
             for count, info in enumerate(file):
-                if info.isdir():
+                if info.isdir() or PurePosixPath(info.name).name.startswith("._"):  # macOS puts those beside files
                     continue
                 if count >= _MOST_MEMBERS:
                     raise RequestError(f"{archive} has more than {_MOST_MEMBERS} members; divide it")

@@ -1,0 +1,239 @@
+"""What there is to train on: folders of videos and images with captions, tables of them, WebDataset shards.
+
+A folder has a table (``metadata.csv``, ``.jsonl`` or ``.json``) with the columns ``file`` and ``caption`` and, if
+wanted, ``image``, ``start`` and ``end`` (seconds); or media beside text files of the same name, subfolders with the
+same, and shards (`wan_core.training.tar_shards`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PureWindowsPath
+from typing import Any
+
+from wan_core.errors import RequestError, WanError
+from wan_core.files import IMAGE_ENDINGS, VIDEO_ENDINGS, folder_files, natural_order, plain_name, plain_text, read_text
+from wan_core.training.clip_rules import ClipRule
+from wan_core.training.data import Example
+from wan_core.training.tables import TABLE_ENDINGS, normal_row, read_rows
+from wan_core.training.tar_shards import is_note, read_groups
+
+MEDIA_ENDINGS = (*VIDEO_ENDINGS, *IMAGE_ENDINGS)
+CAPTION_ENDINGS = (".txt", ".caption")
+_TABLES = tuple(f"metadata{ending}" for ending in TABLE_ENDINGS)
+_SHOWN = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataFolder:
+    """A folder, or a table, of examples; each is shown ``repeats`` times an epoch. ``clips`` None is the run's rule."""
+
+    path: Path
+    repeats: int = 1
+    clips: ClipRule | None = None
+
+
+@dataclass
+class Findings:
+    """The ``examples`` that can be trained on, and why others (``bad``) cannot."""
+
+    examples: list[Example] = field(default_factory=list)
+    bad: list[WanError] = field(default_factory=list)
+
+    @contextmanager
+    def judging(self, name: str) -> Iterator[None]:
+        """Note an error of the block as the reason why the example called ``name`` is left out."""
+        try:
+            yield
+        except WanError as error:
+            text = str(error)
+            self.bad.append(error if Path(name).name in text else type(error)(f"{name}: {text}"))
+
+    def refuse(self, where: str) -> None:
+        """Raise the error of all bad examples together, if there are any: one keeps its own sentence."""
+        if len(self.bad) == 1:
+            raise self.bad[0]
+        if self.bad:
+            total = len(self.bad) + len(self.examples)
+            raise type(self.bad[0])(
+                f"{len(self.bad)} of {total} examples in {where} cannot be trained on:\n{self.report()}\n"
+                "mend them, or leave them out with --skip-bad"
+            )
+
+    def report(self) -> str:
+        """The reasons, one a line, at most twenty."""
+        lines = [f"  {plain_text(error)}" for error in self.bad[:_SHOWN]]
+        more = len(self.bad) - len(lines)
+        return "\n".join([*lines, f"  and {more} more"] if more else lines)
+
+
+def find_examples(folder: str | Path) -> list[Example]:
+    """The examples of a folder or a table, in a fixed order; every named file exists, no video or image is opened.
+
+    Raises RequestError naming what is wrong: no folder, no examples, unknown columns, a line without file or caption,
+    a missing file, a caption without video or image, one without caption, an empty part.
+    """
+    found = look_into([DataFolder(path=Path(folder))])
+    found.refuse(str(folder))
+    return found.examples
+
+
+def look_into(folders: Sequence[DataFolder], clips: ClipRule | None = None) -> Findings:
+    """The examples of all folders; ``clips`` is the rule of those without one. Raises RequestError as `find_examples`
+    does for a folder that cannot be looked into, or has nothing."""
+    found = Findings()
+    for folder in folders:
+        here = Findings()
+        if folder.path.is_file() and folder.path.suffix.lower() in TABLE_ENDINGS:
+            _from_table(folder.path, here)
+        elif folder.path.is_dir():
+            _from_folder(folder.path, here, set())
+        else:
+            raise RequestError(f"there is no folder {folder.path}; give the folder with the videos and their captions")
+        if not here.examples and not here.bad:
+            raise RequestError(
+                f"{folder.path} has no examples; it needs {' or '.join(_TABLES)}, or videos or images with .txt files, "
+                "or .tar shards"
+            )
+        rule = folder.clips or clips or ClipRule()
+        found.examples += [replace(each, clips=rule, repeats=folder.repeats) for each in here.examples]
+        found.bad += here.bad
+    return found
+
+
+def _from_folder(folder: Path, found: Findings, seen: set[Path]) -> None:
+    if folder.resolve() in seen:  # a link to a folder above
+        return
+    seen.add(folder.resolve())
+    tables = [folder / name for name in _TABLES if (folder / name).is_file()]
+    if len(tables) > 1:
+        raise RequestError(f"{folder} has both {tables[0].name} and {tables[1].name}; keep one")
+    if tables:
+        _from_table(tables[0], found)
+        return
+    _from_pairs(folder, found)
+    for shard in folder_files(folder, {".tar"}):
+        _from_shard(shard, found)
+    inner = [each for each in folder.iterdir() if each.is_dir() and not each.name.startswith((".", "__"))]
+    for each in sorted(inner, key=natural_order):
+        _from_folder(each, found, seen)
+
+
+def _from_pairs(folder: Path, found: Findings) -> None:
+    media, texts = _by_name(folder, MEDIA_ENDINGS), _by_name(folder, CAPTION_ENDINGS)
+    for name in sorted(set(media) | set(texts)):
+        shown = (media.get(name) or texts[name])[0]
+        if name not in media and is_note(shown):
+            continue
+        with found.judging(str(shown)):
+            file, text = _pair(folder, name, media.get(name, []), texts.get(name, []))
+            caption = read_text(text).strip()
+            if not caption:
+                raise RequestError(f"{text} is empty; it must hold the caption")
+            found.examples.append(Example(file=file, caption=caption))
+
+
+def _by_name(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
+    files: dict[str, list[Path]] = {}
+    for path in folder_files(folder, endings):
+        files.setdefault(plain_name(path.stem), []).append(path)
+    return files
+
+
+def _pair(folder: Path, name: str, media: Sequence[Path], texts: Sequence[Path]) -> tuple[Path, Path]:
+    if not media:
+        others = [each.name for each in sorted(folder.glob("*")) if plain_name(each.stem) == name and each not in texts]
+        kinds = f"{others[0]} is none of {', '.join(MEDIA_ENDINGS)}" if others else "remove it, or name it README.txt"
+        raise RequestError(f"{texts[0]} has no video or image; {kinds}")
+    if not texts:
+        raise RequestError(f"{media[0]} has no caption {name}.txt")
+    for several in (media, texts):
+        if len(several) > 1:
+            raise RequestError(
+                f"{several[0]} and {several[1].name} share the name of one caption; rename one, or list both in a "
+                f"{_TABLES[0]}"
+            )
+    return media[0], texts[0]
+
+
+def _from_shard(archive: Path, found: Findings) -> None:
+    for group in read_groups(archive, VIDEO_ENDINGS):
+        place = str(group.media)
+        with found.judging(place):
+            row = normal_row(group.values, place)
+            if "caption" not in row:
+                raise RequestError(f"{place} has no caption; it needs a .txt, or a .json with one")
+            start, end = _part(row, place)
+            example = Example(
+                file=Path(group.media.name), caption=row["caption"], start=start, end=end, packed=group.media,
+                image=None if group.image is None else Path(group.image.name), packed_image=group.image,
+            )  # fmt: skip
+            found.examples.append(example)
+
+
+def _from_table(table: Path, found: Findings) -> None:
+    for number, values in read_rows(table):
+        place = f"{table.name}, line {number}"
+        row = normal_row(values, place)
+        with found.judging(place):
+            for name in ("file", "caption"):
+                if name not in row:
+                    raise RequestError(f"{place}: {name} is missing")
+            start, end = _part(row, place)
+            image = _existing(table.parent, row["image"], place) if "image" in row else None
+            file = _existing(table.parent, row["file"], place)
+            if file.suffix.lower() not in MEDIA_ENDINGS:
+                raise RequestError(f"{place}: {file.name} is none of {', '.join(MEDIA_ENDINGS)}")
+            found.examples.append(Example(file=file, caption=row["caption"], image=image, start=start, end=end))
+
+
+def _part(row: Mapping[str, Any], place: str) -> tuple[float, float | None]:
+    start, end = _seconds(row, "start", place) or 0.0, _seconds(row, "end", place)
+    if start < 0 or (end is not None and end <= start):
+        raise RequestError(f"{place}: start must be at least 0 and below end, got {start} and {end}")
+    return start, end
+
+
+def _seconds(row: Mapping[str, Any], name: str, place: str) -> float | None:
+    if name not in row:
+        return None
+    try:
+        seconds = float(row[name])
+    except ValueError:
+        seconds = math.nan
+    if not math.isfinite(seconds):
+        raise RequestError(f"{place}: {name} must be seconds, got {row[name]!r}")
+    return seconds
+
+
+def _existing(folder: Path, name: str, place: str) -> Path:
+    """The file that a table names, from its folder: as written, with the separators of Windows, or in another case or
+    spelling of the same letters where just one file has it."""
+    if (folder / name).is_file():
+        return folder / name
+    windows = PureWindowsPath(name)
+    if windows.drive and (windows.root or "\\" in name):
+        raise RequestError(f"{place}: {name} is a place on another computer; write it from the folder of the table")
+    candidates = [folder if not windows.root else Path("/")]
+    for part in windows.parts[1:] if windows.root else windows.parts:
+        candidates = [found for parent in candidates for found in _like(parent, part)]
+    files = [each for each in candidates if each.is_file()]
+    if len(files) != 1:
+        among = f" ({files[0]} and {files[1]} are alike)" if files else ""
+        raise RequestError(f"{place}: there is no file {folder / name}{among}")
+    return files[0]
+
+
+def _like(folder: Path, name: str) -> list[Path]:
+    if name == "..":
+        return [folder / name]
+    try:
+        inside = list(folder.iterdir())
+    except OSError:
+        return []
+    wanted = plain_name(name)
+    same = [each for each in inside if plain_name(each.name) == wanted]
+    return same or [each for each in inside if plain_name(each.name).casefold() == wanted.casefold()]

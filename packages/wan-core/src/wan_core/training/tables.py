@@ -1,0 +1,101 @@
+"""Tables of examples: CSV, JSON and JSON lines, with the column names of other trainers."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from wan_core.errors import RequestError
+from wan_core.files import read_text
+
+COLUMNS = ("file", "caption", "image", "start", "end")
+TABLE_ENDINGS = (".csv", ".jsonl", ".json")
+# The names of datasets, DiffSynth, musubi-tuner, VideoX-Fun, Open-Sora and finetrainers.
+_NAMES = {
+    "file": ("file", "file_name", "filename", "file_path", "path", "media", "video", "video_path", "image_path"),
+    "caption": ("caption", "text", "prompt"),
+    "image": ("image", "input_image", "first_frame"),
+    "start": ("start",),
+    "end": ("end",),
+}
+# Facts that are read from the files themselves.
+_FACTS = (
+    "id", "index", "type", "width", "height", "fps", "duration", "num_frames", "frames", "length", "resolution",
+    "aspect_ratio", "size", "hash", "split",
+)  # fmt: skip
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """The rows of a table with their lines; of JSON that is one list, with their numbers in it.
+
+    Raises RequestError naming the line for what is no such table.
+    """
+    text = read_text(path)
+    match path.suffix.lower():
+        case ".csv":
+            yield from _csv_rows(path, text)
+        case ".jsonl":
+            for number, line in enumerate(text.split("\n"), 1):  # JSON strings may hold other line separators
+                if line.strip():
+                    yield number, _object(_json(line, f"{path.name}, line {number}"), f"{path.name}, line {number}")
+        case _:
+            rows = _json(text, path.name)
+            if isinstance(rows, dict) and all(isinstance(value, str) for value in rows.values()):
+                rows = [{"file": file, "caption": caption} for file, caption in rows.items()]
+            if not isinstance(rows, list):
+                raise RequestError(f"{path.name} must be a list of objects, or one object of files and captions")
+            for number, row in enumerate(rows, 1):
+                yield number, _object(row, f"{path.name}, line {number}")
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    first = text.partition("\n")[0]
+    delimiter = max(",;\t", key=first.count)  # spreadsheets write those of their language
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)  # a quoted caption may have lines
+    for row in reader:
+        if None in row:
+            raise RequestError(f"{path.name}, line {reader.line_num}: more values than columns; quote commas")
+        yield reader.line_num, row
+
+
+def _json(text: str, place: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise RequestError(f"{place}: {error}; it must be JSON, an object for each example") from error
+
+
+def _object(value: Any, place: str) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise RequestError(f"{place}: each line must be one JSON object")
+    return value
+
+
+def normal_row(row: Mapping[str, Any], place: str) -> dict[str, str]:
+    """The values of a row by our column names, without empty ones.
+
+    ``image`` alone is the file itself. Raises RequestError for a column that is not known, two columns for one thing,
+    and a value that is neither text nor a number.
+    """
+    found: dict[str, str] = {}
+    for column, value in row.items():
+        key = column.strip().lower()
+        name = next((ours for ours, names in _NAMES.items() if key in names), None)
+        if name is None:
+            if key in _FACTS or (not key and not value):
+                continue
+            raise RequestError(f"{place}: unknown column {column!r}; columns are {', '.join(COLUMNS)}")
+        if value is None or not str(value).strip():
+            continue
+        if isinstance(value, bool) or not isinstance(value, str | int | float):
+            raise RequestError(f"{place}: {name} must be text, got {value!r:.60}")
+        if name in found:
+            raise RequestError(f"{place}: {column!r} is a second column for {name}; keep one")
+        found[name] = str(value).strip()
+    if "file" not in found and "image" in found:
+        found["file"] = found.pop("image")
+    return found
