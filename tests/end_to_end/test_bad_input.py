@@ -26,7 +26,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "prompt and prompt file": ([*GOOD, "--prompt-file", "{tmp}/p.txt"], 2, ("not both",)),
     "missing prompt file": (["--prompt-file", "{tmp}/none.txt"], 2, ("none.txt",)),
     "prompt file without prompts": (["--prompt-file", "{tmp}/empty.txt"], 2, ("empty.txt", "no prompt")),
-    "prompt file that is no text": (["--prompt-file", "{tmp}/binary.txt"], 4, ("binary.txt", "UTF-8")),
+    "prompt file that is no text": (["--prompt-file", "{tmp}/binary.txt"], 2, ("binary.txt, line 2", "UTF-8")),
     "frames not 4n+1": ([*GOOD, "--frame-num", "80"], 2, ("num_frames", "80", "77", "81")),
     "no frames": ([*GOOD, "--frame-num", "0"], 2, ("num_frames", "0")),
     "size of one number": ([*GOOD, "--size", "1280"], 2, ("1280", "width*height")),

@@ -110,6 +110,7 @@ class _Loader:
         self.dtype = resolve_dtype(options.dtype, self.device)
         self.attention = choose_attention_backend(options.attention, self.device)
         self.options = options
+        self.tokenizer = load_tokenizer(self._path(preset.part("tokenizer")))
         self.notes: list[str] = []
         offload = options.offload is not False
         # On the CPU there is nowhere to move a part to: what is not needed leaves the memory.
@@ -129,7 +130,7 @@ class _Loader:
             high, low = (made for each, made in zip(opened, placed, strict=True) if each in dits)
             parts["dit"] = Experts(high=high, low=low)
         found = {each.part.name: each.path or str(each.part.source) for each in opened}
-        components = Components(device=self.device, parts=parts, configs=configs, found=found)
+        components = Components(device=self.device, parts=parts, configs=configs, found=found, tokenizer=self.tokenizer)
         return Pipeline(
             self.preset,
             components,
@@ -203,7 +204,7 @@ class _Loader:
     def _placed(self, opened: "_Opened", network: WanDiTConfig) -> Placed[Any]:
         part, family = opened.part, opened.part.family
         dtype = family.dtype_in(self.dtype)
-        tokenizer = load_tokenizer(self._path(self.preset.part("tokenizer"))) if part.name == "text_encoder" else None
+        tokenizer = self.tokenizer if part.name == "text_encoder" else None
 
         def load(device: torch.device, dtype: torch.dtype = dtype, *, inference: bool = True) -> Any:
             found = self._read(part, self._path(part)) if opened.path is None else opened

@@ -95,6 +95,14 @@ class Pipeline:
         """
         return plan_request(self.preset, request, self.latent_spec)
 
+    def lost_words(self, inputs: TaskInputs[Any]) -> list[str]:
+        """Sentences on a prompt, or a negative one, that is longer than the model reads, with the lost words."""
+        texts = {"prompt": inputs.request.prompt, "negative prompt": inputs.settings.negative_prompt}
+        lost = {name: self.components.lost_words(text) for name, text in texts.items()}
+        return [
+            f"the {name} is too long, the model does not read its end: {end!r}" for name, end in lost.items() if end
+        ]
+
     def generate(self, request: GenerationRequest, *, progress: Progress = silent) -> GeneratedVideo:
         """The whole video in memory. Raises ``RequestError``, ``CheckpointError``, ``MediaError``."""
         inputs = self.plan(request)

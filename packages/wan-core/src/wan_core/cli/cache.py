@@ -8,7 +8,7 @@ import click
 from wan_core.cli.data import clip_options, report_left_out
 from wan_core.cli.group import ErrorReporting
 from wan_core.cli.options import ParsedType, debug_option, part_option
-from wan_core.cli.progress import item_progress
+from wan_core.cli.progress import item_progress, reporter
 from wan_core.files import check_place
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import FrameSize, parse_size
@@ -22,6 +22,7 @@ from wan_core.training import (
     describe_cache,
     examples_of,
     look_into,
+    lost_words,
     machine,
     write_cache,
 )
@@ -74,6 +75,8 @@ def cache(
     check_place(out, is_folder=True)
     runtime = RuntimeOptions(device=str(chosen), dtype=str(precision).removeprefix("torch."), parts=dict(parts))
     pipeline = load_pipeline(preset, ckpt_dir, runtime)
+    for note in lost_words(pipeline, examples):
+        reporter(quiet)(note)
     made_with = describe_cache(pipeline, settings, examples, each_image=pictures)
     encode = ExampleEncoder(pipeline, settings, each_image=pictures)
     with encode.ready(), item_progress("encode", len(examples), quiet=quiet) as report:

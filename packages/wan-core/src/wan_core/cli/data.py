@@ -5,7 +5,7 @@ from typing import Any
 import click
 
 from wan_core.cli.options import ParsedType
-from wan_core.training import CLIP_WAYS, Findings, parse_clips
+from wan_core.training import CLIP_WAYS, FoundExamples, parse_clips
 
 
 class _DataType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
@@ -46,7 +46,7 @@ def clip_options() -> list[click.Option]:
     ]
 
 
-def report_left_out(found: Findings) -> None:
+def report_left_out(found: FoundExamples) -> None:
     """List what was left out, if anything, on standard error."""
     if found.bad:
         click.echo(f"left out {len(found.bad)} examples that cannot be trained on:\n{found.report()}", err=True)

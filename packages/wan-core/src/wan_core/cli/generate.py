@@ -10,15 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import click
+import torch
 
 from wan_core.cli.group import ErrorReporting
 from wan_core.cli.loras import lora_options
 from wan_core.cli.options import ListCommand, output_options, request_options, runtime_options, task_options
 from wan_core.cli.progress import reporter, show_progress
-from wan_core.errors import MediaError, RequestError
+from wan_core.errors import RequestError
+from wan_core.files import gigabytes, read_text
 from wan_core.loading import RuntimeOptions, check_loras, checkpoint_folder, load_pipeline
 from wan_core.media import check_output, write_video
-from wan_core.pipeline import SamplingOptions, plan_request, silent
+from wan_core.pipeline import Pipeline, SamplingOptions, plan_request, silent
 from wan_core.presets import Preset, get_preset, list_presets
 from wan_core.runtime import resolve_device, resolve_dtype
 from wan_core.tasks import TaskInputs
@@ -129,14 +131,13 @@ def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
     check_loras(preset, runtime.loras)
     jobs = plan_jobs(preset, values)
     check_size(preset, values, log)
-    for note in dict.fromkeys(note for job in jobs for note in job.inputs.notes):
-        log(f"note: {note}")
-    if values["dry_run"]:
-        show_plan(preset, jobs, runtime, values)
-        return
-    pipeline = load_pipeline(preset, values["ckpt_dir"], runtime)
-    for note in pipeline.notes:
+    missing = missing_weights(preset, values["ckpt_dir"]) if values["dry_run"] else None
+    pipeline = None if missing is not None else load_pipeline(preset, values["ckpt_dir"], runtime)
+    for note in notes_on(jobs, pipeline):
         log(note)
+    if values["dry_run"] or pipeline is None:
+        show_plan(preset, jobs, runtime, values, pipeline, missing)
+        return
     results = []
     for job in jobs:
         started = time.monotonic()
@@ -149,6 +150,14 @@ def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
         results.append({"path": str(path), "preset": preset.name, "seed": seed, "seconds": round(seconds, 2)})
     if values["as_json"]:
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
+
+
+def notes_on(jobs: Sequence[Job], pipeline: Pipeline | None) -> list[str]:
+    """What a user should see before the work starts, each sentence once."""
+    notes = [f"note: {note}" for job in jobs for note in job.inputs.notes]
+    if pipeline is not None:
+        notes += [*pipeline.notes, *(f"note: {note}" for job in jobs for note in pipeline.lost_words(job.inputs))]
+    return list(dict.fromkeys(notes))
 
 
 def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:
@@ -203,19 +212,14 @@ def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
 
 
 def read_prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:
-    """The prompts of ``--prompt`` or ``--prompt-file``. Raises ``RequestError``, ``MediaError``."""
+    """The prompts of ``--prompt`` or ``--prompt-file``. Raises ``RequestError``."""
     if prompt is not None and prompt_file is not None:
         raise RequestError("give --prompt or --prompt-file, not both")
     if prompt is not None:
         return [prompt]
     if prompt_file is None:
         raise RequestError("a prompt is needed: --prompt 'what the video shows', or --prompt-file FILE")
-    try:
-        lines = prompt_file.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise MediaError(f"{prompt_file} is not UTF-8 text; save it as UTF-8") from error
-    except OSError as error:
-        raise RequestError(f"cannot read prompt file {prompt_file}: {error.strerror}") from error
+    lines = read_text(prompt_file).splitlines()
     prompts = [line.strip() for line in lines if line.strip()]
     if not prompts:
         raise RequestError(f"prompt file {prompt_file} has no prompt; write one a line")
@@ -248,15 +252,33 @@ def check_size(preset: Preset, values: Mapping[str, Any], log: Callable[[str], N
         log(f"note: {preset.name} was trained for {known}; {size[0]}*{size[1]} may look worse")
 
 
-def show_plan(preset: Preset, jobs: Sequence[Job], runtime: RuntimeOptions, values: Mapping[str, Any]) -> None:
-    """Print what would happen."""
-    folder = checkpoint_folder(preset, values["ckpt_dir"])
+def missing_weights(preset: Preset, folder: Path | None) -> str | None:
+    """Why there is no folder of weights to look at yet, if there is none: a plan can be made without."""
+    try:
+        place = checkpoint_folder(preset, folder)
+    except RequestError as error:
+        return str(error)
+    return None if place.exists() else f"{place} does not exist; 'wan download {preset.name}' fetches the weights"
+
+
+def show_plan(
+    preset: Preset,
+    jobs: Sequence[Job],
+    runtime: RuntimeOptions,
+    values: Mapping[str, Any],
+    pipeline: Pipeline | None,
+    missing: str | None,
+) -> None:
+    """Print what would happen; without a ``pipeline`` the sizes of parts are those of the released model."""
+    dtype = resolve_dtype(runtime.dtype, resolve_device(runtime.device))
+    configs = {} if pipeline is None else pipeline.components.configs
     rows = [
         {
             "preset": preset.name,
-            "weights": str(folder),
+            **({"missing": missing} if missing else {"weights": str(checkpoint_folder(preset, values["ckpt_dir"]))}),
             "device": runtime.device,
-            "dtype": str(resolve_dtype(runtime.dtype, resolve_device(runtime.device))).removeprefix("torch."),
+            "dtype": str(dtype).removeprefix("torch."),
+            "memory": weight_bytes(preset, configs, dtype),
             **({"lora": [str(lora) for lora in runtime.loras]} if runtime.loras else {}),
             **job.inputs.record(),
             **preset.task.describe(job.inputs),  # the size of the video, where the request's is an area
@@ -271,3 +293,16 @@ def show_plan(preset: Preset, jobs: Sequence[Job], runtime: RuntimeOptions, valu
         for name, value in row.items():
             click.echo(f"{name:<20} {value}")
         click.echo()
+
+
+def weight_bytes(preset: Preset, configs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, str]:
+    """The memory of each part's weights in a run of ``dtype``; parts that other libraries read are left out."""
+    sizes: dict[str, str] = {}
+    for part in preset.parts:
+        if part.family.network is not None and (config := configs.get(part.name) or part.config) is not None:
+            with torch.device("meta"):
+                network = part.family.build(config)
+            count = sum(parameter.numel() for parameter in network.parameters())
+            name = f"{part.name} ({part.expert} noise)" if part.expert else part.name
+            sizes[name] = gigabytes(count * part.family.dtype_in(dtype).itemsize)
+    return sizes

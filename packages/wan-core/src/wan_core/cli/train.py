@@ -1,6 +1,7 @@
 """``wan train``: options and a TOML file to a checked plan, then the run."""
 
 import json
+import math
 import signal
 from collections.abc import Mapping
 from pathlib import Path
@@ -134,7 +135,7 @@ def _report(plan: TrainingPlan, result: RunResult, as_json: bool) -> None:
         done = max((each.step for each in result.results.values()), default=0)
         click.echo(f"stopped at step {done}, everything is saved; the same command goes on from there", err=True)
         return
-    losses = {name or "model": each.loss for name, each in result.results.items()}
+    losses = {name or "model": each.loss if math.isfinite(each.loss) else None for name, each in result.results.items()}
     first, *others = map(str, result.outputs)
     beside = {"beside": ", ".join(others)} if others else {}
     _show({"output": first, **beside, "steps": plan.loop.steps, "loss": losses}, as_json)

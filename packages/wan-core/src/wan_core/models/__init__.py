@@ -2,7 +2,7 @@
 
 from wan_core.models.dit import ContextCache, DiTInputs, FLF2VConfig, FLF2VDiT, InnerAttention, WanDiT, WanDiTConfig
 from wan_core.models.image import CLIP_VIT_H14, CLIPConfig, CLIPVision
-from wan_core.models.text import UMT5_XXL, TextEncoder, UMT5Config, UMT5Encoder, load_tokenizer
+from wan_core.models.text import UMT5_XXL, TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, load_tokenizer
 from wan_core.models.vae import WAN21_VAE, WAN22_VAE, VAEConfig, VideoVAE
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "FLF2VDiT",
     "InnerAttention",
     "TextEncoder",
+    "Tokenizer",
     "UMT5Config",
     "UMT5Encoder",
     "VAEConfig",

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, VideoGeometry
-from wan_core.models import CLIPVision, DiTInputs, TextEncoder, VideoVAE, WanDiT
+from wan_core.models import CLIPVision, DiTInputs, TextEncoder, Tokenizer, VideoVAE, WanDiT
 from wan_core.runtime import Placed
 from wan_core.sampling import SOLVERS, Anchors
 from wan_core.tasks.prompts import PromptCache
@@ -161,14 +161,15 @@ class Components:
     """The parts of a model, each loading itself at first use.
 
     ``parts`` by name, ``dit`` being one network or two experts; ``configs`` are the dims that their files tell;
-    ``found`` is the file or folder of each, or the repository that it is still to be fetched from. Tensors of a
-    :class:`Conditioning` are built on ``device``.
+    ``found`` is the file or folder of each, or the repository that it is still to be fetched from; ``tokenizer`` is
+    that of the text encoder. Tensors of a :class:`Conditioning` are built on ``device``.
     """
 
     device: torch.device
     parts: Mapping[str, Any]
     configs: Mapping[str, Any] = field(default_factory=dict)
     found: Mapping[str, Path | str] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
     prompt_cache: PromptCache = field(default_factory=PromptCache)
     _kept: dict[str, tuple[object, Any]] = field(default_factory=dict, repr=False)
 
@@ -178,6 +179,10 @@ class Components:
             self._kept[what] = (key, make())
         kept: Value = self._kept[what][1]
         return kept
+
+    def lost_words(self, text: str) -> str:
+        """The end of a prompt or caption that is beyond the length that the model reads; empty when all is read."""
+        return "" if self.tokenizer is None else self.tokenizer.lost(text, self.configs["dit"].text_len)
 
     def part(self, name: str) -> Placed[Any]:
         """The part called ``name``. Raises KeyError where the model has none."""

@@ -7,7 +7,7 @@ from wan_core.training.datasets import data_folders
 from wan_core.training.estimate import count_parameters, describe_plan, describe_trained
 from wan_core.training.examples import ExampleEncoder, clip_settings, describe_cache
 from wan_core.training.flow_loss import autocast
-from wan_core.training.folders import DataFolder, Findings, find_examples, look_into
+from wan_core.training.folders import FoundExamples, find_examples, look_into
 from wan_core.training.loop import (
     SCHEDULES,
     LoopSettings,
@@ -25,6 +25,7 @@ from wan_core.training.plan import (
     TrainedNetworks,
     TrainingPlan,
     examples_of,
+    lost_words,
     machine,
     plan_training,
 )
@@ -45,10 +46,9 @@ __all__ = [
     "Cache",
     "CheckpointFolder",
     "ClipRule",
-    "DataFolder",
     "Example",
     "ExampleEncoder",
-    "Findings",
+    "FoundExamples",
     "FlowBatch",
     "Listeners",
     "LoRASettings",
@@ -83,6 +83,7 @@ __all__ = [
     "find_examples",
     "look_into",
     "lora_tensors",
+    "lost_words",
     "machine",
     "make_flow_batch",
     "merge_lora",

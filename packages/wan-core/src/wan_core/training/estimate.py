@@ -98,6 +98,7 @@ def describe_plan(plan: TrainingPlan) -> dict[str, Any]:
         "trained_parameters": trained,
         "memory": {**{name: gib(count) for name, count in memory.items()}, "sum": gib(sum(memory.values()))},
         "output": str(plan.options.output),
+        **({"notes": list(plan.notes)} if plan.notes else {}),
     }
 
 

@@ -24,7 +24,8 @@ from wan_core.training.tar_shards import is_note, read_groups
 MEDIA_ENDINGS = (*VIDEO_ENDINGS, *IMAGE_ENDINGS)
 CAPTION_ENDINGS = (".txt", ".caption")
 _TABLES = tuple(f"metadata{ending}" for ending in TABLE_ENDINGS)
-_SHOWN = 20
+MOST_LISTED = 20
+"""How many bad examples a message names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,7 +38,7 @@ class DataFolder:
 
 
 @dataclass
-class Findings:
+class FoundExamples:
     """The ``examples`` that can be trained on, and why others (``bad``) cannot."""
 
     examples: list[Example] = field(default_factory=list)
@@ -65,7 +66,7 @@ class Findings:
 
     def report(self) -> str:
         """The reasons, one a line, at most twenty."""
-        lines = [f"  {plain_text(error)}" for error in self.bad[:_SHOWN]]
+        lines = [f"  {plain_text(error)}" for error in self.bad[:MOST_LISTED]]
         more = len(self.bad) - len(lines)
         return "\n".join([*lines, f"  and {more} more"] if more else lines)
 
@@ -81,12 +82,12 @@ def find_examples(folder: str | Path) -> list[Example]:
     return found.examples
 
 
-def look_into(folders: Sequence[DataFolder], clips: ClipRule | None = None) -> Findings:
+def look_into(folders: Sequence[DataFolder], clips: ClipRule | None = None) -> FoundExamples:
     """The examples of all folders; ``clips`` is the rule of those without one. Raises RequestError as `find_examples`
     does for a folder that cannot be looked into, or has nothing."""
-    found = Findings()
+    found = FoundExamples()
     for folder in folders:
-        here = Findings()
+        here = FoundExamples()
         if folder.path.is_file() and folder.path.suffix.lower() in TABLE_ENDINGS:
             _from_table(folder.path, here)
         elif folder.path.is_dir():
@@ -104,7 +105,7 @@ def look_into(folders: Sequence[DataFolder], clips: ClipRule | None = None) -> F
     return found
 
 
-def _from_folder(folder: Path, found: Findings, seen: set[Path]) -> None:
+def _from_folder(folder: Path, found: FoundExamples, seen: set[Path]) -> None:
     if folder.resolve() in seen:  # a link to a folder above
         return
     seen.add(folder.resolve())
@@ -122,7 +123,7 @@ def _from_folder(folder: Path, found: Findings, seen: set[Path]) -> None:
         _from_folder(each, found, seen)
 
 
-def _from_pairs(folder: Path, found: Findings) -> None:
+def _from_pairs(folder: Path, found: FoundExamples) -> None:
     media, texts = _by_name(folder, MEDIA_ENDINGS), _by_name(folder, CAPTION_ENDINGS)
     for name in sorted(set(media) | set(texts)):
         shown = (media.get(name) or texts[name])[0]
@@ -159,7 +160,7 @@ def _pair(folder: Path, name: str, media: Sequence[Path], texts: Sequence[Path])
     return media[0], texts[0]
 
 
-def _from_shard(archive: Path, found: Findings) -> None:
+def _from_shard(archive: Path, found: FoundExamples) -> None:
     for group in read_groups(archive, VIDEO_ENDINGS):
         place = str(group.media)
         with found.judging(place):
@@ -174,7 +175,7 @@ def _from_shard(archive: Path, found: Findings) -> None:
             found.examples.append(example)
 
 
-def _from_table(table: Path, found: Findings) -> None:
+def _from_table(table: Path, found: FoundExamples) -> None:
     for number, values in read_rows(table):
         place = f"{table.name}, line {number}"
         row = normal_row(values, place)

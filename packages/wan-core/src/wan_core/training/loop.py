@@ -11,7 +11,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
@@ -93,7 +93,10 @@ class LoopSettings:
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """Where a run ended: ``step`` done, mean ``loss`` of the last logged steps, the ``signal`` that ended it early."""
+    """Where a run ended: ``step`` done, mean ``loss`` of the last logged steps, the ``signal`` that ended it early.
+
+    A run that was complete before has the loss that its log recorded; without a log that is NaN.
+    """
 
     step: int
     loss: float
@@ -167,7 +170,7 @@ def train(
     step = checkpoints.restore(state)
     log = _Log(log_path if rank == 0 else None, report if rank == 0 else None)
     base_rates = [[group.setdefault("base_lr", group["lr"]) for group in each.param_groups] for each in optimizers]
-    clock, last_loss = _Clock(settings.save_seconds), math.nan
+    clock, last_loss = _Clock(settings.save_seconds), log.last_loss()
     with noted_signals() as signals:
         told = False
         if step == 0:
@@ -180,7 +183,7 @@ def train(
             step, told = step + 1, stops > 0
             log.add(numbers)
             if _is_due(step, settings.log_steps, settings.steps):
-                last_loss = log.line(step, settings.rate_factor(step - 1))
+                last_loss = log.line(step, optimizers, settings.rate_factor(step - 1))
             if _is_due(step, settings.validate_steps, settings.steps):
                 log.validation(step, validate(step))
             if step < settings.steps and _is_save_due(step, settings, waits > 0):
@@ -295,8 +298,22 @@ class _Log:
     def add(self, numbers: Mapping[str, float]) -> None:
         self._numbers.append(numbers)
 
-    def line(self, step: int, rate: float) -> float:
-        """Write the means since the last line and the last norms; return the mean of the first loss."""
+    def last_loss(self) -> float:
+        """The first loss of the last line that an earlier part of the run wrote; NaN without one."""
+        if self._path is None or not self._path.is_file():
+            return math.nan
+        last = math.nan
+        for text in self._path.read_text().splitlines():
+            with suppress(ValueError, TypeError, StopIteration):  # a killed run may leave half a line
+                line = json.loads(text)
+                last = float(next(line[name] for name in line if name != "step")) if "rate" in line else last
+        return last
+
+    def line(self, step: int, optimizers: Sequence[torch.optim.Optimizer], factor: float) -> float:
+        """Write the means since the last line, the last norms and the learning rate; return the mean of the first loss.
+
+        ``schedule`` is the rate's ``factor``; lines without it are older and have the factor as their ``rate``.
+        """
         count, seconds = len(self._numbers), time.monotonic() - self._since
         found: dict[str, list[float]] = {}
         for numbers in self._numbers:
@@ -306,7 +323,8 @@ class _Log:
         means = {name: sum(values) / len(values) for name, values in found.items() if name not in norms}
         self._numbers, self._since = [], time.monotonic()
         times = {"steps": count, "seconds_per_step": round(seconds / count, 4)}
-        self._write({"step": step, **means, "rate": rate, **norms, **times})
+        rates = {"rate": optimizers[0].param_groups[0]["lr"], "schedule": factor}
+        self._write({"step": step, **means, **rates, **norms, **times})
         return next(iter(means.values()))
 
     def validation(self, step: int, values: Mapping[str, Any]) -> None:

@@ -24,7 +24,7 @@ from wan_core.training.cache import Cache, check_cache
 from wan_core.training.clip_rules import ClipRule
 from wan_core.training.data import ClipSettings, Example, check_example
 from wan_core.training.examples import clip_settings, describe_cache, describe_conditions
-from wan_core.training.folders import DataFolder, Findings, look_into
+from wan_core.training.folders import MOST_LISTED, DataFolder, FoundExamples, look_into
 from wan_core.training.loop import LoopSettings, run_identity
 from wan_core.training.lora import attach_lora
 from wan_core.training.optimizers import require_optimizer
@@ -117,7 +117,8 @@ class TrainingPlan:
     """A run that was checked; nothing big is in memory.
 
     ``networks`` are the names of those trained, ``parts`` the transformers, one run each. ``found`` is None when a
-    finished cache is given, or where an ``objective`` needs none; ``found`` says which others were left out.
+    finished cache is given, or where an ``objective`` needs none; it says, too, which others were left out. ``notes``
+    are sentences that the user should see before the work starts.
     """
 
     options: RunOptions
@@ -128,11 +129,12 @@ class TrainingPlan:
     parts: Sequence[Part]
     networks: Sequence[str]
     clips: ClipSettings
-    found: Findings | None
+    found: FoundExamples | None
     cache_settings: dict[str, Any]
     requests: Sequence[GenerationRequest]
     dtype: torch.dtype
     objective: Objective | None
+    notes: Sequence[str] = ()
 
     @property
     def examples(self) -> Sequence[Example] | None:
@@ -222,7 +224,7 @@ def plan_training(
         folder=checkpoint_folder(preset, options.checkpoint_dir), networks=(DIT,), cache_settings={}, requests=requests,
         dtype=dtype, objective=objective,
     )  # fmt: skip
-    plan = replace(plan, networks=_networks(plan))
+    plan = replace(plan, networks=_networks(plan), notes=lost_words(pipeline, plan.examples or (), requests))
     meta_network(plan)
     if objective is None:
         plan = replace(plan, cache_settings=_cache_settings(plan))
@@ -233,7 +235,7 @@ def plan_training(
 
 def _examples(
     options: RunOptions, preset: Preset, clips: ClipSettings, *, seed: int, is_needed: bool
-) -> Findings | None:
+) -> FoundExamples | None:
     given = [each for each in (options.data or None, options.cache, options.examples) if each is not None]
     if len(given) > 1 or (is_needed and not given):
         raise RequestError(
@@ -245,7 +247,7 @@ def _examples(
         return examples_of(found, preset, clips, where=where, seed=seed, skip_bad=options.skip_bad)
     if options.examples is None:
         return None
-    return examples_of(Findings(list(options.examples)), preset, clips, where="the list", seed=seed)
+    return examples_of(FoundExamples(list(options.examples)), preset, clips, where="the list", seed=seed)
 
 
 def _networks(plan: TrainingPlan) -> list[str]:
@@ -296,14 +298,14 @@ def choose_experts(preset: Preset, asked: str | None) -> list[Part]:
 
 
 def examples_of(
-    found: Findings, preset: Preset, clips: ClipSettings, *, where: str, seed: int = 0, skip_bad: bool = False
-) -> Findings:
+    found: FoundExamples, preset: Preset, clips: ClipSettings, *, where: str, seed: int = 0, skip_bad: bool = False
+) -> FoundExamples:
     """The clips of all that was found, each read once; ``seed`` draws those of the rule ``random``.
 
     With ``skip_bad`` the rest is told of, not refused, as long as anything is left. Raises the error of all that cannot
     be trained on: RequestError or MediaError, as the first of them is.
     """
-    usable = Findings(bad=list(found.bad))
+    usable = FoundExamples(bad=list(found.bad))
     for example in found.examples:
         with usable.judging(example.name):
             if example.is_image and not preset.task.learns_from_images:
@@ -312,6 +314,20 @@ def examples_of(
     if not skip_bad or not usable.examples:
         usable.refuse(where)
     return usable
+
+
+def lost_words(
+    pipeline: Pipeline, examples: Sequence[Example], requests: Sequence[GenerationRequest] = ()
+) -> list[str]:
+    """Sentences on captions and validation prompts that are longer than the model reads: the words that are lost."""
+    texts = {example.caption: example.name for example in reversed(examples)}
+    texts = {**dict(reversed(texts.items())), **{request.prompt: "validation prompt" for request in requests}}
+    lost = [(place, pipeline.components.lost_words(text)) for text, place in texts.items()]
+    notes = [
+        f"{place}: the caption is too long, the model does not read its end: {end!r}" for place, end in lost if end
+    ]
+    more = len(notes) - MOST_LISTED
+    return [*notes[:MOST_LISTED], *([f"and {more} more captions are too long"] if more > 0 else [])]
 
 
 def meta_network(plan: TrainingPlan) -> WanDiT:

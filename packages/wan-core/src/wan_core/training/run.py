@@ -55,6 +55,8 @@ def carry_out(plan: TrainingPlan, listeners: Listeners, ranks: Ranks | None = No
     A run that was stopped goes on when it is called again. Raises what `write_cache` and `train` raise.
     """
     ranks = ranks or Ranks()
+    for note in plan.notes if ranks.is_first else ():
+        listeners.log(note)
     cache = None if plan.objective is not None else prepare_cache(plan, listeners, ranks)
     results: dict[str, TrainingResult] = {}
     outputs: list[Path] = []

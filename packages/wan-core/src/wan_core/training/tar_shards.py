@@ -107,13 +107,7 @@ def read_groups(archive: Path, video_endings: tuple[str, ...]) -> list[Group]:
 
 def _group(archive: Path, key: str, members: dict[str, Member], video_endings: tuple[str, ...]) -> Group:
     place = f"{archive}: {plain_text(key)}"
-    videos = [member for ending, member in members.items() if ending in video_endings]
-    images = [member for ending, member in members.items() if ending in IMAGE_ENDINGS]
-    if len(videos) > 1 or len(videos or images) != 1:
-        raise RequestError(
-            f"{place} has {len(videos)} videos and {len(images)} images; each key needs one video, among "
-            f"{', '.join(video_endings)}, or one image"
-        )
+    media, image = _media(place, members, video_endings)
     values: dict[str, Any] = {}
     if ".json" in members:
         try:
@@ -126,7 +120,19 @@ def _group(archive: Path, key: str, members: dict[str, Member], video_endings: t
         values = {**values, "caption": members[".txt"].text()}
     names = ("caption", "start", "end") if values.get("caption") else ("text", "prompt", "start", "end")
     kept = {name: values[name] for name in names if name in values}
-    return Group((videos or images)[0], images[0] if videos and images else None, kept)
+    return Group(media, image, kept)
+
+
+def _media(place: str, members: dict[str, Member], video_endings: tuple[str, ...]) -> tuple[Member, Member | None]:
+    """The video of a key and its first image, if there is one; or its image alone."""
+    videos = [member for ending, member in members.items() if ending in video_endings]
+    images = [member for ending, member in members.items() if ending in IMAGE_ENDINGS]
+    if len(videos) > 1 or len(videos or images) != 1:
+        raise RequestError(
+            f"{place} has {len(videos)} videos and {len(images)} images; each key needs one video, among "
+            f"{', '.join(video_endings)}, or one image"
+        )
+    return (videos or images)[0], images[0] if videos and images else None
 
 
 def _members(archive: Path, endings: tuple[str, ...]) -> Iterator[Member]:

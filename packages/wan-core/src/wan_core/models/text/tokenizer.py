@@ -4,6 +4,7 @@ The files are read by the libraries that made them, ``tokenizers`` and ``sentenc
 that importing transformers does, and the ids are those of transformers' T5 tokenizer.
 """
 
+import bisect
 import html
 import json
 import re
@@ -19,6 +20,7 @@ Cleaning = Literal["whitespace", "lower", "canonicalize"]
 END_TOKEN = "</s>"
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
+_LONGEST_WORD = 40
 _WITHOUT_PUNCTUATION = str.maketrans({"_": " ", **dict.fromkeys(string.punctuation.replace("_", ""))})
 
 
@@ -62,6 +64,23 @@ class Tokenizer:
     def __call__(self, prompt: str, max_length: int) -> list[int]:
         """Between 1 and ``max_length`` token ids; a longer prompt loses its tail, never the end token."""
         return [*self._encode(clean_prompt(prompt, self.cleaning))[: max_length - 1], self.end_id]
+
+    def lost(self, prompt: str, max_length: int) -> str:
+        """The end of the cleaned prompt that does not fit into ``max_length`` ids, from the first word that is cut."""
+        text, room = clean_prompt(prompt, self.cleaning), max_length - 1
+        if len(self._encode(text)) <= room:
+            return ""
+        words = text.split(" ")
+        whole = self._fitting(room, len(words), lambda count: " ".join(words[:count]))
+        start = len(" ".join([*words[:whole], ""]))
+        if len(words[whole]) > _LONGEST_WORD:  # writing without spaces is cut where it is
+            start += self._fitting(room, len(words[whole]), lambda count: text[: start + count])
+        return text[start:]
+
+    def _fitting(self, room: int, most: int, start: Callable[[int], str]) -> int:
+        """The largest count, up to ``most``, whose ``start(count)`` of a text has at most ``room`` ids."""
+        counts = range(1, most + 1)
+        return bisect.bisect_right(counts, room, key=lambda count: len(self._encode(start(count))))
 
 
 def load_tokenizer(path: str | Path, cleaning: Cleaning = "whitespace") -> Tokenizer:
