@@ -17,6 +17,7 @@ from torch import Tensor
 
 from wan_core import MediaError, RequestError
 from wan_core.checkpoints import read_weights
+from wan_core.files import read_text
 from wan_core.media import read_video
 from wan_core.training import Example, find_examples
 
@@ -112,10 +113,7 @@ def read_latents(path: Path, channels: int, latent_frames: int) -> Tensor:
 def _lines(path: Path) -> list[str]:
     if not path.is_file():
         raise RequestError(f"there is no file {path}; this layout needs {_PROMPTS} and {_VIDEOS}")
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise RequestError(f"cannot read {path}: {error}; it must be UTF-8 text") from error
+    return [line.strip() for line in read_text(path).splitlines() if line.strip()]
 
 
 def _latent_files(folder: Path, examples: Sequence[Example]) -> list[Path]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from PIL import Image
@@ -121,8 +122,7 @@ def check_example(example: Example, settings: ClipSettings, seed: int = 0) -> li
         return [replace(example, shape=tuple(example.frames.shape[1:]))]
     with example.opened() as path:
         if example.is_image:
-            _refuse_part(example)
-            width, height = load_image(path).size
+            width, height = _still(example, path).size
             count = 1
         else:
             info = probe_video(path)
@@ -139,9 +139,15 @@ def check_example(example: Example, settings: ClipSettings, seed: int = 0) -> li
     return [replace(example, start=example.start + start / settings.fps, shape=shape) for start in starts]
 
 
-def _refuse_part(example: Example) -> None:
+def _still(example: Example, path: Path) -> Image.Image:
+    """The image of an example that is one: a part or an animation is of a video."""
     if example.start or example.end is not None:
         raise RequestError(f"{example.name} is an image; start and end are for videos")
+    image = load_image(path)
+    with Image.open(path) as file:
+        if getattr(file, "is_animated", False) and file.format != "MPO":  # phones add a map of brightness so
+            raise RequestError(f"{example.name} has several frames; save it as .mp4, or one frame of it as an image")
+    return image
 
 
 def _trained_frames(example: Example, count: int, settings: ClipSettings) -> int:
@@ -164,7 +170,7 @@ def _trained_frames(example: Example, count: int, settings: ClipSettings) -> int
 def load_clip(example: Example, settings: ClipSettings) -> Tensor:
     """The frames of an example ``[3, F, H, W]`` in [-1, 1], cut from its start; F is 1 for an image.
 
-    A video that is short by less than one frame shows its last frame twice. Raises MediaError for one that is
+    A video that is short by less than one frame shows its last frame once more. Raises MediaError for one that is
     unreadable or shorter, saying how long it would have to be.
     """
     if example.frames is not None:
@@ -173,11 +179,22 @@ def load_clip(example: Example, settings: ClipSettings) -> Tensor:
         with example.opened() as path:
             image = load_image(path)
         return _fit(image, settings)[:, None]
+    part: dict[str, Any] = {"start": example.start, "end": example.end}
     with example.opened() as path:
-        video = read_video(path, start=example.start, end=example.end, fps=settings.fps, max_frames=settings.num_frames)
-    length = _trained_frames(example, len(video.frames), settings)
-    frames = [_fit(Image.fromarray(frame.permute(1, 2, 0).numpy()), settings) for frame in video.frames[:length]]
-    return torch.stack([*frames, *frames[-1:]][:length], dim=1)
+        frames = read_video(path, **part, fps=settings.fps, max_frames=settings.num_frames).frames
+        length = _trained_frames(example, len(frames), settings)
+        if length > len(frames):
+            frames = torch.cat([frames, _last_frame(path, frames, **part, fps=settings.fps)])
+    fitted = [_fit(Image.fromarray(frame.permute(1, 2, 0).numpy()), settings) for frame in frames[:length]]
+    return torch.stack(fitted, dim=1)
+
+
+def _last_frame(path: Path, frames: Tensor, *, start: float, end: float | None, fps: float) -> Tensor:
+    """The last frame [1, 3, H, W] of a part whose ``frames`` at a rate are all there are: one after them, if any."""
+    try:
+        return read_video(path, start=start + (len(frames) - 1) / fps, end=end).frames[-1:]
+    except RequestError:
+        return frames[-1:]
 
 
 def load_first_image(example: Example, clip: Tensor) -> Tensor:
