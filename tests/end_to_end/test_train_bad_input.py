@@ -18,6 +18,7 @@ import wan_core.training
 from wan_core.media import write_video
 from wan_core.presets import get_preset
 from wan_core.training import write_cache
+from wan_core.training.examples import model_marks
 
 Run = Callable[..., Result]
 DATA = ["--data", "{tmp}/good"]
@@ -170,7 +171,7 @@ def folder(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders of `pristine`, with caches and checkpoints, as the commands would have left them."""
     preset = get_preset("tiny-ti2v")
     files = wan_core.training.encoder_files(preset, wan_core.loading.checkpoint_folder(preset, None))
-    settings = {**wan_core.training.model_marks(preset, *files), "examples": "0", "num_frames": 17, "fps": 8.0}
+    settings = {**model_marks(preset, *files), "examples": "0", "num_frames": 17, "fps": 8.0}
     for name in ("cache", "cache-index", "cache-cut", "cache-part"):
         write_cache(pristine / name, 2, lambda number: {"latents": torch.zeros(24, 5, 8, 8)}, settings)
     (pristine / "cache-index/cache.json").write_text("{")

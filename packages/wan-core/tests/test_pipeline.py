@@ -22,13 +22,13 @@ from wan_core.tasks import (
     Experts,
     GeneratedClip,
     GenerationRequest,
+    I2VRequest,
     Log,
     TaskInputs,
     TextToVideo,
     TI2VRequest,
     encode_prompts,
 )
-from wan_core.tasks.i2v import I2VRequest
 from wan_core.tasks.prompts import PromptCache
 
 from .networks import build
