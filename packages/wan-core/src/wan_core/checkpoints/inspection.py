@@ -89,7 +89,7 @@ def inspect_weights(weights: Weights) -> Inspection:
         return Inspection(
             **common, format="", config=None, num_parameters=source.num_parameters, groups=groups, problem=str(error)
         )
-    common |= {"format": native.report.format, "num_parameters": native.num_parameters, "groups": groups}
+    common |= {"format": native.format, "num_parameters": native.num_parameters, "groups": groups}
     try:
         config = family.read_config(weights.files[0], native)
     except CheckpointError as error:

@@ -92,7 +92,7 @@ def _network(weights: Weights, expert: Expert | None, merge: Merge | None) -> Ne
     return Network(
         weights=weights,
         native=DerivedSource(merged, recipes),
-        format=native.report.format,
+        format=native.format,
         config=config,
         dtypes={},
         expert=expert,

@@ -56,12 +56,6 @@ class LoRAFile:
             else:
                 self.layers[part.layer][part.role] = name
 
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """The ranks of its low-rank updates, each once."""
-        downs = (names["down"] for names in self.layers.values() if "down" in names)
-        return tuple(sorted({self.source.info(name).shape[0] for name in downs if self.source.info(name).shape}))
-
 
 class MergedWeights(DerivedSource):
     """Native weights with LoRA files merged in; ``left_out`` names the tensors of those that ``force`` passed over."""

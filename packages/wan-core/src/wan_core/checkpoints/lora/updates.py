@@ -52,11 +52,6 @@ class LowRankUpdate(Update):
     part: int = 0
     parts: int = 1
 
-    @property
-    def rank(self) -> int:
-        """Width of the product."""
-        return self.source.info(self.names[0]).shape[0]
-
     def shape(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
         down, up = (self.source.info(name).shape for name in self.names)
         shape = (up[0] // self.parts, *down[1:])
