@@ -140,14 +140,9 @@ class Pi3X(Pi3):
         """The second half: only the heads, in float32 whatever surrounds them. Takes :class:`Pi3XLatents`."""
         if not isinstance(latents, Pi3XLatents):
             raise RequestError("Pi3X decodes the latents of a Pi3X; these are of a Pi3 and have no metric scale")
-        rows, columns = latents.grid
-        first, views = latents.num_registers, (latents.batch_size, latents.num_views)
         with torch.autocast(latents.hidden.device.type, enabled=False):
-            raw = self._run_dense(self.point_head, latents.point_tokens[:, first:], rows, columns)
-            conf = self._run_dense(self.conf_head, latents.conf_tokens[:, first:], rows, columns)
-            poses = torch.unflatten(self.camera_head(latents.camera_tokens[:, first:].float()), 0, views)
+            raw, conf, poses = self.run_heads(latents)
             metric = self.metric_head(latents.metric_tokens.float())[:, 0].exp()
-            raw = torch.unflatten(raw, 0, views)
             slopes, log_depth = raw[..., :2], raw[..., 2:]
             local = points_of_slopes(slopes, log_depth.clamp(max=MAX_LOG_DEPTH)) * metric[:, None, None, None, None]
             poses = rigid_transform(poses[..., :3, :3], poses[..., :3, 3] * metric[:, None, None])
@@ -155,7 +150,7 @@ class Pi3X(Pi3):
             return Pi3XOutput(
                 points=apply_transform(poses[:, :, None, None], local),
                 local_points=local,
-                conf=torch.unflatten(conf, 0, views),
+                conf=conf,
                 camera_poses=poses,
                 rays=rays,
                 metric=metric,
