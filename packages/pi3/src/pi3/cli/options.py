@@ -123,8 +123,5 @@ def command(name: str, help: str, options: list[click.Parameter], run: Callable[
         shared = {field.name: values.pop(field.name) for field in fields(ReconstructOptions)}
         run(ReconstructOptions(**shared), **values)
 
-    settings = {"help_option_names": ["-h", "--help"]}
     shared = run_options()
-    return ErrorReporting(
-        name, params=[shared[0], *options, *shared[1:]], callback=call, help=help, context_settings=settings
-    )
+    return ErrorReporting(name, params=[shared[0], *options, *shared[1:]], callback=call, help=help)

@@ -45,7 +45,7 @@ def sequence_frames(paths: list[Path], max_points: int, fps: float) -> Iterator[
         yield film.frame(cloud, orbit)
 
 
-@click.command("view", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("view", cls=ErrorReporting)
 @click.argument("sequence")
 @click.option("--save", required=True, type=click.Path(path_type=Path), help=".mp4, .gif, .webp or frames/%04d.png.")
 @click.option("--max-points", type=int, default=200_000, show_default=True, help="Per cloud at most.")

@@ -7,7 +7,7 @@ from operator import methodcaller
 from torch import Tensor
 
 from wan_core.checkpoints.families import Family, families, get_family
-from wan_core.checkpoints.formats import WRAPPERS, CheckpointFormat, detect_format, get_format, rename
+from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_format, rename, unwrapped
 from wan_core.checkpoints.readers.quantized import dequantized
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
@@ -81,7 +81,7 @@ def _plain_names(source: TensorSource, family: Family, group: str | None) -> dic
         for prefix in other.single_prefixes
         if other.name != family.name and prefix not in family.single_prefixes
     )
-    plain = _renamed(source, {name: name for name in source if not name.startswith(others)}, _unwrapped)
+    plain = _renamed(source, {name: name for name in source if not name.startswith(others)}, unwrapped)
     if group is None:
         nests = [nest for candidate in formats for nest in candidate.unwrap]
         plain = next((inside for nest in nests if (inside := _inside(nest, plain))), plain)
@@ -108,12 +108,6 @@ def _renamed(source: TensorSource, names: Mapping[str, str], change: Callable[[s
 
 def _same_name(source: TensorSource, one: str, other: str, target: str) -> CheckpointError:
     return CheckpointError(f"{source.path}: {one} and {other} are both {target}; the file mixes two layouts")
-
-
-def _unwrapped(name: str) -> str:
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
 
 
 def _native(

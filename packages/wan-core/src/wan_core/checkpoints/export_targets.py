@@ -59,7 +59,8 @@ def place(network: Network, layout: Layout, *, is_file: bool, is_alone: bool, pi
     container: Container = "file" if is_file or layout == "single" else "shards"
     if layout == "official" and not is_file:
         container = places.container
-    extra = network.family.unsaid(network.config)
+    config, usual = network.config, network.family.usual(network.config)
+    extra = {name: getattr(config, name) for name, value in usual.items() if getattr(config, name) != value}
     return Target(
         source=_renamed(network, form, layout, pieces),
         path=_path(network, layout, is_alone=is_alone),

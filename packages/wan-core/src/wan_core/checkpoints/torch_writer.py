@@ -66,14 +66,10 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> No
     entry.file_size = len(content)
     wide = len(content) >= _ZIP64_FROM
     start = archive.start_dir + _LOCAL_HEADER + len(name.encode()) + (_ZIP64_EXTRA if wide else 0)
-    entry.extra = _padding(-(start + 4) % _ALIGNMENT)
+    padding = -(start + 4) % _ALIGNMENT
+    entry.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding  # a field that only takes up room
     with archive.open(entry, "w", force_zip64=wide) as record:
         record.write(content)
-
-
-def _padding(count: int) -> bytes:
-    """An extra field of a zip header that only takes up room: four bytes and ``count`` more."""
-    return struct.pack("<2sH", b"FB", count) + b"Z" * count
 
 
 class _Storage(tuple[Any, ...]):

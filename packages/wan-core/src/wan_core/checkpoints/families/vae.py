@@ -7,7 +7,7 @@ import torch
 
 from wan_core.checkpoints.families.dit import DIFFUSERS_VERSION
 from wan_core.checkpoints.families.record import Family, Places
-from wan_core.checkpoints.families.shapes import Shapes, build_config, differing, stated
+from wan_core.checkpoints.families.shapes import Shapes, build_config, stated
 from wan_core.checkpoints.families.vae_names import stages_of, vae_renames
 from wan_core.checkpoints.formats import CheckpointFormat
 from wan_core.checkpoints.readers.sources import TensorSource
@@ -72,10 +72,6 @@ def _version(config: VAEConfig) -> str:
     return "Wan2.2" if config.residual else "Wan2.1"
 
 
-def _unsaid(config: VAEConfig) -> dict[str, Any]:
-    return differing(config, {} if config.z_dim in (16, 48) else {"latents_mean": (), "latents_std": ()})
-
-
 VAE = Family(
     name="vae",
     title="the VAE",
@@ -94,7 +90,7 @@ VAE = Family(
     ),
     signature=r"(?:^|\.)decoder\.(?:middle|mid_block)\.",
     single_prefixes=("first_stage_model.", "vae."),
-    unsaid=_unsaid,
+    usual=lambda config: {} if config.z_dim in (16, 48) else {"latents_mean": (), "latents_std": ()},
     diffusers_config=diffusers_config,
     places=Places(
         official=lambda config, expert: f"{_version(config)}_VAE.pth",
