@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from wan_core.checkpoints.contents import Weights
@@ -76,7 +75,7 @@ def inspect_weights(weights: Weights) -> Inspection:
         "weights": weights,
         "kind": KINDS[file_kind(weights.files[0])],
         "storage": dict(storage.most_common()),
-        "num_bytes": weights_size(weights.files),
+        "num_bytes": sum(path.stat().st_size for path in weights.files),
     }
     if weights.family in ("", "lora"):
         lora = lora_summary(source) if weights.family else None
@@ -89,7 +88,7 @@ def inspect_weights(weights: Weights) -> Inspection:
         return Inspection(
             **common, format="", config=None, num_parameters=source.num_parameters, groups=groups, problem=str(error)
         )
-    common |= {"format": native.report.format, "num_parameters": native.num_parameters, "groups": groups}
+    common |= {"format": native.format, "num_parameters": native.num_parameters, "groups": groups}
     try:
         config = family.read_config(weights.files[0], native)
     except CheckpointError as error:
@@ -110,8 +109,3 @@ def tensor_rows(source: TensorSource) -> list[dict[str, Any]]:
     return [
         {"name": name, "dtype": source.storage(name), "shape": list(source.info(name).shape)} for name in sorted(source)
     ]
-
-
-def weights_size(files: tuple[Path, ...]) -> int:
-    """Bytes of files."""
-    return sum(path.stat().st_size for path in files)

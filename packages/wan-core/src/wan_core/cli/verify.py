@@ -13,7 +13,7 @@ from wan_core.hub import (
 )
 
 
-@click.command(cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=ErrorReporting)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--write", is_flag=True, help="Write the manifest from the files as they are now.")
 @click.option("--quiet", is_flag=True, help="No progress.")

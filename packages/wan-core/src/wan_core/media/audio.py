@@ -38,11 +38,6 @@ class AudioTrack:
     def seconds(self) -> float:
         return self.samples.shape[1] / self.sample_rate
 
-    def section(self, start: float, end: float) -> "AudioTrack":
-        """The part between two times in seconds; what lies outside of the track is left out."""
-        first, last = (max(0, round(seconds * self.sample_rate)) for seconds in (start, end))
-        return AudioTrack(self.samples[:, first:last], self.sample_rate)
-
 
 def load_audio(path: str | os.PathLike[str], *, sample_rate: int | None = None, mono: bool = False) -> AudioTrack:
     """The sound of an audio or video file, resampled to ``sample_rate``, channels averaged with ``mono``.

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wan_core.checkpoints.formats import WRAPPERS, CheckpointFormat, detect_format, rename
+from wan_core.checkpoints.formats import CheckpointFormat, detect_format, rename, unwrapped
 
 Role = Literal["down", "up", "bias", "alpha", "diff", "diff_b", "diff_m", "whole", "whole_b"]
 """The halves of an update, the change of the bias that goes with it, and its scale; changes; and whole new values."""
@@ -56,8 +56,7 @@ class LayerPart:
 
 def part_of(name: str) -> LayerPart | None:
     """The part that a tensor of this name is, or None when it belongs to no LoRA."""
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
+    name = unwrapped(name)
     for role, pattern in _ROLES:
         match = pattern.fullmatch(name)
         if match is not None:
