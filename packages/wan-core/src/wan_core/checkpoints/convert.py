@@ -136,10 +136,7 @@ def _native(
 def _part(
     split: Callable[[str, Tensor], dict[str, Tensor] | None], name: str, target: str, tensors: Sequence[Tensor]
 ) -> Tensor:
-    parts = split(name, tensors[0])
-    if parts is None:
-        raise ValueError(f"{name} has no parts")
-    return parts[target]
+    return (split(name, tensors[0]) or {})[target]
 
 
 def _joined(native: TensorSource, inputs: tuple[str, ...], make: Callable[..., Tensor]) -> Recipe:

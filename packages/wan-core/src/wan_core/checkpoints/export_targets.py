@@ -24,6 +24,7 @@ Layout = Literal["official", "diffusers", "single"]
 
 TOKENIZER_FOLDER = "google/umt5-xxl"
 PIECES = "spiece_model"
+_BESIDE_A_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,12 +162,6 @@ def _copy_tokenizers(folder: Path, contents: Contents, layout: Layout) -> None:
             continue
         target = folder / (source.name if is_clip else TOKENIZER_FOLDER if layout == "official" else "tokenizer")
         target.mkdir(parents=True, exist_ok=True)
-        for name in (
-            *TOKENIZER_FILES,
-            "tokenizer_config.json",
-            "special_tokens_map.json",
-            "added_tokens.json",
-            "config.json",
-        ):
+        for name in (*TOKENIZER_FILES, *_BESIDE_A_TOKENIZER):
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)

@@ -6,11 +6,7 @@ import click
 
 from wan_core.cli.group import ErrorReporting
 from wan_core.cli.progress import byte_progress
-from wan_core.hub import (
-    MANIFEST_NAME,
-    verify_folder,
-    write_manifest,
-)
+from wan_core.hub import MANIFEST_NAME, verify_folder, write_manifest
 
 
 @click.command(cls=ErrorReporting)

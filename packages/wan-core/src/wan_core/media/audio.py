@@ -1,8 +1,8 @@
 """Sound: read a file as samples in [-1, 1], change its rate, cut it."""
 
+import itertools
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,9 +11,6 @@ from torch import Tensor
 
 from wan_core.errors import MediaError, RequestError
 from wan_core.files import existing_file, plain_text, read_error
-
-if TYPE_CHECKING:
-    import av
 
 _MAX_RATE = 768_000
 
@@ -89,16 +86,11 @@ def _decode(file: os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
         stream = container.streams.audio[0]
         resampler = av.AudioResampler(format="fltp")
         try:
-            for frame in container.decode(stream):
-                blocks += [_samples_of(part) for part in resampler.resample(frame)]
-            blocks += [_samples_of(part) for part in resampler.resample(None)]
+            for frame in itertools.chain(container.decode(stream), [None]):
+                blocks += [part.to_ndarray().astype(np.float32) for part in resampler.resample(frame)]
         except (OSError, ValueError) as error:
             raise read_error(file, "audio", error) from error
         rate = stream.rate
     if not blocks:
         raise MediaError(f"{plain_text(file)} has no sound that can be decoded; save it as WAV")
     return np.concatenate(blocks, axis=1).T, rate
-
-
-def _samples_of(frame: "av.AudioFrame") -> NDArray[np.float32]:
-    return frame.to_ndarray().astype(np.float32)

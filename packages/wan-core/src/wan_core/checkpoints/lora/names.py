@@ -88,17 +88,12 @@ def other_kind(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 class LayerNames:
-    """From the layers of a file to those of a network whose tensors are called ``names``."""
+    """From the layers of a file, in its ``format``, to those of a network whose tensors are called ``names``."""
 
     def __init__(self, layers: Collection[str], names: Collection[str], formats: Sequence[CheckpointFormat]) -> None:
-        self._format = detect_format([f"{layer}.weight" for layer in layers], formats)
-        self._rules = dict(self._format.table(layers))
+        self.format = detect_format([f"{layer}.weight" for layer in layers], formats)
+        self._rules = dict(self.format.table(layers))
         self._joined = _joined_layers(names, formats) if any(_is_joined(layer) for layer in layers) else {}
-
-    @property
-    def format(self) -> CheckpointFormat:
-        """The naming of the file's layers."""
-        return self._format
 
     def native(self, layer: str) -> str | None:
         """The native layer, perhaps one that the network lacks; None for one that networks leave out on purpose."""

@@ -1,6 +1,5 @@
 """Tensors at known places of one file: mapped into memory, or read plainly, one at a time."""
 
-import ctypes
 import mmap as mmaps
 import os
 import sys
@@ -15,7 +14,6 @@ from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
 _PAGE = mmaps.PAGESIZE
-_READ_AT_ONCE = 1 << 30  # one system call reads at most 2 GiB
 
 
 @dataclass(frozen=True)
@@ -92,17 +90,14 @@ class FileSource(TensorSource):
 
     def _plainly(self, stored: StoredTensor) -> Tensor:
         flat = torch.empty(stored.span, dtype=stored.info.dtype)
-        view = memoryview((ctypes.c_char * (stored.stop - stored.start)).from_address(flat.data_ptr())).cast("B")
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with self.path.open("rb") as file:
                 file.seek(stored.start)
-                while view:
-                    count = file.readinto(view[:_READ_AT_ONCE])
-                    if not count:
-                        raise CheckpointError(f"{self.path} ends within a tensor; it has changed, fetch it again")
-                    view = view[count:]
+                count = file.readinto(flat.view(torch.uint8).numpy().data)
         except OSError as error:
             raise unreadable(self.path, error) from error
+        if count < stored.stop - stored.start:
+            raise CheckpointError(f"{self.path} ends within a tensor; it has changed, fetch it again")
         return flat
 
 
