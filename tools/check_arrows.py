@@ -72,6 +72,9 @@ EXPORTED: dict[tuple[str, str], str] = {
     ("wan_core.cli", "ListOption"): "a project's own command takes --images a.png b.png by it",
     ("wan_core.training", "Objective"): "what a project hands to plan_training for a loss of its own",
     ("wan_core.training", "WeightUpdate"): "a stage of several losses, such as a distillation's, is made of them",
+    ("wan_core.media", "load_audio"): "write_video takes what it reads; docs/media.md tells Python users so",
+    ("wan_core.tasks", "FLF2VRequest"): "what Python users ask flf2v for; the command builds it from the task",
+    ("wan_core.tasks", "I2VRequest"): "what Python users ask i2v for; the command builds it from the task",
     ("wan_core.tasks", "DecodePlan"): "the conditioning of a task with frames to drop holds one",
 }
 
@@ -146,8 +149,8 @@ def used_names(tree: ast.Module, imports: Iterable[Import]) -> frozenset[tuple[s
             prefix = f"{node.module}." if isinstance(node, ast.ImportFrom) else ""
             homes.update({alias.asname or alias.name: prefix + alias.name for alias in node.names})
     for node in ast.walk(tree):
-        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in homes:
-            used.add((homes[node.value.id], node.attr))
+        if isinstance(node, ast.Attribute) and (home := homes.get(ast.unparse(node.value))):
+            used.add((home, node.attr))
     return frozenset(used)
 
 

@@ -12,6 +12,7 @@ import torch
 from tools.bench import ROWS, Result, measure, table
 from tools.bench_bytes import moved_bytes
 from tools.bench_peers import Settings, Sides
+from tools.bench_trees import operations
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -78,6 +79,17 @@ def test_table_says_when_a_bar_is_missed() -> None:
 def test_bytes_are_those_that_elementwise_steps_touch(call: Callable[[torch.Tensor], object], count: int) -> None:
     x = torch.ones(100)
     assert moved_bytes(lambda: call(x)).total() == count
+
+
+def test_operations_are_counted_without_views_and_after_a_first_call() -> None:
+    kept: list[torch.Tensor] = []
+
+    def call() -> torch.Tensor:
+        if not kept:
+            kept.append(torch.ones(4).cos())
+        return kept[0].view(2, 2) + 1
+
+    assert operations(call) == 1
 
 
 @pytest.mark.slow

@@ -15,8 +15,7 @@ import torch
 from PIL import Image
 
 from wan_core.errors import WanError
-from wan_core.media import check_output, load_image, read_provenance, read_video, write_video
-from wan_core.media.audio import load_audio
+from wan_core.media import check_output, load_audio, load_image, read_provenance, read_video, write_video
 
 GREY = torch.zeros(3, 4, 16, 16)
 

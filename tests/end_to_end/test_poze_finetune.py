@@ -39,6 +39,10 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, channels in (("data", 48), ("foreign", 16)):
         make_dataset(folder / name, video, channels)
     make_dataset(folder / "uneven", video, 48)
+    (folder / "plain").mkdir()
+    for name in ("one", "two"):
+        write_video(iter([video]), folder / f"plain/{name}.mp4", fps=24)
+        (folder / f"plain/{name}.txt").write_text(f"a walk, {name}")
     (folder / "uneven/prompts.txt").write_text("a walk\n\na forest\na third one\n")
     return folder
 
@@ -99,6 +103,21 @@ def test_flow_matching_learns_from_the_later_layout(
     result = run(*words, "--frame-num", 5, "--size", "64*64", "--batch-size", 2, "--ema", 0.9, command=finetune)
     assert result.exit_code == 0, result.output
     assert "encoded 2 of 2 examples" in result.output
+
+
+def test_wan_train_trains_the_guided_model_and_poze_infer_uses_what_it_made(
+    run: Run, checkpoint: Callable[[str], Path], files: Path, tmp_path: Path
+) -> None:
+    model = ["--ckpt-dir", checkpoint("ti2v-5B"), "--part", f"pi3={bundled_weights()}"]
+    words = ["--data", files / "plain", "--num-frames", 5, "--size", "64*64", "--lora-rank", 2, "--lr", 0.01]
+    result = run("train", "--model", "poze-5B", *model, *words, "--steps", 2, "--quiet", "--output", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    assert load_file(tmp_path / "out/adapter.safetensors")["proj.3.bias"].abs().max() > 0
+    made = ["--lora", tmp_path / "out/lora.safetensors", "--adapter", tmp_path / "out/adapter.safetensors"]
+    words = ["--prompt", "a walk", "--image", files / "ref.png", "--frame-num", 5, "--size", "64*64"]
+    result = run("generate", "poze-5B", *model, *words, *made, "--sample-steps", 1, "--output", tmp_path / "v.mp4")
+    assert result.exit_code == 0, result.output
+    assert "--adapter FILE" not in result.output, "the adapter speaks"
 
 
 SMALL = ("--frame-num", "5", "--size", "64*64")

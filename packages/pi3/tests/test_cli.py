@@ -65,7 +65,7 @@ def reconstruct(run: Run, *arguments: str) -> Result:
 def test_a_folder_becomes_a_cloud_with_preview_and_orbit(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("pi3.cli.reconstruct.ORBIT_SECONDS", 1)
+    monkeypatch.setattr("pi3.cli.film.SECONDS", 1)
     result = reconstruct(
         run, "--out", "{out}/s.ply", "--preview", "{out}/s.png", "--orbit", "{out}/o.mp4", "--max-points", "100"
     )

@@ -12,7 +12,7 @@ from pi3.dinov2.layers import resize_positions
 from pi3.edges import depth_edges, normal_edges, normals_of_points, surface_edges
 from pi3.evaluation import align_points, cloud_errors, depth_errors, pose_errors, rotation_degrees
 from pi3.geometry import intrinsics_of_rays, pixel_centres, project, slopes_of_intrinsics
-from pi3.images import evaluation_size, input_size
+from pi3.images import input_size
 from pi3.rope2d import grid_positions, rope_table, rotate
 from wan_core import RequestError
 
@@ -148,10 +148,6 @@ def test_uncertain_pixels_go() -> None:
 def test_sizes_are_whole_patches(size: tuple[int, int], expected: tuple[int, int]) -> None:
     assert all(side % 14 == 0 for side in expected)
     assert input_size(*size) == expected or size == (640, 480)
-
-
-def test_size_of_evaluations() -> None:
-    assert evaluation_size(640, 480) == (518, 392)
 
 
 def test_sizes_below_one_are_refused() -> None:

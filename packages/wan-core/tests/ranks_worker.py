@@ -12,10 +12,10 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed.checkpoint.state_dict_saver as saver
 from safetensors.torch import save_file
 from torch import Tensor
 
-import wan_core.training.sharded
 from wan_core import RequestError
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
 from wan_core.runtime import launched
@@ -91,7 +91,7 @@ def run(folder: Path, steps: int, flags: set[str], ranks: Ranks) -> None:
 
 def die_in_second_save() -> None:
     """SIGKILL this process when the parts of the second checkpoint are written."""
-    real, calls = wan_core.training.sharded.save, [0]
+    real, calls = saver.save, [0]
 
     def save(*values: object, **options: object) -> object:
         calls[0] += 1
@@ -99,7 +99,7 @@ def die_in_second_save() -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return real(*values, **options)  # type: ignore[arg-type]
 
-    wan_core.training.sharded.save = save  # type: ignore[assignment]
+    saver.save = save  # type: ignore[assignment]
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ from wan_core.checkpoints import (
     native_weights,
     read_weights,
 )
-from wan_core.checkpoints.readers.quantized import stored_in_8_bits
 from wan_core.errors import BackendError, CheckpointError
 from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
 
@@ -93,17 +92,6 @@ def test_scaled_fp8_works_in_diffusers_names_too(tmp_path: Path) -> None:
     loaded = dit_weights(saved(tmp_path / "w.safetensors", stored))
     native = native_weights(MemorySource(expected), "dit")
     assert all(torch.equal(loaded[name], native.read(name)) for name in native)
-
-
-def test_8_bit_weights_can_be_had_as_they_are_stored(tmp_path: Path) -> None:
-    stored, _ = scaled(weights(DIT), ".scale_weight", False)
-    source = native_weights(read_weights(saved(tmp_path / "w.safetensors", stored, "diffusion_model.")), "dit")
-    pair = stored_in_8_bits(source, "blocks.0.ffn.0.weight")
-    assert pair is not None
-    assert pair[0].dtype == torch.float8_e4m3fn
-    assert torch.equal(pair[0].float() * pair[1], source.read("blocks.0.ffn.0.weight"))
-    assert stored_in_8_bits(source, "blocks.0.ffn.0.bias") is None
-    assert stored_in_8_bits(native_weights(MemorySource(weights(DIT)), "dit"), "head.head.weight") is None
 
 
 @pytest.mark.parametrize(
@@ -192,7 +180,7 @@ def test_the_text_encoder_under_llama_cpp_names(tmp_path: Path) -> None:
     assert "enc.blk.1.ffn_gate.weight" in stored
     write_gguf(tmp_path / "w.gguf", stored, "F16")
     source = native_weights(read_weights(tmp_path / "w.gguf"), "umt5")
-    assert source.report.format == "llama.cpp"
+    assert source.format == "llama.cpp"
     loaded = load_model(infer_umt5_config(source), source, family="umt5", dtype=torch.float32)
     assert all(torch.equal(t, weights(UMT5)[name].half().float()) for name, t in loaded.state_dict().items())
 

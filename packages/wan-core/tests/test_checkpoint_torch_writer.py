@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from wan_core.checkpoints import MemorySource, read_weights
+from wan_core.checkpoints.readers.sources import cast
 from wan_core.checkpoints.torch_writer import write_torch_file
 from wan_core.errors import CheckpointError
 
@@ -23,7 +24,7 @@ def odd_tensors() -> dict[str, Any]:
 
 @pytest.mark.parametrize("mmap", [False, True])
 def test_torch_reads_what_we_write(tmp_path: Path, mmap: bool) -> None:
-    write_torch_file(MemorySource(odd_tensors()), tmp_path / "w.pth", dtypes={"d": torch.float32})
+    write_torch_file(cast(MemorySource(odd_tensors()), {"d": torch.float32}), tmp_path / "w.pth")
     loaded = torch.load(tmp_path / "w.pth", weights_only=True, mmap=mmap)
     expected = odd_tensors() | {"d": torch.ones(2)}
     assert list(loaded) == list(expected)

@@ -50,14 +50,6 @@ def test_the_same_rate_changes_nothing() -> None:
     assert resample(track, 16_000) is track
 
 
-def test_sections_are_cut_at_the_ends() -> None:
-    track = AudioTrack(torch.arange(10.0).unsqueeze(0), 10)
-    assert track.section(0.2, 0.5).samples.tolist() == [[2, 3, 4]]
-    assert track.section(0.8, 9).samples.tolist() == [[8, 9]]
-    assert track.section(-1, 0.1).samples.tolist() == [[0]]
-    assert track.section(5, 9).samples.shape == (1, 0)
-
-
 def test_broken_samples_become_silence(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "a.wav", np.array([0.5, np.nan, np.inf]), 8000, subtype="FLOAT")
     assert load_audio(tmp_path / "a.wav").samples.tolist() == [[0.5, 0.0, 1.0]]

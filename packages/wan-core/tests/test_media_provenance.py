@@ -132,7 +132,7 @@ def test_settings_and_versions_come_back_from_json() -> None:
     again = Provenance.from_json(provenance.to_json())
     assert again == provenance
     assert again.to_json() == provenance.to_json()
-    assert (again.prompt, again.seed) == ("a cat", 7)
+    assert (again.settings["prompt"], again.settings["seed"]) == ("a cat", 7)
     assert again.record["torch"].split(".")[0].isdigit()
     assert again.tool_version not in ("", "unknown")
 

@@ -22,7 +22,6 @@ from wan_core.media import (
     write_video,
 )
 from wan_core.media.audio import AudioTrack, load_audio
-from wan_core.media.video import VideoWriter
 
 from .media_clips import files_below, levels_clip, levels_of, psnr, smooth_clip
 
@@ -197,14 +196,6 @@ def test_sound_shorter_than_the_video_is_kept_whole(tmp_path: Path) -> None:
 
 
 # -- memory and files
-
-
-def test_a_writer_takes_frames_one_push_at_a_time(tmp_path: Path) -> None:
-    with VideoWriter(tmp_path / "a.mp4", fps=8) as writer:
-        for chunk in smooth_clip(9).split(4, dim=1):
-            writer.add(chunk)
-    assert writer.num_frames == 9
-    assert probe_video(tmp_path / "a.mp4").num_frames == 9
 
 
 @pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "a.png"])

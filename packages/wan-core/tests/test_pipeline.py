@@ -22,12 +22,12 @@ from wan_core.tasks import (
     Experts,
     GeneratedClip,
     GenerationRequest,
+    I2VRequest,
     Log,
     TaskInputs,
     TextToVideo,
     TI2VRequest,
 )
-from wan_core.tasks.i2v import I2VRequest
 from wan_core.tasks.prompts import PromptCache, encode_prompts
 
 from .networks import build

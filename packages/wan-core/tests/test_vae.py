@@ -225,14 +225,16 @@ def test_bfloat16_stays_close_to_float32(config: VAEConfig) -> None:
 
 
 @torch.no_grad()
-def test_cache_size_is_constant() -> None:
+def test_cache_size_is_constant_and_buffers_are_reused() -> None:
     model, cache = built(PLAIN), DecoderCache()
     latents = some_latents(model, 4)
-    sizes = []
+    sizes, places = [], []
     for latent in latents.split(1, dim=2):
         model.decode_chunk(latent, cache)
         sizes.append(cache.nbytes)
+        places.append([frames.data_ptr() for frames in cache._frames.values()])
     assert len(set(sizes)) == 1
+    assert places[1] == places[0] == places[3]
 
 
 def test_a_cache_survives_a_change_of_the_gradient_mode() -> None:

@@ -1,19 +1,14 @@
 """Depth as images: 16-bit PNG for programs, colours for people."""
 
-from __future__ import annotations
-
 import json
 import os
-from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
+from pi3.scene import Scene
 from wan_core.drafts import merged_folder
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from pi3.scene import Scene
 
 LEVELS = 65_535
 
@@ -29,10 +24,8 @@ def depth_to_colours(depth: NDArray[np.floating], near: float, far: float) -> ND
     inverse = 1 / np.clip(depth, near, far)
     low, high = 1 / far, 1 / near
     place = (high - inverse) / max(high - low, 1e-12) * (len(_RAMP) - 1)
-    lower = np.clip(np.floor(place).astype(int), 0, len(_RAMP) - 2)
-    share = (place - lower)[..., None]
-    colours: NDArray[np.uint8] = np.round(_RAMP[lower] * (1 - share) + _RAMP[lower + 1] * share).astype(np.uint8)
-    return colours
+    channels = [np.interp(place, range(len(_RAMP)), channel) for channel in _RAMP.T]
+    return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
 def depth_range(depth: NDArray[np.floating]) -> tuple[float, float]:
@@ -57,8 +50,6 @@ def write_depth(scene: Scene, path: str | os.PathLike[str]) -> float:
     Depth is the level times the scale, which is returned; pixels that are not kept are 0 in the first and dimmed in the
     second. Raises MediaError when the folder cannot be written.
     """
-    from PIL import Image
-
     near, far = depth_range(scene.depth[scene.keep])
     largest = float(scene.depth[scene.keep].max()) if scene.keep.any() else 1.0
     scale = max(largest, 1e-12) / LEVELS

@@ -1,30 +1,26 @@
 """Scenes as files: ``.ply``, ``.glb``, ``.npz``, a COLMAP folder, and camera paths as text."""
 
-from __future__ import annotations
-
 import json
 import os
 from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
 
 from pi3.ply import hsv_to_rgb, write_ply
+from pi3.scene import Scene
 from wan_core import BackendError, RequestError
-from wan_core.drafts import merged_folder, replaced_file
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from pi3.scene import Scene
+from wan_core.drafts import merged_folder, replaced_file, write_bytes, write_text
 
 OPENCV_TO_GLTF = np.diag([1.0, -1.0, -1.0, 1.0])
 """glTF has y up and looks along -z, OpenCV y down and z forward."""
 
 _FRUSTUM_SHARE = 0.03
 _PYRAMID_FACES = [[0, 2, 1], [0, 3, 2], [0, 4, 3], [0, 1, 4], [1, 2, 3], [1, 3, 4]]
-_KINDS = (".ply", ".glb", ".npz", ".json", ".txt")
+_KINDS = (".ply", ".glb", ".npz")
 
 
 def scene_kind(path: str | os.PathLike[str]) -> str:
@@ -35,7 +31,7 @@ def scene_kind(path: str | os.PathLike[str]) -> str:
     suffix = Path(path).suffix.lower()
     if not suffix or Path(path).is_dir():
         return "colmap"
-    if suffix not in _KINDS[:3]:
+    if suffix not in _KINDS:
         raise RequestError(f"output {path} ends in {suffix}; use .ply, .glb, .npz, or a folder for COLMAP")
     return suffix
 
@@ -84,8 +80,7 @@ def write_glb(
         mesh = trimesh.Trimesh(vertices, _PYRAMID_FACES, vertex_colors=np.tile(colour, (len(vertices), 1)))
         parts.add_geometry(mesh, node_name=f"camera {scene.names[index]}")
     parts.apply_transform(OPENCV_TO_GLTF)
-    with replaced_file(path) as temporary:
-        temporary.write_bytes(parts.export(file_type="glb"))
+    write_bytes(path, parts.export(file_type="glb"))
 
 
 def camera_pyramids(scene: Scene, size: float) -> NDArray[np.float64]:
@@ -126,8 +121,6 @@ def write_colmap(scene: Scene, path: str | os.PathLike[str], *, max_points: int 
     Every view has its own PINHOLE camera for the written image; points carry no tracks, as they come from no
     matching. Format: colmap.github.io/format.html.
     """
-    from PIL import Image
-
     points, colours = scene.cloud(max_points)
     height, width = scene.depth.shape[1:]
     world_to_camera = np.linalg.inv(scene.poses.astype(np.float64))
@@ -153,13 +146,11 @@ def write_poses(scene: Scene, path: str | os.PathLike[str]) -> None:
     ``.npz``. Raises RequestError for another ending, MediaError when it cannot be written."""
     check_poses_kind(path)
     suffix = Path(path).suffix.lower()
-    with replaced_file(path) as temporary:
-        if suffix == ".npz":
-            with temporary.open("wb") as stream:
-                np.savez(stream, poses=scene.poses, intrinsics=scene.intrinsics, names=np.array(scene.names))
-        else:
-            text = poses_json(scene) if suffix == ".json" else poses_tum(scene)
-            temporary.write_text(text, encoding="utf-8")
+    if suffix == ".npz":
+        with replaced_file(path) as temporary, temporary.open("wb") as stream:
+            np.savez(stream, poses=scene.poses, intrinsics=scene.intrinsics, names=np.array(scene.names))
+    else:
+        write_text(path, poses_json(scene) if suffix == ".json" else poses_tum(scene))
 
 
 def check_poses_kind(path: str | os.PathLike[str]) -> None:

@@ -21,11 +21,6 @@ def slopes_of_intrinsics(intrinsics: Tensor, height: int, width: int) -> Tensor:
     return torch.einsum("...ij,hwj->...hwi", inverse, pixels)[..., :2]
 
 
-def rays_of_points(points: Tensor) -> Tensor:
-    """Unit rays [..., 3] of points [..., 3] in the camera frame."""
-    return torch.nn.functional.normalize(points, dim=-1)
-
-
 def intrinsics_of_rays(rays: Tensor, *, centred: bool = False, ndc: bool = False) -> Tensor:
     """Pinhole intrinsics [..., 3, 3] that fit rays [..., H, W, 3] best.
 

@@ -1,21 +1,17 @@
-"""Images to network input: Pi3's size rule, and stretching with Pillow's Lanczos filter.
-
-Pillow is imported where it is used, so that the model itself needs torch alone.
-"""
-
-from __future__ import annotations
+"""Images to network input: Pi3's size rule, and stretching with Pillow's Lanczos filter."""
 
 import math
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from wan_core import RequestError
 
-if TYPE_CHECKING:
-    from PIL import Image
+FrameSize = tuple[int, int]
+"""Width and height in pixels."""
 
 PIXEL_LIMIT = 255_000
 """Pixels of an input image at most, as in the reference; about 504 x 504."""
@@ -42,18 +38,8 @@ def input_size(width: int, height: int, *, pixel_limit: int = PIXEL_LIMIT, patch
     return max(1, columns) * patch_size, max(1, rows) * patch_size
 
 
-def evaluation_size(width: int, height: int, *, target_width: int = 518, patch_size: int = PATCH_SIZE) -> FrameSize:
-    """The (width, height) of published evaluations: a fixed width, the height rounded to whole patches."""
-    if min(width, height) < 1:
-        raise RequestError(f"a picture has at least one pixel, got {width}x{height}")
-    return target_width, max(1, round(height * target_width / width / patch_size)) * patch_size
-
-
 def view_of_image(image: Image.Image, size: FrameSize) -> Tensor:
     """An image stretched to ``size`` (width, height): float32 [3, H, W] in [0, 1]."""
-    import numpy as np
-    from PIL import Image
-
     resized = image.convert("RGB").resize(size, Image.Resampling.LANCZOS)
     pixels = torch.from_numpy(np.array(resized, dtype=np.uint8))
     return pixels.permute(2, 0, 1).contiguous().float() / 255
@@ -75,7 +61,3 @@ def pictures_to_tensor(
     if not views:
         raise RequestError("there is no picture to reconstruct; give at least one")
     return torch.stack(views)
-
-
-FrameSize = tuple[int, int]
-"""Width and height in pixels."""

@@ -210,23 +210,26 @@ class Pi3(nn.Module):
 
     def decode(self, latents: Pi3Latents) -> Pi3Output:
         """The second half: only the heads, in float32 whatever surrounds them."""
-        rows, columns = latents.grid
-        first = latents.num_registers
         with torch.autocast(latents.hidden.device.type, enabled=False):
-            raw = self._run_dense(self.point_head, latents.point_tokens[:, first:], rows, columns)
-            conf = self._run_dense(self.conf_head, latents.conf_tokens[:, first:], rows, columns)
-            poses = self.camera_head(latents.camera_tokens[:, first:].float())
+            raw, conf, poses = self.run_heads(latents)
             local = points_of_slopes(raw[..., :2], raw[..., 2:])
-            views = (latents.batch_size, latents.num_views)
-            return Pi3Output(
-                points=torch.unflatten(apply_transform(poses[:, None, None], local), 0, views),
-                local_points=torch.unflatten(local, 0, views),
-                conf=torch.unflatten(conf, 0, views),
-                camera_poses=torch.unflatten(poses, 0, views),
-            )
+            points = apply_transform(poses[:, :, None, None], local)
+        return Pi3Output(points=points, local_points=local, conf=conf, camera_poses=poses)
 
-    def _run_dense(self, head: nn.Module, tokens: Tensor, rows: int, columns: int) -> Tensor:
-        return in_chunks(lambda part: head(part.float(), rows, columns), tokens)
+    def run_heads(self, latents: Pi3Latents) -> tuple[Tensor, Tensor, Tensor]:
+        """Slopes and log depth [B, N, H, W, 3], confidence [B, N, H, W, 1], camera-to-world matrices [B, N, 4, 4]."""
+        rows, columns = latents.grid
+        point, conf, camera = (
+            tokens[:, latents.num_registers :]
+            for tokens in (latents.point_tokens, latents.conf_tokens, latents.camera_tokens)
+        )
+        found = (
+            in_chunks(lambda part: self.point_head(part.float(), rows, columns), point),
+            in_chunks(lambda part: self.conf_head(part.float(), rows, columns), conf),
+            self.camera_head(camera.float()),
+        )
+        raw, confidence, poses = (torch.unflatten(each, 0, (latents.batch_size, latents.num_views)) for each in found)
+        return raw, confidence, poses
 
 
 def in_chunks(function: Callable[[Tensor], Tensor], views: Tensor, size: int = VIEWS_AT_ONCE) -> Tensor:

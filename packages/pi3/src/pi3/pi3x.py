@@ -17,7 +17,7 @@ from pi3.conv_head import ConvHead
 from pi3.dinov2.layers import PatchEmbed
 from pi3.dinov2.vit import VisionTransformer
 from pi3.heads import CrossDecoder, points_of_slopes
-from pi3.model import DECODER_LAYER_SCALE, Pi3, Pi3Latents, Pi3Output, in_chunks
+from pi3.model import DECODER_LAYER_SCALE, Injection, Pi3, Pi3Latents, Pi3Output, in_chunks
 from pi3.prope import CameraPositions, PoseInjection
 from pi3.rope2d import RopeTable
 from wan_core import RequestError
@@ -117,14 +117,24 @@ class Pi3X(Pi3):
             added = added + torch.where(prepared.depth_mask.flatten()[:, None, None], embedded, 0.0)
         return added
 
-    def _pose_injection(self, prepared: PreparedConditions, images: Tensor) -> "_Injection | None":
+    def _pose_injection(self, prepared: PreparedConditions, images: Tensor) -> Injection | None:
+        """Adds known poses to the patch tokens after some of the decoder's blocks."""
         if not bool(prepared.pose_mask.any()):
             return None
         patch, config = self.config.patch_size, self.config
         head_dim = config.encoder.dim // config.decoder_heads
         cameras = CameraPositions.of(prepared.poses, images.shape[-2] // patch, images.shape[-1] // patch, head_dim)
         blocks = dict(zip(config.inject_after, self.pose_inject_blk, strict=True))
-        return _Injection(blocks, cameras, prepared.pose_mask, config.num_registers)
+        first, mask = config.num_registers, prepared.pose_mask
+
+        def inject(index: int, tokens: Tensor) -> Tensor:
+            if index not in blocks:
+                return tokens
+            patches = torch.unflatten(tokens[:, first:], 0, mask.shape)
+            added = blocks[index](patches, cameras, mask).flatten(0, 1)
+            return torch.cat([tokens[:, :first], patches.flatten(0, 1) + added], dim=1)
+
+        return inject
 
     def _metric_tokens(self, hidden: Tensor, images: Tensor) -> Tensor:
         batch, count = images.shape[:2]
@@ -140,14 +150,9 @@ class Pi3X(Pi3):
         """The second half: only the heads, in float32 whatever surrounds them. Takes :class:`Pi3XLatents`."""
         if not isinstance(latents, Pi3XLatents):
             raise RequestError("Pi3X decodes the latents of a Pi3X; these are of a Pi3 and have no metric scale")
-        rows, columns = latents.grid
-        first, views = latents.num_registers, (latents.batch_size, latents.num_views)
         with torch.autocast(latents.hidden.device.type, enabled=False):
-            raw = self._run_dense(self.point_head, latents.point_tokens[:, first:], rows, columns)
-            conf = self._run_dense(self.conf_head, latents.conf_tokens[:, first:], rows, columns)
-            poses = torch.unflatten(self.camera_head(latents.camera_tokens[:, first:].float()), 0, views)
+            raw, conf, poses = self.run_heads(latents)
             metric = self.metric_head(latents.metric_tokens.float())[:, 0].exp()
-            raw = torch.unflatten(raw, 0, views)
             slopes, log_depth = raw[..., :2], raw[..., 2:]
             local = points_of_slopes(slopes, log_depth.clamp(max=MAX_LOG_DEPTH)) * metric[:, None, None, None, None]
             poses = rigid_transform(poses[..., :3, :3], poses[..., :3, 3] * metric[:, None, None])
@@ -155,25 +160,8 @@ class Pi3X(Pi3):
             return Pi3XOutput(
                 points=apply_transform(poses[:, :, None, None], local),
                 local_points=local,
-                conf=torch.unflatten(conf, 0, views),
+                conf=conf,
                 camera_poses=poses,
                 rays=rays,
                 metric=metric,
             )
-
-
-@dataclass(frozen=True)
-class _Injection:
-    """Adds known poses to the patch tokens after some of the decoder's blocks."""
-
-    blocks: dict[int, nn.Module]
-    cameras: CameraPositions
-    view_mask: Tensor
-    num_registers: int
-
-    def __call__(self, index: int, tokens: Tensor) -> Tensor:
-        if index not in self.blocks:
-            return tokens
-        patches = torch.unflatten(tokens[:, self.num_registers :], 0, self.view_mask.shape)
-        added = self.blocks[index](patches, self.cameras, self.view_mask).flatten(0, 1)
-        return torch.cat([tokens[:, : self.num_registers], patches.flatten(0, 1) + added], dim=1)

@@ -12,6 +12,7 @@ from torch.nn import functional
 
 from pi3.blocks import LAYER_NORM_EPS, LayerScale, Mlp, Pi3Attention
 from pi3.camera import invert_rigid
+from pi3.rope2d import RopeTable, rope_table, rotate
 
 FREQUENCY_BASE = 100.0
 
@@ -20,42 +21,35 @@ FREQUENCY_BASE = 100.0
 class CameraPositions:
     """Positions of the patch tokens of B sets of N views.
 
-    ``world_to_camera`` and its inverse ``camera_to_world`` are [B, N, 4, 4]; ``cos`` and ``sin`` [h * w, 2, d / 8] are
-    of the angles of column and row.
+    ``world_to_camera`` and its inverse ``camera_to_world`` are [B, N, 4, 4]; ``rope`` [h * w, 2, d / 8] has the angles
+    of column and row.
     """
 
     world_to_camera: Tensor
     camera_to_world: Tensor
-    cos: Tensor
-    sin: Tensor
+    rope: RopeTable
 
     @classmethod
     def of(cls, camera_to_world: Tensor, height: int, width: int, head_dim: int) -> "CameraPositions":
         """The positions of ``height`` x ``width`` patches under poses [B, N, 4, 4]; patches count from 0."""
         device = camera_to_world.device
-        count = head_dim // 8
-        frequencies = FREQUENCY_BASE ** (-torch.arange(count, dtype=torch.float32, device=device) / count)
         grid = torch.cartesian_prod(torch.arange(height, device=device), torch.arange(width, device=device))
-        angles = grid.flip(-1)[..., None].float() * frequencies
         poses = camera_to_world.float()
-        return cls(invert_rigid(poses), poses, angles.cos(), angles.sin())
+        return cls(invert_rigid(poses), poses, rope_table(grid.flip(-1), head_dim // 2, FREQUENCY_BASE))
 
     def apply(self, heads: Tensor, matrices: Tensor, *, inverse: bool = False) -> Tensor:
         """Transform queries, keys or values [B, n, N * h * w, d].
 
         The first half of the channels, as vectors of four, is multiplied by each view's matrix [B, N, 4, 4]; the two
-        quarters after it turn with the column and the row, backwards when ``inverse``.
+        quarters after it turn against the column and the row, and with them when ``inverse``.
         """
         half = heads.shape[-1] // 2
         views = matrices.shape[1]
         vectors = torch.unflatten(torch.unflatten(heads[..., :half], 2, (views, -1)), -1, (-1, 4))
         turned = torch.einsum("bvij,bnvptj->bnvpti", matrices.to(heads.dtype), vectors)
-        cos, sin = self.cos.to(heads.dtype).repeat(views, 1, 1), self.sin.to(heads.dtype).repeat(views, 1, 1)
-        if inverse:
-            sin = -sin
-        first, second = torch.unflatten(heads[..., half:], -1, (2, 2, -1)).unbind(-2)
-        rotated = torch.stack([cos * first + sin * second, cos * second - sin * first], dim=-2)
-        return torch.cat([turned.flatten(-2).flatten(2, 3), rotated.flatten(-3)], dim=-1)
+        table = self.rope.cast(heads.dtype).repeat(views)
+        rotated = rotate(heads[..., half:], table if inverse else RopeTable(table.cos, -table.sin))
+        return torch.cat([turned.flatten(-2).flatten(2, 3), rotated], dim=-1)
 
 
 class CameraAttention(Pi3Attention):

@@ -1,24 +1,18 @@
 """A reconstruction as plain arrays: what the network found, which pixels are kept, and the cloud they make."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from pi3.conditions import Conditions
 from pi3.edges import CONFIDENCE, DEPTH_RTOL, keep_mask
 from pi3.geometry import intrinsics_of_rays
+from pi3.model import Pi3
 from wan_core import BackendError, RequestError
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from pi3.conditions import Conditions
-    from pi3.model import Pi3
 
 _SUBSAMPLING_SEED = 0
 
@@ -52,12 +46,18 @@ class Scene:
 
         Of more than ``max_points`` an even random choice stays, the same one every time.
         """
-        points, colours = self.points[self.keep], self.images[self.keep]
-        if max_points is None or len(points) <= max_points:
-            return points, colours
-        chosen = np.random.default_rng(_SUBSAMPLING_SEED).choice(len(points), max_points, replace=False)
-        chosen.sort()
-        return points[chosen], colours[chosen]
+        return thinned(self.points[self.keep], self.images[self.keep], max_points)
+
+
+def thinned(
+    points: NDArray[np.float32], colours: NDArray[np.uint8], max_points: int | None
+) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+    """An even random choice of ``max_points`` of the points [M, 3] with their colours, the same one every time."""
+    if max_points is None or len(points) <= max_points:
+        return points, colours
+    chosen = np.random.default_rng(_SUBSAMPLING_SEED).choice(len(points), max_points, replace=False)
+    chosen.sort()
+    return points[chosen], colours[chosen]
 
 
 def reconstruct(

@@ -1,15 +1,10 @@
 """Images of point clouds: every point a small square, nearer ones in front. numpy only."""
 
-from __future__ import annotations
-
-from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import Self
 
 import numpy as np
-
-if TYPE_CHECKING:
-    from numpy.typing import NDArray
+from numpy.typing import NDArray
 
 BACKGROUND = (250, 250, 250)
 _NEAREST = 1e-6
@@ -76,7 +71,7 @@ class Orbit:
     reach: float
 
     @classmethod
-    def around(cls, points: NDArray[np.floating], poses: NDArray[np.floating] | None = None) -> Orbit:
+    def around(cls, points: NDArray[np.floating], poses: NDArray[np.floating] | None = None) -> Self:
         """An orbit for points [M, 3], seen from the side of the cameras ``poses`` [N, 4, 4] where there are any."""
         values = np.asarray(points, dtype=np.float64)
         values = values[np.isfinite(values).all(axis=1)] if len(values) else np.zeros((1, 3))
@@ -102,13 +97,6 @@ class Orbit:
         pose[:3, :3] = np.stack([right, np.cross(forward, right), forward], axis=1)
         pose[:3, 3] = self.centre - self.distance * forward
         return Viewpoint(pose, 0.5 * min(height, width) * self.distance / self.reach, height, width)
-
-    def swing(self, num_frames: int, degrees: float, height: int, width: int) -> Iterator[Viewpoint]:
-        """A smooth loop to ``degrees`` on either side and back; a full turn from 180 on."""
-        for index in range(num_frames):
-            share = index / num_frames
-            turned = 360 * share if degrees >= 180 else degrees * np.sin(2 * np.pi * share)
-            yield self.viewpoint(float(turned), height, width)
 
 
 def _unit(vector: NDArray[np.float64], otherwise: NDArray[np.float64]) -> NDArray[np.float64]:

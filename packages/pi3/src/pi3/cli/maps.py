@@ -1,35 +1,28 @@
 """``pi3 depth`` and ``pi3 poses``: one part of a reconstruction, as files."""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
-from pi3.cli.options import check_run, command, message, run_model, split_options
+from pi3.cli.options import ReconstructOptions, command, run_model
 from pi3.depth_maps import write_depth
 from pi3.exports import check_poses_kind, poses_json, write_poses
 from wan_core import RequestError
 from wan_core.files import check_place
 
 
-def run_depth(**values: Any) -> None:
+def run_depth(options: ReconstructOptions, out: Path) -> None:
     """Check everything, reconstruct, write the depth maps."""
-    options = split_options(values)
-    out: Path = values["out"]
-    check_run(options)
     if out.suffix or out.is_file():
         raise RequestError(f"depth maps go into a folder; {out} looks like a file")
     check_place(out, is_folder=not out.suffix)
     scene = run_model(options)
     scale = write_depth(scene, out)
-    message(options, f"{out}: {len(scene.names)} depth maps, depth = level * {scale:.6g}")
+    options.log(f"{out}: {len(scene.names)} depth maps, depth = level * {scale:.6g}")
 
 
-def run_poses(**values: Any) -> None:
+def run_poses(options: ReconstructOptions, out: Path | None) -> None:
     """Check everything, reconstruct, write or print the cameras."""
-    options = split_options(values)
-    out: Path | None = values["out"]
-    check_run(options)
     if out is not None:
         check_poses_kind(out)
         check_place(out, is_folder=not out.suffix)
@@ -38,7 +31,7 @@ def run_poses(**values: Any) -> None:
         click.echo(poses_json(scene), nl=False)
     else:
         write_poses(scene, out)
-        message(options, f"{out}: {len(scene.names)} cameras")
+        options.log(f"{out}: {len(scene.names)} cameras")
 
 
 depth_command = command(

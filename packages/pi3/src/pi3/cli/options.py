@@ -1,7 +1,7 @@
 """What the commands share: options, the model on its device, and the checks that come before any work."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -9,20 +9,17 @@ import click
 import torch
 
 from pi3.checkpoints import bundled_weights, load_pi3
-from pi3.cli.sources import Views, read_views
+from pi3.cli.sources import read_views
 from pi3.edges import CONFIDENCE, DEPTH_RTOL
-from pi3.model import Pi3
 from pi3.scene import Scene, reconstruct
 from wan_core import RequestError
-from wan_core.cli import ErrorReporting, debug_option
-from wan_core.runtime import resolve_device
-
-DTYPES = {"float32": None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+from wan_core.cli import ErrorReporting, debug_option, reporter
+from wan_core.runtime import DTYPES, resolve_device
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReconstructOptions:
-    """Everything that the reconstructing commands share."""
+    """Everything that the reconstructing commands share. Raises RequestError for numbers that cannot work."""
 
     images: tuple[Path, ...]
     checkpoint: str | None
@@ -34,6 +31,20 @@ class ReconstructOptions:
     device: str | None
     dtype: str | None
     quiet: bool
+
+    def __post_init__(self) -> None:
+        if self.interval is not None and self.interval < 1:
+            raise RequestError(f"--interval must be at least 1, got {self.interval}")
+        if self.pixel_limit is not None and self.pixel_limit < 196:
+            raise RequestError(f"--pixel-limit must be at least 196, one patch, got {self.pixel_limit}")
+        if not 0 <= self.conf <= 1:
+            raise RequestError(f"--conf is a probability from 0 to 1, got {self.conf}")
+        if self.edge_rtol < 0:
+            raise RequestError(f"--edge-rtol must be at least 0, got {self.edge_rtol}")
+
+    def log(self, text: str) -> None:
+        """Tell the user, on standard error, unless that is not wanted."""
+        reporter(self.quiet)(text)
 
 
 def run_options() -> list[click.Parameter]:
@@ -73,29 +84,11 @@ def run_options() -> list[click.Parameter]:
 def pick_autocast(name: str | None, device: torch.device) -> torch.dtype | None:
     """The dtype to run the network in, None for float32."""
     if name is not None:
-        return DTYPES[name]
+        return None if name == "float32" else DTYPES[name]
     if device.type == "cpu":
         return None
     has_bfloat16 = getattr(torch.get_device_module(device), "is_bf16_supported", None)
     return torch.bfloat16 if has_bfloat16 is not None and has_bfloat16() else None
-
-
-def message(options: ReconstructOptions, text: str) -> None:
-    """Tell the user, on standard error."""
-    if not options.quiet:
-        click.echo(text, err=True)
-
-
-def check_run(options: ReconstructOptions) -> None:
-    """Raise RequestError for numbers that cannot work, before anything is read."""
-    if options.interval is not None and options.interval < 1:
-        raise RequestError(f"--interval must be at least 1, got {options.interval}")
-    if options.pixel_limit is not None and options.pixel_limit < 196:
-        raise RequestError(f"--pixel-limit must be at least 196, one patch, got {options.pixel_limit}")
-    if not 0 <= options.conf <= 1:
-        raise RequestError(f"--conf is a probability from 0 to 1, got {options.conf}")
-    if options.edge_rtol < 0:
-        raise RequestError(f"--edge-rtol must be at least 0, got {options.edge_rtol}")
 
 
 def run_model(options: ReconstructOptions) -> Scene:
@@ -104,9 +97,15 @@ def run_model(options: ReconstructOptions) -> Scene:
     if options.checkpoint is None:
         bundled_weights()  # fails before the images are read
     model = load_pi3(options.checkpoint, device=device, revision=options.revision)
-    views = _read(options, model)
+    views = read_views(
+        options.images,
+        interval=options.interval,
+        pixel_limit=options.pixel_limit or model.config.pixel_limit,
+        patch_size=model.config.patch_size,
+        warn=lambda text: options.log(f"note: {text}"),
+    )
     size = f"{views.images.shape[-1]}x{views.images.shape[-2]}"
-    message(options, f"{len(views.names)} views of {size} on {device}")
+    options.log(f"{len(views.names)} views of {size} on {device}")
     return reconstruct(
         model,
         views.images,
@@ -117,27 +116,12 @@ def run_model(options: ReconstructOptions) -> Scene:
     )
 
 
-def _read(options: ReconstructOptions, model: Pi3) -> Views:
-    config = model.config
-    return read_views(
-        options.images,
-        interval=options.interval,
-        pixel_limit=options.pixel_limit or config.pixel_limit,
-        patch_size=config.patch_size,
-        warn=lambda text: message(options, f"note: {text}"),
-    )
-
-
-def split_options(values: dict[str, Any]) -> ReconstructOptions:
-    """Take the shared options out of a command's values."""
-    names = ReconstructOptions.__dataclass_fields__
-    return ReconstructOptions(**{name: values.pop(name) for name in names})
-
-
 def command(name: str, help: str, options: list[click.Parameter], run: Callable[..., None]) -> click.Command:
-    """A command of the shared options and its own."""
-    settings = {"help_option_names": ["-h", "--help"]}
+    """A command of the shared options and its own; ``run`` gets the former as one, the latter by name."""
+
+    def call(**values: Any) -> None:
+        shared = {field.name: values.pop(field.name) for field in fields(ReconstructOptions)}
+        run(ReconstructOptions(**shared), **values)
+
     shared = run_options()
-    return ErrorReporting(
-        name, params=[shared[0], *options, *shared[1:]], callback=run, help=help, context_settings=settings
-    )
+    return ErrorReporting(name, params=[shared[0], *options, *shared[1:]], callback=call, help=help)

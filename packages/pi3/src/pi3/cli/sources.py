@@ -5,11 +5,10 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-import torch
 from PIL import Image
 from torch import Tensor
 
-from pi3.images import input_size, view_of_image
+from pi3.images import pictures_to_tensor
 from wan_core import RequestError
 from wan_core.files import IMAGE_ENDINGS, VIDEO_ENDINGS, folder_files
 from wan_core.media import load_image, stream_video, tensor_to_image
@@ -39,22 +38,21 @@ def read_views(
     ``interval`` None is every tenth frame of a video and every image otherwise. Raises RequestError when nothing is
     there, and what the readers of wan-core raise.
     """
-    views, names, aspects = [], [], []
-    size = None
-    for name, image in _open_sources(sources, interval):
-        if size is None:
-            size = input_size(*image.size, pixel_limit=pixel_limit, patch_size=patch_size)
-        views.append(view_of_image(image, size))
-        names.append(name)
-        aspects.append(image.width / image.height)
-    if not views:
-        raise RequestError(f"{', '.join(map(str, sources))}: no pictures or frames in it")
+    names, aspects = list[str](), list[float]()
+
+    def images() -> Iterator[Image.Image]:
+        for name, image in _open_sources(sources, interval):
+            names.append(name)
+            aspects.append(image.width / image.height)
+            yield image
+
+    views = pictures_to_tensor(images(), pixel_limit=pixel_limit, patch_size=patch_size)
     odd = [
         name for name, aspect in zip(names, aspects, strict=True) if abs(aspect / aspects[0] - 1) > _ASPECT_TOLERANCE
     ]
     if odd:
         warn(f"{len(odd)} of {len(names)} pictures have another shape than the first and are stretched ({odd[0]}, ...)")
-    return Views(torch.stack(views), _unique(names))
+    return Views(views, _unique(names))
 
 
 def _open_sources(sources: Sequence[Path], interval: int | None) -> Iterator[tuple[str, Image.Image]]:

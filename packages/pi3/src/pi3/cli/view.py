@@ -1,30 +1,21 @@
 """``pi3 view``: a point cloud, or a sequence of them, as a video."""
 
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import click
-import numpy as np
-import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from pi3.cli.reconstruct import (
-    ORBIT_DEGREES,
-    ORBIT_SECONDS,
-    PREVIEW_SIZE,
-    check_max_points,
-    frame_tensor,
-    point_size,
-)
+from pi3.cli import film
+from pi3.cli.film import check_max_points
 from pi3.ply import read_ply
-from pi3.splat import Orbit, Viewpoint, draw_points
+from pi3.scene import thinned
+from pi3.splat import Orbit
 from wan_core import RequestError
 from wan_core.cli import ErrorReporting, debug_option
 from wan_core.files import folder_files, natural_order
 from wan_core.media import check_output, write_video
-
-Cloud = tuple[NDArray[np.float32], NDArray[np.uint8]]
 
 
 def find_clouds(sequence: str) -> list[Path]:
@@ -42,33 +33,19 @@ def find_clouds(sequence: str) -> list[Path]:
     return sorted(found, key=natural_order)
 
 
-def read_cloud(path: Path, max_points: int) -> Cloud:
-    """Points and colours of a file, thinned out evenly."""
-    points, colours = read_ply(path)
-    if len(points) > max_points:
-        chosen = np.random.default_rng(0).choice(len(points), max_points, replace=False)
-        points, colours = points[chosen], colours[chosen]
-    return points, colours
-
-
 def sequence_frames(paths: list[Path], max_points: int, fps: float) -> Iterator[Tensor]:
     """Frames [3, 1, H, W]: a swing around a single cloud, or the clouds one after the other from one place."""
-    first = read_cloud(paths[0], max_points)
+    clouds = (thinned(*read_ply(path), max_points) for path in paths)
+    first = next(clouds)
     orbit = Orbit.around(first[0])
     if len(paths) == 1:
-        for viewpoint in orbit.swing(max(1, round(ORBIT_SECONDS * fps)), ORBIT_DEGREES, *PREVIEW_SIZE):
-            yield _frame(first, viewpoint)
+        yield from film.swing(first, orbit, fps)
         return
-    for index, path in enumerate(paths):
-        cloud = first if index == 0 else read_cloud(path, max_points)
-        yield _frame(cloud, orbit.viewpoint(0.0, *PREVIEW_SIZE))
+    for cloud in chain([first], clouds):
+        yield film.frame(cloud, orbit)
 
 
-def _frame(cloud: Cloud, viewpoint: Viewpoint) -> Tensor:
-    return frame_tensor(torch.from_numpy(draw_points(*cloud, viewpoint, point_size=point_size(len(cloud[0])))))
-
-
-@click.command("view", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("view", cls=ErrorReporting)
 @click.argument("sequence")
 @click.option("--save", required=True, type=click.Path(path_type=Path), help=".mp4, .gif, .webp or frames/%04d.png.")
 @click.option("--max-points", type=int, default=200_000, show_default=True, help="Per cloud at most.")

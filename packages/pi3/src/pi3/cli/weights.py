@@ -36,7 +36,7 @@ def describe(path: Path) -> dict[str, Any]:
     }
 
 
-@click.command("inspect", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("inspect", cls=ErrorReporting)
 @click.argument("checkpoint", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def inspect_command(checkpoint: str | None, as_json: bool) -> None:
@@ -50,7 +50,7 @@ def inspect_command(checkpoint: str | None, as_json: bool) -> None:
             click.echo(f"{name.replace('_', ' ') + ':':<16} {value}")
 
 
-@click.command("download", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("download", cls=ErrorReporting)
 @click.argument("name", default="pi3")
 @click.option("--to", "folder", type=click.Path(path_type=Path), help="A folder; default: the hub's cache.")
 @click.option("--revision", help="Branch, tag or commit of the repository.")

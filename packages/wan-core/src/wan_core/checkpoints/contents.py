@@ -30,11 +30,6 @@ class Weights:
     source: TensorSource
     family: str
 
-    @property
-    def folder(self) -> Path:
-        """Where the files lie."""
-        return self.files[0].parent
-
 
 @dataclass(frozen=True)
 class Contents:

@@ -1,36 +1,25 @@
 """The one converter: tensors of a file under native names, and native tensors under the names of a format."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
+from operator import methodcaller
 
 from torch import Tensor
 
 from wan_core.checkpoints.families import Family, families, get_family
-from wan_core.checkpoints.formats import WRAPPERS, CheckpointFormat, detect_format, get_format, rename
+from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_format, rename, unwrapped
 from wan_core.checkpoints.readers.quantized import dequantized
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
 
-@dataclass(frozen=True)
-class ConversionReport:
-    """What converting did: the format that a file was in, its names that changed, and those left out on purpose."""
-
-    format: str
-    renamed: Mapping[str, tuple[str, ...]]
-    dropped: tuple[str, ...]
-
-
 class NativeWeights(DerivedSource):
-    """The tensors of one network under native names, with the report of how they got them."""
+    """The tensors of one network under native names; ``format`` is the naming that the file has."""
 
-    def __init__(
-        self, base: TensorSource, recipes: Mapping[str, Recipe], family: Family, report: ConversionReport
-    ) -> None:
+    def __init__(self, base: TensorSource, recipes: Mapping[str, Recipe], family: Family, format: str) -> None:
         super().__init__(base, recipes)
         self.family = family
-        self.report = report
+        self.format = format
 
 
 def native_weights(source: TensorSource, family: Family | str, *, group: str | None = None) -> NativeWeights:
@@ -49,21 +38,15 @@ def native_weights(source: TensorSource, family: Family | str, *, group: str | N
     chosen = detect_format(plain.keys(), family.formats)
     rules = dict(chosen.table(plain.keys()))
     recipes: dict[str, Recipe] = {}
-    renamed: dict[str, tuple[str, ...]] = {}
-    left_out = set(source.keys()) - set(plain.values())
     for name in sorted(plain, key=partial(_rank, chosen)) if chosen.duplicates else plain:
         original = plain[name]
         made = _native(source, name, original, chosen, rules)
         taken = [target for target in made if target in recipes]
         if taken and taken[0] not in chosen.duplicates:
             raise _same_name(source, original, recipes[taken[0]].inputs[0], taken[0])
-        if taken or not made:
-            left_out.add(original)
-            continue
-        recipes.update(made)
-        if tuple(made) != (original,):
-            renamed[original] = tuple(made)
-    return NativeWeights(source, recipes, family, ConversionReport(chosen.name, renamed, tuple(sorted(left_out))))
+        if not taken:
+            recipes.update(made)
+    return NativeWeights(source, recipes, family, chosen.name)
 
 
 def in_format(native: TensorSource, family: Family | str, name: str) -> DerivedSource:
@@ -98,14 +81,14 @@ def _plain_names(source: TensorSource, family: Family, group: str | None) -> dic
         for prefix in other.single_prefixes
         if other.name != family.name and prefix not in family.single_prefixes
     )
-    plain = _renamed(source, {name: name for name in source if not name.startswith(others)}, _unwrapped)
+    plain = _renamed(source, {name: name for name in source if not name.startswith(others)}, unwrapped)
     if group is None:
         nests = [nest for candidate in formats for nest in candidate.unwrap]
         plain = next((inside for nest in nests if (inside := _inside(nest, plain))), plain)
     else:
         plain = _inside(f"{group}.", plain)
     for prefix in dict.fromkeys(prefix for candidate in formats for prefix in candidate.strip_prefixes):
-        plain = _renamed(source, plain, partial(_without_prefix, prefix))
+        plain = _renamed(source, plain, methodcaller("removeprefix", prefix))
     return plain
 
 
@@ -123,18 +106,8 @@ def _renamed(source: TensorSource, names: Mapping[str, str], change: Callable[[s
     return changed
 
 
-def _without_prefix(prefix: str, name: str) -> str:
-    return name.removeprefix(prefix)
-
-
 def _same_name(source: TensorSource, one: str, other: str, target: str) -> CheckpointError:
     return CheckpointError(f"{source.path}: {one} and {other} are both {target}; the file mixes two layouts")
-
-
-def _unwrapped(name: str) -> str:
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
-    return name
 
 
 def _native(
@@ -163,10 +136,7 @@ def _native(
 def _part(
     split: Callable[[str, Tensor], dict[str, Tensor] | None], name: str, target: str, tensors: Sequence[Tensor]
 ) -> Tensor:
-    parts = split(name, tensors[0])
-    if parts is None:
-        raise ValueError(f"{name} has no parts")
-    return parts[target]
+    return (split(name, tensors[0]) or {})[target]
 
 
 def _joined(native: TensorSource, inputs: tuple[str, ...], make: Callable[..., Tensor]) -> Recipe:

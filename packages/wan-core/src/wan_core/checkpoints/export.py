@@ -1,7 +1,7 @@
 """A checkpoint written again, in another layout or dtype: one tensor in memory at a time, whole or not at all."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -60,31 +60,23 @@ def export_networks(
     check_space(out, total)
     with progress(total, 0) as done:
         if is_file:
-            _write(targets[0], out.parent, replace(options, layout=layout), done, name=out.name)
+            write_file(WrittenSource(targets[0].source, done), out, metadata=targets[0].metadata)
             return [out.name]
         with whole_folder(out, overwrite=options.overwrite) as draft:
             for target in targets:
-                _write(target, draft, options, done)
+                _write(target, draft, options.max_shard_bytes, done)
             write_companions(draft, networks, contents, layout, facts)
             return sorted(path.relative_to(draft).as_posix() for path in draft.rglob("*") if path.is_file())
 
 
-def _write(
-    target: Target, folder: Path, options: ExportOptions, done: Callable[[int], object], *, name: str | None = None
-) -> None:
-    source = WrittenSource(target.source, done)
-    if name is not None or target.container == "file":
-        write_file(source, folder / (name or target.path), metadata=target.metadata)
+def _write(target: Target, folder: Path, max_shard_bytes: int, done: Callable[[int], object]) -> None:
+    source, place, metadata = WrittenSource(target.source, done), folder / target.path, target.metadata
+    if target.container == "file":
+        write_file(source, place, metadata=metadata)
     elif target.container == "torch":
-        write_torch_file(source, folder / target.path)
+        write_torch_file(source, place)
     else:
-        write_shards(
-            source,
-            folder / target.path,
-            stem=target.stem,
-            max_shard_bytes=options.max_shard_bytes,
-            metadata=target.metadata,
-        )
+        write_shards(source, place, stem=target.stem, max_shard_bytes=max_shard_bytes, metadata=metadata)
 
 
 def _own_layout(networks: Sequence[Network], out: Path) -> Layout:

@@ -16,7 +16,7 @@ from wan_core.checkpoints.families.record import Container
 from wan_core.checkpoints.layout import TOKENIZER_FILES
 from wan_core.checkpoints.networks import Network
 from wan_core.checkpoints.pipeline_files import PipelineFacts, image_processor, model_index, scheduler
-from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
+from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource, cast
 from wan_core.drafts import write_text
 from wan_core.models import CLIPConfig, WanDiTConfig
 
@@ -24,6 +24,7 @@ Layout = Literal["official", "diffusers", "single"]
 
 TOKENIZER_FOLDER = "google/umt5-xxl"
 PIECES = "spiece_model"
+_BESIDE_A_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +36,6 @@ class Target:
     container: Container
     stem: str
     metadata: Mapping[str, str]
-
-
-class CastSource(DerivedSource):
-    """The tensors of another source in other dtypes."""
-
-    def __init__(self, base: TensorSource, dtypes: Mapping[str, torch.dtype]) -> None:
-        super().__init__(base, {name: _cast(base, name, dtypes) for name in base})
-
-
-def _cast(base: TensorSource, name: str, dtypes: Mapping[str, torch.dtype]) -> Recipe:
-    info = base.info(name)
-    dtype = dtypes.get(name, info.dtype)
-    if dtype == info.dtype:
-        return Recipe((name,), info)
-    return Recipe((name,), TensorInfo(info.shape, dtype), lambda tensors: tensors[0].to(dtype))
 
 
 class WrittenSource(DerivedSource):
@@ -74,7 +60,8 @@ def place(network: Network, layout: Layout, *, is_file: bool, is_alone: bool, pi
     container: Container = "file" if is_file or layout == "single" else "shards"
     if layout == "official" and not is_file:
         container = places.container
-    extra = network.family.unsaid(network.config)
+    config, usual = network.config, network.family.usual(network.config)
+    extra = {name: getattr(config, name) for name, value in usual.items() if getattr(config, name) != value}
     return Target(
         source=_renamed(network, form, layout, pieces),
         path=_path(network, layout, is_alone=is_alone),
@@ -95,8 +82,7 @@ def _renamed(network: Network, form: str, layout: Layout, pieces: Tensor | None)
     native = network.native
     if network.family.keeps_rest and network.format == form == "official":
         return _with_left_out(network.weights.source, network.dtypes)
-    cast = CastSource(native, network.dtypes)
-    named: TensorSource = in_format(cast, network.family, form)
+    named: TensorSource = in_format(cast(native, network.dtypes), network.family, form)
     if layout != "single":
         return named
     prefix = network.family.where.single_prefix
@@ -108,7 +94,7 @@ def _renamed(network: Network, form: str, layout: Layout, pieces: Tensor | None)
 def _with_left_out(source: TensorSource, dtypes: Mapping[str, torch.dtype]) -> TensorSource:
     wanted = set(dtypes.values())
     floats = [name for name in source if source.info(name).dtype.is_floating_point]
-    return CastSource(source, dict.fromkeys(floats, wanted.pop()) if len(wanted) == 1 else {})
+    return cast(source, dict.fromkeys(floats, wanted.pop()) if len(wanted) == 1 else {})
 
 
 def tokenizer_pieces(networks: Sequence[Network], contents: Contents) -> Tensor | None:
@@ -176,12 +162,6 @@ def _copy_tokenizers(folder: Path, contents: Contents, layout: Layout) -> None:
             continue
         target = folder / (source.name if is_clip else TOKENIZER_FOLDER if layout == "official" else "tokenizer")
         target.mkdir(parents=True, exist_ok=True)
-        for name in (
-            *TOKENIZER_FILES,
-            "tokenizer_config.json",
-            "special_tokens_map.json",
-            "added_tokens.json",
-            "config.json",
-        ):
+        for name in (*TOKENIZER_FILES, *_BESIDE_A_TOKENIZER):
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)

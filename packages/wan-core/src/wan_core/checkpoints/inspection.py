@@ -4,7 +4,6 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from wan_core.checkpoints.contents import Weights
@@ -31,11 +30,11 @@ class Inspection:
 
     weights: Weights
     kind: str
-    format: str
-    config: Any
     storage: Mapping[str, int]
     num_parameters: int
     num_bytes: int
+    format: str = ""
+    config: Any = None
     groups: tuple[str, ...] = ()
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
@@ -76,24 +75,22 @@ def inspect_weights(weights: Weights) -> Inspection:
         "weights": weights,
         "kind": KINDS[file_kind(weights.files[0])],
         "storage": dict(storage.most_common()),
-        "num_bytes": weights_size(weights.files),
+        "num_parameters": source.num_parameters,
+        "num_bytes": sum(path.stat().st_size for path in weights.files),
     }
     if weights.family in ("", "lora"):
-        lora = lora_summary(source) if weights.family else None
-        return Inspection(**common, format="", config=None, num_parameters=source.num_parameters, lora=lora)
+        return Inspection(**common, lora=lora_summary(source) if weights.family else None)
     family = get_family(weights.family)
-    groups = groups_of(source.keys(), family.formats)
+    common["groups"] = groups_of(source.keys(), family.formats)
     try:
         native = native_weights(source, family)
     except CheckpointError as error:
-        return Inspection(
-            **common, format="", config=None, num_parameters=source.num_parameters, groups=groups, problem=str(error)
-        )
-    common |= {"format": native.report.format, "num_parameters": native.num_parameters, "groups": groups}
+        return Inspection(**common, problem=str(error))
+    common |= {"format": native.format, "num_parameters": native.num_parameters}
     try:
         config = family.read_config(weights.files[0], native)
     except CheckpointError as error:
-        return Inspection(**common, config=None, problem=str(error))
+        return Inspection(**common, problem=str(error))
     wanted = {
         name: tuple(tensor.shape) for name, tensor in build_on_meta(partial(family.build, config)).state_dict().items()
     }
@@ -110,8 +107,3 @@ def tensor_rows(source: TensorSource) -> list[dict[str, Any]]:
     return [
         {"name": name, "dtype": source.storage(name), "shape": list(source.info(name).shape)} for name in sorted(source)
     ]
-
-
-def weights_size(files: tuple[Path, ...]) -> int:
-    """Bytes of files."""
-    return sum(path.stat().st_size for path in files)

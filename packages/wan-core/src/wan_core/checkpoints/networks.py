@@ -1,11 +1,12 @@
 """The networks of a checkpoint, checked and ready to be written again: native names, config, dtypes."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
+from torch import nn
 
 from wan_core.checkpoints.contents import Contents, Weights
 from wan_core.checkpoints.convert import native_weights
@@ -54,22 +55,17 @@ def networks_in(contents: Contents, *, dtype: torch.dtype | None = None, merge: 
     """
     if contents.unreadable:
         raise CheckpointError("; ".join(problem for _, problem in contents.unreadable[:3]))
-    networks: list[Network] = []
+    members: list[tuple[Weights, Expert | None]] = []
     for family in families():
         found = _of_one_model(contents, family)
-        experts = _experts(found) if len(found) == 2 else [None] * len(found)
-        networks += [_network(weights, expert, merge) for weights, expert in zip(found, experts, strict=True)]
+        members += zip(found, _experts(found) if len(found) == 2 else [None] * len(found), strict=True)
+    networks = [_network(*member, merge, dtype, is_alone=len(members) == 1) for member in members]
     if not networks:
         raise CheckpointError(f"{contents.path} holds no network that can be converted")
     transformers = {network.config for network in networks if network.family.is_denoiser}
     if len(transformers) > 1:
         raise CheckpointError(f"the two transformers in {contents.path} differ in size; they are of different models")
-    return [_with_dtype(network, dtype, is_alone=len(networks) == 1) for network in networks]
-
-
-def _with_dtype(network: Network, dtype: torch.dtype | None, *, is_alone: bool) -> Network:
-    stays = network.family.half_dtype is torch.float32 and not is_alone
-    return replace(network, dtypes=_dtypes(network, None if stays else dtype))
+    return networks
 
 
 def _of_one_model(contents: Contents, family: Family) -> list[Weights]:
@@ -80,7 +76,9 @@ def _of_one_model(contents: Contents, family: Family) -> list[Weights]:
     return found
 
 
-def _network(weights: Weights, expert: Expert | None, merge: Merge | None) -> Network:
+def _network(
+    weights: Weights, expert: Expert | None, merge: Merge | None, dtype: torch.dtype | None, *, is_alone: bool
+) -> Network:
     family = get_family(weights.family)
     native = native_weights(weights.source, family)
     config = family.read_config(weights.files[0], native)
@@ -88,20 +86,15 @@ def _network(weights: Weights, expert: Expert | None, merge: Merge | None) -> Ne
     check_fit(model, native)
     merged = merge(native, expert) if merge is not None and family.is_denoiser else native
     # In the network's order, so that equal weights give equal files.
-    recipes = {name: Recipe((name,), merged.info(name)) for name in model.state_dict()}
-    return Network(
-        weights=weights,
-        native=DerivedSource(merged, recipes),
-        format=native.report.format,
-        config=config,
-        dtypes={},
-        expert=expert,
-    )
+    ordered = DerivedSource(merged, {name: Recipe((name,), merged.info(name)) for name in model.state_dict()})
+    stays = family.half_dtype is torch.float32 and not is_alone
+    dtypes = _dtypes(model, ordered, None if stays else dtype)
+    return Network(weights=weights, native=ordered, format=native.format, config=config, dtypes=dtypes, expert=expert)
 
 
 def _experts(found: Sequence[Weights]) -> list[Expert | None]:
     """Which of two transformers is which, by the names of folders or files."""
-    experts = [_EXPERT_FOLDERS.get(weights.folder.name) for weights in found]
+    experts = [_EXPERT_FOLDERS.get(weights.files[0].parent.name) for weights in found]
     if set(experts) != {"high", "low"}:
         names = [weights.name.lower() for weights in found]
         experts = ["high" if "high" in name else "low" if "low" in name else None for name in names]
@@ -113,12 +106,12 @@ def _experts(found: Sequence[Weights]) -> list[Expert | None]:
     return experts
 
 
-def _dtypes(network: Network, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
+def _dtypes(model: nn.Module, native: TensorSource, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     """What each tensor is written in; modules that must stay float32 keep what they have."""
-    kept = getattr(build_on_meta(partial(network.family.build, network.config)), "float32_modules", ())
+    kept: Iterable[str] = getattr(model, "float32_modules", ())
     dtypes = {}
-    for name in network.native:
-        info, stored = network.native.info(name), network.native.stored_dtype(name)
+    for name in native:
+        info, stored = native.info(name), native.stored_dtype(name)
         if not info.dtype.is_floating_point:
             continue
         own = stored if stored.is_floating_point and stored.itemsize > 1 else torch.bfloat16

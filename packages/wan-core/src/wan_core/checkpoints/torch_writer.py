@@ -4,12 +4,17 @@
 which one is a pickle (protocol 2) of the dict; as documented in torch's notes on serialisation.
 """
 
+import io
+import pickle
 import struct
 import zipfile
+from collections import OrderedDict
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch._utils import _rebuild_tensor_v2
 
 from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
 from wan_core.checkpoints.writer import tensor_bytes
@@ -17,33 +22,30 @@ from wan_core.drafts import replaced_file
 from wan_core.errors import CheckpointError
 
 _STORAGES = {
-    torch.float64: "DoubleStorage",
-    torch.float32: "FloatStorage",
-    torch.float16: "HalfStorage",
-    torch.bfloat16: "BFloat16Storage",
-    torch.int64: "LongStorage",
-    torch.int32: "IntStorage",
-    torch.int16: "ShortStorage",
-    torch.int8: "CharStorage",
-    torch.uint8: "ByteStorage",
-    torch.bool: "BoolStorage",
+    torch.float64: torch.DoubleStorage,
+    torch.float32: torch.FloatStorage,
+    torch.float16: torch.HalfStorage,
+    torch.bfloat16: torch.BFloat16Storage,
+    torch.int64: torch.LongStorage,
+    torch.int32: torch.IntStorage,
+    torch.int16: torch.ShortStorage,
+    torch.int8: torch.CharStorage,
+    torch.uint8: torch.ByteStorage,
+    torch.bool: torch.BoolStorage,
 }
 _ALIGNMENT = 64
 _LOCAL_HEADER, _ZIP64_EXTRA = 30, 20
 _ZIP64_FROM = 2**31 - 1
 
 
-def write_torch_file(
-    source: TensorSource, path: str | Path, *, dtypes: Mapping[str, torch.dtype] | None = None
-) -> None:
-    """Write all tensors to one file, replacing it in one step. ``dtypes`` overrides the stored dtype by name.
+def write_torch_file(source: TensorSource, path: str | Path) -> None:
+    """Write all tensors to one file, replacing it in one step.
 
     Raises MediaError when the disk refuses, CheckpointError for a dtype that old torch files do not have; nothing
     half-written stays.
     """
     path = Path(path)
     infos = {name: source.info(name) for name in source}
-    infos = {name: TensorInfo(info.shape, (dtypes or {}).get(name, info.dtype)) for name, info in infos.items()}
     for name, info in infos.items():
         if info.dtype not in _STORAGES:
             raise CheckpointError(f"tensor {name} has dtype {info.dtype}, which torch files of this kind cannot hold")
@@ -51,8 +53,8 @@ def write_torch_file(
     with replaced_file(path) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
         _add(archive, f"{root}/data.pkl", _pickled(infos))
         _add(archive, f"{root}/byteorder", b"little")
-        for number, (name, info) in enumerate(infos.items()):
-            tensor = source.read(name).to(info.dtype).contiguous()
+        for number, name in enumerate(infos):
+            tensor = source.read(name).contiguous()
             _add(archive, f"{root}/data/{number}", tensor_bytes(tensor))
             del tensor
             source.release(name)
@@ -64,45 +66,34 @@ def _add(archive: zipfile.ZipFile, name: str, content: bytes | memoryview) -> No
     entry.file_size = len(content)
     wide = len(content) >= _ZIP64_FROM
     start = archive.start_dir + _LOCAL_HEADER + len(name.encode()) + (_ZIP64_EXTRA if wide else 0)
-    entry.extra = _padding(-(start + 4) % _ALIGNMENT)
+    padding = -(start + 4) % _ALIGNMENT
+    entry.extra = struct.pack("<2sH", b"FB", padding) + b"Z" * padding  # a field that only takes up room
     with archive.open(entry, "w", force_zip64=wide) as record:
         record.write(content)
 
 
-def _padding(count: int) -> bytes:
-    """An extra field of a zip header that only takes up room: four bytes and ``count`` more."""
-    return struct.pack("<2sH", b"FB", count) + b"Z" * count
+class _Storage(tuple[Any, ...]):
+    """What a pickle says in place of a tensor's bytes: their type, record and count."""
+
+
+class _Stored:
+    """A tensor in the pickle: rebuilt from a storage of its own, contiguous."""
+
+    def __init__(self, record: int, info: TensorInfo) -> None:
+        self._storage = _Storage(("storage", _STORAGES[info.dtype], str(record), "cpu", info.numel))
+        self._shape = info.shape
+
+    def __reduce__(self) -> Any:
+        strides = torch.empty(self._shape, device="meta").stride()
+        return _rebuild_tensor_v2, (self._storage, 0, self._shape, strides, False, OrderedDict())
+
+
+class _Pickler(pickle.Pickler):
+    def persistent_id(self, item: Any) -> Any:
+        return tuple(item) if isinstance(item, _Storage) else None
 
 
 def _pickled(infos: Mapping[str, TensorInfo]) -> bytes:
-    """The opcodes of {name: tensor}: every tensor is rebuilt from a storage of its own, contiguous."""
-    parts = [b"\x80\x02}("]
-    for number, (name, info) in enumerate(infos.items()):
-        parts += [_text(name), b"ctorch._utils\n_rebuild_tensor_v2\n(("]
-        parts += [_text("storage"), f"ctorch\n{_STORAGES[info.dtype]}\n".encode(), _text(str(number)), _text("cpu")]
-        parts += [_number(info.numel), b"tQK\0", _tuple(info.shape), _tuple(_strides(info.shape))]
-        parts += [b"\x89ccollections\nOrderedDict\n)RtR"]
-    return b"".join([*parts, b"u."])
-
-
-def _text(text: str) -> bytes:
-    raw = text.encode("utf-8", errors="surrogatepass")
-    return b"X" + struct.pack("<I", len(raw)) + raw
-
-
-def _number(value: int) -> bytes:
-    if value < 2**31:
-        return b"J" + struct.pack("<i", value)
-    raw = value.to_bytes(9, "little", signed=True)
-    return b"\x8a\x09" + raw
-
-
-def _tuple(values: tuple[int, ...]) -> bytes:
-    return b"(" + b"".join(map(_number, values)) + b"t"
-
-
-def _strides(shape: tuple[int, ...]) -> tuple[int, ...]:
-    strides = [1]
-    for side in reversed(shape[1:]):
-        strides.append(strides[-1] * max(side, 1))
-    return tuple(reversed(strides)) if shape else ()
+    content = io.BytesIO()
+    _Pickler(content, protocol=2).dump({name: _Stored(number, infos[name]) for number, name in enumerate(infos)})
+    return content.getvalue()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from wan_core.checkpoints.readers.safetensors_header import DTYPES
-from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
+from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource, cast
 from wan_core.drafts import replaced_file, write_text
 from wan_core.errors import CheckpointError, RequestError
 
@@ -32,7 +32,7 @@ def write_file(
     """
     path = Path(path)
     with replaced_file(path) as draft, draft.open("wb") as file:
-        _write(source, source.keys(), file, dtypes or {}, source.metadata if metadata is None else metadata)
+        _write(cast(source, dtypes or {}), source.keys(), file, source.metadata if metadata is None else metadata)
 
 
 def write_shards(
@@ -52,30 +52,29 @@ def write_shards(
     """
     if max_shard_bytes < 1:
         raise RequestError(f"the shard size must be at least 1 byte, got {max_shard_bytes}")
-    folder, dtypes = Path(folder), dtypes or {}
+    folder, source = Path(folder), cast(source, dtypes or {})
     metadata = source.metadata if metadata is None else metadata
-    groups = _grouped(source, dtypes, max_shard_bytes)
+    groups = _grouped(source, max_shard_bytes)
     if len(groups) == 1:
-        write_file(source, folder / f"{stem}.safetensors", dtypes=dtypes, metadata=metadata)
+        write_file(source, folder / f"{stem}.safetensors", metadata=metadata)
         return [f"{stem}.safetensors"]
     names = [f"{stem}-{number:05d}-of-{len(groups):05d}.safetensors" for number in range(1, len(groups) + 1)]
     for name, group in zip(names, groups, strict=True):
         with replaced_file(folder / name) as draft, draft.open("wb") as file:
-            _write(source, group, file, dtypes, metadata)
-    total = sum(_info(source, name, dtypes).nbytes for name in source)
+            _write(source, group, file, metadata)
     index = {
-        "metadata": {"total_size": total},
+        "metadata": {"total_size": source.nbytes},
         "weight_map": {key: name for name, group in zip(names, groups, strict=True) for key in group},
     }
     write_text(folder / f"{stem}.safetensors.index.json", json.dumps(index, indent=2, sort_keys=True) + "\n")
     return names
 
 
-def _grouped(source: TensorSource, dtypes: Mapping[str, torch.dtype], limit: int) -> list[list[str]]:
+def _grouped(source: TensorSource, limit: int) -> list[list[str]]:
     groups: list[list[str]] = [[]]
     filled = 0
     for name in source:
-        size = _info(source, name, dtypes).nbytes
+        size = source.info(name).nbytes
         if groups[-1] and filled + size > limit:
             groups.append([])
             filled = 0
@@ -84,24 +83,12 @@ def _grouped(source: TensorSource, dtypes: Mapping[str, torch.dtype], limit: int
     return groups
 
 
-def _info(source: TensorSource, name: str, dtypes: Mapping[str, torch.dtype]) -> TensorInfo:
-    info = source.info(name)
-    return TensorInfo(info.shape, dtypes.get(name, info.dtype))
-
-
-def _write(
-    source: TensorSource,
-    names: Sequence[str],
-    file: BinaryIO,
-    dtypes: Mapping[str, torch.dtype],
-    metadata: Mapping[str, str],
-) -> None:
-    infos = {name: _info(source, name, dtypes) for name in names}
+def _write(source: TensorSource, names: Sequence[str], file: BinaryIO, metadata: Mapping[str, str]) -> None:
     # Wide dtypes first keep every tensor aligned; the format's own library orders so, too.
-    order = sorted(names, key=lambda name: -infos[name].dtype.itemsize)
-    file.write(_header({name: infos[name] for name in order}, metadata))
+    order = sorted(names, key=lambda name: -source.info(name).dtype.itemsize)
+    file.write(_header({name: source.info(name) for name in order}, metadata))
     for name in order:
-        tensor = source.read(name).to(infos[name].dtype).contiguous()
+        tensor = source.read(name).contiguous()
         file.write(tensor_bytes(tensor))
         del tensor
         source.release(name)

@@ -30,7 +30,7 @@ from wan_core.training import (
 _FOLDER = click.Path(path_type=Path)
 
 
-@click.command("cache", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("cache", cls=ErrorReporting)
 @click.argument("data", type=_FOLDER)
 @click.argument("out", type=_FOLDER)
 @click.option("--model", default="tiny-ti2v", show_default=True, help="The model to train later.")

@@ -20,9 +20,7 @@ _OPTIONS = {
     "checkpoint": "ckpt-dir",
 }
 
-_NEVER_OPTIONS = frozenset(
-    {"save_file", "output", "save-file", "task", "prompt_file", "prompt-file", "width", "height"}
-)
+_NEVER_OPTIONS = frozenset({"save_file", "output", "task", "prompt_file", "width", "height"})
 
 _OPTION = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 
@@ -52,7 +50,7 @@ def command_line(provenance: Provenance) -> str:
 
 
 def _option(name: str, value: Any) -> list[str]:
-    if value is None or value is False or name in _NEVER_OPTIONS or not _OPTION.fullmatch(name):
+    if value is None or value is False or name.replace("-", "_") in _NEVER_OPTIONS or not _OPTION.fullmatch(name):
         return []
     option = f"--{_OPTIONS.get(name, name).replace('_', '-')}"
     if value is True:

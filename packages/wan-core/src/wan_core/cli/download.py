@@ -20,7 +20,7 @@ _DIT_FILES = ("config.json", "diffusion_pytorch_model*.safetensors")
 _DIT_INDEX = "diffusion_pytorch_model*.safetensors.index.json"
 
 
-@click.command(cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=ErrorReporting)
 @click.argument("model", metavar="PRESET|OWNER/NAME")
 @click.option(
     "--from",

@@ -86,7 +86,6 @@ generate = GenerateGroup(
     epilog=EPILOG,
     options_metavar="[TASK] [OPTIONS]",
     subcommand_metavar="",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -112,7 +111,6 @@ def build_command(
         ],
         callback=call,
         help=f"{preset.summary}.",
-        context_settings={"help_option_names": ["-h", "--help"]},
     )
 
 

@@ -50,8 +50,11 @@ class ReportedError(click.ClickException):
 class ErrorReporting(click.Command):
     """Turns our errors into a sentence and an exit code; ``--debug`` lets the traceback through.
 
-    Options are found under both spellings, ``--a-b`` and ``--a_b``.
+    Options are found under both spellings, ``--a-b`` and ``--a_b``, and the help under ``-h``, too.
     """
+
+    def __init__(self, *args: Any, **values: Any) -> None:
+        super().__init__(*args, **{"context_settings": {"help_option_names": ["-h", "--help"]}, **values})
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         return super().parse_args(ctx, spelled(args, self.get_params(ctx)))
@@ -80,7 +83,8 @@ class ErrorReporting(click.Command):
 
 def spelled(words: Sequence[str], params: Sequence[click.Parameter]) -> list[str]:
     """The words of a command line with each option of ``params`` under its own spelling; values stay as they are."""
-    options = {name: param for param in params if isinstance(param, click.Option) for name in _names(param)}
+    named = [param for param in params if isinstance(param, click.Option)]
+    options = {name: option for option in named for name in (*option.opts, *option.secondary_opts)}
     left, found = deque(words), list[str]()
     while left:
         word = left.popleft()
@@ -100,10 +104,6 @@ def spelled(words: Sequence[str], params: Sequence[click.Parameter]) -> list[str
 def num_values(option: click.Option | None) -> int:
     """How many words after its name belong to an option."""
     return 0 if option is None or option.is_flag or option.count else option.nargs
-
-
-def _names(option: click.Option) -> list[str]:
-    return [*option.opts, *option.secondary_opts]
 
 
 def _is_ours_to_report(error: WanError) -> bool:
@@ -127,7 +127,7 @@ class LazyGroup(ErrorReporting, click.Group):
     """A group whose subcommands are a table of addresses, imported when they are called."""
 
     def __init__(self, name: str, commands: Mapping[str, LazyCommand], *, help: str, package: str) -> None:
-        super().__init__(name, help=help, context_settings={"help_option_names": ["-h", "--help"]})
+        super().__init__(name, help=help)
         self._lazy = dict(commands)
         self.params.append(version_option(package, name))
 

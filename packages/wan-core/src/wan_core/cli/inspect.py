@@ -30,7 +30,7 @@ _SHOWN = 12
 _LONGEST = 160
 
 
-@click.command(cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=ErrorReporting)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option("--keys", is_flag=True, help="List every tensor with its dtype and shape.")
 @click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")

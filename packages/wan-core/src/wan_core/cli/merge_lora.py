@@ -11,7 +11,7 @@ from wan_core.cli.loras import lora_options
 from wan_core.errors import RequestError
 
 
-@click.command("merge-lora", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command("merge-lora", cls=ErrorReporting)
 @click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
 @click.argument("out", type=click.Path(path_type=Path))
 def merge_lora(source: Path, out: Path, **values: Any) -> None:

@@ -31,23 +31,20 @@ class ParsedType(click.ParamType):  # type: ignore[type-arg]  # generic only in 
             self.fail(str(error), param, ctx)
 
 
-class GuidanceType(click.ParamType):  # type: ignore[type-arg]
-    """One number, or ``LOW,HIGH`` for the low-noise and the high-noise expert (the original's order)."""
+def parse_guidance(text: str) -> float | Experts[float]:
+    """One number, or ``LOW,HIGH`` for the low-noise and the high-noise expert (the original's order).
 
-    name = "X|LOW,HIGH"
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float | Experts[float]:
-        if isinstance(value, float | Experts):
-            return value
-        try:
-            numbers = [float(part) for part in str(value).split(",")]
-        except ValueError:
-            numbers = []
-        if len(numbers) == 1:
-            return numbers[0]
-        if len(numbers) == 2:
-            return Experts(low=numbers[0], high=numbers[1])
-        raise click.BadParameter(f"{value!r} is neither one number nor LOW,HIGH", ctx, param)
+    Raises ``RequestError`` for anything else.
+    """
+    try:
+        numbers = [float(part) for part in text.split(",")]
+    except ValueError:
+        numbers = []
+    if len(numbers) == 1:
+        return numbers[0]
+    if len(numbers) == 2:
+        return Experts(low=numbers[0], high=numbers[1])
+    raise RequestError(f"{text!r} is neither one number nor LOW,HIGH")
 
 
 class ListOption(click.Option):
@@ -153,7 +150,7 @@ def request_options() -> list[click.Option]:
         click.Option(["--sample-solver", "solver"], type=click.Choice(list(SOLVERS)), help="How to integrate."),
         click.Option(
             ["--sample-guide-scale", "guidance_scale"],
-            type=GuidanceType(),
+            type=ParsedType("X|LOW,HIGH", parse_guidance),
             help="Classifier-free guidance; 1 turns it off.",
         ),
         click.Option(["--base-seed", "--seed", "seed"], type=int, default=-1, help="-1 (default) picks one."),

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from typing import Any
 
 import click
@@ -49,43 +49,41 @@ def training_progress(
 
     ``memory`` tells the bytes in use. Steps done before the first line of a run that goes on are not part of its speed.
     """
-    bars: list[Any] = []
+    bar: Any = None
+    with ExitStack() as shown:
 
-    def report(line: dict[str, Any]) -> None:
-        if "validation_loss" in line and not quiet:
-            tqdm.write(f"step {line['step']}: validation loss {line['validation_loss']:.4f}", file=sys.stderr)
-        if "loss" not in line:
-            return
-        if not bars or line["step"] < bars[0].n:  # the second expert begins anew
-            first = max(0, line["step"] - line["steps"])
-            for bar in bars:
-                bar.close()
-            options: dict[str, Any] = {"unit": "step", "dynamic_ncols": True, "ascii": True, "disable": quiet}
-            bars[:] = [tqdm(total=total, initial=first, desc="train", **options)]
-        bars[0].set_postfix_str(f"loss {line['loss']:.4f}, {memory() / 2**30:.2f} GiB", refresh=False)
-        bars[0].update(line["step"] - bars[0].n)
+        def report(line: dict[str, Any]) -> None:
+            nonlocal bar
+            if "validation_loss" in line and not quiet:
+                tqdm.write(f"step {line['step']}: validation loss {line['validation_loss']:.4f}", file=sys.stderr)
+            if "loss" not in line:
+                return
+            if bar is None or line["step"] < bar.n:  # the second expert begins anew
+                shown.close()
+                first = max(0, line["step"] - line["steps"])
+                bar = shown.enter_context(_bar("train", "step", total, quiet=quiet, initial=first))
+            bar.set_postfix_str(f"loss {line['loss']:.4f}, {memory() / 2**30:.2f} GiB", refresh=False)
+            bar.update(line["step"] - bar.n)
 
-    try:
         yield report
-    finally:
-        for bar in bars:
-            bar.close()
 
 
 @contextmanager
 def item_progress(phase: str, total: int, *, quiet: bool) -> Iterator[Callable[[int], None]]:
     """A listener for the number of items that are done; nothing is shown until the first."""
-    bars: list[Any] = []
+    bar: Any = None
+    with ExitStack() as shown:
 
-    def report(done: int) -> None:
-        if not bars:
-            bars.append(tqdm(total=total, desc=phase, unit="clip", dynamic_ncols=True, ascii=True, disable=quiet))
-        bars[0].update(done - bars[0].n)
-        if done >= total:
-            bars[0].close()
+        def report(done: int) -> None:
+            nonlocal bar
+            if bar is None:
+                bar = shown.enter_context(_bar(phase, "clip", total, quiet=quiet))
+            bar.update(done - bar.n)
+            if done >= total:
+                bar.close()
 
-    try:
         yield report
-    finally:
-        for bar in bars:
-            bar.close()
+
+
+def _bar(phase: str, unit: str, total: int, *, quiet: bool, initial: int = 0) -> Any:
+    return tqdm(total=total, initial=initial, desc=phase, unit=unit, dynamic_ncols=True, ascii=True, disable=quiet)

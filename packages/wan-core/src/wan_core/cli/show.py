@@ -11,7 +11,7 @@ from wan_core.cli.group import ErrorReporting
 from wan_core.media import Provenance, plain_text, read_provenance
 
 
-@click.command(cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=ErrorReporting)
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option("--json", "as_json", is_flag=True, help="Print the record and the command as JSON.")
 def show(file: Path, as_json: bool) -> None:

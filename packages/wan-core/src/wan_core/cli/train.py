@@ -4,6 +4,7 @@ import json
 import math
 import signal
 from collections.abc import Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +147,6 @@ train = ErrorReporting(
     params=[*_OPTIONS, debug_option()],
     callback=_call,
     help="Finetune a model on videos and images with captions: all weights, or a LoRA with --lora-rank.",
-    context_settings={"help_option_names": ["-h", "--help"]},
 )
 
 
@@ -154,45 +154,29 @@ def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
     """The checked plan of parsed options. Raises what `plan_training` raises."""
     if values["output"] is None:
         raise RequestError("--output FOLDER is needed: where checkpoints, log and result go")
-    settings = TrainSettings(
-        rate=values["lr"],
-        batch=values["batch_size"],
-        lora_targets=values["lora_targets"] or DEFAULT_TARGETS,
-        **{name: values[name] for name in _SAME_NAMES},
-    )
-    loop = LoopSettings(
-        steps=values["steps"],
-        warmup_steps=values["warmup"],
-        schedule=values["schedule"],
-        decay_share=values["decay_share"],
-        accumulation=values["accumulation"],
-        clip_norm=values["clip"] or None,
-        seed=values["seed"],
-        save_steps=values["save_every"],
-        log_steps=values["log_every"],
-        validate_steps=values["validate_every"],
-    )
-    options = RunOptions(
-        checkpoint_dir=values["ckpt_dir"],
-        data=data_folders(values["data"]),
-        validation_prompts=values["validation_prompt"],
-        validation_images=values["validation_image"],
-        networks=values["network"],
-        parts=dict(values["parts"]),
-        world=world,
-        **{name: values[name] for name in _RUN_NAMES},
-    )
-    return plan_training(options, settings, loop)
+    renamed = {
+        "rate": values["lr"],
+        "batch": values["batch_size"],
+        "lora_targets": values["lora_targets"] or DEFAULT_TARGETS,
+        "warmup_steps": values["warmup"],
+        "clip_norm": values["clip"] or None,
+        "save_steps": values["save_every"],
+        "log_steps": values["log_every"],
+        "validate_steps": values["validate_every"],
+        "checkpoint_dir": values["ckpt_dir"],
+        "data": data_folders(values["data"]),
+        "validation_prompts": values["validation_prompt"],
+        "validation_images": values["validation_image"],
+        "networks": values["network"],
+        "parts": dict(values["parts"]),
+        "world": world,
+    }
+    known = {**values, **renamed}
 
+    def made(kind: type[Any]) -> Any:
+        return kind(**{field.name: known[field.name] for field in fields(kind) if field.name in known})
 
-_SAME_NAMES = (
-    "optimizer", "weight_decay", "lora_rank", "lora_alpha", "timesteps", "shift", "clean_frames", "clean_share",
-    "caption_dropout", "ema", "held_out", "checkpointing", "seed",
-)  # fmt: skip
-_RUN_NAMES = (
-    "model", "output", "cache", "clips", "skip_bad", "expert", "num_frames", "fps", "size", "device", "dtype", "keep",
-    "tensorboard",
-)  # fmt: skip
+    return plan_training(made(RunOptions), made(TrainSettings), made(LoopSettings))
 
 
 def run_plan(plan: TrainingPlan, *, quiet: bool, ranks: Ranks | None = None) -> RunResult:

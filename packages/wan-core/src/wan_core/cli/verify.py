@@ -6,14 +6,10 @@ import click
 
 from wan_core.cli.group import ErrorReporting
 from wan_core.cli.progress import byte_progress
-from wan_core.hub import (
-    MANIFEST_NAME,
-    verify_folder,
-    write_manifest,
-)
+from wan_core.hub import MANIFEST_NAME, verify_folder, write_manifest
 
 
-@click.command(cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
+@click.command(cls=ErrorReporting)
 @click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
 @click.option("--write", is_flag=True, help="Write the manifest from the files as they are now.")
 @click.option("--quiet", is_flag=True, help="No progress.")

@@ -1,6 +1,7 @@
 """Images, videos and sound: read, fit, written whole or not at all, with the record of how they were made."""
 
 from wan_core.files import plain_text
+from wan_core.media.audio import load_audio
 from wan_core.media.geometry import (
     FrameSize,
     LatentSpec,
@@ -28,6 +29,7 @@ __all__ = [
     "fit_cover",
     "image_to_tensor",
     "latent_grid_for_area",
+    "load_audio",
     "load_image",
     "parse_size",
     "plain_text",

@@ -1,8 +1,8 @@
 """Sound: read a file as samples in [-1, 1], change its rate, cut it."""
 
+import itertools
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,9 +11,6 @@ from torch import Tensor
 
 from wan_core.errors import MediaError, RequestError
 from wan_core.files import existing_file, plain_text, read_error
-
-if TYPE_CHECKING:
-    import av
 
 _MAX_RATE = 768_000
 
@@ -37,11 +34,6 @@ class AudioTrack:
     @property
     def seconds(self) -> float:
         return self.samples.shape[1] / self.sample_rate
-
-    def section(self, start: float, end: float) -> "AudioTrack":
-        """The part between two times in seconds; what lies outside of the track is left out."""
-        first, last = (max(0, round(seconds * self.sample_rate)) for seconds in (start, end))
-        return AudioTrack(self.samples[:, first:last], self.sample_rate)
 
 
 def load_audio(path: str | os.PathLike[str], *, sample_rate: int | None = None, mono: bool = False) -> AudioTrack:
@@ -94,16 +86,11 @@ def _decode(file: os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
         stream = container.streams.audio[0]
         resampler = av.AudioResampler(format="fltp")
         try:
-            for frame in container.decode(stream):
-                blocks += [_samples_of(part) for part in resampler.resample(frame)]
-            blocks += [_samples_of(part) for part in resampler.resample(None)]
+            for frame in itertools.chain(container.decode(stream), [None]):
+                blocks += [part.to_ndarray().astype(np.float32) for part in resampler.resample(frame)]
         except (OSError, ValueError) as error:
             raise read_error(file, "audio", error) from error
         rate = stream.rate
     if not blocks:
         raise MediaError(f"{plain_text(file)} has no sound that can be decoded; save it as WAV")
     return np.concatenate(blocks, axis=1).T, rate
-
-
-def _samples_of(frame: "av.AudioFrame") -> NDArray[np.float32]:
-    return frame.to_ndarray().astype(np.float32)

@@ -20,7 +20,6 @@ from wan_core.media.audio import AudioTrack, resample
 from wan_core.media.tags import PNG_KEY, add_webp_description, gif_comment
 
 if TYPE_CHECKING:
-    import av
     from av.container import OutputContainer
 
 Frame = NDArray[np.uint8]
@@ -78,7 +77,9 @@ class Mp4Encoder:
             width, height = size
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"
-            _tag_bt709(self._stream.codec_context)
+            context = self._stream.codec_context
+            context.colorspace = context.color_primaries = context.color_trc = _BT709
+            context.color_range = _LIMITED_RANGE
             self._audio = None if audio is None else _AudioFeed(self._container, audio)
             on_failure.pop_all()
 
@@ -126,11 +127,6 @@ def _x264_options(crf: int) -> dict[str, str]:
     if torch.backends.cpu.get_cpu_capability() == "AVX512":
         options["x264-params"] = "asm=AVX2,FMA3,BMI2"
     return options
-
-
-def _tag_bt709(context: "av.VideoCodecContext") -> None:
-    context.colorspace = context.color_primaries = context.color_trc = _BT709
-    context.color_range = _LIMITED_RANGE
 
 
 class _AudioFeed:

@@ -3,6 +3,7 @@
 Resizing follows what the released Wan models were trained and run with, so that results match number by number.
 """
 
+import contextlib
 import os
 import re
 import struct
@@ -11,7 +12,7 @@ import zlib
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.nn import functional
 
@@ -27,16 +28,6 @@ _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, struct.error,
     zlib.error,
 )  # fmt: skip
-_ORIENTATION_TAG = 0x0112
-_UPRIGHT = {
-    2: Image.Transpose.FLIP_LEFT_RIGHT,
-    3: Image.Transpose.ROTATE_180,
-    4: Image.Transpose.FLIP_TOP_BOTTOM,
-    5: Image.Transpose.TRANSPOSE,
-    6: Image.Transpose.ROTATE_270,
-    7: Image.Transpose.TRANSVERSE,
-    8: Image.Transpose.ROTATE_90,
-}
 _MAX_ASPECT_CHANGE = 64
 
 
@@ -55,7 +46,9 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
                 if image.width * image.height > max_pixels:
                     raise _too_large(shown, f"{image.width}x{image.height}", max_pixels)
                 image.load()
-                return to_rgb(_upright(image))
+                with contextlib.suppress(*_DECODE_ERRORS):  # a broken EXIF block only loses the orientation
+                    ImageOps.exif_transpose(image, in_place=True)
+                return to_rgb(image)
     except UnidentifiedImageError as error:
         raise MediaError(f"{shown} is no picture that can be read here; save it as PNG, JPEG or WebP") from error
     except Image.DecompressionBombError as error:
@@ -74,15 +67,6 @@ def _too_large(shown: str, size: str, max_pixels: int) -> MediaError:
     return MediaError(
         f"{shown} has {size} pixels; at most {max_pixels / 1e6:g} million are read, so scale it down first"
     )
-
-
-def _upright(image: Image.Image) -> Image.Image:
-    try:
-        orientation = image.getexif().get(_ORIENTATION_TAG, 1)
-    except _DECODE_ERRORS:
-        return image  # the pixels are fine; a broken EXIF block only loses the orientation
-    method = _UPRIGHT.get(orientation) if isinstance(orientation, int) else None
-    return image if method is None else image.transpose(method)
 
 
 def to_rgb(image: Image.Image) -> Image.Image:

@@ -31,10 +31,6 @@ class OutputTarget:
         """Where it is written: a draft of the file, or for ``frames`` of the files in their folder."""
         return Draft(self.path.parent, merge=True) if self.kind == "frames" else Draft(self.path)
 
-    def frame_name(self, index: int) -> str:
-        """File name of frame ``index`` of a ``frames`` output."""
-        return self.path.name % index
-
 
 def check_output(
     path: str | os.PathLike[str], *, num_frames: int | None = None, fps: float | None = None, has_audio: bool = False
@@ -106,7 +102,7 @@ def _check_sequence(target: OutputTarget, shown: str, num_frames: int) -> None:
     numbered = re.compile(f"{re.escape(match[1])}([0-9]+){re.escape(match[3])}")
     for name in sorted(os.listdir(target.path.parent)):
         found = numbered.fullmatch(name)
-        if found and int(found[1]) >= num_frames and target.frame_name(int(found[1])) == name:
+        if found and int(found[1]) >= num_frames and target.path.name % int(found[1]) == name:
             raise RequestError(
                 f"{shown}: {plain_text(name)} of a longer clip lies there and would be mixed with the {num_frames} new "
                 "frames; choose another folder or remove the old frames"

@@ -51,16 +51,6 @@ class Provenance:
             preset=preset, settings=settings, record={**versions, **(record or {})}, tool_version=_version("wan-core")
         )
 
-    @property
-    def prompt(self) -> str | None:
-        value = self.settings.get("prompt")
-        return value if isinstance(value, str) else None
-
-    @property
-    def seed(self) -> int | None:
-        value = self.settings.get("seed")
-        return value if isinstance(value, int) and not isinstance(value, bool) else None
-
     def to_json(self) -> str:
         """One line of ASCII JSON; the same record always gives the same text."""
         return json.dumps(

@@ -1,9 +1,10 @@
 """Videos in: frame by frame, upright, any part, at any frame rate."""
 
+import itertools
+import math
 import os
 from collections.abc import Generator, Iterator
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -122,7 +123,7 @@ def read_video(
     """
     rate = fps if fps is not None else probe_video(path).fps
     frames = list(stream_video(path, start=start, end=end, fps=fps, max_frames=max_frames))
-    if any(one.shape != other.shape for one, other in pairwise(frames)):
+    if any(one.shape != other.shape for one, other in itertools.pairwise(frames)):
         raise MediaError(f"video {plain_text(path)} changes its frame size midway; encode it again at one size")
     pixels = torch.stack(frames)
     return Video(pixels.float().div(255).sub(0.5).div(0.5) if as_float else pixels, rate)
@@ -215,39 +216,31 @@ def _resampled(
     timed: Iterator[tuple[float, "av.VideoFrame"]], start: float, end: float | None, fps: float
 ) -> Iterator["av.VideoFrame"]:
     """For every target time the nearest frame (of two equally near ones the earlier)."""
-    index = 0
+    stop = math.inf if end is None else end - _TOLERANCE
+    targets = itertools.takewhile(lambda target: target < stop, (start + n / fps for n in itertools.count()))
+    target = next(targets, stop)
     before: tuple[float, av.VideoFrame] | None = None
     step = 0.0
     for time, frame in timed:
         if before is not None:
             step = time - before[0]
-            while _target(index, start, fps) <= (before[0] + time) / 2 + _TOLERANCE and _is_inside(
-                index, start, end, fps
-            ):
+            while target < stop and target <= (before[0] + time) / 2 + _TOLERANCE:
                 yield before[1]
-                index += 1
-        if not _is_inside(index, start, end, fps):
+                target = next(targets, stop)
+        if target >= stop:
             return
         before = time, frame
     if before is None:
         return
     last = before[0] + (_duration(before[1]) or step or 1 / fps) - _TOLERANCE
-    while _target(index, start, fps) < last and _is_inside(index, start, end, fps):
+    while target < min(last, stop):
         yield before[1]
-        index += 1
+        target = next(targets, stop)
 
 
 def _duration(frame: "av.VideoFrame") -> float:
     """Seconds that the file shows a frame for; 0 where it does not say, then it is as long as the one before it."""
     return float((frame.duration or 0) * (frame.time_base or 0))
-
-
-def _target(index: int, start: float, fps: float) -> float:
-    return start + index / fps
-
-
-def _is_inside(index: int, start: float, end: float | None, fps: float) -> bool:
-    return end is None or _target(index, start, fps) < end - _TOLERANCE
 
 
 def _quarter_turns(frame: "av.VideoFrame") -> int:

@@ -3,7 +3,7 @@
 from wan_core.runtime.apply import prepare_model
 from wan_core.runtime.attention_backends import choose_attention_backend
 from wan_core.runtime.devices import DTYPES, peak_memory, resolve_device, resolve_dtype
-from wan_core.runtime.fsdp import divided_as, is_sharded, mean_over_processes, shard_model, whole_tensor
+from wan_core.runtime.fsdp import divided_as, is_divided, is_sharded, mean_over_processes, shard_model, whole_tensor
 from wan_core.runtime.launch import Launch, is_first_to_say, launched, make_mesh, process_group
 from wan_core.runtime.placement import Between, Placed
 
@@ -14,6 +14,7 @@ __all__ = [
     "Placed",
     "choose_attention_backend",
     "divided_as",
+    "is_divided",
     "is_first_to_say",
     "is_sharded",
     "launched",

@@ -16,8 +16,8 @@ from wan_core.tasks.base import (
     TaskInputs,
     TrainingClip,
 )
-from wan_core.tasks.flf2v import FirstLastFrameToVideo
-from wan_core.tasks.i2v import ImageToVideo
+from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
+from wan_core.tasks.i2v import I2VRequest, ImageToVideo
 from wan_core.tasks.t2v import TextToVideo, exact_geometry
 from wan_core.tasks.ti2v import (
     AnchoredVideo,
@@ -37,9 +37,11 @@ __all__ = [
     "Conditioning",
     "DecodePlan",
     "Experts",
+    "FLF2VRequest",
     "FirstLastFrameToVideo",
     "GeneratedClip",
     "GenerationRequest",
+    "I2VRequest",
     "ImageToVideo",
     "Log",
     "SamplingDefaults",

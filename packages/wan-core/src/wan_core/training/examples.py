@@ -54,9 +54,9 @@ def weights_fingerprint(path: Path) -> str:
 
     A repository that is still to be fetched stands for itself.
     """
-    if path.is_dir():
-        path = max((each for each in path.iterdir() if each.is_file()), key=lambda each: each.stat().st_size)
-    if not path.exists():
+    files = (each for each in path.rglob("*") if each.is_file())
+    path = max(files, key=lambda each: each.stat().st_size, default=path)
+    if not path.is_file():
         return str(path)
     size = path.stat().st_size
     with path.open("rb") as file:

@@ -1,5 +1,7 @@
 """Training state of divided weights, through torch.distributed.checkpoint: every process writes and reads its part.
 
+That library costs as much time to import as torch, so it is imported where it is used.
+
 A folder can be read by any number of processes, also by one.
 """
 
@@ -11,11 +13,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, distributed
-from torch.distributed.checkpoint.api import CheckpointException
-from torch.distributed.checkpoint.filesystem import FileSystemReader, FileSystemWriter
-from torch.distributed.checkpoint.state_dict_loader import load
-from torch.distributed.checkpoint.state_dict_saver import save
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+from wan_core.runtime import divided_as, is_divided
 
 _INDEX = ".metadata"
 
@@ -27,6 +26,10 @@ def is_sharded_folder(folder: Path) -> bool:
 
 def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Write tensors, divided ones by their parts; every process calls it. Raises OSError when a disk refuses."""
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.filesystem import FileSystemWriter
+    from torch.distributed.checkpoint.state_dict_saver import save
+
     try:
         save(dict(tensors), storage_writer=FileSystemWriter(folder, sync_files=True))
     except CheckpointException as error:
@@ -35,6 +38,10 @@ def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
 
 def read_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """Fill tensors of any division, in place. Raises OSError when the folder is damaged or lacks one."""
+    from torch.distributed.checkpoint.api import CheckpointException
+    from torch.distributed.checkpoint.filesystem import FileSystemReader
+    from torch.distributed.checkpoint.state_dict_loader import load
+
     alone = not distributed.is_initialized()
     try:
         load(dict(tensors), storage_reader=FileSystemReader(folder), no_dist=alone)
@@ -51,8 +58,8 @@ def zeros_of(shape: Sequence[int], like: Tensor) -> Tensor:
 
 def copy_whole(target: Tensor, source: Tensor) -> None:
     """Copy a whole tensor into one that may be divided; every process has the whole."""
-    if isinstance(target, DTensor) and not isinstance(source, DTensor):
-        source = distribute_tensor(source.to(target.device, target.dtype), target.device_mesh, target.placements)
+    if is_divided(target) and not is_divided(source):
+        source = divided_as(target, source.to(target.device, target.dtype))
     target.copy_(source)
 
 

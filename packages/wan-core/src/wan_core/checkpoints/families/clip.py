@@ -7,7 +7,7 @@ import torch
 
 from wan_core.checkpoints.families.clip_names import CLIP_ORIGINAL_RENAMES, join_clip_tensors, split_clip_tensor
 from wan_core.checkpoints.families.record import Family, Places
-from wan_core.checkpoints.families.shapes import Shapes, build_config, differing, heads_of, stated
+from wan_core.checkpoints.families.shapes import Shapes, build_config, heads_of, stated
 from wan_core.checkpoints.formats import CheckpointFormat, Renames
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
@@ -69,10 +69,6 @@ def transformers_config(config: CLIPConfig) -> dict[str, Any]:
     }
 
 
-def _unsaid(config: CLIPConfig) -> dict[str, Any]:
-    return differing(config, {"num_heads": config.dim // HEAD_DIM, "activation": "gelu", "eps": 1e-5})
-
-
 CLIP = Family(
     name="clip",
     title="the CLIP image encoder",
@@ -95,7 +91,7 @@ CLIP = Family(
     ),
     signature=r"(?:^|\.)(?:visual\.pre_norm|pre_layrnorm)\.weight$",
     single_prefixes=("clip_vision.",),
-    unsaid=_unsaid,
+    usual=lambda config: {"num_heads": config.dim // HEAD_DIM, "activation": "gelu", "eps": 1e-5},
     diffusers_config=transformers_config,
     places=Places(
         official=lambda config, expert: CLIP_FILE,

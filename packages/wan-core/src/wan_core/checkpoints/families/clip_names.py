@@ -59,9 +59,5 @@ def join_clip_tensors(names: Collection[str]) -> dict[str, tuple[tuple[str, ...]
         elif match := _QUERY.fullmatch(name):
             layer, kind = match.groups()
             parts = tuple(f"encoder.layers.{layer}.self_attn.{part}_proj.{kind}" for part in "qkv")
-            joined[f"visual.transformer.{layer}.attn.to_qkv.{kind}"] = (parts, _concatenated)
+            joined[f"visual.transformer.{layer}.attn.to_qkv.{kind}"] = (parts, lambda *states: torch.cat(states))
     return joined
-
-
-def _concatenated(*parts: Tensor) -> Tensor:
-    return torch.cat(parts)

@@ -9,7 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from wan_core.checkpoints.families.record import Family, Places
-from wan_core.checkpoints.families.shapes import Shapes, build_config, differing, heads_of, stated
+from wan_core.checkpoints.families.shapes import Shapes, build_config, heads_of, stated
 from wan_core.checkpoints.formats import CheckpointFormat, Renames
 from wan_core.checkpoints.readers.shards import read_json
 from wan_core.checkpoints.readers.sources import TensorSource
@@ -152,26 +152,18 @@ def diffusers_config(config: WanDiTConfig) -> dict[str, Any]:
     """``config.json`` of a transformer for diffusers. Raises CheckpointError for a network that it does not have."""
     if not config.qk_norm:
         raise CheckpointError("diffusers has no Wan transformer without norms of queries and keys")
-    return {
+    values = {theirs: getattr(config, ours) for theirs, ours in _DIFFUSERS_KEYS.items()} | {
         "_class_name": "WanTransformer3DModel",
         "_diffusers_version": DIFFUSERS_VERSION,
         "added_kv_proj_dim": None if config.image_dim is None else config.dim,
         "attention_head_dim": config.head_dim,
-        "cross_attn_norm": config.cross_attn_norm,
-        "eps": config.eps,
-        "ffn_dim": config.ffn_dim,
-        "freq_dim": config.freq_dim,
         "image_dim": config.image_dim,
-        "in_channels": config.in_dim,
-        "num_attention_heads": config.num_heads,
-        "num_layers": config.num_layers,
-        "out_channels": config.out_dim,
         "patch_size": list(config.patch_size),
         "pos_embed_seq_len": None,
         "qk_norm": "rms_norm_across_heads",
         "rope_max_seq_len": 1024,
-        "text_dim": config.text_dim,
     }
+    return dict(sorted(values.items()))
 
 
 DIFFUSERS_DIT: Renames = (
@@ -221,10 +213,6 @@ def split_fused_attention(name: str, tensor: Tensor) -> dict[str, Tensor] | None
     return {f"{block}.{part}.{kind}": piece for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True)}
 
 
-def _unsaid(config: WanDiTConfig) -> dict[str, Any]:
-    return differing(config, {"num_heads": config.dim // HEAD_DIM, "text_len": 512, "eps": 1e-6})
-
-
 _PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.", "dit.", "model.")
 _NESTS = ("generator_ema.", "generator.", "state_dict.", "module.")
 
@@ -245,7 +233,7 @@ DIT = Family(
     ),
     signature=r"(?:^|\.)blocks\.0\.(?:self_attn|attn1)\.",
     single_prefixes=("model.diffusion_model.",),
-    unsaid=_unsaid,
+    usual=lambda config: {"num_heads": config.dim // HEAD_DIM, "text_len": 512, "eps": 1e-6},
     official_config=official_config,
     diffusers_config=diffusers_config,
     places=Places(

@@ -21,14 +21,6 @@ Container = Literal["shards", "file", "torch"]
 WEIGHT_FILES = tuple(f"*{ending}" for ending in WEIGHT_ENDINGS)
 
 
-def _nothing(config: Any) -> Mapping[str, Any]:
-    return {}
-
-
-def _own_name(config: Any, expert: Expert | None) -> str:
-    return "model"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Places:
     """Where a family's weights lie in each layout.
@@ -46,7 +38,7 @@ class Places:
     stem: str = "diffusion_pytorch_model"
     single: str
     also: tuple[str, ...] = ()
-    single_name: Callable[[Any, Expert | None], str] = _own_name
+    single_name: Callable[[Any, Expert | None], str] = lambda config, expert: "model"
     single_format: str = "official"
     single_prefix: str = ""
 
@@ -58,11 +50,11 @@ class Family:
     ``title`` is for messages. ``network`` builds a network of a config; ``infer`` reads the config from a path and the
     tensors there, under native names. ``formats`` are its namings, most particular first, the last one is assumed when
     no marker occurs; ``signature`` is a regular expression that only names of this family match; ``single_prefixes``
-    mark its tensors in a file that holds a whole model. ``unsaid`` gives what of a config shapes do not tell, where it
-    is not as in the released models. ``official_config`` and ``diffusers_config`` make the ``config.json`` of a layout.
-    ``half_dtype`` is what it runs in where a run is in 16 bits (None: as the run). ``is_denoiser`` tells the network
-    that a sampler calls: there may be two experts, and LoRAs are made for it. ``keeps_rest`` copies what the network
-    does not use along, ``carries_tokenizer`` tells single files that hold one.
+    mark its tensors in a file that holds a whole model. ``usual`` are the values of released models for what shapes do
+    not tell: a config's others are written into the file. ``official_config`` and ``diffusers_config`` make the
+    ``config.json`` of a layout. ``half_dtype`` is what it runs in where a run is in 16 bits (None: as the run).
+    ``is_denoiser`` tells the network that a sampler calls: there may be two experts, and LoRAs are made for it.
+    ``keeps_rest`` copies what the network does not use along, ``carries_tokenizer`` tells single files that hold one.
 
     A part that another library reads has no ``network`` but ``load``, from a path, a dtype and a device; ``files`` are
     patterns of which one must match in its folder. ``find`` looks a part up outside of a checkpoint folder.
@@ -75,7 +67,7 @@ class Family:
     formats: tuple[CheckpointFormat, ...] = (CheckpointFormat(name="official"),)
     signature: str = ""
     single_prefixes: tuple[str, ...] = ()
-    unsaid: Callable[[Any], Mapping[str, Any]] = _nothing
+    usual: Callable[[Any], Mapping[str, Any]] = lambda config: {}
     official_config: Callable[[Any], Mapping[str, Any]] | None = None
     diffusers_config: Callable[[Any], Mapping[str, Any]] | None = None
     places: Places | None = None

@@ -45,13 +45,12 @@ class Shapes:
             raise CheckpointError(f"{self.source.path}: {name} must have {ndim} dimensions, its shape is {list(shape)}")
         return shape
 
-    def indices(self, pattern: str) -> list[int]:
-        """The numbers that the pattern's group finds at the beginning of names."""
-        return [int(match[1]) for name in self.source if (match := re.match(pattern, name))]
-
     def count(self, pattern: str) -> int:
-        """One more than the highest index. Raises CheckpointError for none or too many."""
-        count = max(self.indices(pattern), default=-1) + 1
+        """One more than the highest number that the pattern's group finds at the beginning of names.
+
+        Raises CheckpointError for none or too many.
+        """
+        count = max((int(match[1]) for name in self.source if (match := re.match(pattern, name))), default=-1) + 1
         if not 1 <= count <= _MAX_LAYERS:
             raise CheckpointError(f"{self.source.path}: a {self.what} has 1 to {_MAX_LAYERS} layers, this has {count}")
         return count
@@ -65,11 +64,6 @@ def stated(source: TensorSource, names: tuple[str, ...]) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{source.path}: the config in its metadata is no JSON") from error
     return {name: content[name] for name in names if name in content} if isinstance(content, dict) else {}
-
-
-def differing(config: Any, usual: Mapping[str, Any]) -> dict[str, Any]:
-    """Those values of a config that are not the ``usual`` ones."""
-    return {name: getattr(config, name) for name, value in usual.items() if getattr(config, name) != value}
 
 
 def build_config(config: type[ConfigT], values: Mapping[str, Any], origin: Path) -> ConfigT:

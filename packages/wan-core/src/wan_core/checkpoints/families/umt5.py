@@ -6,7 +6,7 @@ from typing import Any
 import torch
 
 from wan_core.checkpoints.families.record import Family, Places
-from wan_core.checkpoints.families.shapes import Shapes, build_config, differing, stated
+from wan_core.checkpoints.families.shapes import Shapes, build_config, stated
 from wan_core.checkpoints.formats import CheckpointFormat, Renames
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
@@ -99,10 +99,6 @@ def transformers_config(config: UMT5Config) -> dict[str, Any]:
     }
 
 
-def _unsaid(config: UMT5Config) -> dict[str, Any]:
-    return differing(config, {"max_distance": 128, "eps": 1e-6})
-
-
 UMT5 = Family(
     name="umt5",
     title="the text encoder",
@@ -121,7 +117,7 @@ UMT5 = Family(
     ),
     signature=r"(?:^|\.)(?:blocks\.0\.attn\.q|SelfAttention\.q|enc\.blk\.0\.attn_q)\.weight$",
     single_prefixes=("text_encoders.", "cond_stage_model."),
-    unsaid=_unsaid,
+    usual=lambda config: {"max_distance": 128, "eps": 1e-6},
     diffusers_config=transformers_config,
     places=Places(
         official=lambda config, expert: TEXT_ENCODER_FILE,

@@ -1,6 +1,5 @@
 """The video autoencoders of Wan 2.1 and 2.2: dims from shapes, latent statistics, names, where their files lie."""
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -8,8 +7,8 @@ import torch
 
 from wan_core.checkpoints.families.dit import DIFFUSERS_VERSION
 from wan_core.checkpoints.families.record import Family, Places
-from wan_core.checkpoints.families.shapes import Shapes, build_config, differing, stated
-from wan_core.checkpoints.families.vae_names import vae_renames
+from wan_core.checkpoints.families.shapes import Shapes, build_config, stated
+from wan_core.checkpoints.families.vae_names import stages_of, vae_renames
 from wan_core.checkpoints.formats import CheckpointFormat
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.models import WAN21_VAE, WAN22_VAE, VAEConfig, VideoVAE
@@ -22,8 +21,10 @@ def infer_vae_config(path: Path, source: TensorSource) -> VAEConfig:
     none. Raises CheckpointError when the tensors are not those of such a network.
     """
     shape = Shapes(source, "VAE")
-    residual = any(re.match(r"encoder\.downsamples\.\d+\.downsamples\.", name) for name in source)
-    widths, downsamples = _nested_levels(shape) if residual else _flat_levels(shape)
+    stages = stages_of(source.keys())
+    levels = range(stages.count)
+    widths = [shape.of(f"{stages.encoder_block(level, 0)}.residual.2.weight", 5)[0] for level in levels]
+    ends = [f"{stages.encoder_block(level, stages.blocks)}.time_conv.weight" for level in levels[:-1]]
     dim, channels = shape.of("encoder.conv1.weight", 5)[:2]
     z_dim = shape.of("conv2.weight", 5)[0]
     dim_mult = tuple(width // dim for width in widths)
@@ -33,44 +34,15 @@ def infer_vae_config(path: Path, source: TensorSource) -> VAEConfig:
         "dec_dim": decoder_last // max(dim_mult[0], 1),
         "z_dim": z_dim,
         "dim_mult": dim_mult,
-        "num_res_blocks": shape.count(r"decoder\.upsamples\.0\.upsamples\.(\d+)\.residual\.") - 1
-        if residual
-        else _flat_blocks(shape),
-        "temporal_downsample": downsamples,
+        "num_res_blocks": stages.blocks,
+        "temporal_downsample": tuple(name in source for name in ends),
         "patch_size": 2 if channels == 12 else 1,
-        "residual": residual,
+        "residual": stages.nested,
     }
     released = {16: WAN21_VAE, 48: WAN22_VAE}.get(z_dim)
     if released is not None:
         values |= {"latents_mean": released.latents_mean, "latents_std": released.latents_std}
     return build_config(VAEConfig, values | stated(source, ("latents_mean", "latents_std")), source.path)
-
-
-def _flat_blocks(shape: Shapes) -> int:
-    """Residual blocks per encoder stage: those before the first resampling, or all in a network of one stage."""
-    resamples = shape.indices(r"encoder\.downsamples\.(\d+)\.resample\.")
-    return min(resamples, default=shape.count(r"encoder\.downsamples\.(\d+)\."))
-
-
-def _flat_levels(shape: Shapes) -> tuple[list[int], tuple[bool, ...]]:
-    """Width of each stage, and whether time shrinks after each but the last."""
-    blocks = _flat_blocks(shape)
-    count = shape.count(r"encoder\.downsamples\.(\d+)\.")
-    stages = (count + 1) // (blocks + 1)
-    widths = [shape.of(f"encoder.downsamples.{s * (blocks + 1)}.residual.2.weight", 5)[0] for s in range(stages)]
-    ends = [f"encoder.downsamples.{s * (blocks + 1) + blocks}.time_conv.weight" for s in range(stages - 1)]
-    return widths, tuple(name in shape.source for name in ends)
-
-
-def _nested_levels(shape: Shapes) -> tuple[list[int], tuple[bool, ...]]:
-    stages = shape.count(r"encoder\.downsamples\.(\d+)\.")
-    widths = [shape.of(f"encoder.downsamples.{s}.downsamples.0.residual.2.weight", 5)[0] for s in range(stages)]
-    names = shape.source.keys()
-    halved = [
-        any(re.match(rf"encoder\.downsamples\.{s}\.downsamples\.\d+\.time_conv\.", n) for n in names)
-        for s in range(stages)
-    ]
-    return widths, tuple(halved[:-1])
 
 
 def diffusers_config(config: VAEConfig) -> dict[str, Any]:
@@ -100,10 +72,6 @@ def _version(config: VAEConfig) -> str:
     return "Wan2.2" if config.residual else "Wan2.1"
 
 
-def _unsaid(config: VAEConfig) -> dict[str, Any]:
-    return differing(config, {} if config.z_dim in (16, 48) else {"latents_mean": (), "latents_std": ()})
-
-
 VAE = Family(
     name="vae",
     title="the VAE",
@@ -122,7 +90,7 @@ VAE = Family(
     ),
     signature=r"(?:^|\.)decoder\.(?:middle|mid_block)\.",
     single_prefixes=("first_stage_model.", "vae."),
-    unsaid=_unsaid,
+    usual=lambda config: {} if config.z_dim in (16, 48) else {"latents_mean": (), "latents_std": ()},
     diffusers_config=diffusers_config,
     places=Places(
         official=lambda config, expert: f"{_version(config)}_VAE.pth",

@@ -17,7 +17,7 @@ from wan_core.checkpoints.families import DIT, Expert, Family
 from wan_core.checkpoints.lora.fit import Misfits, refuse_other_models
 from wan_core.checkpoints.lora.names import LayerNames, Role, other_kind, part_of
 from wan_core.checkpoints.lora.scale import ScaleSettings, scale_settings, stored_alpha
-from wan_core.checkpoints.lora.updates import AddedUpdate, LowRankUpdate, NewValue, Update
+from wan_core.checkpoints.lora.updates import AddedUpdate, NewValue, Update
 from wan_core.checkpoints.readers.reader import read_weights
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError, RequestError
@@ -55,12 +55,6 @@ class LoRAFile:
                 raise CheckpointError(f"{source.path}: {first} and {name} are the same tensor of {part.layer}")
             else:
                 self.layers[part.layer][part.role] = name
-
-    @property
-    def ranks(self) -> tuple[int, ...]:
-        """The ranks of its low-rank updates, each once."""
-        downs = (names["down"] for names in self.layers.values() if "down" in names)
-        return tuple(sorted({self.source.info(name).shape[0] for name in downs if self.source.info(name).shape}))
 
 
 class MergedWeights(DerivedSource):
@@ -211,19 +205,17 @@ class _Matching:
         weight = layer if layer in self._native else f"{layer}.weight"  # a modulation is a tensor without a layer
         modulation = layer if layer.endswith(".modulation") else f"{layer}.modulation"
         source = self._source
-        if "down" in names:
-            pair = (names["down"], names["up"])
-            self._add(LowRankUpdate(target=weight, names=pair, source=source, scale=scale, part=part, parts=parts))
-        added: tuple[tuple[Role, str, float], ...] = (
-            ("bias", f"{layer}.bias", scale),
-            ("diff", weight, 1.0),
-            ("diff_b", f"{layer}.bias", 1.0),
-            ("diff_m", modulation, 1.0),
+        added: tuple[tuple[tuple[Role, ...], str, float], ...] = (
+            (("down", "up"), weight, scale),
+            (("bias",), f"{layer}.bias", scale),
+            (("diff",), weight, 1.0),
+            (("diff_b",), f"{layer}.bias", 1.0),
+            (("diff_m",), modulation, 1.0),
         )
-        for role, target, factor in added:
-            if role in names:
-                name = (names[role],)
-                self._add(AddedUpdate(target=target, names=name, source=source, scale=factor, part=part, parts=parts))
+        for roles, target, factor in added:
+            if roles[0] in names:
+                used = tuple(names[role] for role in roles)
+                self._add(AddedUpdate(target=target, names=used, source=source, scale=factor, part=part, parts=parts))
         new: tuple[tuple[Role, str], ...] = (("whole", weight), ("whole_b", f"{layer}.bias"))
         for role, target in new:
             if role in names:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wan_core.checkpoints.formats import WRAPPERS, CheckpointFormat, detect_format, rename
+from wan_core.checkpoints.formats import CheckpointFormat, detect_format, rename, unwrapped
 
 Role = Literal["down", "up", "bias", "alpha", "diff", "diff_b", "diff_m", "whole", "whole_b"]
 """The halves of an update, the change of the bias that goes with it, and its scale; changes; and whole new values."""
@@ -56,8 +56,7 @@ class LayerPart:
 
 def part_of(name: str) -> LayerPart | None:
     """The part that a tensor of this name is, or None when it belongs to no LoRA."""
-    for wrapper in WRAPPERS:
-        name = name.replace(wrapper, "")
+    name = unwrapped(name)
     for role, pattern in _ROLES:
         match = pattern.fullmatch(name)
         if match is not None:
@@ -89,17 +88,12 @@ def other_kind(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 class LayerNames:
-    """From the layers of a file to those of a network whose tensors are called ``names``."""
+    """From the layers of a file, in its ``format``, to those of a network whose tensors are called ``names``."""
 
     def __init__(self, layers: Collection[str], names: Collection[str], formats: Sequence[CheckpointFormat]) -> None:
-        self._format = detect_format([f"{layer}.weight" for layer in layers], formats)
-        self._rules = dict(self._format.table(layers))
+        self.format = detect_format([f"{layer}.weight" for layer in layers], formats)
+        self._rules = dict(self.format.table(layers))
         self._joined = _joined_layers(names, formats) if any(_is_joined(layer) for layer in layers) else {}
-
-    @property
-    def format(self) -> CheckpointFormat:
-        """The naming of the file's layers."""
-        return self._format
 
     def native(self, layer: str) -> str | None:
         """The native layer, perhaps one that the network lacks; None for one that networks leave out on purpose."""

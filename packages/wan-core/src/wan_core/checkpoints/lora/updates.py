@@ -42,53 +42,32 @@ class Update(ABC):
 
 
 @dataclass(frozen=True, kw_only=True)
-class LowRankUpdate(Update):
-    """``scale * up @ down``: ``names`` are the down half ``[rank, in, ...]`` and the up half ``[out, rank, ...]``.
-
-    Of a fused layer, this is part ``part`` of ``parts`` equal ones along the output axis.
-    """
-
-    scale: float
-    part: int = 0
-    parts: int = 1
-
-    @property
-    def rank(self) -> int:
-        """Width of the product."""
-        return self.source.info(self.names[0]).shape[0]
-
-    def shape(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
-        down, up = (self.source.info(name).shape for name in self.names)
-        shape = (up[0] // self.parts, *down[1:])
-        # A 1x1 convolution may be stored as a matrix, and the other way round.
-        return wanted if _plain(shape) == _plain(wanted) else shape
-
-    def add(self, weight: Tensor, strength: float) -> Tensor:
-        down, up = self.read(0).flatten(1), self.read(1).flatten(1)
-        if self.parts > 1:
-            up = up.chunk(self.parts)[self.part]
-        weight.view(weight.shape[0], -1).addmm_(up, down, alpha=strength * self.scale)
-        return weight
-
-
-@dataclass(frozen=True, kw_only=True)
 class AddedUpdate(Update):
-    """``scale`` times a tensor of the target's shape, or one part of it along the first axis."""
+    """``scale`` times a tensor of the target's shape, or times ``up @ down`` where ``names`` are two.
+
+    Those are the down half ``[rank, in, ...]`` and the up half ``[out, rank, ...]``. Of a fused layer, this is part
+    ``part`` of ``parts`` equal ones along the output axis.
+    """
 
     scale: float = 1.0
     part: int = 0
     parts: int = 1
 
     def shape(self, wanted: tuple[int, ...]) -> tuple[int, ...]:
-        stored = self.source.info(self.names[0]).shape
-        shape = (stored[0] // self.parts, *stored[1:]) if stored else stored
+        first, last = (self.source.info(name).shape for name in (self.names[0], self.names[-1]))
+        shape = (last[0] // self.parts, *first[1:]) if last else last
+        # A 1x1 convolution may be stored as a matrix, and the other way round.
         return wanted if _plain(shape) == _plain(wanted) else shape
 
     def add(self, weight: Tensor, strength: float) -> Tensor:
-        change = self.read(0)
+        *down, change = (self.read(index) for index in range(len(self.names)))
         if self.parts > 1:
             change = change.chunk(self.parts)[self.part]
-        return weight.add_(change.view(weight.shape), alpha=strength * self.scale)
+        factor = strength * self.scale
+        if not down:
+            return weight.add_(change.view(weight.shape), alpha=factor)
+        weight.view(weight.shape[0], -1).addmm_(change.flatten(1), down[0].flatten(1), alpha=factor)
+        return weight
 
 
 @dataclass(frozen=True, kw_only=True)

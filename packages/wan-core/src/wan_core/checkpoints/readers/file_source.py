@@ -1,6 +1,5 @@
 """Tensors at known places of one file: mapped into memory, or read plainly, one at a time."""
 
-import ctypes
 import mmap as mmaps
 import os
 import sys
@@ -15,7 +14,6 @@ from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
 _PAGE = mmaps.PAGESIZE
-_READ_AT_ONCE = 1 << 30  # one system call reads at most 2 GiB
 
 
 @dataclass(frozen=True)
@@ -42,28 +40,22 @@ class StoredTensor:
 class FileSource(TensorSource):
     """The tensors of one file. ``use_mmap`` maps the file privately (writing to a tensor never reaches the file)."""
 
+    _entries: dict[str, StoredTensor]
+
     def __init__(
         self, path: Path, stored: Mapping[str, StoredTensor], *, metadata: Mapping[str, str], use_mmap: bool
     ) -> None:
-        self.path = path
-        self.metadata = dict(metadata)
-        self._stored = dict(sorted(stored.items(), key=lambda item: item[1].start))
+        super().__init__(path, dict(sorted(stored.items(), key=lambda item: item[1].start)), metadata)
         self._use_mmap = use_mmap
         self._map: mmaps.mmap | None = None
-        _check_places(path, self._stored)
-
-    def keys(self) -> tuple[str, ...]:
-        return tuple(self._stored)
+        _check_places(path, stored)
 
     def info(self, name: str) -> TensorInfo:
-        return self._stored[name].info
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._stored
+        return self._entries[name].info
 
     def read(self, name: str) -> Tensor:
         """The tensor, mapped or read. Raises CheckpointError when the file has changed or cannot be read."""
-        stored = self._stored[name]
+        stored = self._entries[name]
         dtype, span = stored.info.dtype, stored.span
         if span == 0:
             return torch.empty(stored.info.shape, dtype=dtype)
@@ -79,7 +71,7 @@ class FileSource(TensorSource):
         """Give the tensor's pages back; untouched by writing, they come from the file again when needed."""
         if self._map is None or not sys.platform.startswith("linux"):
             return
-        stored = self._stored[name]
+        stored = self._entries[name]
         # Pages that a neighbour shares stay: the neighbour may be in use, and written to.
         first, last = -(-stored.start // _PAGE) * _PAGE, stored.stop // _PAGE * _PAGE
         if last > first:
@@ -92,23 +84,20 @@ class FileSource(TensorSource):
                     self._map = mmaps.mmap(file.fileno(), 0, access=mmaps.ACCESS_COPY)
             except (OSError, ValueError) as error:
                 raise unreadable(self.path, error) from error
-            if len(self._map) < max(stored.stop for stored in self._stored.values()):
+            if len(self._map) < max(stored.stop for stored in self._entries.values()):
                 raise CheckpointError(f"{self.path} has become shorter since it was opened; fetch it again")
         return self._map
 
     def _plainly(self, stored: StoredTensor) -> Tensor:
         flat = torch.empty(stored.span, dtype=stored.info.dtype)
-        view = memoryview((ctypes.c_char * (stored.stop - stored.start)).from_address(flat.data_ptr())).cast("B")
         try:
-            with self.path.open("rb", buffering=0) as file:
+            with self.path.open("rb") as file:
                 file.seek(stored.start)
-                while view:
-                    count = file.readinto(view[:_READ_AT_ONCE])
-                    if not count:
-                        raise CheckpointError(f"{self.path} ends within a tensor; it has changed, fetch it again")
-                    view = view[count:]
+                count = file.readinto(flat.view(torch.uint8).numpy().data)
         except OSError as error:
             raise unreadable(self.path, error) from error
+        if count < stored.stop - stored.start:
+            raise CheckpointError(f"{self.path} ends within a tensor; it has changed, fetch it again")
         return flat
 
 

@@ -55,18 +55,15 @@ _BLOCKS = {
 class GGUFSource(TensorSource):
     """The tensors of a GGUF file; quantised ones are float32 when read, and count as bfloat16."""
 
+    _entries: dict[str, tuple[int, ...]]
+
     def __init__(self, blocks: FileSource, shapes: Mapping[str, tuple[int, ...]], types: Mapping[str, int]) -> None:
-        self.path = blocks.path
-        self.metadata = blocks.metadata
+        super().__init__(blocks.path, {name: shapes[name] for name in blocks}, blocks.metadata)
         self._blocks = blocks
-        self._shapes = dict(shapes)
         self._types = dict(types)
 
-    def keys(self) -> tuple[str, ...]:
-        return self._blocks.keys()
-
     def info(self, name: str) -> TensorInfo:
-        return TensorInfo(self._shapes[name], _PLAIN.get(self._types[name], torch.float32))
+        return TensorInfo(self._entries[name], _PLAIN.get(self._types[name], torch.float32))
 
     def stored_dtype(self, name: str) -> torch.dtype:
         return _PLAIN.get(self._types[name], torch.bfloat16)
@@ -79,8 +76,8 @@ class GGUFSource(TensorSource):
         """The tensor. Raises BackendError when it is quantised and the gguf package is not installed."""
         stored = self._blocks.read(name)
         if self._types[name] in _PLAIN:
-            return stored.view(self._shapes[name])
-        return _dequantize(stored, self._types[name], self.path).reshape(self._shapes[name])
+            return stored.view(self._entries[name])
+        return _dequantize(stored, self._types[name], self.path).reshape(self._entries[name])
 
     def release(self, name: str) -> None:
         self._blocks.release(name)
@@ -211,7 +208,7 @@ class _Header:
             raise self._damaged(f"its lists have {self._listed} entries")
         if item == _STRING:  # a tokenizer's vocabulary: passed over
             for _ in range(count):
-                self._skip_string()
+                self._string()
             return None
         if item not in _SCALARS:
             raise self._damaged(f"a list has entries of type {item}")
@@ -219,12 +216,6 @@ class _Header:
             self._move(count * struct.calcsize(_SCALARS[item]))
             return None
         return [self._number(_SCALARS[item]) for _ in range(count)]
-
-    def _skip_string(self) -> None:
-        length = self._number("Q")
-        if self._at + length > len(self._content):
-            raise self._damaged("a string is longer than the file")
-        self._move(length)
 
     def _move(self, length: int) -> None:
         self._at += length

@@ -17,28 +17,6 @@ _NOT_NEEDED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
 _STORED = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8)
 
 
-class ScaledWeights(DerivedSource):
-    """Plain weights, some of which are stored in 8 bits with a scale."""
-
-    def stored(self, name: str) -> tuple[Tensor, Tensor] | None:
-        """The 8-bit weight and its scale as the file has them, for arithmetic in 8 bits; None for other tensors."""
-        weight, *scale = self.recipe(name).inputs
-        return (self.base.read(weight), self.base.read(scale[0])) if scale else None
-
-
-def stored_in_8_bits(source: TensorSource, name: str) -> tuple[Tensor, Tensor] | None:
-    """What :meth:`ScaledWeights.stored` has under ``name``, through any number of renamings; None where there is none.
-
-    Raises KeyError for an unknown name.
-    """
-    while isinstance(source, DerivedSource) and not isinstance(source, ScaledWeights):
-        recipe = source.recipe(name)
-        if recipe.make is not None:
-            return None
-        source, name = source.base, recipe.inputs[0]
-    return source.stored(name) if isinstance(source, ScaledWeights) else None
-
-
 def dequantized(source: TensorSource) -> TensorSource:
     """A view of ``source`` without scales: weight times scale, in float32. Files without scales come back as they are.
 
@@ -60,7 +38,7 @@ def dequantized(source: TensorSource) -> TensorSource:
         raise CheckpointError(
             f"{source.path}: {len(orphans)} scales have no weight ({', '.join(orphans[:5])}); fetch it again"
         )
-    return ScaledWeights(source, recipes)
+    return DerivedSource(source, recipes)
 
 
 def _weight_of(scale: str) -> str:

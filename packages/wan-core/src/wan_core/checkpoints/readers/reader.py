@@ -118,16 +118,7 @@ def _load(path: Path) -> Any:
         raise unreadable(path, error) from error
     except MemoryError:
         raise
-    except (
-        RuntimeError,
-        ValueError,
-        TypeError,
-        KeyError,
-        IndexError,
-        AttributeError,
-        EOFError,
-        ArithmeticError,
-    ) as error:
+    except (RuntimeError, ValueError, TypeError, LookupError, AttributeError, EOFError, ArithmeticError) as error:
         # A damaged pickle makes the unpickler fail in any of these ways; none of its objects is used.
         reason = str(error).partition("\n")[0][:80]
         raise CheckpointError(f"{path} is cut off or damaged ({reason}); fetch it again") from error

@@ -74,7 +74,9 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     except OSError as error:
         raise unreadable(path, error) from error
     entries = _parse(path, header)
-    metadata = _metadata(path, entries.pop("__metadata__", {}))
+    metadata = entries.pop("__metadata__", {})
+    if not all(isinstance(value, str) for value in metadata.values()):
+        raise _damaged(path, "its metadata are not strings")
     if len(entries) > MAX_TENSORS:
         raise _damaged(path, f"it has {len(entries)} tensors, at most {MAX_TENSORS} make sense")
     stored = {name: _stored(path, name, entry, 8 + length) for name, entry in entries.items()}
@@ -82,15 +84,13 @@ def read_header(path: Path) -> tuple[dict[str, StoredTensor], dict[str, str]]:
     return stored, metadata
 
 
-def _parse(path: Path, header: bytes) -> dict[str, Any]:
+def _parse(path: Path, header: bytes) -> dict[str, dict[str, Any]]:
     if not _HEADER.fullmatch(header):
         raise _damaged(path, "its header is not that of a safetensors file")
     try:
-        entries = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
+        entries: dict[str, dict[str, Any]] = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"its header is not readable ({str(error)[:80]})") from error
-    if not isinstance(entries, dict):
-        raise _damaged(path, "its header is not an object")
     return entries
 
 
@@ -101,14 +101,8 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return entries
 
 
-def _metadata(path: Path, entry: Any) -> dict[str, str]:
-    if not isinstance(entry, dict) or not all(isinstance(value, str) for value in entry.values()):
-        raise _damaged(path, "its metadata are not strings")
-    return entry
-
-
-def _stored(path: Path, name: str, entry: Any, base: int) -> StoredTensor:
-    if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+def _stored(path: Path, name: str, entry: dict[str, Any], base: int) -> StoredTensor:
+    if set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _damaged(path, f"tensor {name[:80]!r} has no dtype, shape and data_offsets")
     dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:

@@ -5,6 +5,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -39,12 +40,15 @@ class TensorSource(ABC):
     ``path`` is where they come from, for messages; ``metadata`` are the strings stored beside them.
     """
 
-    path: Path
-    metadata: Mapping[str, str]
+    def __init__(self, path: Path, entries: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
+        """``entries`` are what a source of its kind knows of each tensor, by name."""
+        self.path = path
+        self.metadata = dict(metadata)
+        self._entries = dict(entries)
 
-    @abstractmethod
     def keys(self) -> tuple[str, ...]:
         """The names."""
+        return tuple(self._entries)
 
     @abstractmethod
     def info(self, name: str) -> TensorInfo:
@@ -73,7 +77,7 @@ class TensorSource(ABC):
         return len(self.keys())
 
     def __contains__(self, name: object) -> bool:
-        return name in self.keys()
+        return name in self._entries
 
     @property
     def nbytes(self) -> int:
@@ -89,25 +93,19 @@ class TensorSource(ABC):
 class MemorySource(TensorSource):
     """Tensors that are in memory already, for instance a model's ``state_dict()``."""
 
+    _entries: dict[str, Tensor]
+
     def __init__(
         self, tensors: Mapping[str, Tensor], *, path: Path | None = None, metadata: Mapping[str, str] | None = None
     ) -> None:
-        self.path = path or Path("memory")
-        self.metadata = dict(metadata or {})
-        self._tensors = dict(tensors)
-
-    def keys(self) -> tuple[str, ...]:
-        return tuple(self._tensors)
+        super().__init__(path or Path("memory"), tensors, metadata or {})
 
     def info(self, name: str) -> TensorInfo:
-        tensor = self._tensors[name]
+        tensor = self._entries[name]
         return TensorInfo(tuple(tensor.shape), tensor.dtype)
 
     def read(self, name: str) -> Tensor:
-        return self._tensors[name].detach()
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._tensors
+        return self._entries[name].detach()
 
 
 @dataclass(frozen=True)
@@ -122,77 +120,70 @@ class Recipe:
 class DerivedSource(TensorSource):
     """Tensors made from those of ``base`` by recipes, each when it is read. Used to rename, split, join and merge."""
 
+    _entries: dict[str, Recipe]
+
     def __init__(
         self, base: TensorSource, recipes: Mapping[str, Recipe], *, metadata: Mapping[str, str] | None = None
     ) -> None:
+        super().__init__(base.path, recipes, base.metadata if metadata is None else metadata)
         self.base = base
-        self.path = base.path
-        self.metadata = base.metadata if metadata is None else dict(metadata)
-        self._recipes = dict(recipes)
         self._users: dict[str, set[str]] = {}
-        for name, recipe in self._recipes.items():
+        for name, recipe in self._entries.items():
             for source in recipe.inputs:
                 self._users.setdefault(source, set()).add(name)
 
-    def keys(self) -> tuple[str, ...]:
-        return tuple(self._recipes)
-
     def info(self, name: str) -> TensorInfo:
-        return self._recipes[name].info
-
-    def recipe(self, name: str) -> Recipe:
-        """How a tensor is made. Raises KeyError for an unknown name."""
-        return self._recipes[name]
+        return self._entries[name].info
 
     def stored_dtype(self, name: str) -> torch.dtype:
-        inputs = self._recipes[name].inputs
+        inputs = self._entries[name].inputs
         return self.base.stored_dtype(inputs[0]) if inputs else self.info(name).dtype
 
     def storage(self, name: str) -> str:
-        recipe = self._recipes[name]
+        recipe = self._entries[name]
         return self.base.storage(recipe.inputs[0]) if recipe.make is None else super().storage(name)
 
     def read(self, name: str) -> Tensor:
-        recipe = self._recipes[name]
+        recipe = self._entries[name]
         tensors = [self.base.read(source) for source in recipe.inputs]
         return tensors[0] if recipe.make is None else recipe.make(tensors)
 
     def release(self, name: str) -> None:
         # A fused tensor goes when its last part has been copied.
-        for source in self._recipes[name].inputs:
+        for source in self._entries[name].inputs:
             self._users[source].discard(name)
             if not self._users[source]:
                 self.base.release(source)
 
-    def __contains__(self, name: object) -> bool:
-        return name in self._recipes
+
+def cast(base: TensorSource, dtypes: Mapping[str, torch.dtype]) -> DerivedSource:
+    """The tensors of ``base``, those named in ``dtypes`` in other dtypes."""
+    return DerivedSource(base, {name: _cast(base, name, dtypes.get(name)) for name in base})
+
+
+def _cast(base: TensorSource, name: str, dtype: torch.dtype | None) -> Recipe:
+    info = base.info(name)
+    if dtype is None or dtype == info.dtype:
+        return Recipe((name,), info)
+    return Recipe((name,), TensorInfo(info.shape, dtype), lambda tensors: tensors[0].to(dtype))
 
 
 class JoinedSource(TensorSource):
-    """Several sources with different names as one: the shards of a model."""
+    """Several sources with different names as one, by name: the shards of a model."""
 
-    def __init__(self, path: Path, parts: Mapping[str, TensorSource], metadata: Mapping[str, str]) -> None:
-        self.path = path
-        self.metadata = dict(metadata)
-        self._parts = dict(parts)
-
-    def keys(self) -> tuple[str, ...]:
-        return tuple(self._parts)
+    _entries: dict[str, TensorSource]
 
     def info(self, name: str) -> TensorInfo:
-        return self._parts[name].info(name)
+        return self._entries[name].info(name)
 
     def read(self, name: str) -> Tensor:
-        return self._parts[name].read(name)
+        return self._entries[name].read(name)
 
     def stored_dtype(self, name: str) -> torch.dtype:
-        return self._parts[name].stored_dtype(name)
+        return self._entries[name].stored_dtype(name)
 
     def storage(self, name: str) -> str:
-        return self._parts[name].storage(name)
+        return self._entries[name].storage(name)
 
     def release(self, name: str) -> None:
-        self._parts[name].release(name)
-
-    def __contains__(self, name: object) -> bool:
-        return name in self._parts
+        self._entries[name].release(name)

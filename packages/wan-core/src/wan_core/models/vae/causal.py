@@ -67,13 +67,13 @@ class FeatureCache:
 
     def remember(self, layer: nn.Module, x: Tensor) -> None:
         """Keep copies of the last two frames up to the end of ``x``; before the first frame come zeros."""
-        if x.shape[2] >= HISTORY_FRAMES:
-            kept = x[:, :, -HISTORY_FRAMES:].clone(memory_format=torch.channels_last_3d)
+        frames = self._frames.get(layer)
+        if x.shape[2] < HISTORY_FRAMES:
+            x = torch.cat([torch.zeros_like(x[:, :, :1]) if frames is None else frames[:, :, 1:], x], dim=2)
+        if frames is not None and _is_writable(frames, x):
+            frames.copy_(x[:, :, -HISTORY_FRAMES:])
         else:
-            frames = self._frames.get(layer)
-            before = torch.zeros_like(x[:, :, :1]) if frames is None else frames[:, :, 1:]
-            kept = torch.cat([before, x], dim=2).contiguous(memory_format=torch.channels_last_3d)
-        self._frames[layer] = kept
+            self._frames[layer] = x[:, :, -HISTORY_FRAMES:].clone(memory_format=torch.channels_last_3d)
 
     def finish_chunk(self) -> None:
         """Called by the network after each chunk."""
@@ -102,6 +102,12 @@ class DecoderCache(FeatureCache):
 
     def _fresh(self) -> Self:
         return type(self)(zero_history=self._zero_history)
+
+
+def _is_writable(frames: Tensor, x: Tensor) -> bool:
+    """Whether the buffer may be reused: no gradient goes through it and it was made in the present inference mode."""
+    is_differentiated = frames.requires_grad or x.requires_grad
+    return not is_differentiated and frames.is_inference() == torch.is_inference_mode_enabled()
 
 
 class CausalConv3d(nn.Conv3d):
