@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 import torch
 from click.testing import Result
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import load_file
 
 import wan_core.loading
 from tools.tiny.clips import write_clips
-from wan_core.training import CheckpointFolder
+from wan_core.media import write_video
+from wan_core.training import Cache, CheckpointFolder
 
 Run = Callable[..., Result]
 ROOT = Path(__file__).resolve().parents[2]
@@ -139,6 +141,33 @@ def test_every_kind_of_model_is_trained(
 ) -> None:
     good(run("train", "--model", model, "--data", few, "--output", tmp_path / "out", *options, *SHORT, "--steps", 2))
     assert (tmp_path / "out" / made).is_file()
+
+
+def test_photos_and_clips_as_a_phone_has_them_train_a_lora(run: Run, tmp_path: Path) -> None:
+    folder = tmp_path / "phone"
+    folder.mkdir()
+    for number in range(3):
+        Image.new("RGB", (64, 48), (60 * number, 90, 30)).save(folder / f"IMG_{number}.JPG")
+        (folder / f"IMG_{number}.txt").write_text(f"a photo, {number}", encoding="utf-16")
+        frames = torch.rand(3, 25, 48, 64) * 2 - 1
+        write_video(iter([frames]), folder / f"MOV_{number}.mp4", fps=25)
+        (folder / f"MOV_{number}.txt").write_text("a clip")
+    (folder / "README.txt").write_text("what this is")
+    (folder / "._IMG_0.JPG").write_bytes(b"resource fork")
+    words = ["--data", folder, "--output", tmp_path / "out", "--lora-rank", 2, "--batch-size", 2]
+    # 25 frames at 25 fps are one second: the ninth frame of 8 fps is the video's last, held.
+    good(run("train", *words, "--steps", 3, "--num-frames", 9, "--fps", 8, "--size", "32*32", "--quiet"))
+    cache = Cache(tmp_path / "out/cache")
+    assert sorted({cache.shape(number, "latents")[1] for number in range(6)}) == [1, 3]
+    assert (tmp_path / "out/lora.safetensors").is_file()
+    (folder / "bad.mp4").write_bytes(b"no video")
+    (folder / "bad.txt").write_text("a clip")
+    refused = run("train", *words, "--steps", 3, "--num-frames", 9, "--fps", 8, "--size", "32*32", "--quiet")
+    assert refused.exit_code == 4
+    assert "bad.mp4" in refused.output
+    skipped = run("train", *words[:2], "--output", tmp_path / "skip", "--skip-bad", "--lora-rank", 2, *SHORT)
+    assert skipped.exit_code == 0, skipped.output
+    assert "left out 1" in skipped.output
 
 
 def test_a_cache_serves_several_runs(run: Run, few: Path, tmp_path: Path) -> None:
