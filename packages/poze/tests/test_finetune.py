@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from pi3 import Pi3
-from poze.adapter import Pi3FeatureAdapter, load_adapter
+from poze.adapter import Pi3FeatureAdapter, load_adapter, save_adapter
 from poze.finetune import FinetuneOptions, known_seed, parse_trained, plan_finetuning
 from poze.objectives import RolloutLoss, Supervision, check_point_size, point_loss
 from poze.presets import TINY_POZE
@@ -137,6 +137,19 @@ def test_a_run_goes_on_bit_for_bit_and_writes_weights_when_they_are_due(
     lines = [json.loads(line) for line in (tmp_path / "whole/log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == [1, 2, 3]
     assert all(("video" in line) == (objective == "rollout") for line in lines)
+
+
+def test_a_run_does_not_go_on_beside_another_adapter(videos: Path, tmp_path: Path) -> None:
+    given = {"objective": "flow", "trained": parse_trained("lora"), "save_dir": tmp_path / "out", "device": "cpu"}
+    given |= {"dataset_root": videos / "data", "sampling": {"num_frames": 5, "width": 32, "height": 32}}
+    settings = TrainSettings(rate=1e-3, held_out=0, lora_rank=2)
+    loop = LoopSettings(steps=1, warmup_steps=0)
+    carry_out(plan_finetuning(FinetuneOptions(**given), settings, loop), SILENT)
+    other = load_adapter(TINY_POZE.task.adapter)
+    torch.nn.init.normal_(other.proj[3].weight)
+    save_adapter(other, tmp_path / "other.safetensors")
+    with pytest.raises(ConfigError, match="beside"):
+        plan_finetuning(FinetuneOptions(**given, adapter=tmp_path / "other.safetensors"), settings, loop)
 
 
 def test_only_what_is_named_is_trained(videos: Path, tmp_path: Path) -> None:

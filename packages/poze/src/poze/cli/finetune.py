@@ -13,7 +13,7 @@ import click
 from poze.finetune import OBJECTIVES, FinetuneOptions, known_seed, parse_trained, plan_finetuning
 from poze.task import GuidedImageToVideo
 from wan_core import RequestError
-from wan_core.cli import ErrorReporting, main_of, reporter, version_option
+from wan_core.cli import ErrorReporting, debug_option, main_of, reporter, version_option
 from wan_core.media import parse_size
 from wan_core.runtime import launched
 from wan_core.sampling import SOLVERS
@@ -53,7 +53,13 @@ def seed_options() -> list[click.Parameter]:
         click.Option(["--weight-decay"], type=float, default=0.0, show_default=True, help="Of AdamW."),
         click.Option(["--steps"], type=int, default=10, show_default=True, help="Steps of the optimizer."),
         click.Option(["--log-every"], type=int, default=1, show_default=True, help="Steps between log lines."),
-        click.Option(["--save-every"], type=int, default=0, show_default=True, help="Steps between weight files."),
+        click.Option(
+            ["--save-every"],
+            type=int,
+            default=0,
+            show_default=True,
+            help="Steps between weight files; 0: only at the end.",
+        ),
         click.Option(["--save-dir"], type=_FILE, default=Path("finetune_outputs"), show_default=True, help="Outputs."),
         click.Option(["--device"], help="cpu, cuda, cuda:INDEX or mps; default: the best there is."),
         click.Option(["--offload-model"], type=bool, default=False, show_default=True, help="Idle parts leave it."),
@@ -84,13 +90,16 @@ def further_options() -> list[click.Parameter]:
         click.Option(
             ["--empty-share"], type=float, default=0.1, show_default=True, help="Captions left empty in flow."
         ),
-        click.Option(["--size"], help="Area as width*height; default: that of --gt-video, else the model's."),
+        click.Option(
+            ["--size"], metavar="W*H", help="Area as width*height; default: that of --gt-video, else the model's."
+        ),
         click.Option(["--sample-steps", "num_inference_steps"], type=int, help="Steps of a rollout."),
         click.Option(["--sample-shift", "flow_shift"], type=float, help="Shift of a rollout's schedule."),
         click.Option(["--sample-guide-scale", "guidance_scale"], type=float, help="Guidance of a rollout."),
         click.Option(["--sample-solver", "solver"], type=click.Choice(list(SOLVERS)), help="Solver of a rollout."),
         click.Option(["--dry-run"], is_flag=True, help="Check everything, read no weights."),
         click.Option(["--quiet"], is_flag=True, help="Say nothing."),
+        debug_option(),
         version_option("poze", "poze-finetune"),
     ]
 

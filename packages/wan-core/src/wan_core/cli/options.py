@@ -106,7 +106,7 @@ def part_option() -> click.Option:
         ["--part", "parts"],
         type=ParsedType("NAME=PATH", parse_part),
         multiple=True,
-        help="Take a part (vae, text_encoder, ...) from another file or folder; repeatable.",
+        help="Take a part (vae, text_encoder, pi3 of poze, ...) from another file or folder; repeatable.",
     )
 
 

@@ -24,13 +24,13 @@ def count_parameters(plan: TrainingPlan) -> tuple[int, int]:
     return total, trained
 
 
-def memory_of(plan: TrainingPlan, tokens: int) -> dict[str, int]:
+def memory_of(plan: TrainingPlan, tokens: int, total: int, trained: int) -> dict[str, int]:
     """Estimated bytes of a step: weights, gradients, optimizer, averaged weights, activations.
 
-    ``tokens`` are those of one sample. Activations are an estimate from counts of kept values, good to about a third.
+    ``tokens`` are those of one sample, ``total`` and ``trained`` are `count_parameters`. Activations are an estimate
+    from counts of kept values, good to about a third.
     """
     config: WanDiTConfig = plan.pipeline.components.configs[DIT]
-    total, trained = count_parameters(plan)
     own = 0 if plan.trains_all else trained  # what is trained beside fixed weights is float32
     weights = (total - own) * plan.weights_dtype.itemsize + own * 4
     return {
@@ -74,7 +74,7 @@ def describe_plan(plan: TrainingPlan) -> dict[str, Any]:
     """The plan of a dry run: model, data, counts of weights, steps and memory, as plain values."""
     total, trained = count_parameters(plan)
     tokens = tokens_of(plan)
-    memory = memory_of(plan, tokens)
+    memory = memory_of(plan, tokens, total, trained)
     settings, loop = plan.settings, plan.loop
     data: dict[str, Any] = {"cache": str(plan.cache_folder)}
     if plan.examples is not None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -116,7 +117,8 @@ class Objective(Protocol):
 class TrainingPlan:
     """A run that was checked; nothing big is in memory.
 
-    ``networks`` are the names of those trained, ``parts`` the transformers, one run each. ``found`` is None when a
+    ``networks`` are the names of those trained, ``parts`` the transformers, one run each; ``beside`` are the companions
+    that it begins with, as fingerprints. ``found`` is None when a
     finished cache is given, or where an ``objective`` needs none; it says, too, which others were left out. ``notes``
     are sentences that the user should see before the work starts.
     """
@@ -128,6 +130,7 @@ class TrainingPlan:
     folder: Path
     parts: Sequence[Part]
     networks: Sequence[str]
+    beside: Mapping[str, str]
     clips: ClipSettings
     found: FoundExamples | None
     cache_settings: dict[str, Any]
@@ -191,6 +194,8 @@ class TrainingPlan:
         values |= {"model": self.preset.name, "expert": part.expert or "", "dtype": str(self.dtype)[6:]}
         if list(self.networks) != [DIT]:
             values["networks"] = list(self.networks)
+        if self.beside:
+            values["beside"] = dict(self.beside)
         objective = {} if self.objective is None else dict(self.objective.recipe())
         return {**values, "examples": self.cache_settings.get("examples"), **objective}
 
@@ -221,10 +226,13 @@ def plan_training(
     pipeline = load_pipeline(preset, options.checkpoint_dir, runtime)  # reads the headers of all files
     plan = TrainingPlan(
         options=options, settings=settings, loop=loop, pipeline=pipeline, parts=parts, clips=clips, found=found,
-        folder=checkpoint_folder(preset, options.checkpoint_dir), networks=(DIT,), cache_settings={}, requests=requests,
-        dtype=dtype, objective=objective,
+        folder=checkpoint_folder(preset, options.checkpoint_dir), networks=(), beside={},
+        cache_settings={}, requests=requests, dtype=dtype, objective=objective,
     )  # fmt: skip
-    plan = replace(plan, networks=_networks(plan), notes=lost_words(pipeline, plan.examples or (), requests))
+    companions = plan.companions()
+    beside = {name: _fingerprint(each) for name, each in companions.items()}
+    notes = lost_words(pipeline, plan.examples or (), requests)
+    plan = replace(plan, networks=_networks(preset, companions, options.networks), beside=beside, notes=notes)
     meta_network(plan)
     if objective is None:
         plan = replace(plan, cache_settings=_cache_settings(plan))
@@ -250,13 +258,22 @@ def _examples(
     return examples_of(FoundExamples(list(options.examples)), preset, clips, where="the list", seed=seed)
 
 
-def _networks(plan: TrainingPlan) -> list[str]:
+def _networks(preset: Preset, companions: Collection[str], asked: Sequence[str]) -> list[str]:
     """The names of the networks to train. Raises ConfigError for one that there is not."""
-    known = [DIT, *plan.companions()]
-    unknown = [name for name in plan.options.networks if name not in known]
+    known = [DIT, *companions]
+    unknown = [name for name in asked if name not in known]
     if unknown:
-        raise ConfigError(f"{plan.preset.name} has no network {unknown[0]!r} to train; it has {', '.join(known)}")
-    return [name for name in known if not plan.options.networks or name in plan.options.networks]
+        raise ConfigError(f"{preset.name} has no network {unknown[0]!r} to train; it has {', '.join(known)}")
+    return [name for name in known if not asked or name in asked]
+
+
+def _fingerprint(companion: Companion) -> str:
+    """A short name of a companion: what its file says, and its weights, trained or not."""
+    digest = hashlib.sha256(repr(sorted(companion.metadata.items())).encode())
+    for name, tensor in companion.network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.float().cpu().contiguous().numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def _cache_settings(plan: TrainingPlan) -> dict[str, Any]:
