@@ -3,16 +3,35 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
+
+from torch import nn
 
 from wan_core.files import plain_text
 from wan_core.models import WanDiTConfig
-from wan_core.training.plan import DIT, TrainingPlan, bucket_counts, count_weights, meta_network
+from wan_core.training.data import Example
+from wan_core.training.plan import DIT, TrainingPlan, meta_network
 
 # Values that a block keeps for its backward pass, per token and unit of width: counted on the tiny network.
 _KEPT_PER_WIDTH = 17
 _KEPT_PER_FFN = 2
 _STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4}
+
+
+def count_weights(network: nn.Module) -> tuple[int, int]:
+    """Counts of all weights and of the trained ones."""
+    every = [(p.numel(), p.requires_grad) for p in network.parameters()]
+    return sum(count for count, _ in every), sum(count for count, is_trained in every if is_trained)
+
+
+def bucket_counts(examples: Sequence[Example]) -> dict[str, int]:
+    """How many clips are trained at which width, height and, where these differ, number of frames."""
+    shapes = [example.shape or () for example in examples]
+    has_lengths = len({shape[0] for shape in shapes}) > 1
+    names = (f"{width}x{height}" + (f"x{frames}" if has_lengths else "") for frames, height, width in shapes)
+    return dict(Counter(names))
 
 
 def count_parameters(plan: TrainingPlan) -> tuple[int, int]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -358,20 +357,6 @@ def meta_network(plan: TrainingPlan) -> WanDiT:
             attach_lora(network, lora)
     model: WanDiT = network
     return model
-
-
-def count_weights(network: nn.Module) -> tuple[int, int]:
-    """Counts of all weights and of the trained ones."""
-    every = [(p.numel(), p.requires_grad) for p in network.parameters()]
-    return sum(count for count, _ in every), sum(count for count, is_trained in every if is_trained)
-
-
-def bucket_counts(examples: Sequence[Example]) -> dict[str, int]:
-    """How many clips are trained at which width, height and, where these differ, number of frames."""
-    shapes = [example.shape or () for example in examples]
-    has_lengths = len({shape[0] for shape in shapes}) > 1
-    names = (f"{width}x{height}" + (f"x{frames}" if has_lengths else "") for frames, height, width in shapes)
-    return dict(Counter(names))
 
 
 def _check_task(preset: Preset, settings: TrainSettings, loop: LoopSettings) -> None:
