@@ -129,7 +129,8 @@ def test_hostile_files_cost_neither_time_nor_memory(tmp_path: Path) -> None:
         before, started = reset_peak(), time.process_time()
         with pytest.raises(CheckpointError):
             read_weights(path)
-        assert time.process_time() - started < 1, name
+        # No measure of speed: what grows with the square of a header takes minutes.
+        assert time.process_time() - started < 10, name
         assert peak_memory() - before < 100e6, name
 
 
