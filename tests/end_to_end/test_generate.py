@@ -120,6 +120,8 @@ def test_dry_run_reads_no_weights(run: Run, tmp_path: Path) -> None:
     assert plan["latent_shape"] == [1, 16, 21, 90, 160]
     assert plan["num_inference_steps"] == 40
     assert plan["guidance_scale"] == {"high": 4.0, "low": 3.0}
+    assert "not-there-yet does not exist" in plan["missing"]
+    assert plan["memory"]["dit (high noise)"] == plan["memory"]["dit (low noise)"] == "57.2 GB"
     assert not list(tmp_path.glob("*.mp4"))
 
 
@@ -191,3 +193,18 @@ def test_weights_of_first_and_last_frames_are_no_image_to_video_model(
     )
     assert other.exit_code == 3
     assert "emb_pos" in other.output
+
+
+def test_words_outside_of_a_tiny_world_are_said(run: Run) -> None:
+    result = run("generate", "--prompt", "a dog runs on a blue background", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "tiny-t2v has no word for 'dog', 'runs'; it draws a circle" in result.stderr
+    assert "wan download t2v-1.3B" in result.stderr
+    known = run("generate", "--prompt", "a Red circle moves to the right, grey background", "--dry-run")
+    assert "no word for" not in known.stderr
+
+
+def test_the_end_that_a_long_prompt_loses_is_said(run: Run) -> None:
+    prompt = " ".join(["a red circle"] * 7) + " moves left on a white background"
+    result = run("generate", "--prompt", prompt, "--dry-run")
+    assert "the prompt is too long, the model does not read its end: 'on a white background'" in result.stderr

@@ -127,6 +127,24 @@ def test_a_resumed_run_ends_with_the_same_bytes(run: Run, few: Path, tmp_path: P
     assert CheckpointFolder(tmp_path / "parts/checkpoints").steps() == [3, 4]
 
 
+def test_a_finished_run_called_again_reports_the_loss_of_its_log(run: Run, few: Path, tmp_path: Path) -> None:
+    arguments = ["--data", few, "--output", tmp_path / "out", "--lora-rank", 2, *SHORT[:-1]]
+    first = good(run("train", *arguments))
+    lines = (tmp_path / "out/log.jsonl").read_text()
+    again = good(run("train", *arguments))
+    loss = f"{log_of(tmp_path / 'out', 'loss')[-1]:.4f}"
+    assert f"loss {loss}" in first.stderr
+    assert f"loss {loss}" in again.stderr
+    assert (tmp_path / "out/log.jsonl").read_text() == lines
+
+
+def test_the_log_tells_the_learning_rate_and_how_far_it_has_risen(run: Run, few: Path, tmp_path: Path) -> None:
+    good(run("train", "--data", few, "--output", tmp_path / "out", "--lr", 3e-4, "--warmup", 4, *SHORT))
+    schedule = log_of(tmp_path / "out", "schedule")
+    assert schedule[0] < schedule[-1] <= 1
+    assert log_of(tmp_path / "out", "rate") == pytest.approx([3e-4 * factor for factor in schedule])
+
+
 @pytest.mark.parametrize(
     ("model", "options", "made"),
     [

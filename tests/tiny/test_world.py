@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 
 from tools.tiny.drawing import SHAPES
@@ -15,6 +17,7 @@ from tools.tiny.world import (
     vocabulary,
     write_caption,
 )
+from wan_core.presets import get_preset
 
 
 def test_the_world_is_as_rich_as_planned() -> None:
@@ -65,3 +68,10 @@ def test_size_and_length_are_free_and_the_figure_stays_inside() -> None:
         assert video.shape == (9, 48, 80, 3)
         edge = np.concatenate([video[:, 0], video[:, -1], video[:, 1:-1, 0], video[:, 1:-1, -1]], axis=1)
         assert (edge == np.array(BACKGROUNDS[combination.background], np.uint8)).all()
+
+
+def test_the_tiny_models_say_the_whole_world() -> None:
+    said = set(re.findall(r"\w+", get_preset("tiny-t2v").world))
+    named = {"grow": "grows", "shrink": "shrinks", "spin": "spins", "bounce": "bounces", "still": "still"}
+    moves = {named.get(motion, "moves") for motion in MOTIONS}
+    assert {*COLORS, *SHAPES, *BACKGROUNDS, *moves} <= said

@@ -2,6 +2,7 @@
 
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -136,3 +137,22 @@ def test_cleaning_modes() -> None:
 def test_cleaning_is_idempotent() -> None:
     for prompt in PROMPTS:
         assert clean_prompt(clean_prompt(prompt)) == clean_prompt(prompt)
+
+
+@pytest.mark.parametrize("write", [write_sentencepiece, write_json])
+def test_words_without_a_token_are_named_once(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    tokenizer = load_tokenizer(write(tmp_path))
+    assert tokenizer.unknown("a red 😀 ball 猫 😀") == ["😀"]
+    assert tokenizer.unknown("") == []
+
+
+@pytest.mark.parametrize("write", [write_sentencepiece, write_json])
+def test_the_lost_end_begins_with_the_first_word_that_is_cut(tmp_path: Path, write: Callable[[Path], Path]) -> None:
+    tokenizer = load_tokenizer(write(tmp_path))
+    text = "a red ball moves left, quickly!  a red ball"
+    for length in range(1, 40):
+        lost = tokenizer.lost(text, length)
+        kept = " ".join(text.split())[: -len(lost)] if lost else " ".join(text.split())
+        assert lost == "" or lost[0] != " "
+        assert len(tokenizer(kept.strip(), 1000)) <= length
+    assert tokenizer.lost(text, 1000) == ""

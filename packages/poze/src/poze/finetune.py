@@ -213,7 +213,7 @@ def _shape_of(supervision: Supervision | None) -> dict[str, int]:
 def _plan_inputs(options: FinetuneOptions, preset: Preset, asked: Mapping[str, Any]) -> TI2VInputs[TI2VRequest]:
     plain = replace(preset, task=TextImageToVideo())
     request = TI2VRequest(prompt=options.prompt or "", image=options.image, **asked)
-    return plain.task.load(request, request.sampling(preset.sampling), preset.latent_spec)  # type: ignore[no-any-return]
+    return plain.task.load(request, preset.settings_of(request), preset.latent_spec)  # type: ignore[no-any-return]
 
 
 def _examples(

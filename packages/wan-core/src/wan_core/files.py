@@ -18,7 +18,9 @@ _DIRECTION_MARKS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u
 _LINE_BREAKS = frozenset("\t\n\v\f\r\x85\u2028\u2029")
 
 # By lower-case ending. A .gif counts as a video.
-IMAGE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".avif", ".jp2")
+IMAGE_ENDINGS = (
+    ".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".avif", ".jp2", ".heic", ".heif",
+)  # fmt: skip
 VIDEO_ENDINGS = (".mp4", ".mov", ".m4v", ".mkv", ".webm", ".avi", ".gif")
 WEIGHT_ENDINGS = (".safetensors", ".pth", ".pt", ".bin", ".ckpt", ".gguf")
 

@@ -95,13 +95,16 @@ class Pipeline:
         """
         return plan_request(self.preset, request, self.latent_spec)
 
-    def lost_words(self, inputs: TaskInputs[Any]) -> list[str]:
-        """Sentences on a prompt, or a negative one, that is longer than the model reads, with the lost words."""
+    def prompt_notes(self, inputs: TaskInputs[Any]) -> list[str]:
+        """Sentences on what the model does not read of a prompt, or a negative one: its end, words without a token."""
         texts = {"prompt": inputs.request.prompt, "negative prompt": inputs.settings.negative_prompt}
         lost = {name: self.components.lost_words(text) for name, text in texts.items()}
-        return [
+        notes = [
             f"the {name} is too long, the model does not read its end: {end!r}" for name, end in lost.items() if end
         ]
+        unknown = ", ".join(repr(word) for word in self.components.unknown_words(inputs.request.prompt))
+        world = f"; {self.preset.world}" if self.preset.world else ""
+        return [*notes, f"{self.preset.name} has no word for {unknown}{world}"] if unknown else notes
 
     def generate(self, request: GenerationRequest, *, progress: Progress = silent) -> GeneratedVideo:
         """The whole video in memory. Raises ``RequestError``, ``CheckpointError``, ``MediaError``."""
@@ -241,7 +244,7 @@ def plan_request(preset: Preset, request: GenerationRequest, latent_spec: Latent
         raise TypeError(f"{preset.name} needs a {wanted.__name__}, got {type(request).__name__}")
     if isinstance(request.guidance_scale, Experts) and not preset.has_experts:
         raise RequestError(f"{preset.name} is one network and takes one guidance_scale, got a low and a high one")
-    inputs: TaskInputs[Any] = preset.task.load(request, request.sampling(preset.sampling), latent_spec)
+    inputs: TaskInputs[Any] = preset.task.load(request, preset.settings_of(request), latent_spec)
     return inputs
 
 

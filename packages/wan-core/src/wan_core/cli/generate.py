@@ -154,7 +154,7 @@ def notes_on(jobs: Sequence[Job], pipeline: Pipeline | None) -> list[str]:
     """What a user should see before the work starts, each sentence once."""
     notes = [f"note: {note}" for job in jobs for note in job.inputs.notes]
     if pipeline is not None:
-        notes += [*pipeline.notes, *(f"note: {note}" for job in jobs for note in pipeline.lost_words(job.inputs))]
+        notes += [*pipeline.notes, *(f"note: {note}" for job in jobs for note in pipeline.prompt_notes(job.inputs))]
     return list(dict.fromkeys(notes))
 
 

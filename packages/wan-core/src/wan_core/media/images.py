@@ -9,6 +9,7 @@ import re
 import struct
 import warnings
 import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -18,12 +19,14 @@ from torch.nn import functional
 
 from wan_core.errors import MediaError, RequestError
 from wan_core.files import existing_file, plain_text, read_error
+from wan_core.media.profiles import ToSRGB, colours_of
 
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded, in pixels: 300 MB of RGB."""
 
 # Raster formats only: a decoder that runs another program, as that of EPS does, has no place here.
-_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000")
+_FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
 _DECODE_ERRORS = (
     OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, struct.error,
     zlib.error,
@@ -48,8 +51,12 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
                 image.load()
                 with contextlib.suppress(*_DECODE_ERRORS):  # a broken EXIF block only loses the orientation
                     ImageOps.exif_transpose(image, in_place=True)
-                return to_rgb(image)
+                return to_rgb(image, colours_of(image, file))
     except UnidentifiedImageError as error:
+        if _is_heif(file):
+            raise MediaError(
+                f"{shown} is a HEIC image; install the extra wan-core[heif], or save it as JPEG"
+            ) from error
         raise MediaError(f"{shown} is no picture that can be read here; save it as PNG, JPEG or WebP") from error
     except Image.DecompressionBombError as error:
         count = re.search(r"\d+", str(error))
@@ -60,7 +67,17 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
 
 def _available_formats() -> list[str]:
     Image.init()
+    with contextlib.suppress(ImportError):
+        import pillow_heif
+
+        pillow_heif.register_heif_opener()
     return [name for name in _FORMATS if name in Image.OPEN]
+
+
+def _is_heif(file: Path) -> bool:
+    with file.open("rb") as opened:
+        head = opened.read(12)
+    return head[4:8] == b"ftyp" and head[8:] in _HEIF_BRANDS
 
 
 def _too_large(shown: str, size: str, max_pixels: int) -> MediaError:
@@ -69,32 +86,41 @@ def _too_large(shown: str, size: str, max_pixels: int) -> MediaError:
     )
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
+def to_rgb(image: Image.Image, to_srgb: ToSRGB | None = None) -> Image.Image:
     """An image of any mode as RGB; transparent parts lie over white, deep greyscale is scaled to 8 bits.
 
     ``I;16`` and ``I`` count as 0..65535 and ``F`` as 0..1; values outside are stretched from their own minimum to
-    their own maximum. Raises ``ValueError`` for a mode that Pillow cannot convert.
+    their own maximum. ``to_srgb`` is applied to the colours alone. Raises ``ValueError`` for a mode that Pillow cannot
+    convert.
     """
+    to_srgb = to_srgb or _as_rgb
     if image.mode in {"I", "F"} or image.mode.startswith("I;"):
-        return _deep_grey_to_rgb(image)
+        return to_srgb(_deep_grey(image))
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
         layered = image.convert("RGBA")
+        alpha = layered.getchannel("A")
+        colours = to_srgb(layered.convert("RGB"))
+        colours.putalpha(alpha)
         white = Image.new("RGBA", layered.size, "white")
-        return Image.alpha_composite(white, layered).convert("RGB")
-    rgb = image.convert("RGB")
+        return Image.alpha_composite(white, colours).convert("RGB")
+    rgb = to_srgb(image)
     return rgb.copy() if rgb is image else rgb
 
 
-def _deep_grey_to_rgb(image: Image.Image) -> Image.Image:
+def _as_rgb(image: Image.Image) -> Image.Image:
+    return image.convert("RGB")
+
+
+def _deep_grey(image: Image.Image) -> Image.Image:
     values = np.asarray(image if image.mode == "F" else image.convert("I"), dtype=np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0)
     low, high = 0.0, 1.0 if image.mode == "F" else 65535.0
     if values.min() < low or values.max() > high:
         low, high = float(values.min()), float(values.max())
     grey = np.round((values - low) * (255 / max(high - low, 1e-30))).astype(np.uint8)
-    return Image.fromarray(grey).convert("RGB")
+    return Image.fromarray(grey)
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:

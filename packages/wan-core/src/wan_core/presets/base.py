@@ -6,7 +6,7 @@ from typing import Any
 from wan_core.checkpoints import CLIP, DIT, TOKENIZER, UMT5, VAE, Family, Part
 from wan_core.media import LatentSpec
 from wan_core.models import UMT5_XXL, CLIPConfig, VAEConfig, WanDiTConfig
-from wan_core.tasks import SamplingDefaults, Task
+from wan_core.tasks import GenerationRequest, SamplingDefaults, SamplingSettings, Task
 
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
@@ -23,8 +23,10 @@ class Preset:
     ``parts`` are what it is made of: ``dit`` (one, or one for each expert), ``vae``, ``text_encoder``, ``tokenizer``,
     where needed ``image_encoder``, and any further ones, which a task asks its components for by name. ``boundary`` is
     the share of the 1000 training timesteps above which the high-noise expert works; ``sizes`` are the (width, height)
-    the model was trained for; ``repository`` is where its weights are published; ``bundled`` is the folder of weights
-    inside the package, for models that need no download. ``disk_gb`` is for people: the size of the download.
+    the model was trained for, and ``shifts`` the flow shift of such a size where it is not the model's usual one;
+    ``repository`` is where its weights are published; ``bundled`` is the folder of weights inside the package, for
+    models that need no download. For people: ``disk_gb`` is the size of the download, ``world`` a sentence on what a
+    model of few words knows.
     """
 
     name: str
@@ -33,10 +35,12 @@ class Preset:
     parts: tuple[Part, ...]
     sampling: SamplingDefaults
     sizes: tuple[tuple[int, int], ...]
+    shifts: tuple[tuple[tuple[int, int], float], ...] = ()
     boundary: float | None = None
     repository: str | None = None
     bundled: str | None = None
     disk_gb: float = 0.0
+    world: str = ""
 
     @property
     def part_names(self) -> tuple[str, ...]:
@@ -81,6 +85,12 @@ class Preset:
             spatial_stride=self.vae.spatial_stride,
             patch_size=self.dit.patch_size,
         )
+
+    def settings_of(self, request: GenerationRequest) -> SamplingSettings:
+        """The settings of a request, checked, what is open from this model's own. Raises ``RequestError``."""
+        size = request.width or self.sampling.width, request.height or self.sampling.height
+        shift = dict(self.shifts).get(size, self.sampling.flow_shift)
+        return request.sampling(replace(self.sampling, flow_shift=shift))
 
     @property
     def has_experts(self) -> bool:

@@ -34,6 +34,12 @@ TINY_DIT = WanDiTConfig(
     patch_size=(1, 1, 1),
 )
 
+_WORLD = (
+    "it draws a circle, cross, ring, square or triangle in blue, cyan, green, orange, purple, red, white or yellow "
+    "that moves, grows, shrinks, bounces, spins or stays still on a black, blue, gray, green, pink or white background"
+    "; 'wan download t2v-1.3B' fetches a model that knows more"
+)
+
 
 def _parts(dit: str, config: WanDiTConfig = TINY_DIT) -> tuple[Part, ...]:
     return (
@@ -61,6 +67,7 @@ TINY_T2V = Preset(
     ),
     sizes=((64, 64),),
     bundled="tiny",
+    world=_WORLD,
 )
 
 TINY_TI2V = replace(

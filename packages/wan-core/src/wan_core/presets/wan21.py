@@ -37,9 +37,10 @@ I2V_14B_720P = replace(
     name="i2v-14B-720P",
     summary="Wan2.1 image to video, 14B, 720p",
     task=ImageToVideo(),
-    sampling=replace(T2V_14B.sampling, num_inference_steps=40),
+    sampling=replace(T2V_14B.sampling, num_inference_steps=40, negative_prompt="镜头晃动，" + NEGATIVE_PROMPT),
     parts=wan_parts(replace(DIT_14B, in_dim=36, image_dim=1280), WAN21_VAE, image_encoder=CLIP_VIT_H14),
     sizes=SIZES_A14B[:2],
+    shifts=tuple((size, 3.0) for size in SIZES_A14B[2:]),
     repository="Wan-AI/Wan2.1-I2V-14B-720P",
     disk_gb=82,
 )
@@ -50,6 +51,7 @@ I2V_14B_480P = replace(
     summary="Wan2.1 image to video, 14B, 480p",
     sampling=replace(I2V_14B_720P.sampling, width=832, height=480, flow_shift=3.0),
     sizes=SIZES_A14B[2:],
+    shifts=tuple((size, 5.0) for size in SIZES_A14B[:2]),
     repository="Wan-AI/Wan2.1-I2V-14B-480P",
 )
 
@@ -67,5 +69,6 @@ FLF2V_14B = replace(
         negative_prompt="镜头切换，" + NEGATIVE_PROMPT,
     ),
     sizes=SIZES_A14B,
+    shifts=(),
     repository="Wan-AI/Wan2.1-FLF2V-14B-720P",
 )

@@ -184,6 +184,10 @@ class Components:
         """The end of a prompt or caption that is beyond the length that the model reads; empty when all is read."""
         return "" if self.tokenizer is None else self.tokenizer.lost(text, self.configs["dit"].text_len)
 
+    def unknown_words(self, text: str) -> list[str]:
+        """The words of a prompt that the model has no token for."""
+        return [] if self.tokenizer is None else self.tokenizer.unknown(text)
+
     def part(self, name: str) -> Placed[Any]:
         """The part called ``name``. Raises KeyError where the model has none."""
         part: Placed[Any] = self.parts[name]

@@ -18,6 +18,7 @@ from wan_core.errors import CheckpointError, ConfigError
 Cleaning = Literal["whitespace", "lower", "canonicalize"]
 
 END_TOKEN = "</s>"
+UNKNOWN_TOKEN = "<unk>"
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
 _LONGEST_WORD = 40
@@ -49,15 +50,22 @@ def clean_prompt(prompt: str, cleaning: Cleaning = "whitespace") -> str:
 class Tokenizer:
     """Cleans a prompt and turns it into token ids that end with the end token.
 
-    ``encode`` gives the ids of cleaned text without special tokens; ``end_id`` and ``vocab_size`` (ids are below it)
-    belong to the same vocabulary.
+    ``encode`` gives the ids of cleaned text without special tokens; ``end_id``, ``unknown_id`` (that of what has no
+    token; ``None`` where everything has one) and ``vocab_size`` (ids are below it) belong to the same vocabulary.
     """
 
     def __init__(
-        self, encode: Callable[[str], list[int]], *, end_id: int, vocab_size: int, cleaning: Cleaning = "whitespace"
+        self,
+        encode: Callable[[str], list[int]],
+        *,
+        end_id: int,
+        vocab_size: int,
+        unknown_id: int | None = None,
+        cleaning: Cleaning = "whitespace",
     ) -> None:
         self._encode = encode
         self.end_id = end_id
+        self.unknown_id = unknown_id
         self.vocab_size = vocab_size
         self.cleaning: Cleaning = cleaning
 
@@ -76,6 +84,13 @@ class Tokenizer:
         if len(words[whole]) > _LONGEST_WORD:  # writing without spaces is cut where it is
             start += self._fitting(room, len(words[whole]), lambda count: text[: start + count])
         return text[start:]
+
+    def unknown(self, prompt: str) -> list[str]:
+        """The words of the cleaned prompt that the model has no token for, each once."""
+        if self.unknown_id is None:
+            return []
+        words = clean_prompt(prompt, self.cleaning).split(" ")
+        return [word for word in dict.fromkeys(words) if self.unknown_id in self._encode(word)]
 
     def _fitting(self, room: int, most: int, start: Callable[[int], str]) -> int:
         """The largest count, up to ``most``, whose ``start(count)`` of a text has at most ``room`` ids."""
@@ -116,7 +131,8 @@ def _read_json(file: Path, cleaning: Cleaning) -> Tokenizer:
         ids: list[int] = tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
-    return Tokenizer(encode, end_id=end_id, vocab_size=tokenizer.get_vocab_size(), cleaning=cleaning)
+    size, unknown_id = tokenizer.get_vocab_size(), tokenizer.token_to_id(UNKNOWN_TOKEN)
+    return Tokenizer(encode, end_id=end_id, vocab_size=size, unknown_id=unknown_id, cleaning=cleaning)
 
 
 def _read_sentencepiece(file: Path, cleaning: Cleaning) -> Tokenizer:
@@ -135,7 +151,8 @@ def _read_sentencepiece(file: Path, cleaning: Cleaning) -> Tokenizer:
         ids: list[int] = processor.encode(text, out_type=int)
         return ids
 
-    return Tokenizer(encode, end_id=end_id, vocab_size=processor.get_piece_size(), cleaning=cleaning)
+    size, unknown_id = processor.get_piece_size(), processor.unk_id()
+    return Tokenizer(encode, end_id=end_id, vocab_size=size, unknown_id=unknown_id, cleaning=cleaning)
 
 
 def _damaged(file: Path, error: Exception) -> CheckpointError:

@@ -68,12 +68,13 @@ class FeatureCache:
     def remember(self, layer: nn.Module, x: Tensor) -> None:
         """Keep copies of the last two frames up to the end of ``x``; before the first frame come zeros."""
         frames = self._frames.get(layer)
+        if frames is not None and _is_writable(frames, x):
+            frames[:, :, : -x.shape[2]] = frames[:, :, x.shape[2] :]
+            frames[:, :, -x.shape[2] :] = x[:, :, -HISTORY_FRAMES:]
+            return
         if x.shape[2] < HISTORY_FRAMES:
             x = torch.cat([torch.zeros_like(x[:, :, :1]) if frames is None else frames[:, :, 1:], x], dim=2)
-        if frames is not None and _is_writable(frames, x):
-            frames.copy_(x[:, :, -HISTORY_FRAMES:])
-        else:
-            self._frames[layer] = x[:, :, -HISTORY_FRAMES:].clone(memory_format=torch.channels_last_3d)
+        self._frames[layer] = x[:, :, -HISTORY_FRAMES:].clone(memory_format=torch.channels_last_3d)
 
     def finish_chunk(self) -> None:
         """Called by the network after each chunk."""

@@ -1,0 +1,182 @@
+"""What an image file says about its colours, and the way from there to sRGB.
+
+A file says it by code points of ITU-T H.273 (PNG's cICP chunk, the nclx box of AVIF and HEIC), by an ICC profile, by
+PNG's sRGB, gAMA and cHRM chunks, or by the EXIF marks of a camera set to Adobe RGB. What is not said is sRGB.
+"""
+
+import functools
+import io
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import ExifTags, Image, ImageCms
+
+from wan_core.errors import MediaError
+from wan_core.files import plain_text
+from wan_core.media.colour import BT709, Conversion, Description, Primaries, conversion, conversion_from, power
+
+ToSRGB = Callable[[Image.Image], Image.Image]
+"""From an image without alpha, of any mode with 8 bits, to RGB."""
+
+_MODES = {"RGB": "RGB", "GRAY": "L", "CMYK": "CMYK", "Lab": "LAB"}
+_DAMAGED = (OSError, ValueError, TypeError, ImageCms.PyCMSError)
+_ROWS = 256
+_ALMOST = 0.05  # libpng, too, takes a gamma this near for the screen's
+_NEAR = 0.002  # chromaticities are stored, and often rounded, to 3 digits
+ADOBE_RGB = Primaries("Adobe RGB (1998)", ((0.64, 0.33), (0.21, 0.71), (0.15, 0.06)), BT709.white)
+_ADOBE_GAMMA = 563 / 256  # Adobe RGB (1998) Color Image Encoding, 4.3.1.2
+_SRGB_GAMMA = 1 / 2.2
+_UNCALIBRATED, _ADOBE_MARK = 0xFFFF, "R03"  # DCF 2.0: colour space and interoperability index of Adobe RGB
+_MAX_HEAD = 1 << 20  # bytes of an AVIF file, or chunks of a PNG file, that are searched
+
+
+def colours_of(image: Image.Image, file: Path) -> ToSRGB | None:
+    """The way from the colours of an opened image to sRGB, ``None`` where they are that already, or nothing is said.
+
+    The first description counts, in the order of the PNG specification (third edition, 4.3): cICP, ICC profile, sRGB,
+    gAMA with cHRM; in AVIF and HEIC an ICC profile comes before code points. Raises ``MediaError`` for a description
+    that is damaged, belongs to another kind of image or names what is unknown here.
+    """
+    info, shown = image.info, plain_text(file)
+    points = _code_points(image, file)
+    if points is not None and (image.format == "PNG" or "icc_profile" not in info):
+        return _by_code_points(points, shown)
+    if "icc_profile" in info:
+        return _by_profile(info["icc_profile"], image.mode, shown)
+    if "srgb" in info:
+        return None
+    if "gamma" in info or "chromaticity" in info:
+        return _by_gamma(info.get("gamma"), info.get("chromaticity"), shown)
+    return _applied(conversion_from(ADOBE_RGB, power(_ADOBE_GAMMA))) if _is_adobe_rgb(image) else None
+
+
+# -- ICC profiles
+
+
+def _by_profile(data: bytes | None, mode: str, shown: str) -> ToSRGB | None:
+    try:
+        profile, srgb = ImageCms.ImageCmsProfile(io.BytesIO(data or b"")), ImageCms.createProfile("sRGB")
+        space = profile.profile.xcolor_space.strip()
+        wanted = _MODES.get(space)
+        transform = wanted and ImageCms.buildTransform(profile, srgb, wanted, "RGB")
+    except _DAMAGED as error:
+        raise MediaError(f"the colour profile of {shown} is damaged; save the image again as sRGB") from error
+    if wanted not in ([mode] if mode in {"CMYK", "LAB"} else ["RGB", "L"]):
+        raise MediaError(f"{shown} is {mode}, its colour profile is for {space}; save the image again as sRGB")
+    if wanted == "RGB" and _changes_nothing(transform):
+        return None
+
+    def to_srgb(image: Image.Image) -> Image.Image:
+        if wanted == "L" and not _is_grey(image):
+            raise MediaError(f"{shown} has colours, its colour profile is for grey; save the image again as sRGB")
+        done: Image.Image = transform.apply(image if image.mode == wanted else image.convert(wanted))
+        return done
+
+    return to_srgb
+
+
+def _changes_nothing(transform: Any) -> bool:
+    """Whether a profile is sRGB, or as good as: many are, by many names. Pixels stay exact then."""
+    levels = np.arange(0, 256, 15, dtype=np.uint8)
+    cube = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, -1, 3)
+    found = np.asarray(transform.apply(Image.fromarray(cube)))
+    return bool(np.abs(found.astype(int) - cube).max() <= 1)
+
+
+def _is_grey(image: Image.Image) -> bool:
+    if image.mode in {"L", "1"}:
+        return True
+    red, green, blue = (np.asarray(band) for band in image.convert("RGB").split())
+    return bool((red == green).all() and (green == blue).all())
+
+
+# -- code points
+
+
+def _code_points(image: Image.Image, file: Path) -> tuple[int, int, bool] | None:
+    """Primaries, transfer characteristic and whether black is 0, of H.273; ``None`` where a file does not say."""
+    if image.format == "PNG":
+        return next((_of_png(data) for kind, data in _chunks(file) if kind == b"cICP"), None)
+    if image.format == "HEIF" and image.info.get("nclx_profile"):
+        nclx = image.info["nclx_profile"]
+        return nclx["color_primaries"], nclx["transfer_characteristics"], True
+    if image.format == "AVIF":
+        with file.open("rb") as opened:
+            _, mark, rest = opened.read(_MAX_HEAD).partition(b"colrnclx")
+        return (*struct.unpack(">HH", rest[:4]), True) if mark and len(rest) >= 4 else None
+    return None
+
+
+def _of_png(data: bytes) -> tuple[int, int, bool]:
+    primaries, transfer, _, is_full = struct.unpack(">BBBB", data[:4].ljust(4, b"\0"))
+    return primaries, transfer, bool(is_full)
+
+
+def _chunks(file: Path) -> Iterator[tuple[bytes, bytes]]:
+    """Names and contents of a PNG's chunks before its pixels."""
+    with file.open("rb") as opened:
+        opened.seek(8)
+        while len(head := opened.read(8)) == 8 and head[4:] != b"IDAT" and opened.tell() < _MAX_HEAD:
+            length = int.from_bytes(head[:4], "big")
+            yield head[4:], opened.read(min(length, _MAX_HEAD))
+            opened.seek(4, io.SEEK_CUR)
+
+
+def _by_code_points(points: tuple[int, int, bool], shown: str) -> ToSRGB | None:
+    primaries, transfer, is_full = points
+    refusal = Description(0, primaries, transfer, is_rgb=True, width=0, height=0).refusal()
+    if refusal is not None:
+        raise MediaError(f"{shown} {refusal}, which is not read; save the image again as sRGB")
+    found = conversion(primaries, transfer)
+    if found is None:
+        return None if is_full else _widened
+    return _applied(found) if is_full else lambda image: _applied(found)(_widened(image))
+
+
+def _widened(image: Image.Image) -> Image.Image:
+    """Levels 16 to 235 as 0 to 255."""
+    return image.convert("RGB").point([min(255, max(0, round((level - 16) * 255 / 219))) for level in range(256)] * 3)
+
+
+# -- PNG's gAMA and cHRM, EXIF
+
+
+def _by_gamma(gamma: float | None, chromaticity: tuple[float, ...] | None, shown: str) -> ToSRGB | None:
+    """By PNG's image gamma (the exponent that made code values of light) and the x, y of white, red, green and blue."""
+    gamma = _SRGB_GAMMA if gamma is None else gamma
+    lights = BT709
+    if chromaticity is not None:
+        white, *pairs = [(chromaticity[place], chromaticity[place + 1]) for place in range(0, 8, 2)]
+        lights = Primaries("cHRM", tuple(pairs), white)
+    try:
+        is_bt709 = np.allclose([*lights.lights, lights.white], [*BT709.lights, BT709.white], atol=_NEAR)
+        if is_bt709 and abs(gamma / _SRGB_GAMMA - 1) <= _ALMOST:
+            return None
+        return _applied(conversion_from(BT709 if is_bt709 else lights, power(1 / gamma)))
+    except (ZeroDivisionError, np.linalg.LinAlgError) as error:
+        raise MediaError(f"the gAMA or cHRM chunk of {shown} is damaged; save the image again as sRGB") from error
+
+
+def _is_adobe_rgb(image: Image.Image) -> bool:
+    with suppress(Exception):  # a broken EXIF block says nothing
+        exif = image.getexif()
+        space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
+        index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
+        return space == _UNCALIBRATED and str(index).startswith(_ADOBE_MARK)
+    return False
+
+
+def _applied(found: Conversion) -> ToSRGB:
+    return functools.partial(_convert, found)
+
+
+def _convert(found: Conversion, image: Image.Image) -> Image.Image:
+    codes = np.asarray(image.convert("RGB"))
+    done = np.empty_like(codes)
+    for row in range(0, len(codes), _ROWS):
+        done[row : row + _ROWS] = found.apply(codes[row : row + _ROWS].astype(np.uint16) * 257)
+    return Image.fromarray(done)
