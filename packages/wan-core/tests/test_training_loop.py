@@ -5,11 +5,13 @@ import subprocess
 import sys
 import textwrap
 import time
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
+from wan_core.drafts import Draft
 from wan_core.errors import BackendError, CheckpointError, ConfigError, MediaError, RequestError
 from wan_core.training import (
     OPTIMIZERS,
@@ -207,8 +209,128 @@ def test_sigterm_saves_and_returns(tmp_path) -> None:
     settings = LoopSettings(steps=50)
     result = train(Stage.of(model, optimizers, interrupted), settings, checkpoints=CheckpointFolder(tmp_path))
     assert result.was_interrupted
-    assert CheckpointFolder(tmp_path).steps() == [4]
+    assert CheckpointFolder(tmp_path).steps() == [3]  # a step that had changed nothing yet is made again
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_step_that_a_signal_cuts_short_is_made_again_bit_for_bit(tmp_path) -> None:
+    model, optimizers, loss_of, average = parts()
+
+    def interrupted(step, index):
+        loss = loss_of(step, index)
+        if step == 3 and index == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss
+
+    settings = LoopSettings(steps=6, warmup_steps=3, save_seconds=99.0, log_steps=5, decay_share=0.0, accumulation=2)
+    stage = Stage.of(model, optimizers, interrupted, average)
+    assert train(stage, settings, checkpoints=CheckpointFolder(tmp_path / "parts")).signal == signal.SIGINT
+    parted = run(tmp_path / "parts", 6, save_seconds=99.0, accumulation=2)[1]
+    whole = run(tmp_path / "whole", 6, save_seconds=99.0, accumulation=2)[1]
+    assert all(torch.equal(one, other) for one, other in zip(whole, parted, strict=True))
+
+
+def validated_run(folder, steps, seen, interrupt_at=None):
+    model, optimizers, loss_of, average = parts()
+
+    def validate(step):
+        if step == interrupt_at:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(30)
+        seen.append((step, model[0].weight.detach().clone()))
+        return {"validation_loss": float(step)}
+
+    settings = LoopSettings(steps=steps, warmup_steps=3, save_seconds=99.0, log_steps=5, validate_steps=2)
+    result = train(
+        Stage.of(model, optimizers, loss_of, average), settings, checkpoints=CheckpointFolder(folder),
+        validate=validate, log_path=folder / "log.jsonl",
+    )  # fmt: skip
+    return result, [*model.parameters(), *average.tensors.values()]
+
+
+@pytest.mark.parametrize("at", [0, 2, 6])
+def test_a_signal_ends_a_validation_which_is_made_when_the_run_goes_on(tmp_path, at) -> None:
+    whole_seen, seen = [], []
+    _, whole = validated_run(tmp_path / "whole", 6, whole_seen)
+    started = time.monotonic()
+    first, _ = validated_run(tmp_path / "parts", 6, seen, interrupt_at=at)
+    assert time.monotonic() - started < 20  # not the thirty seconds of the validation
+    assert (first.step, first.signal) == (at, signal.SIGINT)
+    last, parted = validated_run(tmp_path / "parts", 6, seen)
+    assert not last.was_interrupted
+    assert [step for step, _ in seen] == [step for step, _ in whole_seen] == [0, 2, 4, 6]
+    pairs = zip([w for _, w in whole_seen] + whole, [w for _, w in seen] + parted, strict=True)
+    assert all(torch.equal(one, other) for one, other in pairs)
+
+
+def test_a_second_signal_ends_at_once_and_keeps_what_was_saved(tmp_path) -> None:
+    run(tmp_path, 2, save_seconds=99.0)
+    model, optimizers, loss_of, average = parts()
+
+    class Slow(CheckpointFolder):
+        def save(self, state, step):
+            os.kill(os.getpid(), signal.SIGINT)
+            raise AssertionError("the second signal ends it")
+
+    def interrupted(step, index):
+        if step == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+        return loss_of(step, index)
+
+    settings = LoopSettings(steps=9, warmup_steps=3, save_seconds=99.0, log_steps=5, decay_share=0.0)
+    with pytest.raises(KeyboardInterrupt):
+        train(Stage.of(model, optimizers, interrupted, average), settings, checkpoints=Slow(tmp_path))
+    assert CheckpointFolder(tmp_path).steps() == [2]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_finished_run_called_again_saves_nothing(tmp_path) -> None:
+    run(tmp_path, 3)
+    before = {path: path.stat().st_ino for path in tmp_path.rglob("*")}
+    assert run(tmp_path, 3)[0].step == 3
+    assert {path: path.stat().st_ino for path in tmp_path.rglob("*")} == before
+
+
+def test_a_checkpoint_that_was_whole_but_not_named_is_taken_up(tmp_path) -> None:
+    whole = run(tmp_path / "whole", 6)[1]
+    run(tmp_path / "parts", 4, save_seconds=99.0)
+    folder = CheckpointFolder(tmp_path / "parts")
+    draft = abandoned(folder.path(4))
+    parted = run(tmp_path / "parts", 6)
+    assert all(torch.equal(one, other) for one, other in zip(whole, parted[1], strict=True))
+    assert not draft.exists()
+    assert 4 not in folder.steps()  # kept as long as it was among the last
+
+
+@pytest.mark.parametrize("name", ["state.json", "model.safetensors"])
+def test_an_unnamed_checkpoint_that_is_not_whole_is_not_taken_up(tmp_path, name) -> None:
+    run(tmp_path, 4)
+    folder = CheckpointFolder(tmp_path)
+    draft = abandoned(folder.path(4))
+    (draft / name).write_bytes((draft / name).read_bytes()[:-9])
+    assert run(tmp_path, 4)[0].step == 4
+    assert folder.steps() == [3, 4]
+    assert not draft.exists()
+
+
+def abandoned(folder: Path) -> Path:
+    """The folder under the name that it has while it is written, by a process that is no more."""
+    ended = subprocess.Popen(["true"])
+    ended.wait()
+    draft = Draft(folder, is_folder=True).path
+    draft = draft.with_name(draft.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
+    folder.rename(draft)
+    return draft
+
+
+def test_files_with_other_content_of_the_same_size_are_refused(tmp_path) -> None:
+    run(tmp_path, 2)
+    file = CheckpointFolder(tmp_path).path(2) / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors has other content; remove it to go on"):
+        run(tmp_path, 4)
 
 
 def test_logs_have_one_line_per_interval(tmp_path) -> None:

@@ -6,7 +6,6 @@ is the core's own under the conditions of poze's task.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -24,6 +23,7 @@ from pi3.images import input_size
 from poze.guidance import pooled_tokens
 from poze.task import GuidedImageToVideo, see
 from wan_core import ConfigError, RequestError
+from wan_core.files import hash_file
 from wan_core.media import load_image
 from wan_core.models import VideoVAE
 from wan_core.sampling import Anchors, Denoiser, Solver, make_solver, sample
@@ -172,7 +172,11 @@ class Rollout:
         """The request, the weights of the errors, and SHA-256 of the files that were given."""
         found = self.supervision
         weights = [found.video_weight, found.point_weight, found.align]
-        return {"request": self.inputs.record(), "weights": weights, "files": [_digest(path) for path in self.files]}
+        return {
+            "request": self.inputs.record(),
+            "weights": weights,
+            "files": [hash_file(path)[:16] for path in self.files],
+        }
 
     def stage(self, plan: TrainingPlan, networks: TrainedNetworks, ranks: Ranks) -> Stage:
         """The chain's errors as the loss of all networks."""
@@ -242,11 +246,6 @@ class RolloutLoss:
 
     def _decode(self, latents: Tensor) -> Tensor:
         return self.vae.decode(latents, clamp=False)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 
 def _check_video(video: Tensor) -> None:

@@ -1,7 +1,8 @@
 """Files and folders that appear whole or not at all.
 
 What is written goes into a draft first: a hidden neighbour of its target, ``.NAME.MACHINE-PID-RANDOM.part``. A draft
-of a process that was killed is removed by the next write into the same folder; that of a living one is left alone.
+of a process that was killed is removed by the next write into the same folder; that of a living one is left alone, and
+that of another machine (every container is one) as long as it was changed within a day.
 """
 
 import contextlib
@@ -9,6 +10,7 @@ import os
 import re
 import secrets
 import shutil
+import time
 import zlib
 from collections.abc import Iterator
 from functools import cache
@@ -16,11 +18,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from wan_core.errors import RequestError
+from wan_core.errors import RequestError, WanError
 from wan_core.files import plain_text, write_error
 
 _DRAFT = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}\.(?P<kind>part|old)")
 _MAX_NAME_BYTES = 200  # of a target in the name of its draft: file systems take 255 in all
+_ABANDONED_SECONDS = 24 * 3600.0
 _own_drafts: set[str] = set()
 
 
@@ -161,6 +164,30 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
     write_bytes(path, text.encode("utf-8"))
 
 
+@contextlib.contextmanager
+def alone_in(folder: Path, refusal: WanError) -> Iterator[None]:
+    """Hold ``folder`` (made if it is missing) for one process, among all machines where the disk can tell.
+
+    Raises ``refusal`` when another process holds it, ``MediaError`` when the disk refuses.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder / ".lock")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise refusal from None
+    except NotImplementedError:
+        pass  # a disk that has no locks
+    except OSError as error:
+        raise write_error(folder, error) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 @cache
 def _machine() -> str:
     """Eight hex digits for where process numbers mean the same: a host, and a container on it."""
@@ -176,17 +203,32 @@ def _draft_path(folder: Path, name: str, kind: str = "part") -> Path:
     return folder / f".{name}.{_machine()}-{os.getpid()}-{secrets.token_hex(4)}.{kind}"
 
 
-def _remove_abandoned(folder: Path) -> None:
-    """Remove what processes of this machine that are no more left here; a folder put aside gets its name back."""
-    for name in os.listdir(folder):
+def abandoned_drafts(folder: Path) -> Iterator[tuple[Path, Path]]:
+    """Drafts in ``folder`` that nobody writes any more, and the targets that they were for."""
+    for name in sorted(os.listdir(folder)):
         found = _DRAFT.fullmatch(name)
-        if not found or found["machine"] != _machine() or _is_written(name, int(found["pid"])):
+        if found is None:
             continue
-        target = folder / found["name"]
-        if found["kind"] == "old" and not os.path.lexists(target):
-            os.replace(folder / name, target)
+        is_ours = found["machine"] == _machine()
+        if not (_is_written(name, int(found["pid"])) if is_ours else _is_recent(folder / name)):
+            yield folder / name, folder / found["name"]
+
+
+def _remove_abandoned(folder: Path) -> None:
+    """Remove what processes that are no more left here; a folder put aside gets its name back."""
+    for draft, target in abandoned_drafts(folder):
+        if draft.suffix == ".old" and not os.path.lexists(target):
+            os.replace(draft, target)
         else:
-            _remove(folder / name)
+            _remove(draft)
+
+
+def _is_recent(draft: Path) -> bool:
+    """Whether a draft of another machine, whose processes cannot be seen from here, may still be written."""
+    with contextlib.suppress(OSError):
+        paths: list[Path] = [draft, *(draft.rglob("*") if draft.is_dir() else ())]
+        return max(path.stat().st_mtime for path in paths) > time.time() - _ABANDONED_SECONDS
+    return True
 
 
 def _is_written(name: str, process: int) -> bool:

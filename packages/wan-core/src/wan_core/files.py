@@ -2,16 +2,17 @@
 
 import codecs
 import errno
+import hashlib
 import os
 import re
 import shutil
 import stat
 import tempfile
 import unicodedata
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
-from wan_core.errors import MediaError, RequestError, WanError
+from wan_core.errors import CheckpointError, MediaError, RequestError, WanError
 
 # Characters that reorder the text around them on a screen; the joiner that emoji need is not among them.
 _DIRECTION_MARKS = frozenset("\u200e\u200f\u061c\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069")
@@ -199,3 +200,24 @@ def nearest_folder(folder: Path, shown: str) -> Path:
     if not folder.is_dir():
         raise MediaError(f"{plain_text(folder)} is no folder, so {shown} cannot lie in it; choose another place")
     return folder
+
+
+def hash_file(path: Path, advance: Callable[[int], object] = lambda count: None) -> str:
+    """The SHA-256 of a file in hex, read in pieces. Raises CheckpointError when it cannot be read."""
+    digest = hashlib.sha256()
+    for piece in file_pieces(path):
+        digest.update(piece)
+        advance(len(piece))
+    return digest.hexdigest()
+
+
+def file_pieces(path: Path) -> Iterator[memoryview]:
+    """The bytes of a file in pieces of at most 4 MiB, each valid until the next. Raises CheckpointError."""
+    buffer = memoryview(bytearray(1 << 22))
+    try:
+        with path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                yield buffer[:count]
+    except OSError as error:
+        reason = plain_text(error.strerror or error)
+        raise CheckpointError(f"cannot read {plain_text(path)}: {reason}") from error

@@ -10,10 +10,11 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Literal, TypeVar
 
+from wan_core.drafts import alone_in
 from wan_core.errors import CheckpointError
-from wan_core.files import check_space, plain_text, write_error
+from wan_core.files import check_space, file_pieces, plain_text, write_error
 from wan_core.hub.hubs import Hub, Listing, PassingTroubleError, RemoteFile, check_repository, wrong_hash
-from wan_core.hub.manifest import ManifestEntry, Progress, file_pieces, no_progress, read_manifest, save_manifest
+from wan_core.hub.manifest import ManifestEntry, Progress, no_progress, read_manifest, save_manifest
 
 ATTEMPTS = 3
 """Tries of one request before a download gives up; within each the clients repeat and go on by themselves."""
@@ -161,16 +162,11 @@ def _has_size(folder: Path, file: RemoteFile) -> bool:
 @contextmanager
 def _stage(folder: Path) -> Iterator[Path]:
     """A hidden folder on the same disk for files that are not whole yet, which one process at a time may use."""
-    from filelock import FileLock, Timeout
-
     stage = folder / _STAGE
-    stage.mkdir(parents=True, exist_ok=True)
-    try:
-        with FileLock(stage / ".lock", timeout=0):
-            yield stage
-            shutil.rmtree(stage)
-    except Timeout:
-        raise CheckpointError(f"another download is writing into {plain_text(folder)}; wait for it to end") from None
+    busy = CheckpointError(f"another download is writing into {plain_text(folder)}; wait for it to end")
+    with alone_in(stage, busy):
+        yield stage
+        shutil.rmtree(stage)
 
 
 def _chosen(listing: Listing, include: Sequence[str], optional: Sequence[str], host: str) -> tuple[RemoteFile, ...]:

@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 from tqdm import tqdm
 
 from wan_core.errors import BackendError, CheckpointError, RequestError
-from wan_core.files import plain_text, write_error
-from wan_core.hub.manifest import MANIFEST_NAME, hash_file, is_inside
+from wan_core.files import hash_file, plain_text, write_error
+from wan_core.hub.manifest import MANIFEST_NAME, is_inside
 
 HubName = Literal["huggingface", "modelscope"]
 Advance = Callable[[int], object]

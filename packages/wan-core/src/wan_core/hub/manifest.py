@@ -1,6 +1,5 @@
 """A folder of weights against its manifest: one SHA-256 and size per file, in a text that ``sha256sum -c`` reads."""
 
-import hashlib
 import os
 import re
 import stat
@@ -11,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from wan_core.drafts import write_text
 from wan_core.errors import CheckpointError
-from wan_core.files import plain_text
+from wan_core.files import hash_file, plain_text
 
 MANIFEST_NAME = "manifest.sha256"
 
@@ -175,27 +174,6 @@ def existing_folder(folder: str | Path) -> Path:
         what = "is a file, not a folder" if folder.exists() else "does not exist"
         raise CheckpointError(f"the folder {plain_text(folder)} {what}")
     return folder
-
-
-def hash_file(path: Path, advance: Callable[[int], object] = lambda count: None) -> str:
-    """The SHA-256 of a file in hex, read in pieces. Raises CheckpointError when it cannot be read."""
-    digest = hashlib.sha256()
-    for piece in file_pieces(path):
-        digest.update(piece)
-        advance(len(piece))
-    return digest.hexdigest()
-
-
-def file_pieces(path: Path) -> Iterator[memoryview]:
-    """The bytes of a file in pieces of at most 4 MiB, each valid until the next. Raises CheckpointError."""
-    buffer = memoryview(bytearray(1 << 22))
-    try:
-        with path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                yield buffer[:count]
-    except OSError as error:
-        reason = plain_text(error.strerror or error)
-        raise CheckpointError(f"cannot read {plain_text(path)}: {reason}") from error
 
 
 def _files(folder: Path) -> list[str]:

@@ -61,8 +61,8 @@ def _by_profile(data: bytes | None, mode: str, shown: str) -> ToSRGB | None:
     try:
         profile, srgb = ImageCms.ImageCmsProfile(io.BytesIO(data or b"")), ImageCms.createProfile("sRGB")
         space = profile.profile.xcolor_space.strip()
-        wanted = _MODES.get(space)
-        transform = wanted and ImageCms.buildTransform(profile, srgb, wanted, "RGB")
+        wanted = _MODES.get(space, "")
+        transform: Any = wanted and ImageCms.buildTransform(profile, srgb, wanted, "RGB")
     except _DAMAGED as error:
         raise MediaError(f"the colour profile of {shown} is damaged; save the image again as sRGB") from error
     if wanted not in ([mode] if mode in {"CMYK", "LAB"} else ["RGB", "L"]):

@@ -1,5 +1,6 @@
 """Training parts: objective, data, optimizers, state, loop, and the run of `wan train`; each usable on its own."""
 
+from wan_core.training.average import AveragedWeights, trained_tensors
 from wan_core.training.cache import Cache, write_cache
 from wan_core.training.clip_rules import CLIP_WAYS, ClipRule, parse_clips
 from wan_core.training.data import Example
@@ -33,7 +34,7 @@ from wan_core.training.ranks import Ranks, distributed_ranks
 from wan_core.training.run import Listeners, RunResult, carry_out, one_loss
 from wan_core.training.settings import EXPERTS, OPTIMIZERS, TIMESTEPS, TrainSettings, read_config
 from wan_core.training.stage import Stage, WeightUpdate
-from wan_core.training.state import AveragedWeights, CheckpointFolder, TrainingState, trained_tensors
+from wan_core.training.state import CheckpointFolder, TrainingState
 
 __all__ = [
     "CLIP_WAYS",

@@ -6,7 +6,6 @@ with tensors ``<name>.<example>``. Making one is restartable: finished shards ar
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import Tensor
 from wan_core.checkpoints import MemorySource, write_file
 from wan_core.drafts import write_text
 from wan_core.errors import CheckpointError, ConfigError, RequestError
+from wan_core.files import hash_file
 
 _INDEX = "cache.json"
 
@@ -226,7 +226,4 @@ def _compare(made: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -
 
 
 def _digest(path: Path) -> str | None:
-    if not path.is_file():
-        return None
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    return hash_file(path) if path.is_file() else None

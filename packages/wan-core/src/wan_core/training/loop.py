@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import nullcontext, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -22,6 +20,8 @@ from torch import Tensor, nn
 
 from wan_core.errors import ConfigError, RequestError
 from wan_core.files import write_error
+from wan_core.training.average import averaged
+from wan_core.training.signals import AbandonedError, Signals
 from wan_core.training.stage import Stage, WeightUpdate
 from wan_core.training.state import CheckpointFolder, TrainingState
 
@@ -113,22 +113,6 @@ def seed_step(seed: int, step: int, rank: int = 0) -> None:
     torch.manual_seed((seed * 1_000_003 + step) * 4099 + rank)
 
 
-@contextmanager
-def noted_signals() -> Iterator[list[int]]:
-    """Collect SIGTERM and SIGINT in a list instead of dying, so that the loop can save and leave."""
-    noted: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        noted.append(number)
-
-    previous = {number: signal.signal(number, note) for number in (signal.SIGTERM, signal.SIGINT)}
-    try:
-        yield noted
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
 def this_rank_only(values: Sequence[float]) -> list[float]:
     """The `Reduce` of a single process."""
     return list(values)
@@ -160,46 +144,57 @@ def train(
 
     ``recipe`` (plain values) is stored and must be equal when a run goes on. ``log_path`` gets one JSON line per
     ``log_steps`` from rank 0, ``report`` the same as a dict. ``validate`` is called with the step at the start, every
-    ``validate_steps`` and at the end, on every rank, and may not change the model; what it returns is logged.
-    With several ranks ``reduce`` averages losses and makes all of them stop and save together. SIGTERM and SIGINT save
-    and return. Raises RequestError when a loss or a gradient is not finite (the last checkpoint stays), MediaError
-    when the log cannot be written, and what `CheckpointFolder` raises.
+    ``validate_steps`` and at the end, on every rank, with the averaged weights in place, and may not change the model;
+    what it returns is logged. With several ranks ``reduce`` averages losses and makes all of them stop and save
+    together. SIGTERM and SIGINT save and return, a second one ends at once; a validation that they cut short is made
+    when the run goes on. Raises RequestError when a loss or a gradient is not finite (the last checkpoint stays),
+    MediaError when the log cannot be written, and what `CheckpointFolder` raises.
     """
     optimizers = stage.optimizers
     state = TrainingState(stage.model, optimizers, stage.average, run_identity(settings, recipe or {}))
     step = checkpoints.restore(state)
     log = _Log(log_path if rank == 0 else None, report if rank == 0 else None)
-    base_rates = [[group.setdefault("base_lr", group["lr"]) for group in each.param_groups] for each in optimizers]
-    clock, last_loss = _Clock(settings.save_seconds), log.last_loss()
-    with noted_signals() as signals:
-        told = False
-        if step == 0:
-            log.validation(0, validate(0))
-        while step < settings.steps and not told:
-            seed_step(settings.seed, step, rank)
-            _set_rates(optimizers, base_rates, settings.rate_factor(step))
-            numbers = _change(stage, settings, step, reduce, checkpoints)
-            stops, waits = reduce([float(bool(signals)), float(clock.is_late())])
-            step, told = step + 1, stops > 0
-            log.add(numbers)
-            if _is_due(step, settings.log_steps, settings.steps):
-                last_loss = log.line(step, optimizers, settings.rate_factor(step - 1))
-            if _is_due(step, settings.validate_steps, settings.steps):
-                log.validation(step, validate(step))
-            if step < settings.steps and _is_save_due(step, settings, waits > 0):
-                checkpoints.save(state, step)
-                clock.restart()
-        checkpoints.save(state, step)
-        return TrainingResult(step, last_loss, (signals or [signal.SIGTERM])[0] if told else None)
+    base_rates = _base_rates(optimizers)
+    clock = _Clock(settings.save_seconds)
+    told = False
+    with Signals(is_alone=reduce is this_rank_only) as signals:
+
+        def look() -> None:
+            with averaged(stage.model, stage.average), signals.abandoning():
+                found = validate(step)
+            log.validation(step, found)
+
+        try:
+            if step == 0 or reduce([float(log.lacks_validation(step, settings))])[0] > 0:
+                look()
+            while step < settings.steps and not told:
+                seed_step(settings.seed, step, rank)
+                _set_rates(optimizers, base_rates, settings.rate_factor(step))
+                numbers = _change(stage, settings, step, reduce, checkpoints, signals)
+                stops, waits = reduce([float(bool(signals.noted)), float(clock.is_late())])
+                step, told = step + 1, stops > 0
+                log.add(step, numbers, optimizers, settings)
+                if not told and _is_due(step, settings.validate_steps, settings.steps):
+                    look()
+                if not told and _is_save_due(step, settings, waits > 0):
+                    checkpoints.save(state, step)
+                    clock.restart()
+        except AbandonedError:
+            told = True
+        if step not in checkpoints.steps():
+            checkpoints.save(state, step)
+    return TrainingResult(step, log.loss, signals.first() if told else None)
 
 
 def _change(
-    stage: Stage, settings: LoopSettings, step: int, reduce: Reduce, checkpoints: CheckpointFolder
+    stage: Stage, settings: LoopSettings, step: int, reduce: Reduce, checkpoints: CheckpointFolder, signals: Signals
 ) -> dict[str, float]:
-    """Make every change that is due at a step; what is told of them."""
+    """Make every change that is due at a step; what is told of them. Until the first one a signal abandons the step."""
     numbers: dict[str, float] = {}
-    for update in (each for each in stage.updates if step % each.every == 0):
-        numbers |= _run(update, stage.optimizers, settings, step, reduce, checkpoints)
+    for index, update in enumerate(each for each in stage.updates if step % each.every == 0):
+        with signals.abandoning() if index == 0 else nullcontext():
+            found = _backward(update, settings, step)
+        numbers |= _run(update, found, stage.optimizers, settings, step, reduce, checkpoints)
     if stage.average is not None:
         stage.average.update(stage.model)
     return numbers
@@ -207,15 +202,15 @@ def _change(
 
 def _run(
     update: WeightUpdate,
+    found: Mapping[str, float],
     optimizers: Sequence[torch.optim.Optimizer],
     settings: LoopSettings,
     step: int,
     reduce: Reduce,
     checkpoints: CheckpointFolder,
 ) -> dict[str, float]:
-    """Make one change; its mean losses and the norm of its gradient over all ranks, by name."""
+    """Make one change by the gradients that are there; the means of what was ``found`` and the norm, over all ranks."""
     prefix = f"{update.name}_" if update.name else ""
-    found = _backward(update, settings, step)
     means = dict(zip(found, reduce(list(found.values())), strict=True))
     _check(means["loss"], f"{update.name} loss".strip(), step, checkpoints)
     norm = _clip(update.weights(), settings.clip_norm)
@@ -246,6 +241,9 @@ def _is_due(step: int, every: int | None, last: int) -> bool:
 
 
 def _is_save_due(step: int, settings: LoopSettings, is_late: bool) -> bool:
+    """Whether a checkpoint is due; the last one is saved behind the loop."""
+    if step == settings.steps:
+        return False
     return is_late if settings.save_steps is None else step % settings.save_steps == 0
 
 
@@ -280,6 +278,10 @@ def _clip(weights: Sequence[Tensor], limit: float | None) -> float:
     return float(norm if full is None else full())
 
 
+def _base_rates(optimizers: Sequence[torch.optim.Optimizer]) -> list[list[float]]:
+    return [[group.setdefault("base_lr", group["lr"]) for group in each.param_groups] for each in optimizers]
+
+
 def _set_rates(optimizers: Sequence[torch.optim.Optimizer], base_rates: list[list[float]], factor: float) -> None:
     for optimizer, rates in zip(optimizers, base_rates, strict=True):
         for group, rate in zip(optimizer.param_groups, rates, strict=True):
@@ -294,22 +296,45 @@ class _Log:
         self._report = report
         self._numbers: list[Mapping[str, float]] = []
         self._since = time.monotonic()
+        self.loss = self._last_loss()
+        """Of the last line; NaN without any."""
 
-    def add(self, numbers: Mapping[str, float]) -> None:
+    def add(
+        self,
+        step: int,
+        numbers: Mapping[str, float],
+        optimizers: Sequence[torch.optim.Optimizer],
+        settings: LoopSettings,
+    ) -> None:
+        """Note what ``step`` steps found, and write a line when one is due."""
         self._numbers.append(numbers)
+        if _is_due(step, settings.log_steps, settings.steps):
+            self.loss = self._line(step, optimizers, settings.rate_factor(step - 1))
 
-    def last_loss(self) -> float:
+    def _lines(self) -> Iterator[dict[str, Any]]:
+        """What an earlier part of the run wrote; half a line, which a killed one may leave, is none."""
+        if self._path is not None and self._path.is_file():
+            for text in self._path.read_text(errors="replace").splitlines():
+                with suppress(ValueError):
+                    line = json.loads(text)
+                    if isinstance(line, dict):
+                        yield line
+
+    def _last_loss(self) -> float:
         """The first loss of the last line that an earlier part of the run wrote; NaN without one."""
-        if self._path is None or not self._path.is_file():
-            return math.nan
         last = math.nan
-        for text in self._path.read_text().splitlines():
-            with suppress(ValueError, TypeError, StopIteration):  # a killed run may leave half a line
-                line = json.loads(text)
+        for line in self._lines():
+            with suppress(ValueError, TypeError, StopIteration):
                 last = float(next(line[name] for name in line if name != "step")) if "rate" in line else last
         return last
 
-    def line(self, step: int, optimizers: Sequence[torch.optim.Optimizer], factor: float) -> float:
+    def lacks_validation(self, step: int, settings: LoopSettings) -> bool:
+        """Whether a step that was to be validated has no line of it."""
+        if self._path is None or not _is_due(step, settings.validate_steps, settings.steps):
+            return False
+        return not any(line.get("step") == step and "rate" not in line for line in self._lines())
+
+    def _line(self, step: int, optimizers: Sequence[torch.optim.Optimizer], factor: float) -> float:
         """Write the means since the last line, the last norms and the learning rate; return the mean of the first loss.
 
         ``schedule`` is the rate's ``factor``; lines without it are older and have the factor as their ``rate``.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,11 @@ import torch
 from torch import nn
 
 from wan_core.checkpoints import Part
+from wan_core.drafts import alone_in
+from wan_core.errors import RequestError
+from wan_core.files import plain_text
 from wan_core.runtime import prepare_model
+from wan_core.training.average import AveragedWeights, averaged
 from wan_core.training.cache import Cache, write_cache
 from wan_core.training.examples import ExampleEncoder, Sampler
 from wan_core.training.export import complete_model, save_companion, save_network
@@ -24,9 +29,8 @@ from wan_core.training.optimizers import build_optimizers
 from wan_core.training.plan import DIT, TrainedNetworks, TrainingPlan
 from wan_core.training.ranks import Ranks
 from wan_core.training.stage import Loss, Stage
-from wan_core.training.state import AveragedWeights
 from wan_core.training.tensorboard import tensorboard_listener
-from wan_core.training.validation import Validation, averaged, with_networks
+from wan_core.training.validation import Validation, with_networks
 
 LOG_NAME = "log.jsonl"
 
@@ -52,9 +56,17 @@ class RunResult:
 def carry_out(plan: TrainingPlan, listeners: Listeners, ranks: Ranks | None = None) -> RunResult:
     """Make the cache if there is none, then train each network of the plan and write what others can use.
 
-    A run that was stopped goes on when it is called again. Raises what `write_cache` and `train` raise.
+    A run that was stopped goes on when it is called again. Raises RequestError when another one works in the output
+    folder, and what `write_cache` and `train` raise.
     """
     ranks = ranks or Ranks()
+    output = plan.options.output
+    busy = RequestError(f"another training run works in {plain_text(output)}; wait for its end, or name another folder")
+    with alone_in(output, busy) if ranks.is_first else nullcontext():
+        return _carry_out(plan, listeners, ranks)
+
+
+def _carry_out(plan: TrainingPlan, listeners: Listeners, ranks: Ranks) -> RunResult:
     for note in plan.notes if ranks.is_first else ():
         listeners.log(note)
     cache = None if plan.objective is not None else prepare_cache(plan, listeners, ranks)
@@ -105,13 +117,9 @@ def _train_part(
         folder=plan.options.output / "validation" / name, ranks=ranks,
     )  # fmt: skip
 
-    def export(step: int) -> list[Path]:
-        with averaged(stage.model, stage.average):
-            return _export(plan, part, networks, step, ranks)
-
     def validate(step: int) -> Mapping[str, Any]:
         if plan.options.export_at_validation and 0 < step < plan.loop.steps:
-            for path in export(step):
+            for path in _export(plan, part, networks, step, ranks):
                 listeners.log(str(path))
         return validation(step)
 
@@ -126,7 +134,10 @@ def _train_part(
         rank=ranks.rank,
         reduce=ranks.reduce,
     )
-    return result, () if result.signal is not None else export(result.step)
+    if result.signal is not None:
+        return result, ()
+    with averaged(stage.model, stage.average):
+        return result, _export(plan, part, networks, result.step, ranks)
 
 
 def _report(plan: TrainingPlan, name: str, listeners: Listeners, ranks: Ranks) -> Callable[[dict[str, Any]], None]:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, distributed
 
+from wan_core.files import hash_file
 from wan_core.runtime import divided_as, is_divided
 
 _INDEX = ".metadata"
@@ -24,8 +25,11 @@ def is_sharded_folder(folder: Path) -> bool:
     return (folder / _INDEX).is_file()
 
 
-def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors, divided ones by their parts; every process calls it. Raises OSError when a disk refuses."""
+def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Write tensors, divided ones by their parts; every process calls it. Gives the SHA-256 of the files by name.
+
+    Raises OSError when a disk refuses.
+    """
     from torch.distributed.checkpoint.api import CheckpointException
     from torch.distributed.checkpoint.filesystem import FileSystemWriter
     from torch.distributed.checkpoint.state_dict_saver import save
@@ -34,6 +38,11 @@ def write_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         save(dict(tensors), storage_writer=FileSystemWriter(folder, sync_files=True))
     except CheckpointException as error:
         raise OSError(_reason(error)) from error
+    rank, world = distributed.get_rank(), distributed.get_world_size()
+    files = sorted(path for path in folder.iterdir() if path.is_file())
+    digests: list[Any] = [None] * world
+    distributed.all_gather_object(digests, {path.name: hash_file(path) for path in files[rank::world]})
+    return {name: digest for each in digests for name, digest in each.items()}
 
 
 def read_parts(folder: Path, tensors: Mapping[str, Tensor]) -> None:

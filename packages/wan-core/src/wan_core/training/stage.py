@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from wan_core.training.state import AveragedWeights
+from wan_core.training.average import AveragedWeights
 
 Loss = Callable[[int, int], Tensor | Mapping[str, Tensor]]
 """(step, accumulation index) -> the scalar to minimise, or a mapping with it as ``loss`` and other numbers for the log.

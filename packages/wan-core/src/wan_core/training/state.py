@@ -1,9 +1,9 @@
-"""Training state on disk: atomic checkpoint folders from which a run goes on bit for bit, and averaged weights.
+"""Training state on disk: atomic checkpoint folders from which a run goes on bit for bit.
 
 A folder ``step-00000120`` holds ``model.safetensors`` (the trained weights), ``training.safetensors`` (optimizer and
-averaged weights) and ``state.json`` (step, settings, structure, sizes). Runs of several processes write parts instead
-of the two (see `sharded`); either kind is read by any number of processes. Random numbers need no state: the loop seeds
-them from (seed, step, rank) at every step.
+averaged weights) and ``state.json`` (step, settings, structure, sizes and SHA-256 of the files). Runs of several
+processes write parts instead of the two (see `sharded`); either kind is read by any number of processes. Random numbers
+need no state: the loop seeds them from (seed, step, rank) at every step.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,9 +21,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
-from wan_core.drafts import Draft
+from wan_core.drafts import Draft, abandoned_drafts
 from wan_core.errors import CheckpointError, ConfigError, MediaError
+from wan_core.files import hash_file
 from wan_core.runtime import is_sharded
+from wan_core.training.average import AveragedWeights, trained_tensors
 from wan_core.training.sharded import copy_whole, is_sharded_folder, read_parts, write_parts, zeros_of
 
 _STATE = "state.json"
@@ -30,42 +33,6 @@ _MODEL = "model.safetensors"
 _TRAINING = "training.safetensors"
 _WEIGHTS = "model."
 _T = TypeVar("_T")
-
-
-def trained_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The weights that training changes, by name; buffers are not among them."""
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
-
-
-class AveragedWeights:
-    """Exponential moving average of a model's trained weights, in float32.
-
-    ``decay`` in 0..1; early averages follow ``(1 + n) / (10 + n)`` after n updates, so that the random start is soon
-    forgotten (as TensorFlow's moving averages do). Raises ConfigError for a decay outside 0..1.
-    """
-
-    def __init__(self, model: nn.Module, decay: float) -> None:
-        if not 0 <= decay < 1:
-            raise ConfigError(f"the averaging decay must be in 0..1 (1 excluded), got {decay}")
-        self.decay = decay
-        self.updates = 0
-        self.tensors = {name: value.detach().float().clone() for name, value in trained_tensors(model).items()}
-
-    @torch.no_grad()
-    def update(self, model: nn.Module) -> None:
-        """Take in the model's present weights."""
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        self.updates += 1
-        for name, value in trained_tensors(model).items():
-            self.tensors[name].lerp_(value.float(), 1 - decay)
-
-    @torch.no_grad()
-    def exchange(self, model: nn.Module) -> None:
-        """Swap averaged and present weights; a second call swaps back."""
-        for name, value in trained_tensors(model).items():
-            held = value.detach().float().clone()
-            value.copy_(self.tensors[name])
-            self.tensors[name].copy_(held)
 
 
 @dataclass(frozen=True)
@@ -120,7 +87,8 @@ def unpack_optimizer(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Ten
 class CheckpointFolder:
     """The checkpoints of one run in ``root``; the last ``keep`` complete ones stay.
 
-    A checkpoint appears under its name only when it is whole, so a killed process leaves none that is half written.
+    A checkpoint appears under its name only when it is whole, so a killed process leaves none that is half written; one
+    that it had written and not yet named is taken up by the next run.
     """
 
     def __init__(self, root: str | Path, *, keep: int = 2) -> None:
@@ -149,7 +117,7 @@ class CheckpointFolder:
             temporary = first_alone(lambda: draft.__enter__().path, together)
             tensors, summary = _packed(state, step)
             if together:
-                write_parts(temporary, tensors)
+                summary["sha256"] = write_parts(temporary, tensors)
             first_alone(lambda: self._finish(draft, tensors, summary, together), together)
         except (OSError, SafetensorError, MediaError) as error:
             last = f"the last good one is {self.path(self.steps()[-1])}" if self.steps() else "there is no earlier one"
@@ -162,7 +130,8 @@ class CheckpointFolder:
         """Complete the folder, give it its name and remove old ones."""
         if not together:
             _write_files(draft.path, tensors)
-            summary["sizes"] = {name: (draft.path / name).stat().st_size for name in (_MODEL, _TRAINING)}
+            summary["sha256"] = {name: hash_file(draft.path / name) for name in (_MODEL, _TRAINING)}
+        summary["sizes"] = {name: (draft.path / name).stat().st_size for name in summary["sha256"]}
         (draft.path / _STATE).write_text(json.dumps(summary, indent=1))
         draft.commit()
         for old in self.steps()[: -self.keep]:
@@ -174,12 +143,15 @@ class CheckpointFolder:
         Raises CheckpointError when it is damaged or of another model, ConfigError naming the settings that differ;
         those in ``may_change`` may.
         """
-        steps = self.steps()
+        together = is_sharded(state.model)
+        steps = first_alone(self._whole_steps, together)
         if not steps:
             return 0
         folder = self.path(steps[-1])
         saved = _read_state(folder)
         _compare_settings(saved["settings"], state.settings, set(may_change), folder)
+        rank, world = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
+        _check_files(folder, saved, rank, world)
         try:
             tensors = _read_tensors(folder, saved, state)
         except (OSError, SafetensorError) as error:
@@ -196,6 +168,15 @@ class CheckpointFolder:
             for name, tensor in _below(tensors, "average.").items():
                 copy_whole(state.average.tensors[name], tensor)
         return int(saved["step"])
+
+    def _whole_steps(self) -> list[int]:
+        """The steps of the checkpoints, with those that were whole when their run was killed before naming them."""
+        for draft, target in abandoned_drafts(self.root) if self.root.is_dir() else ():
+            if target.name.startswith("step-") and not target.exists():
+                with suppress(CheckpointError):
+                    _check_files(draft, _read_state(draft))
+                    draft.rename(target)
+        return self.steps()
 
     def settings(self) -> dict[str, Any] | None:
         """The settings of the run that the newest checkpoint is of, or None. Raises CheckpointError."""
@@ -328,6 +309,15 @@ def _read_state(folder: Path) -> dict[str, Any]:
             f"{folder} is damaged: {wrong[0]} has another size; remove it to go on from an earlier one"
         )
     return saved
+
+
+def _check_files(folder: Path, saved: Mapping[str, Any], rank: int = 0, world: int = 1) -> None:
+    """Check a process's share of the files of a checkpoint against their SHA-256; older ones have none."""
+    for name, digest in sorted(saved.get("sha256", {}).items())[rank::world]:
+        if hash_file(folder / name) != digest:
+            raise CheckpointError(
+                f"{folder} is damaged: {name} has other content; remove it to go on from an earlier one"
+            )
 
 
 def _compare_settings(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: set[str], folder: Path) -> None:

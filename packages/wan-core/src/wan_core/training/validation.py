@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wan_core.checkpoints import Part
 from wan_core.media import contact_sheet, write_image
@@ -21,22 +20,8 @@ from wan_core.training.flow_loss import autocast
 from wan_core.training.plan import TrainedNetworks
 from wan_core.training.ranks import Ranks
 from wan_core.training.stage import Stage
-from wan_core.training.state import AveragedWeights
 
 _COLUMNS = 6
-
-
-@contextmanager
-def averaged(model: nn.Module, average: AveragedWeights | None) -> Iterator[None]:
-    """The model with its averaged weights, where there are any."""
-    if average is None:
-        yield
-        return
-    average.exchange(model)
-    try:
-        yield
-    finally:
-        average.exchange(model)
 
 
 def with_networks(pipeline: Pipeline, networks: TrainedNetworks, part: Part) -> Pipeline:
@@ -56,7 +41,7 @@ def with_networks(pipeline: Pipeline, networks: TrainedNetworks, part: Part) -> 
 
 @dataclass(frozen=True, kw_only=True)
 class Validation:
-    """Called by the loop with the step; returns what is logged.
+    """Called by the loop with the step, while averaged weights, if any, are in place; returns what is logged.
 
     ``pipeline`` holds the trained networks; ``requests`` are sampled with it in ``dtype``, their sheet goes into
     ``folder``: a row for each, six frames from first to last.
@@ -72,12 +57,11 @@ class Validation:
     def __call__(self, step: int) -> dict[str, Any]:
         """``validation_loss`` where examples are held out, ``sheet`` where there are prompts. Raises MediaError."""
         found: dict[str, Any] = {}
-        with averaged(self.stage.model, self.stage.average):
-            loss = self.stage.held_out()
-            if loss is not None:
-                found["validation_loss"] = loss
-            if self.requests:
-                found["sheet"] = str(self._sheet(step))
+        loss = self.stage.held_out()
+        if loss is not None:
+            found["validation_loss"] = loss
+        if self.requests:
+            found["sheet"] = str(self._sheet(step))
         return found
 
     @torch.no_grad()
