@@ -30,7 +30,7 @@ ALLOWED: dict[tuple[str, str], str] = {
 # lacks an idea; a number that is raised says why here.
 BUDGETS: dict[tuple[str, ...], int] = {
     # Planned: 300 for errors and files; drafts, locks and hashes came on top, and texts in the encodings people have.
-    tuple(f"wan_core/{name}.py" for name in ("__init__", "__main__", "errors", "files", "drafts")): 540,
+    tuple(f"wan_core/{name}.py" for name in ("__init__", "__main__", "errors", "files", "drafts")): 570,
     ("wan_core/models/",): 5_500,
     ("wan_core/media/",): 2_300,
     ("wan_core/hub/",): 770,  # planned: 500; the refusals of two clients, and a list that is not trusted
@@ -42,7 +42,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_core/pipeline.py", "wan_core/loading.py"): 540,  # planned: 500; a prompt that is too long is told
     # Planned: 3,000, before stages of several losses and networks, and before images, several clips of a video, tables
     # and dataset files of the peers, and lists of what is wrong with them.
-    ("wan_core/training/",): 4_150,
+    ("wan_core/training/",): 4_200,
     ("wan_core/llm/", "wan_core/prompt_extend/", "wan_core/animate_prep/"): 2_400,
     ("wan_core/cli/",): 2_000,
     ("wan_mi2v/",): 600,

@@ -92,3 +92,20 @@ def test_batches_need_examples() -> None:
         ShuffledBatches([], 2, seed=0)
     with pytest.raises(ConfigError):
         ShuffledBatches([1], 0, seed=0)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "[" * 100_000, "null", "{}", '{"settings": {}, "shards": {}}', '{"settings": [], "shards": []}',
+        '{"settings": {"count": "x", "shard_size": 1}, "shards": {}}',
+        '{"settings": {"count": 2, "shard_size": 0}, "shards": {}}',
+        '{"settings": {"count": 2, "shard_size": 2}, "shards": {"shard-00000.safetensors": 5}}',
+    ],
+)  # fmt: skip
+def test_an_index_that_nobody_writes_is_damage(tmp_path, text) -> None:
+    write_cache(tmp_path, 2, encode, SETTINGS)
+    (tmp_path / "cache.json").write_text(text)
+    for use in (lambda: Cache(tmp_path), lambda: write_cache(tmp_path, 2, encode, SETTINGS)):
+        with pytest.raises(CheckpointError, match=r"cache\.json is damaged.*; remove the folder and make it anew"):
+            use()

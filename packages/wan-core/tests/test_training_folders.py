@@ -2,6 +2,7 @@
 
 import codecs
 import json
+import os
 import unicodedata
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 from PIL import Image
 
 from wan_core.errors import RequestError
-from wan_core.files import decode_text
+from wan_core.files import decode_text, read_text
 from wan_core.training import ClipRule, data_folders, find_examples, look_into, read_config
 from wan_core.training.folders import DataFolder
 
@@ -203,8 +204,8 @@ def test_decomposed_folders_are_found(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({"file": "C:\\data\\a.mp4", "caption": "x"}, "a place on another computer"),
-        ({"file": "\\\\server\\share\\a.mp4", "caption": "x"}, "a place on another computer"),
+        ({"file": "C:\\data\\a.mp4", "caption": "x"}, "is no place in the folder of the table"),
+        ({"file": "\\\\server\\share\\a.mp4", "caption": "x"}, "is no place in the folder of the table"),
         ({"file": "none\\a.mp4", "caption": "x"}, "there is no file"),
         ({"file": "TWO.png", "caption": "x"}, "there is no file .* are alike"),
         ({"file": "a.mp4", "video": "a.mp4", "caption": "x"}, "'video' is a second column for file"),
@@ -284,3 +285,70 @@ def test_images_lie_in_shards_too(tmp_path: Path) -> None:
             info.size = len(content)
             file.addfile(info, io.BytesIO(content))
     assert [(each.caption, each.is_image) for each in find_examples(tmp_path)] == [("caf\u00e9", True), ("one", True)]
+
+
+@pytest.mark.parametrize(
+    "name", ["../a.mp4", "in/../../a.mp4", "..\\a.mp4", "{outside}/a.mp4", "/etc/passwd", "C:a.mp4"]
+)
+@pytest.mark.parametrize("column", ["file", "image"])
+def test_lists_name_nothing_outside_of_their_folder(tmp_path: Path, name: str, column: str) -> None:
+    folder = tmp_path / "data"
+    touch(tmp_path, "a.mp4")
+    touch(folder, "b.mp4", "in/c.mp4")
+    row = {"file": "b.mp4", "caption": "x", column: name.format(outside=tmp_path)}
+    (folder / "metadata.jsonl").write_text(json.dumps(row))
+    with pytest.raises(RequestError, match=r"metadata\.jsonl, line 1: .* is no place in the folder of the table"):
+        find_examples(folder)
+
+
+def test_links_in_lists_stay_inside_or_in_the_store_of_a_hub_cache(tmp_path: Path) -> None:
+    folder = tmp_path / "cache/snapshots/1"
+    touch(tmp_path, "out.mp4")
+    touch(tmp_path / "cache", "blobs/1234")
+    touch(folder, "b.mp4")
+    for name, target in {"in.mp4": "b.mp4", "hub.mp4": "../../blobs/1234", "out.mp4": tmp_path / "out.mp4"}.items():
+        (folder / name).symlink_to(target)
+    (folder / "metadata.csv").write_text("file,caption\nin.mp4,x\nhub.mp4,y\n")
+    assert [each.file.name for each in find_examples(folder)] == ["in.mp4", "hub.mp4"]
+    (folder / "metadata.csv").write_text("file,caption\nout.mp4,x\n")
+    with pytest.raises(RequestError, match=r"line 2: out\.mp4 is a link out of its folder, to .*out\.mp4"):
+        find_examples(folder)
+
+
+def test_an_absolute_name_inside_of_the_folder_is_read(tmp_path: Path) -> None:
+    touch(tmp_path, "in/a.mp4")
+    (tmp_path / "metadata.jsonl").write_text(json.dumps({"video_path": str(tmp_path / "in/a.mp4"), "caption": "x"}))
+    assert [each.file for each in find_examples(tmp_path)] == [tmp_path / "in/a.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("metadata.csv", "file,caption\na.mp4," + "x" * 140_000, "field larger than field limit"),
+        ("metadata.csv", 'file,caption\na.mp4,"' + "x\n" * 90_000, "is a quote open"),
+        ("metadata.jsonl", "[" * 200_000, "must be JSON|recursion"),
+        ("metadata.json", '{"a":' * 200_000, "must be JSON|recursion"),
+        ("metadata.jsonl", '{"file": ' + "9" * 5000 + "}", "must be JSON"),
+        ("metadata.jsonl", '{"file": "a.mp4", "caption": "x", "start": 1e999}', "start must be seconds"),
+        ("metadata.jsonl", json.dumps({"file": "a" * 5000 + ".mp4", "caption": "x"}), "there is no file"),
+        ("metadata.jsonl", json.dumps({"file": "a/" * 3000 + "a.mp4", "caption": "x"}), "there is no file"),
+        ("metadata.jsonl", json.dumps({"file": "a\u0000.mp4", "caption": "x"}), "there is no file"),
+        ("metadata.jsonl", json.dumps({"file": "a.mp4", "caption": "x" * 200_000}), "more than 100000 letters"),
+        ("metadata.jsonl", json.dumps({"x" * 9000: 1}), "unknown column"),
+    ],
+)
+def test_lists_that_nobody_writes_get_a_sentence(tmp_path: Path, name: str, text: str, message: str) -> None:
+    touch(tmp_path, "a.mp4")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(RequestError, match=message) as refused:
+        find_examples(tmp_path)
+    assert len(str(refused.value)) < 1000
+    assert "\0" not in str(refused.value)
+
+
+def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "a.toml")
+    with pytest.raises(RequestError, match=r"a\.toml is no regular file"):
+        data_folders([tmp_path / "a.toml"])
+    with pytest.raises(RequestError, match=r"/dev/zero is no regular file"):
+        read_text("/dev/zero")

@@ -5,13 +5,11 @@ import subprocess
 import sys
 import textwrap
 import time
-from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from wan_core.drafts import Draft
 from wan_core.errors import BackendError, CheckpointError, ConfigError, MediaError, RequestError
 from wan_core.training import (
     OPTIMIZERS,
@@ -282,55 +280,6 @@ def test_a_second_signal_ends_at_once_and_keeps_what_was_saved(tmp_path) -> None
         train(Stage.of(model, optimizers, interrupted, average), settings, checkpoints=Slow(tmp_path))
     assert CheckpointFolder(tmp_path).steps() == [2]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_a_finished_run_called_again_saves_nothing(tmp_path) -> None:
-    run(tmp_path, 3)
-    before = {path: path.stat().st_ino for path in tmp_path.rglob("*")}
-    assert run(tmp_path, 3)[0].step == 3
-    assert {path: path.stat().st_ino for path in tmp_path.rglob("*")} == before
-
-
-def test_a_checkpoint_that_was_whole_but_not_named_is_taken_up(tmp_path) -> None:
-    whole = run(tmp_path / "whole", 6)[1]
-    run(tmp_path / "parts", 4, save_seconds=99.0)
-    folder = CheckpointFolder(tmp_path / "parts")
-    draft = abandoned(folder.path(4))
-    parted = run(tmp_path / "parts", 6)
-    assert all(torch.equal(one, other) for one, other in zip(whole, parted[1], strict=True))
-    assert not draft.exists()
-    assert 4 not in folder.steps()  # kept as long as it was among the last
-
-
-@pytest.mark.parametrize("name", ["state.json", "model.safetensors"])
-def test_an_unnamed_checkpoint_that_is_not_whole_is_not_taken_up(tmp_path, name) -> None:
-    run(tmp_path, 4)
-    folder = CheckpointFolder(tmp_path)
-    draft = abandoned(folder.path(4))
-    (draft / name).write_bytes((draft / name).read_bytes()[:-9])
-    assert run(tmp_path, 4)[0].step == 4
-    assert folder.steps() == [3, 4]
-    assert not draft.exists()
-
-
-def abandoned(folder: Path) -> Path:
-    """The folder under the name that it has while it is written, by a process that is no more."""
-    ended = subprocess.Popen(["true"])
-    ended.wait()
-    draft = Draft(folder, is_folder=True).path
-    draft = draft.with_name(draft.name.replace(f"-{os.getpid()}-", f"-{ended.pid}-"))
-    folder.rename(draft)
-    return draft
-
-
-def test_files_with_other_content_of_the_same_size_are_refused(tmp_path) -> None:
-    run(tmp_path, 2)
-    file = CheckpointFolder(tmp_path).path(2) / "model.safetensors"
-    content = bytearray(file.read_bytes())
-    content[-1] ^= 1
-    file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=r"model\.safetensors has other content; remove it to go on"):
-        run(tmp_path, 4)
 
 
 def test_logs_have_one_line_per_interval(tmp_path) -> None:

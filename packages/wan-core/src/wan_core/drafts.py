@@ -153,6 +153,16 @@ def whole_folder(path: Path, *, overwrite: bool = False) -> Iterator[Path]:
         draft.commit()
 
 
+def remove_folder(path: Path) -> None:
+    """Remove a folder such that no part of it is ever seen under its name, should the process be killed here."""
+    draft = _draft_path(path.parent, path.name)
+    _own_drafts.add(draft.name)
+    with contextlib.suppress(OSError):
+        os.replace(path, draft)
+    _remove(draft)
+    _own_drafts.discard(draft.name)
+
+
 def write_bytes(path: str | os.PathLike[str], data: bytes) -> None:
     """Write a small file in one step. Raises ``MediaError`` when the disk refuses."""
     with replaced_file(path) as draft:

@@ -99,8 +99,10 @@ def write_error(path: str | os.PathLike[str], error: OSError) -> WanError:
 
 
 def read_text(path: str | os.PathLike[str]) -> str:
-    """The text of a file as `decode_text` reads it. Raises ``RequestError``."""
+    """The text of a file as `decode_text` reads it. Raises ``RequestError``, also for what is no regular file."""
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # reading a pipe or a device would not end
+            raise RequestError(f"{plain_text(path)} is no regular file")
         data = Path(path).read_bytes()
     except OSError as error:
         raise RequestError(f"cannot read {plain_text(path)}: {plain_text(error.strerror or error)}") from error
@@ -200,6 +202,14 @@ def nearest_folder(folder: Path, shown: str) -> Path:
     if not folder.is_dir():
         raise MediaError(f"{plain_text(folder)} is no folder, so {shown} cannot lie in it; choose another place")
     return folder
+
+
+def stays_inside(folder: Path, path: Path) -> bool:
+    """Whether ``path``, links followed, is in ``folder``, or in the blob store of the hub cache that has the folder."""
+    base = folder.resolve()
+    allowed = [base, *(parent.parent / "blobs" for parent in base.parents if parent.name == "snapshots")]
+    real = path.resolve()
+    return any(real.is_relative_to(root) for root in allowed)
 
 
 def hash_file(path: Path, advance: Callable[[int], object] = lambda count: None) -> str:

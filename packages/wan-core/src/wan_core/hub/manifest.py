@@ -10,7 +10,7 @@ from pathlib import Path, PurePosixPath
 
 from wan_core.drafts import write_text
 from wan_core.errors import CheckpointError
-from wan_core.files import hash_file, plain_text
+from wan_core.files import hash_file, plain_text, stays_inside
 
 MANIFEST_NAME = "manifest.sha256"
 
@@ -208,10 +208,8 @@ def _size(folder: Path, name: str) -> int:
 
 def _check_link(folder: Path, name: str) -> None:
     """Links must stay inside the folder, or in the blob store of the hub cache that the folder belongs to."""
-    base = folder.resolve()
-    allowed = [base, *(parent.parent / "blobs" for parent in base.parents if parent.name == "snapshots")]
-    real = (folder / name).resolve()
-    if not any(real.is_relative_to(root) for root in allowed):
+    path = folder / name
+    if not stays_inside(folder, path):
         raise CheckpointError(
-            f"{plain_text(folder / name)} is a link out of its folder, to {plain_text(real)}; such a folder is refused"
+            f"{plain_text(path)} is a link out of its folder, to {plain_text(path.resolve())}; such a folder is refused"
         )

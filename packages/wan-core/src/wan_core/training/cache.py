@@ -21,6 +21,7 @@ from wan_core.errors import CheckpointError, ConfigError, RequestError
 from wan_core.files import hash_file
 
 _INDEX = "cache.json"
+_REMEDY = "remove the folder and make it anew"
 
 
 def write_cache(
@@ -205,11 +206,19 @@ def _encode_shard(encode: Callable[[int], Mapping[str, Tensor]], numbers: range)
 
 def _read_index(folder: Path) -> dict[str, Any]:
     try:
-        index: dict[str, Any] = json.loads((folder / _INDEX).read_text())
-        index["settings"], index["shards"]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder / _INDEX} is damaged: {error}; remove the folder and make it anew") from error
+        index: dict[str, Any] = json.loads((folder / _INDEX).read_bytes())
+        settings, shards = index["settings"], index["shards"]
+        is_whole = settings["count"] >= 1 and settings["shard_size"] >= 1 and all(map(_is_digest, shards.values()))
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise CheckpointError(f"{folder / _INDEX} is damaged ({reason:.200}); {_REMEDY}") from error
+    if not is_whole:
+        raise CheckpointError(f"{folder / _INDEX} is damaged; {_REMEDY}")
     return index
+
+
+def _is_digest(value: object) -> bool:
+    return isinstance(value, str) and len(value) == 64
 
 
 def _compare(made: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:

@@ -39,7 +39,7 @@ def _read_datasets(file: Path) -> list[DataFolder]:
     text = read_text(file)
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RequestError(f"{file} is no TOML: {error}") from error
     unknown = [name for name in values if name not in DATASET_TABLES]
     if unknown:

@@ -15,7 +15,16 @@ from pathlib import Path, PureWindowsPath
 from typing import Any
 
 from wan_core.errors import RequestError, WanError
-from wan_core.files import IMAGE_ENDINGS, VIDEO_ENDINGS, folder_files, natural_order, plain_name, plain_text, read_text
+from wan_core.files import (
+    IMAGE_ENDINGS,
+    VIDEO_ENDINGS,
+    folder_files,
+    natural_order,
+    plain_name,
+    plain_text,
+    read_text,
+    stays_inside,
+)  # fmt: skip
 from wan_core.training.clip_rules import ClipRule
 from wan_core.training.data import Example
 from wan_core.training.tables import TABLE_ENDINGS, normal_row, read_rows
@@ -24,6 +33,7 @@ from wan_core.training.tar_shards import is_note, read_groups
 MEDIA_ENDINGS = (*VIDEO_ENDINGS, *IMAGE_ENDINGS)
 CAPTION_ENDINGS = (".txt", ".caption")
 _TABLES = tuple(f"metadata{ending}" for ending in TABLE_ENDINGS)
+_LONGEST_SHOWN = 120
 MOST_LISTED = 20
 """How many bad examples a message names."""
 
@@ -211,26 +221,45 @@ def _seconds(row: Mapping[str, Any], name: str, place: str) -> float | None:
 
 
 def _existing(folder: Path, name: str, place: str) -> Path:
-    """The file that a table names, from its folder: as written, with the separators of Windows, or in another case or
-    spelling of the same letters where just one file has it."""
-    if (folder / name).is_file():
-        return folder / name
-    windows = PureWindowsPath(name)
-    if windows.drive and (windows.root or "\\" in name):
-        raise RequestError(f"{place}: {name} is a place on another computer; write it from the folder of the table")
-    candidates = [folder if not windows.root else Path("/")]
-    for part in windows.parts[1:] if windows.root else windows.parts:
-        candidates = [found for parent in candidates for found in _like(parent, part)]
+    """The file that a table names, from its folder and in it: as written, with the separators of Windows, or in another
+    case or spelling of the same letters where just one file has it. Links may not lead out of the folder."""
+    shown = plain_text(name)[:_LONGEST_SHOWN]
+    inside = _from_folder_on(folder, name)
+    if inside is None:
+        raise RequestError(
+            f"{place}: {shown} is no place in the folder of the table; write names from there, or give the folder of "
+            "the videos itself to --data"
+        )
+    candidates = [folder / inside]
+    if not _is_file(candidates[0]):
+        candidates = [folder]
+        for part in PureWindowsPath(inside).parts:
+            candidates = [found for parent in candidates for found in _like(parent, part)]
     files = [each for each in candidates if each.is_file()]
     if len(files) != 1:
         among = f" ({files[0]} and {files[1]} are alike)" if files else ""
-        raise RequestError(f"{place}: there is no file {folder / name}{among}")
+        raise RequestError(f"{place}: there is no file {folder / shown}{among}")
+    if not stays_inside(folder, files[0]):
+        raise RequestError(f"{place}: {shown} is a link out of its folder, to {plain_text(files[0].resolve())}")
     return files[0]
 
 
+def _from_folder_on(folder: Path, name: str) -> str | None:
+    """A name from ``folder`` on, or None for one that leads out of it."""
+    if name.startswith("/") and Path(name).is_relative_to(folder.absolute()):
+        name = str(Path(name).relative_to(folder.absolute()))
+    windows = PureWindowsPath(name)
+    return None if windows.root or windows.drive or ".." in windows.parts else name
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that no disk takes
+        return False
+
+
 def _like(folder: Path, name: str) -> list[Path]:
-    if name == "..":
-        return [folder / name]
     try:
         inside = list(folder.iterdir())
     except OSError:

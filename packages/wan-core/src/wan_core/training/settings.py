@@ -109,7 +109,7 @@ def read_config(path: str | Path, known: Iterable[str]) -> dict[str, Any]:
     text = read_text(path)
     try:
         values = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise RequestError(f"the config {path} is no TOML: {error}") from error
     read: dict[str, Any] = {}
     for key, value in values.items():

@@ -9,7 +9,6 @@ need no state: the loop seeds them from (seed, step, rank) at every step.
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
-from wan_core.drafts import Draft, abandoned_drafts
+from wan_core.drafts import Draft, abandoned_drafts, remove_folder
 from wan_core.errors import CheckpointError, ConfigError, MediaError
 from wan_core.files import hash_file
 from wan_core.runtime import is_sharded
@@ -32,6 +31,10 @@ _STATE = "state.json"
 _MODEL = "model.safetensors"
 _TRAINING = "training.safetensors"
 _WEIGHTS = "model."
+_STATE_VALUES = {
+    "step": int, "settings": dict, "optimizers": list, "average_updates": int, "sizes": dict, "shapes": dict,
+}  # fmt: skip
+_REMEDY = "remove it to go on from an earlier one"
 _T = TypeVar("_T")
 
 
@@ -135,7 +138,7 @@ class CheckpointFolder:
         (draft.path / _STATE).write_text(json.dumps(summary, indent=1))
         draft.commit()
         for old in self.steps()[: -self.keep]:
-            shutil.rmtree(self.path(old))
+            remove_folder(self.path(old))
 
     def restore(self, state: TrainingState, *, may_change: Iterable[str] = ()) -> int:
         """Load the newest checkpoint into ``state`` and return its step, or 0 when there is none.
@@ -154,19 +157,11 @@ class CheckpointFolder:
         _check_files(folder, saved, rank, world)
         try:
             tensors = _read_tensors(folder, saved, state)
-        except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{folder} is damaged: {error}; remove it to go on from an earlier one") from error
-        _restore_model(state.model, _below(tensors, _WEIGHTS), folder)
-        for number, optimizer in enumerate(state.optimizers):
-            entries = {
-                name: _fitted(tensor, _owner(optimizer, name))
-                for name, tensor in _below(tensors, f"optimizer.{number}.").items()
-            }
-            unpack_optimizer(optimizer, entries, saved["optimizers"][number])
-        if state.average is not None:
-            state.average.updates = saved["average_updates"]
-            for name, tensor in _below(tensors, "average.").items():
-                copy_whole(state.average.tensors[name], tensor)
+            _restore_model(state.model, _below(tensors, _WEIGHTS), folder)
+            _restore_rest(state, tensors, saved)
+        except (OSError, SafetensorError, LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+            raise CheckpointError(f"{folder} is damaged: {reason:.200}; {_REMEDY}") from error
         return int(saved["step"])
 
     def _whole_steps(self) -> list[int]:
@@ -300,24 +295,23 @@ def _fitted(tensor: Tensor, owner: Tensor) -> Tensor:
 
 def _read_state(folder: Path) -> dict[str, Any]:
     try:
-        saved: dict[str, Any] = json.loads((folder / _STATE).read_text())
-        wrong = [name for name, size in saved["sizes"].items() if (folder / name).stat().st_size != size]
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{folder} is damaged: {error}; remove it to go on from an earlier one") from error
-    if wrong:
-        raise CheckpointError(
-            f"{folder} is damaged: {wrong[0]} has another size; remove it to go on from an earlier one"
-        )
+        saved: dict[str, Any] = json.loads((folder / _STATE).read_bytes())
+        odd = [name for name, kind in _STATE_VALUES.items() if not isinstance(saved[name], kind)]
+        wrong = [name for name, size in saved["sizes"].items() if (folder / Path(name).name).stat().st_size != size]
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        reason = f"{_STATE} is no state of a run ({type(error).__name__}: {error})"
+        raise CheckpointError(f"{folder} is damaged: {reason:.200}; {_REMEDY}") from error
+    if odd or wrong:
+        reason = f"{odd[0]} in {_STATE} is of another kind" if odd else f"{wrong[0]} has another size"
+        raise CheckpointError(f"{folder} is damaged: {reason}; {_REMEDY}")
     return saved
 
 
 def _check_files(folder: Path, saved: Mapping[str, Any], rank: int = 0, world: int = 1) -> None:
     """Check a process's share of the files of a checkpoint against their SHA-256; older ones have none."""
     for name, digest in sorted(saved.get("sha256", {}).items())[rank::world]:
-        if hash_file(folder / name) != digest:
-            raise CheckpointError(
-                f"{folder} is damaged: {name} has other content; remove it to go on from an earlier one"
-            )
+        if hash_file(folder / Path(name).name) != digest:
+            raise CheckpointError(f"{folder} is damaged: {name} has other content; {_REMEDY}")
 
 
 def _compare_settings(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: set[str], folder: Path) -> None:
@@ -356,3 +350,17 @@ def _restore_model(model: nn.Module, weights: Mapping[str, Tensor], folder: Path
     with torch.no_grad():
         for name, parameter in present.items():
             copy_whole(parameter, weights[name])
+
+
+def _restore_rest(state: TrainingState, tensors: Mapping[str, Tensor], saved: Mapping[str, Any]) -> None:
+    """The optimizers and the averaged weights."""
+    for number, optimizer in enumerate(state.optimizers):
+        entries = {
+            name: _fitted(tensor, _owner(optimizer, name))
+            for name, tensor in _below(tensors, f"optimizer.{number}.").items()
+        }
+        unpack_optimizer(optimizer, entries, saved["optimizers"][number])
+    if state.average is not None:
+        state.average.updates = saved["average_updates"]
+        for name, tensor in _below(tensors, "average.").items():
+            copy_whole(state.average.tensors[name], tensor)

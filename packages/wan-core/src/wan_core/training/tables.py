@@ -27,6 +27,7 @@ _FACTS = (
     "id", "index", "type", "width", "height", "fps", "duration", "num_frames", "frames", "length", "resolution",
     "aspect_ratio", "size", "hash", "split",
 )  # fmt: skip
+_MOST_LETTERS = 100_000  # a model reads some two thousand
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
@@ -56,16 +57,19 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)  # spreadsheets write those of their language
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)  # a quoted caption may have lines
-    for row in reader:
-        if None in row:
-            raise RequestError(f"{path.name}, line {reader.line_num}: more values than columns; quote commas")
-        yield reader.line_num, row
+    try:
+        for row in reader:
+            if None in row:
+                raise RequestError(f"{path.name}, line {reader.line_num}: more values than columns; quote commas")
+            yield reader.line_num, row
+    except csv.Error as error:
+        raise RequestError(f"{path.name}, line {reader.line_num}: {error}; is a quote open?") from error
 
 
 def _json(text: str, place: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RequestError(f"{place}: {error}; it must be JSON, an object for each example") from error
 
 
@@ -88,14 +92,21 @@ def normal_row(row: Mapping[str, Any], place: str) -> dict[str, str]:
         if name is None:
             if key in _FACTS or (not key and not value):
                 continue
-            raise RequestError(f"{place}: unknown column {column!r}; columns are {', '.join(COLUMNS)}")
+            raise RequestError(f"{place}: unknown column {column!r:.60}; columns are {', '.join(COLUMNS)}")
         if value is None or not str(value).strip():
             continue
-        if isinstance(value, bool) or not isinstance(value, str | int | float):
-            raise RequestError(f"{place}: {name} must be text, got {value!r:.60}")
         if name in found:
             raise RequestError(f"{place}: {column!r} is a second column for {name}; keep one")
-        found[name] = str(value).strip()
+        found[name] = _text_of(value, f"{place}: {name}")
     if "file" not in found and "image" in found:
         found["file"] = found.pop("image")
     return found
+
+
+def _text_of(value: Any, place: str) -> str:
+    if isinstance(value, bool) or not isinstance(value, str | int | float):
+        raise RequestError(f"{place} must be text, got {value!r:.60}")
+    text = str(value).strip()
+    if len(text) > _MOST_LETTERS:
+        raise RequestError(f"{place} has more than {_MOST_LETTERS} letters")
+    return text

@@ -26,6 +26,8 @@ TEXT_ENDINGS = (".txt", ".json")
 _NOTES = re.compile(
     r"(read.?me|licen[cs]e)([ ._-].*)?|copying|notice|notes?|credits|authors|change.?log|todo|about|info", re.I
 )
+# What the library raises for headers that nobody writes, beside its own errors.
+_DAMAGED = (tarfile.TarError, EOFError, ValueError, OverflowError, MemoryError, RecursionError, LookupError)
 _CHUNK = 1 << 20
 _MOST_TEXT = 1 << 20
 _MOST_MEDIA = 16 << 30
@@ -112,7 +114,7 @@ def _group(archive: Path, key: str, members: dict[str, Member], video_endings: t
     if ".json" in members:
         try:
             values = json.loads(members[".json"].text())
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise RequestError(f"{place}.json is no JSON: {error}") from error
         if not isinstance(values, dict):
             raise RequestError(f"{place}.json must be one JSON object")
@@ -144,7 +146,7 @@ def _members(archive: Path, endings: tuple[str, ...]) -> Iterator[Member]:
                 if count >= _MOST_MEMBERS:
                     raise RequestError(f"{archive} has more than {_MOST_MEMBERS} members; divide it")
                 yield _checked(archive, info, endings)
-    except (tarfile.TarError, EOFError) as error:
+    except _DAMAGED as error:
         raise MediaError(f"{archive} is no uncompressed tar file, or damaged: {error}") from error
     except OSError as error:
         raise MediaError(f"cannot read {archive}: {error.strerror or error}") from error
