@@ -1,6 +1,7 @@
 """``wan show``: readable, machine-readable, and safe for a terminal whatever the file holds."""
 
 import json
+import random
 from pathlib import Path
 
 import pytest
@@ -56,3 +57,37 @@ def test_show_without_a_record_or_a_file_is_one_of_our_errors(tmp_path: Path) ->
     write_video([smooth_clip(2)], tmp_path / "a.mp4", fps=8)
     assert CliRunner().invoke(show, [str(tmp_path / "a.mp4")]).exit_code == MediaError.exit_code
     assert CliRunner().invoke(show, [str(tmp_path / "b.mp4")]).exit_code == RequestError.exit_code
+
+
+def test_the_command_names_files_without_the_folders_of_a_strangers_record() -> None:
+    provenance = Provenance.of(
+        preset="tiny-poze",
+        settings={
+            "prompt": "here/there \\ everywhere",
+            "image": "/etc/passwd",
+            "save_pi3": "/home/me/.bashrc",
+            "output": "/x.mp4",
+            "images": ["..\\..\\a.png", "../-b.png"],
+        },
+        record={"lora": ["high=/tmp/evil/a.safetensors:0.8", "../../b.safetensors"], "checkpoint": "/srv/Wan2.1"},
+    )
+    assert command_line(provenance) == (
+        "wan generate tiny-poze --prompt 'here/there \\ everywhere' --image passwd --save-pi3 .bashrc "
+        "--images a.png ./-b.png --ckpt-dir Wan2.1 --lora high=a.safetensors:0.8 --lora b.safetensors"
+    )
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "%04d.png"])
+def test_show_of_damaged_files_is_a_sentence(tmp_path: Path, name: str) -> None:
+    written(tmp_path / name, "a cat" * 40)
+    path = tmp_path / name.replace("%04d", "0000")
+    whole = path.read_bytes()
+    generator = random.Random(0)
+    for _ in range(60):
+        data = bytearray(whole)
+        for _ in range(generator.choice((1, 4, 40))):
+            data[generator.randrange(len(data))] = generator.randrange(256)
+        path.write_bytes(data[: generator.choice((len(data), generator.randrange(len(data))))])
+        result = CliRunner().invoke(show, [str(path)])
+        assert result.exit_code in {0, 2, 4}, (result.output, result.exception)
+        assert "\x1b" not in result.output

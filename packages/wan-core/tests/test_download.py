@@ -19,7 +19,7 @@ from wan_core.hub import MANIFEST_NAME, cached_file, download_files, open_hub, p
 from wan_core.presets import get_preset, list_presets
 
 from .download_setting import FILES, TOKEN, WEIGHTS, contents, hub, quiet_environment, run
-from .small_hub import COMMIT, SmallHub, serving
+from .small_hub import COMMIT, SmallHub, git_hash, serving
 
 __all__ = ["hub", "quiet_environment"]  # fixtures
 
@@ -210,7 +210,23 @@ def test_a_target_that_is_a_file(hub: SmallHub) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["../x", "a/../../x", "/etc/x", "a\\..\\x", "C:/x", "a//x", "./x", "", "a\nb", "a\x00b", 7, None],
+    [
+        "../x",
+        "a/../../x",
+        "/etc/x",
+        "a\\..\\x",
+        "C:/x",
+        "a//x",
+        "./x",
+        "",
+        "a\nb",
+        "a\x00b",
+        7,
+        None,
+        ".git/config",
+        "a/.git/hooks/post-checkout",
+        ".bashrc",
+    ],
 )
 @pytest.mark.parametrize("source", ["huggingface", "modelscope"])
 def test_hostile_names_are_refused(hub: SmallHub, name: object, source: str) -> None:
@@ -219,8 +235,20 @@ def test_hostile_names_are_refused(hub: SmallHub, name: object, source: str) -> 
         hub.modelscope_listing = lambda: {  # type: ignore[method-assign]
             "Data": {"Files": [{"Path": name, "Size": 1, "Type": "blob"}]}
         }
-    assert "a name that could leave the folder" in run("owner/name", "--from", source, code=3).output
+    assert "a hidden name, one that could leave the folder" in run("owner/name", "--from", source, code=3).output
     assert not Path("name").exists()
+
+
+def test_the_notes_of_git_are_left_out_and_files_without_a_hash_not_called_checked(hub: SmallHub) -> None:
+    hub.files = {"a.bin": b"a", "b.bin": b"b"}
+    hub.entries = [
+        {"rfilename": ".gitattributes", "size": 9},
+        {"rfilename": "a.bin", "size": 1, "blobId": git_hash(b"a")},
+        {"rfilename": "b.bin", "size": 1},
+    ]
+    output = run("owner/name").output
+    assert "2 files, 2 bytes, 1 of them by size alone, for the hub tells no hash" in output
+    assert sorted(path.name for path in Path("name").glob("*.bin")) == ["a.bin", "b.bin"]
 
 
 @pytest.mark.parametrize("size", [-1, 1 << 60, True, "1", None, 1.5])

@@ -7,8 +7,10 @@ import os
 import re
 import shutil
 import stat
+import struct
 import tempfile
 import unicodedata
+import zlib
 from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 
@@ -81,6 +83,13 @@ def existing_file(path: str | os.PathLike[str], what: str) -> Path:
     if status.st_size == 0:
         raise MediaError(f"{what} {shown} is empty (0 bytes); its copy or download has failed")
     return Path(name)
+
+
+DECODE_ERRORS = (
+    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, struct.error,
+    zlib.error, RecursionError,
+)  # fmt: skip
+"""What Pillow and FFmpeg raise for files that nobody writes."""
 
 
 def read_error(path: str | os.PathLike[str], what: str, error: BaseException) -> MediaError:

@@ -22,6 +22,9 @@ _OPTIONS = {
 
 _NEVER_OPTIONS = frozenset({"save_file", "output", "task", "prompt_file", "width", "height"})
 
+_TEXTS = frozenset({"prompt", "negative_prompt"})
+_FOLDERS = re.compile(r"^((?:high|low)=)?.*[/\\]")
+
 _OPTION = re.compile(r"[a-z][a-z0-9]*([_-][a-z0-9]+)*")
 
 _REPEATED = frozenset({"--lora"})
@@ -30,7 +33,7 @@ _REPEATED = frozenset({"--lora"})
 def command_line(provenance: Provenance) -> str:
     """The shell command that makes the output again, every value quoted, control characters taken out.
 
-    Input files and weights are named without their folders. Output names are never taken over from a record, and a
+    Files are named without their folders, whatever the record says. Output names are never taken over from it, and a
     name that is no plain option is left out.
     """
     settings = dict(provenance.settings)
@@ -59,7 +62,7 @@ def _option(name: str, value: Any) -> list[str]:
         value = [value["low"], value["high"]] if set(value) == {"low", "high"} else []
     if isinstance(value, list):
         return _list_option(option, value)
-    text = plain_text(value)
+    text = plain_text(value) if name in _TEXTS else _file_name(value)
     return [f"{option}={text}"] if text.startswith("-") else [option, text]
 
 
@@ -69,8 +72,13 @@ def _list_option(option: str, values: list[Any]) -> list[str]:
         return []
     if all(isinstance(value, int | float) for value in values):
         return [option, ",".join(str(value) for value in values)]
-    words = [_not_an_option(plain_text(value)) for value in values]
+    words = [_not_an_option(_file_name(value)) for value in values]
     return [part for word in words for part in (option, word)] if option in _REPEATED else [option, *words]
+
+
+def _file_name(value: Any) -> str:
+    """A value without the folders of a path: a record may be a stranger's."""
+    return _FOLDERS.sub(r"\1", plain_text(value))
 
 
 def _not_an_option(text: str) -> str:

@@ -59,7 +59,9 @@ def download(
         click.echo(json.dumps(record(plan, fetched), indent=2, ensure_ascii=False))
         return
     folder = plan.folder
-    click.echo(f"{folder}: {len(fetched)} files, {gigabytes(plan.total)}, all checked; {MANIFEST_NAME} written")
+    blind = sum(not file.digest for file in plan.files)
+    checked = "all checked" if not blind else f"{blind} of them by size alone, for the hub tells no hash"
+    click.echo(f"{folder}: {len(fetched)} files, {gigabytes(plan.total)}, {checked}; {MANIFEST_NAME} written")
     if preset is not None and not include:
         reporter(quiet)(f"wan generate {preset.name} --ckpt-dir {folder}")
 

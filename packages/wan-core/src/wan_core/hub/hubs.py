@@ -22,6 +22,7 @@ Advance = Callable[[int], object]
 _REPOSITORY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}/[A-Za-z0-9_][A-Za-z0-9_.-]{0,95}")
 _DIGEST = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 _XET_DISK = re.compile(r"IO Error: .*\(os error (\d+)\)")
+_REPOSITORY_NOTES = (".gitattributes", ".gitignore")  # of git itself, in every repository; never fetched
 _MAX_FILE_BYTES = 1 << 44
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 
@@ -248,15 +249,18 @@ def _listing(
     """A list from a server, which is not trusted. Raises CheckpointError."""
     found = {}
     for name, size, digest in files:
+        if name in _REPOSITORY_NOTES:
+            continue
         if (
             not isinstance(name, str)
+            or any(part.startswith(".") for part in name.split("/"))
             or not is_inside(name)
             or type(size) is not int
             or not 0 <= size <= _MAX_FILE_BYTES
         ):
             raise CheckpointError(
-                f"{hub.host} lists a file called {plain_text(name)[:120]!r} of {plain_text(size)[:20]} bytes: a name "
-                "that could leave the folder, or no possible size; such a repository is refused"
+                f"{hub.host} lists a file called {plain_text(name)[:120]!r} of {plain_text(size)[:20]} bytes: a hidden "
+                "name, one that could leave the folder, or no possible size; such a repository is refused"
             )
         if name.rpartition("/")[2] != MANIFEST_NAME:
             known = digest if isinstance(digest, str) and _DIGEST.fullmatch(digest) else ""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wan_core.errors import MediaError
-from wan_core.files import plain_text, read_error
+from wan_core.files import DECODE_ERRORS, plain_text, read_error
 
 if TYPE_CHECKING:
     from av.container import InputContainer
@@ -33,7 +33,7 @@ def open_container(path: str | os.PathLike[str], what: str) -> Iterator["InputCo
         container = av.open(os.path.abspath(path), "r", options=options, metadata_errors="replace")
     except PermissionError as error:
         raise read_error(path, what, error) from error
-    except (OSError, ValueError, LookupError) as error:
+    except DECODE_ERRORS as error:
         raise MediaError(
             f"{what} {plain_text(path)} is no video or sound that can be read here, or is cut off; save it as mp4"
         ) from error

@@ -6,9 +6,7 @@ Resizing follows what the released Wan models were trained and run with, so that
 import contextlib
 import os
 import re
-import struct
 import warnings
-import zlib
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from wan_core.errors import MediaError, RequestError
-from wan_core.files import existing_file, plain_text, read_error
+from wan_core.files import DECODE_ERRORS, existing_file, plain_text, read_error
 from wan_core.media.profiles import ToSRGB, colours_of
 
 MAX_PIXELS = 100_000_000
@@ -27,10 +25,6 @@ MAX_PIXELS = 100_000_000
 # Raster formats only: a decoder that runs another program, as that of EPS does, has no place here.
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
-_DECODE_ERRORS = (
-    OSError, SyntaxError, ValueError, TypeError, LookupError, EOFError, OverflowError, MemoryError, struct.error,
-    zlib.error,
-)  # fmt: skip
 _MAX_ASPECT_CHANGE = 64
 
 
@@ -49,7 +43,7 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
                 if image.width * image.height > max_pixels:
                     raise _too_large(shown, f"{image.width}x{image.height}", max_pixels)
                 image.load()
-                with contextlib.suppress(*_DECODE_ERRORS):  # a broken EXIF block only loses the orientation
+                with contextlib.suppress(*DECODE_ERRORS):  # a broken EXIF block only loses the orientation
                     ImageOps.exif_transpose(image, in_place=True)
                 return to_rgb(image, colours_of(image, file))
     except UnidentifiedImageError as error:
@@ -61,7 +55,7 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     except Image.DecompressionBombError as error:
         count = re.search(r"\d+", str(error))
         raise _too_large(shown, count[0] if count else "too many", max_pixels) from error
-    except _DECODE_ERRORS as error:
+    except DECODE_ERRORS as error:
         raise read_error(file, "image", error) from error
 
 

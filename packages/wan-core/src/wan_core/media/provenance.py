@@ -15,7 +15,7 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from wan_core.errors import MediaError, RequestError
-from wan_core.files import existing_file, plain_text, read_error
+from wan_core.files import DECODE_ERRORS, existing_file, plain_text, read_error
 from wan_core.media.tags import read_text
 
 _FORMAT = "wan-core/1"
@@ -125,7 +125,7 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
     file = _first_of_pattern(path)
     try:
         text = read_text(file)
-    except (OSError, ValueError, SyntaxError) as error:
+    except DECODE_ERRORS as error:
         raise read_error(file, "file", error) from error
     try:
         return Provenance.from_json(text or "")
