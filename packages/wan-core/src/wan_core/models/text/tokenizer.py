@@ -148,7 +148,7 @@ def _patterns(tree: Any) -> Iterator[str]:
 
 
 def _is_costly(pattern: str) -> bool:
-    """Whether a pattern may have many ways to match: several repetitions, or one of a group. Wan's has one of a space."""
+    """Whether a pattern may have many ways to match: several repetitions, or one of a group. Wan's has one."""
     repeats = len(re.findall(r"(?<!\\)[*+{]", pattern))
     return repeats > _MOST_REPEATS or (repeats > 0 and re.search(r"(?<!\\)\)[*+{?]", pattern) is not None)
 
