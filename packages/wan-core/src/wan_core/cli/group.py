@@ -6,7 +6,6 @@ import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
 from types import FrameType
 from typing import Any
@@ -14,6 +13,7 @@ from typing import Any
 import click
 
 from wan_core.errors import BackendError, WanError
+from wan_core.lazy import load
 
 DEBUG_KEY = "wan_core.debug"
 
@@ -30,8 +30,7 @@ class LazyCommand:
     help: str
 
     def load(self) -> click.Command:
-        module, attribute = self.address.split(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = load(self.address)
         return command
 
 
