@@ -12,11 +12,12 @@ from typing import Any
 import click
 import torch
 
+from wan_core import media
 from wan_core.cli.progress import reporter, show_progress
 from wan_core.errors import RequestError
 from wan_core.files import gigabytes, read_text
 from wan_core.loading import RuntimeOptions, check_loras, checkpoint_folder, load_pipeline
-from wan_core.media import check_output, write_video
+from wan_core.media import check_output
 from wan_core.pipeline import Pipeline, SamplingOptions, plan_request, silent
 from wan_core.presets import Preset
 from wan_core.runtime import resolve_device, resolve_dtype
@@ -50,7 +51,7 @@ def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
         started = time.monotonic()
         chunks = pipeline.stream(job.inputs, progress=silent if values["quiet"] else show_progress, log=log)
         provenance = None if values["no_metadata"] else pipeline.provenance(job.inputs)
-        path = write_video(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance)
+        path = media.write_video(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance)
         seconds = time.monotonic() - started
         seed = job.inputs.request.seed
         log(f"{path} (seed {seed}, {seconds:.1f} s)")

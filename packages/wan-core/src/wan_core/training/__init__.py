@@ -14,13 +14,8 @@ if TYPE_CHECKING:
     from wan_core.training.examples import ExampleEncoder, clip_settings, describe_cache
     from wan_core.training.flow_loss import autocast
     from wan_core.training.folders import FoundExamples, find_examples, look_into
-    from wan_core.training.loop import (
-        SCHEDULES,
-        LoopSettings,
-        run_identity,
-        train,
-    )
-    from wan_core.training.lora import DEFAULT_TARGETS, LoRASettings, attach_lora, lora_tensors, merge_lora
+    from wan_core.training.loop import run_identity, train
+    from wan_core.training.lora import attach_lora, lora_tensors, merge_lora
     from wan_core.training.muon import Muon
     from wan_core.training.objective import FlowBatch, NoiseLevels, draw_clean_frames, expert_levels, make_flow_batch
     from wan_core.training.optimizers import build_optimizers
@@ -37,7 +32,17 @@ if TYPE_CHECKING:
     )
     from wan_core.training.ranks import Ranks, distributed_ranks
     from wan_core.training.run import Listeners, RunResult, carry_out, one_loss
-    from wan_core.training.settings import EXPERTS, OPTIMIZERS, TIMESTEPS, TrainSettings, read_config
+    from wan_core.training.settings import (
+        DEFAULT_TARGETS,
+        EXPERTS,
+        OPTIMIZERS,
+        SCHEDULES,
+        TIMESTEPS,
+        LoopSettings,
+        LoRASettings,
+        TrainSettings,
+        read_config,
+    )
     from wan_core.training.stage import Stage, WeightUpdate
     from wan_core.training.state import CheckpointFolder, TrainingState
 else:

@@ -1,0 +1,80 @@
+"""What needs no tensor imports no torch: help, lists, and words that are wrong, with all project packages installed."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+HEAVY = ("torch", "numpy", "PIL", "av", "transformers")
+WATCHED = """
+import json, sys
+from wan_core.cli import main
+sys.argv = ["wan", *sys.argv[2:]]
+try:
+    main()
+finally:
+    loaded = [name for name in json.loads({heavy!r}) if name in sys.modules]
+    print("\\nloaded:", *loaded, file=sys.stderr)
+"""
+
+# Words after `wan`: exit code, and what the output must have.
+LIGHT = {
+    "--help": (0, "generate"),
+    "generate --help": (0, "tiny-poze"),
+    "presets": (0, "mi2v-5B"),
+    "presets --json": (0, "Wan-AI/Wan2.2-T2V-A14B"),
+    "generate nonsense": (2, "there is no model 'nonsense'"),
+    "generate --task nonsense --prompt p": (2, "there is no model 'nonsense'"),
+    "generate tiny-t2v --help": (0, "--sample-solver [unipc|dpm++|euler|renoise]"),
+    "generate flf2v-14B --help": (0, "--first-frame"),
+    "generate mi2v-5B --help": (0, "--images PATH..."),
+    "generate poze-5B --help": (0, "--pi3-checkpoint"),
+    "generate tiny-t2v --frobnicate": (2, "--frobnicate"),
+    "generate --prompt p --sample-solver heun": (2, "unipc"),
+    "generate --prompt p --size 1280": (2, "width*height"),
+    "train --help": (0, "--lora-rank"),
+    "train --frobnicate": (2, "--frobnicate"),
+    "download --help": (0, "MODEL"),
+}
+
+
+def run(code: str, *words: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "COLUMNS": "120"}
+    return subprocess.run(
+        [sys.executable, "-c", code, *words], capture_output=True, text=True, check=False, env=environment
+    )
+
+
+@pytest.mark.parametrize("words", LIGHT)
+def test_a_command_without_tensors_imports_no_torch(words: str) -> None:
+    exit_code, expected = LIGHT[words]
+    done = run(WATCHED.format(heavy=json.dumps(HEAVY)), "--", *words.split())
+    assert done.returncode == exit_code, done.stderr
+    assert expected in done.stdout + done.stderr
+    assert done.stderr.splitlines()[-1] == "loaded:", done.stderr
+
+
+def test_the_watch_sees_what_is_loaded(tmp_path: Path) -> None:
+    done = run(WATCHED.format(heavy=json.dumps(HEAVY)), "--", "generate", "--prompt", "p", "--frame-num", "80")
+    assert done.returncode == 2
+    assert "torch" in done.stderr.splitlines()[-1]
+
+
+# Expressions that need no torch beside one that does, so that the packages are seen to tell them apart.
+@pytest.mark.parametrize(
+    ("light", "heavy"),
+    [
+        ("wan_core.models.WanDiTConfig(), wan_core.models.VAEConfig()", "wan_core.models.WanDiT"),
+        ("wan_core.media.LatentSpec(16), wan_core.media.check_output", "wan_core.media.load_image"),
+        ("wan_core.checkpoints.DIT.where, wan_core.checkpoints.Part", "wan_core.checkpoints.read_weights"),
+        ("wan_core.sampling.SOLVERS['euler']", "wan_core.sampling.make_solver('euler', 2, flow_shift=1.0)"),
+        ("wan_core.tasks.TextToVideo(), wan_core.tasks.I2VRequest(prompt='p').record()", "wan_core.runtime.DTYPES"),
+    ],
+)
+def test_a_name_costs_what_it_needs(light: str, heavy: str) -> None:
+    packages = "checkpoints, media, models, runtime, sampling, tasks"
+    code = f"import sys, wan_core\nfrom wan_core import {packages}\n{light}\nprint('torch' in sys.modules)\n{heavy}\n"
+    assert run(code + "print('torch' in sys.modules)").stdout.split() == ["False", "True"]
