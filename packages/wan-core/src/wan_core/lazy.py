@@ -18,6 +18,8 @@ def on_demand(package: str) -> tuple[Callable[[str], object], Callable[[], list[
             from package.module import Name
         else:
             __getattr__, __dir__ = on_demand(__name__)
+
+    A name that a module of the package has too is imported at once instead: the package finds the module first.
     """
 
     @cache

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING
 
+from wan_core.checkpoints.families import families  # a module is called so too: the function must come after it
 from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
         Expert,
         Family,
         dit_config_reader,
-        families,
         title_of,
     )
     from wan_core.checkpoints.families.dit import official_config

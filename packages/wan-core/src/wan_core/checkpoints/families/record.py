@@ -56,7 +56,7 @@ class Family:
     no marker occurs; ``signature`` is a regular expression that only names of this family match; ``single_prefixes``
     mark its tensors in a file that holds a whole model. ``usual`` are the values of released models for what shapes do
     not tell: a config's others are written into the file. ``official_config`` and ``diffusers_config`` make the
-    ``config.json`` of a layout. ``half_dtype`` is what it runs in where a run is in 16 bits (None: as the run).
+    ``config.json`` of a layout. ``half_dtype`` names what it runs in where a run is in 16 bits (None: as the run).
     ``is_denoiser`` tells the network that a sampler calls: there may be two experts, and LoRAs are made for it.
     ``keeps_rest`` copies what the network does not use along, ``carries_tokenizer`` tells single files that hold one.
 
