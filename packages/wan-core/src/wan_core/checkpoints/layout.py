@@ -8,7 +8,6 @@ from pathlib import Path
 from wan_core.checkpoints.families import Family, family_of
 from wan_core.checkpoints.families.record import WEIGHT_FILES
 from wan_core.checkpoints.parts import Part
-from wan_core.checkpoints.readers.reader import read_weights
 from wan_core.errors import CheckpointError
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
@@ -115,6 +114,8 @@ def _shown(part: Part, candidate: str) -> str:
 
 
 def _is_of(family: Family, path: Path) -> bool:
+    from wan_core.checkpoints.readers.reader import read_weights
+
     try:
         return path.is_file() and family_of(read_weights(path).keys()) == family.name
     except CheckpointError:

@@ -8,7 +8,6 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
 from types import FrameType
 from typing import Any, NoReturn
@@ -16,6 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from wan_core.errors import BackendError, MediaError, WanError
+from wan_core.lazy import load
 
 DEBUG_KEY = "wan_core.debug"
 _OUTPUT_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
@@ -33,8 +33,7 @@ class LazyCommand:
     help: str
 
     def load(self) -> click.Command:
-        module, attribute = self.address.split(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = load(self.address)
         return command
 
 
