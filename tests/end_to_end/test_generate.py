@@ -208,3 +208,42 @@ def test_the_end_that_a_long_prompt_loses_is_said(run: Run) -> None:
     prompt = " ".join(["a red circle"] * 7) + " moves left on a white background"
     result = run("generate", "--prompt", prompt, "--dry-run")
     assert "the prompt is too long, the model does not read its end: 'on a white background'" in result.stderr
+
+
+def test_every_prompt_of_a_file_has_a_video_of_its_own(run: Run, tmp_path: Path) -> None:
+    same = "a red circle moves to the right on a blue background and"
+    (tmp_path / "prompts.txt").write_text(f"{same} stays\n{same} grows\n{same} stays\n")
+    result = run("generate", "--prompt-file", "prompts.txt", *FAST, "--json")
+    assert result.exit_code == 0, result.output
+    paths = [row["path"] for row in json.loads(result.stdout)]
+    assert len(set(paths)) == 3
+    assert all(Path(path).is_file() for path in paths)
+    again = run("generate", "--prompt-file", "prompts.txt", *FAST, "--dry-run")
+    assert all(f"note: {path} is there and will be replaced" in again.stderr for path in paths)
+
+
+@pytest.mark.parametrize(
+    ("words", "preset"),
+    [
+        (["--size", "832*480"], "i2v-14B-480P"),
+        (["--size=480x832"], "i2v-14B-480P"),
+        (["--size", "1280*720"], "i2v-14B-720P"),
+        ([], "i2v-14B-720P"),
+    ],
+)
+def test_the_size_tells_which_i2v_14b_is_meant(run: Run, picture: Path, words: list[str], preset: str) -> None:
+    result = run("generate", "--task", "i2v-14B", *words, "--image", picture, "--prompt", "p", "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)[0]["preset"] == preset
+
+
+def test_one_process_is_what_ulysses_size_may_be(run: Run) -> None:
+    assert run("generate", "--prompt", "a ring", "--ulysses_size", 1, "--dry-run").exit_code == 0
+    refused = run("generate", "--prompt", "a ring", "--ulysses_size", 8, "--dry-run")
+    assert refused.exit_code == 2
+    assert "one GPU makes a video here" in refused.output
+
+
+def test_a_suggestion_is_an_option_that_is_likely_meant(run: Run) -> None:
+    assert "Did you mean" not in run("generate", "--prompt", "a", "--ring_size", 2).output
+    assert "Did you mean '--prompt'" in run("generate", "--promt", "a").output

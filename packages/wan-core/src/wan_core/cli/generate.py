@@ -1,5 +1,6 @@
 """``wan generate TASK``: the commands and their help, without what carries them out."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,8 +10,10 @@ from wan_core.cli.group import ErrorReporting
 from wan_core.cli.loras import lora_options
 from wan_core.cli.options import ListCommand, output_options, request_options, runtime_options, task_options
 from wan_core.errors import RequestError
+from wan_core.media import parse_size
 from wan_core.presets import Preset, get_preset, list_presets
 
+_SEVERAL = "i2v-14B"
 EPILOG = (
     "Without TASK the bundled tiny model runs: tiny-t2v, or tiny-ti2v with --image. "
     "'wan generate TASK --help' lists the options of a task; '--task TASK' works too."
@@ -43,7 +46,19 @@ class GenerateGroup(ErrorReporting, click.Group):
         super().format_options(ctx, formatter)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, _task_first(args))
+        return super().parse_args(ctx, _by_size(_task_first(args)))
+
+
+def _by_size(words: list[str]) -> list[str]:
+    """The original calls two image models i2v-14B: the size, 1280*720 if none is given, tells which one is meant."""
+    if words[0] != _SEVERAL:
+        return words
+    joined = "=".join(words)
+    found = re.search(r"--size=([^=]+)", joined)
+    size = parse_size(found[1]) if found else None
+    names = [name for name in list_presets() if name.startswith(f"{_SEVERAL}-")]
+    fitting = [name for name in names if size in get_preset(name).sizes]
+    return [*(fitting or names[-1:]), *words[1:]]
 
 
 def _task_first(args: Sequence[str]) -> list[str]:

@@ -8,6 +8,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from importlib.metadata import version
 from types import FrameType
 from typing import Any, NoReturn
@@ -18,6 +19,7 @@ from wan_core.errors import BackendError, MediaError, WanError
 from wan_core.lazy import load
 
 DEBUG_KEY = "wan_core.debug"
+_LIKELY = 0.8
 _OUTPUT_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 # Read when torch's OpenMP is loaded, so before torch. Waiting threads that spin instead of sleeping make a small model
@@ -59,7 +61,11 @@ class ErrorReporting(click.Command):
         super().__init__(*args, **{"context_settings": {"help_option_names": ["-h", "--help"]}, **values})
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        return super().parse_args(ctx, spelled(args, self.get_params(ctx)))
+        try:
+            return super().parse_args(ctx, spelled(args, self.get_params(ctx)))
+        except click.NoSuchOption as error:
+            near = [each for each in error.possibilities or () if _resembles(error.option_name, each)]
+            raise click.NoSuchOption(error.option_name, error.message, near, error.ctx) from error
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
@@ -81,6 +87,11 @@ class ErrorReporting(click.Command):
                     "out of memory; use a smaller --size or --frame-num, --offload_model True, or --dtype bfloat16"
                 )
             ) from error
+
+
+def _resembles(given: str, option: str) -> bool:
+    """Whether an option is likely what was meant, not only one that ends alike."""
+    return SequenceMatcher(None, given.replace("_", "-"), option).ratio() > _LIKELY
 
 
 def spelled(words: Sequence[str], params: Sequence[click.Parameter]) -> list[str]:

@@ -1,6 +1,7 @@
 """What ``wan generate`` does: requests from options, all checks before any weight, then one video after the other."""
 
 import json
+import os
 import random
 import re
 import time
@@ -15,7 +16,7 @@ import torch
 from wan_core import media
 from wan_core.cli.progress import reporter, show_progress
 from wan_core.errors import RequestError
-from wan_core.files import gigabytes, read_text
+from wan_core.files import gigabytes, plain_text, read_text
 from wan_core.loading import RuntimeOptions, check_loras, checkpoint_folder, load_pipeline
 from wan_core.media import check_output
 from wan_core.pipeline import Pipeline, SamplingOptions, plan_request, silent
@@ -63,9 +64,14 @@ def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
 def notes_on(jobs: Sequence[Job], pipeline: Pipeline | None) -> list[str]:
     """What a user should see before the work starts, each sentence once."""
     notes = [f"note: {note}" for job in jobs for note in job.inputs.notes]
+    notes += [f"note: {plain_text(job.output)} is there and will be replaced" for job in jobs if _is_there(job.output)]
     if pipeline is not None:
         notes += [*pipeline.notes, *(f"note: {note}" for job in jobs for note in pipeline.prompt_notes(job.inputs))]
     return list(dict.fromkeys(notes))
+
+
+def _is_there(output: Path) -> bool:
+    return os.path.lexists(output.with_name(output.name % 0) if "%" in output.name else output)
 
 
 def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:
@@ -113,7 +119,7 @@ def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
             files: dict[str, Any] = {name: path and numbered(path, len(jobs), total) for name, path in written.items()}
             request = preset.task.request_type(prompt=prompt, seed=first_seed + offset, **shared, **files)
             inputs = plan_request(preset, request, preset.latent_spec)
-            jobs.append(Job(inputs, output_path(values["output"], preset, inputs, len(jobs), total)))
+            jobs.append(Job(inputs, output_path(values["output"], preset, inputs, len(jobs), total, len(prompts))))
     for job in jobs:
         check_output(job.output, num_frames=job.inputs.geometry.num_frames, fps=job.inputs.settings.fps)
     return jobs
@@ -134,13 +140,16 @@ def read_prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:
     return prompts
 
 
-def output_path(asked: Path | None, preset: Preset, inputs: TaskInputs[Any], index: int, total: int) -> Path:
-    """Where video ``index`` of ``total`` goes; several videos get a number in the name."""
-    if asked is None:
-        request, geometry = inputs.request, inputs.geometry
-        words = re.sub(r"[^\w-]+", "_", request.prompt)[:50].strip("_") or "video"
-        return Path(f"{preset.name}_{geometry.width}x{geometry.height}_{words}_{request.seed}.mp4")
-    return numbered(asked, index, total)
+def output_path(
+    asked: Path | None, preset: Preset, inputs: TaskInputs[Any], index: int, total: int, num_prompts: int
+) -> Path:
+    """Where video ``index`` of ``total`` goes: a name of its own, by a number or, of one prompt, by its seed."""
+    if asked is not None:
+        return numbered(asked, index, total)
+    request, geometry = inputs.request, inputs.geometry
+    words = re.sub(r"[^\w-]+", "_", request.prompt)[:50].strip("_") or "video"
+    path = Path(f"{preset.name}_{geometry.width}x{geometry.height}_{words}_{request.seed}.mp4")
+    return numbered(path, index, total) if num_prompts > 1 else path
 
 
 def numbered(path: Path, index: int, total: int) -> Path:

@@ -101,6 +101,13 @@ def _take_values(rest: deque[str]) -> list[str]:
     return values
 
 
+def parse_ulysses(text: str) -> int:
+    """Read the number of processes that share a video's sequence. Raises ``RequestError`` for more than one."""
+    if text.strip() != "1":
+        raise RequestError(f"one GPU makes a video here, so it is 1; got {text!r}")
+    return 1
+
+
 def part_option() -> click.Option:
     """``--part``, of every command that loads a model."""
     return click.Option(
@@ -182,6 +189,12 @@ def runtime_options() -> list[click.Option]:
             ["--convert-model-dtype", "convert_model_dtype"],
             is_flag=True,
             help="The original's flag for 16-bit weights; ours are 16-bit wherever --dtype is.",
+        ),
+        click.Option(
+            ["--ulysses-size"],
+            type=ParsedType("1", parse_ulysses),
+            expose_value=False,
+            help="The original's number of GPUs that share one video; 1 is what there is.",
         ),
         click.Option(
             ["--cfg"],
