@@ -7,7 +7,8 @@ from operator import methodcaller
 from torch import Tensor
 
 from wan_core.checkpoints.families import Family, families, get_family
-from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_format, rename, unwrapped
+from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_format, rename
+from wan_core.checkpoints.prefixes import unwrapped
 from wan_core.checkpoints.readers.quantized import dequantized
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError

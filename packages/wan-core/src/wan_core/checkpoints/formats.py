@@ -20,8 +20,6 @@ Split = Callable[[str, Tensor], dict[str, Tensor] | None]
 Join = Callable[[Collection[str]], Mapping[str, tuple[tuple[str, ...], Callable[..., Tensor]]]]
 """Of native names, those foreign tensors that are made of several or reshaped: inputs and a function of them."""
 
-_WRAPPERS = re.compile(r"_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.|_orig_mod\.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFormat:
@@ -64,11 +62,6 @@ def rename(name: str, rules: Mapping[str, str | None]) -> str | None:
                     return None
                 return ".".join([target if index is None else target.replace("{}", index), *segments[length:]])
     return name
-
-
-def unwrapped(name: str) -> str:
-    """A name without what training wrappers put anywhere into it."""
-    return _WRAPPERS.sub("", name)
 
 
 def get_format(formats: Sequence[CheckpointFormat], name: str) -> CheckpointFormat:

@@ -167,6 +167,7 @@ def diffusers_config(config: WanDiTConfig) -> dict[str, Any]:
 
 
 DIFFUSERS_DIT: Renames = (
+    ("patch_embedding", "patch_embedding"),
     ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
     ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
     ("condition_embedder.time_proj", "time_projection.1"),
