@@ -1,34 +1,69 @@
-"""Weights stored in 8 bits with a scale beside them, as plain weights: dequantised one by one when they are read.
+"""Weights stored in few bits with scales beside them, as plain weights: dequantised one by one when they are read.
 
-Known namings: ComfyUI's ``X.scale_weight`` with a ``scaled_fp8`` marker and ``X.scale_input``, its newer
-``X.weight_scale`` with ``X.comfy_quant`` and ``X.input_scale``, and per-row scales of the latter name (LightX2V).
+A file that describes its layers (ComfyUI's ``X.comfy_quant``, or ``_quantization_metadata`` in the header) is read as
+it says. Without a description: ComfyUI's older ``X.scale_weight`` with a ``scaled_fp8`` marker and ``X.scale_input``,
+``X.weight_scale`` for a tensor or each row (LightX2V), and musubi-tuner's scales for parts of rows.
 """
 
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from wan_core.checkpoints.readers.packings import PACKINGS, Packing, UnfitError, has_scale_shape, is_scale, multiplied
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
 _SCALES = (".scale_weight", ".weight_scale")
-_NOT_NEEDED = (".scale_input", ".input_scale", ".comfy_quant", "scaled_fp8")
+_MARK = ".comfy_quant"
+# Scales of activations, marks, and which kernel ComfyUI prefers for attention: nothing that changes a weight.
+_NOT_NEEDED = (".scale_input", ".input_scale", _MARK, "scaled_fp8", ".comfy_attention.config")
 _STORED = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8)
+_METADATA = "_quantization_metadata"
+_MAX_MARK_BYTES = 4_096
+# How ComfyUI computes with a layer, and from which dtype it was made: its values do not depend on them.
+_IDLE = frozenset({"format", "full_precision_matrix_mult", "orig_dtype"})
+
+_PACKERS: Mapping[str, str] = {
+    r"\.weight\._(?:data|scale|shift)$": "quanto",
+    r"\.(?:nested_)?(?:absmax|quant_map)$|\.quant_state\.|\.SCB$": "bitsandbytes",
+    r"\._weight_(?:qdata|zero_point)$|[.:](?:tensor_impl|layout_tensor)\b": "torchao",
+    r"\.(?:wscales|wtscale|wcscales|smooth_factor(?:_orig)?)$": "nunchaku (SVDQuant)",
+    r"\.int8_weight$": "TurboDiffusion",
+    r"\.g_idx$": "GPTQ",
+    r"\.qzeros$|\.qweight$": "AWQ or GPTQ",
+    r"\.W_q$": "HQQ",
+    r"\.weight_packed$": "compressed-tensors",
+    r"\.weight_scale_inv$": "a tool for blockwise fp8",
+    r"\.weight_scale_2$|\.weight_quantizer\.": "ModelOpt",
+}
+"""Other tools that pack weights, by names that only their files have."""
 
 
 def dequantized(source: TensorSource) -> TensorSource:
-    """A view of ``source`` without scales: weight times scale, in float32. Files without scales come back as they are.
+    """A view of ``source`` without scales: plain weights in float32. Files without scales come back as they are.
 
-    Raises CheckpointError for a scale without a weight, for one that does not fit it, and for weights packed in a way
-    that is not known (4-bit floats).
+    Raises CheckpointError for descriptions that are damaged or ask for what is not known, for scales without a weight
+    or that do not fit it, and for files that another tool has packed.
     """
+    described = _described(source)
+    _refuse_packers(source, described)
     scales = {_weight_of(name): name for name in source if name.endswith(_SCALES)}
-    extra = [name for name in source if name.endswith(_NOT_NEEDED)]
-    if not scales and not extra:
+    if not scales and not described and not any(name.endswith(_NOT_NEEDED) for name in source):
         return source
     recipes: dict[str, Recipe] = {}
+    used = set[str]()
+    for layer, settings in described.items():
+        recipe = _unpacked(source, layer, settings)
+        recipes[f"{layer}.weight"] = recipe
+        used.update(recipe.inputs)
     for name in source:
+        if name in used or name in recipes:
+            continue
         if name in scales:
             recipes[name] = _scaled(source, name, scales[name])
         elif not name.endswith((*_SCALES, *_NOT_NEEDED)):
@@ -38,7 +73,138 @@ def dequantized(source: TensorSource) -> TensorSource:
         raise CheckpointError(
             f"{source.path}: {len(orphans)} scales have no weight ({', '.join(orphans[:5])}); fetch it again"
         )
-    return DerivedSource(source, recipes)
+    return DerivedSource(source, {name: recipes[name] for name in source if name in recipes})
+
+
+def described_formats(source: TensorSource) -> dict[str, int]:
+    """The formats that a file describes, with the number of their layers. Raises CheckpointError as above."""
+    counts: dict[str, int] = {}
+    for settings in _described(source).values():
+        name = f"{settings['format']} with ConvRot" if settings.get("convrot") else str(settings["format"])
+        counts[name] = counts.get(name, 0) + 1
+    return counts
+
+
+# -- descriptions ------------------------------------------------------------------------------------------------------
+
+
+def _described(source: TensorSource) -> dict[str, dict[str, Any]]:
+    """What the file says of its layers, by their own names."""
+    found = dict(_in_metadata(source))
+    for name in source:
+        if not name.endswith(_MARK):
+            continue
+        layer, settings = name.removesuffix(_MARK), _settings(source, name, _mark(source, name))
+        if found.setdefault(layer, settings) != settings:
+            raise CheckpointError(f"{source.path}: {name} and the header say different things; fetch it again")
+    return found
+
+
+def _mark(source: TensorSource, name: str) -> Any:
+    info = source.info(name)
+    if info.dtype not in (torch.uint8, torch.int8) or not 0 < info.numel <= _MAX_MARK_BYTES:
+        raise CheckpointError(f"{source.path}: {name} is no description of a layer; fetch it again")
+    return _json(source, name, bytes(source.read(name).view(torch.uint8).flatten().tolist()))
+
+
+def _in_metadata(source: TensorSource) -> Iterator[tuple[str, dict[str, Any]]]:
+    text = source.metadata.get(_METADATA)
+    if text is None:
+        return
+    content = _json(source, _METADATA, text.encode())
+    version, layers = content.get("format_version", "1.0"), content.get("layers")
+    if str(version).split(".")[0] != "1" or not isinstance(layers, dict):
+        raise CheckpointError(
+            f"{source.path}: {_METADATA} is of version {str(version)[:20]!r}; only 1.0 with a list of layers is known"
+        )
+    # The names may lack what stands in front of all names in the file.
+    ends: dict[str, list[str]] = {}
+    for name in source:
+        if name.endswith(".weight"):
+            parts = name.removesuffix(".weight").split(".")
+            for start in range(len(parts)):
+                ends.setdefault(".".join(parts[start:]), []).append(".".join(parts))
+    for layer, settings in layers.items():
+        places = [layer] if f"{layer}.weight" in source else ends.get(layer, [])
+        if len(places) != 1:
+            raise CheckpointError(
+                f"{source.path}: its header describes the layer {layer[:80]!r}, which it holds {len(places)} times; "
+                "get the file as it was published"
+            )
+        yield places[0], _settings(source, layer, settings)
+
+
+def _json(source: TensorSource, name: str, raw: bytes) -> dict[str, Any]:
+    try:
+        content = json.loads(raw.decode("utf-8"))
+    except (ValueError, RecursionError):
+        content = None
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{source.path}: {name} is damaged: it holds no JSON object; fetch it again")
+    return content
+
+
+def _settings(source: TensorSource, name: str, content: Any) -> dict[str, Any]:
+    """A description whose format and flags are all known; nested ``params`` are taken as if they were outside."""
+    inner = content.get("params", {}) if isinstance(content, dict) else None
+    if not isinstance(inner, dict):
+        raise CheckpointError(f"{source.path}: the description of {name} is damaged; fetch it again")
+    settings = {**inner, **{key: value for key, value in content.items() if key != "params"}}
+    form = settings.get("format")
+    packing = PACKINGS.get(form) if isinstance(form, str) else None
+    if packing is None:
+        raise CheckpointError(
+            f"{source.path}: {name} is packed as {str(form)[:60]!r}, which is not known here (known: "
+            f"{', '.join(PACKINGS)}); get the 16-bit, fp8 or GGUF file of the model"
+        )
+    unknown = sorted(settings.keys() - _IDLE - set(packing.settings))
+    if unknown:
+        raise CheckpointError(
+            f"{source.path}: {name} is packed as {form} with {unknown[0][:60]!r} = "
+            f"{str(settings[unknown[0]])[:40]}, which is not known here; get the 16-bit, fp8 or GGUF file of the model"
+        )
+    if not isinstance(settings.get("convrot", False), bool):
+        raise CheckpointError(f"{source.path}: {name} says convrot is {str(settings['convrot'])[:40]!r}, no yes or no")
+    return settings
+
+
+def _unpacked(source: TensorSource, layer: str, settings: Mapping[str, Any]) -> Recipe:
+    packing = PACKINGS[settings["format"]]
+    names = {part: f"{layer}.{part}" for part in ("weight", *packing.scales) if f"{layer}.{part}" in source}
+    missing = [part for part in ("weight", *packing.scales) if part not in {*names, *packing.optional}]
+    if missing:
+        raise CheckpointError(f"{source.path}: {layer} is packed as {settings['format']} and lacks {missing[0]}")
+    stored = source.info(names["weight"])
+    try:
+        if stored.dtype not in packing.stored:
+            raise UnfitError(f"it is stored as {str(stored.dtype).removeprefix('torch.')}")
+        shape = packing.shape({part: source.info(name) for part, name in names.items()}, settings)
+    except UnfitError as error:
+        raise CheckpointError(
+            f"{source.path}: {layer} says that it is packed as {settings['format']}, but {error}; get the 16-bit, fp8 "
+            "or GGUF file of the model"
+        ) from error
+    make = partial(_decode, packing, tuple(names), settings)
+    return Recipe(tuple(names.values()), TensorInfo(shape, torch.float32), make)
+
+
+def _decode(packing: Packing, parts: Sequence[str], settings: Mapping[str, Any], tensors: Sequence[Tensor]) -> Tensor:
+    return packing.decode(dict(zip(parts, tensors, strict=True)), settings)
+
+
+# -- without a description ---------------------------------------------------------------------------------------------
+
+
+def _refuse_packers(source: TensorSource, described: Mapping[str, Any]) -> None:
+    names = "\n".join(name for name in source if name.rpartition(".")[0] not in described)
+    for pattern, tool in _PACKERS.items():
+        match = re.search(pattern, names, re.MULTILINE)
+        if match is not None:
+            name = names[names.rfind("\n", 0, match.start()) + 1 : match.end()]
+            raise CheckpointError(
+                f"{source.path} was packed by {tool} ({name[-120:]}), which is not read here; get the 16-bit, fp8 or "
+                "GGUF file of the model"
+            )
 
 
 def _weight_of(scale: str) -> str:
@@ -47,10 +213,7 @@ def _weight_of(scale: str) -> str:
 
 def _scaled(source: TensorSource, weight: str, scale: str) -> Recipe:
     stored, factor = source.info(weight), source.info(scale)
-    # One scale for all, or one for each row.
-    per_row = bool(stored.shape) and factor.numel == stored.shape[0]
-    is_known = stored.dtype in _STORED and factor.dtype.is_floating_point and factor.dtype.itemsize > 1
-    if not is_known or not (factor.numel == 1 or per_row):
+    if stored.dtype not in _STORED or not is_scale(factor) or not has_scale_shape(stored.shape, factor.shape):
         raise CheckpointError(
             f"{source.path}: {weight} ({stored.dtype}, {list(stored.shape)}) has a scale {list(factor.shape)}; "
             "such packing is not known. Use the 16-bit or fp8 file of the model"
@@ -59,5 +222,4 @@ def _scaled(source: TensorSource, weight: str, scale: str) -> Recipe:
 
 
 def _multiply(tensors: Sequence[Tensor]) -> Tensor:
-    weight, scale = tensors[0].float(), tensors[1].float()
-    return weight * (scale.reshape(-1, *[1] * (weight.ndim - 1)) if scale.numel() > 1 else scale.reshape(()))
+    return multiplied(tensors[0], tensors[1])
