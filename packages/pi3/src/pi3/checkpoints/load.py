@@ -16,7 +16,6 @@ from pi3.model import Pi3
 from pi3.pi3x import CONDITION_MODULES, Pi3X
 from wan_core import CheckpointError, ConfigError
 from wan_core.checkpoints import (
-    CheckpointFormat,
     DerivedSource,
     Family,
     Recipe,
@@ -53,7 +52,6 @@ PI3 = Family(
     title="Pi3",
     network=build,
     infer=read_config,
-    formats=(CheckpointFormat(name="official", unwrap=("state_dict.", "model.")),),
     signature=r"(?:^|\.)camera_head\.fc_rot\.weight$",
     half_dtype=torch.float32,
     find=find_weights,

@@ -9,8 +9,8 @@ from typing import Any
 from wan_core.checkpoints.contents import Weights
 from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.families import get_family
-from wan_core.checkpoints.formats import groups_of
 from wan_core.checkpoints.lora.summary import LoRASummary, lora_summary
+from wan_core.checkpoints.members import labels, members_of
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.readers.reader import file_kind
 from wan_core.checkpoints.readers.sources import TensorSource
@@ -81,7 +81,7 @@ def inspect_weights(weights: Weights) -> Inspection:
     if weights.family in ("", "lora"):
         return Inspection(**common, lora=lora_summary(source) if weights.family else None)
     family = get_family(weights.family)
-    common["groups"] = groups_of(source.keys(), family.formats)
+    common["groups"] = _groups(weights)
     try:
         native = native_weights(source, family)
     except CheckpointError as error:
@@ -100,6 +100,12 @@ def inspect_weights(weights: Weights) -> Inspection:
         missing=tuple(name for name, shape in wanted.items() if name not in native or native.info(name).shape != shape),
         unexpected=tuple(name for name in native if name not in wanted),
     )
+
+
+def _groups(weights: Weights) -> tuple[str, ...]:
+    """The networks of one kind beside each other in a file, the one that is taken first."""
+    members = [member for member in members_of(weights.source) if member.families[0] == weights.family]
+    return tuple(labels(members)) if len(members) > 1 else ()
 
 
 def tensor_rows(source: TensorSource) -> list[dict[str, Any]]:

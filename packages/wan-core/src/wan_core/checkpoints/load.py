@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from wan_core.checkpoints.convert import native_weights
-from wan_core.checkpoints.families import Family, family_of, get_family, title_of
+from wan_core.checkpoints.families import Family, get_family, title_of
+from wan_core.checkpoints.members import family_of
 from wan_core.checkpoints.meta import build_on_meta, computed_buffers
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
@@ -79,7 +80,7 @@ def _listed(names: list[str], kind: str) -> str:
 
 
 def _what_it_is(native: TensorSource) -> str:
-    found = family_of(native.keys())
+    found = family_of(native)
     return f" (it looks like {title_of(found)})" if found else " (it holds no weights of such a network)"
 
 

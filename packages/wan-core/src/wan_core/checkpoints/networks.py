@@ -94,7 +94,7 @@ def _network(
 
 def _experts(found: Sequence[Weights]) -> list[Expert | None]:
     """Which of two transformers is which, by the names of folders or files."""
-    experts = [_EXPERT_FOLDERS.get(weights.files[0].parent.name) for weights in found]
+    experts = [weights.expert or _EXPERT_FOLDERS.get(weights.files[0].parent.name) for weights in found]
     if set(experts) != {"high", "low"}:
         names = [weights.name.lower() for weights in found]
         experts = ["high" if "high" in name else "low" if "low" in name else None for name in names]

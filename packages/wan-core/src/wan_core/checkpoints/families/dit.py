@@ -214,9 +214,6 @@ def split_fused_attention(name: str, tensor: Tensor) -> dict[str, Tensor] | None
     return {f"{block}.{part}.{kind}": piece for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True)}
 
 
-_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.", "dit.", "model.")
-_NESTS = ("generator_ema.", "generator.", "state_dict.", "module.")
-
 DIT = Family(
     name="dit",
     title="the diffusion transformer",
@@ -227,13 +224,16 @@ DIT = Family(
             name="diffusers",
             marker=r"(?:^|\.)condition_embedder\.|\.attn[12]\.|\.ffn\.net\.",
             renames=DIFFUSERS_DIT,
-            strip_prefixes=_PREFIXES,
             split=split_fused_attention,
         ),
-        CheckpointFormat(name="official", strip_prefixes=_PREFIXES, unwrap=_NESTS),
+        CheckpointFormat(name="official"),
     ),
-    signature=r"(?:^|\.)blocks\.0\.(?:self_attn|attn1)\.",
-    single_prefixes=("model.diffusion_model.",),
+    signature=r"(?:^|\.)blocks\.0\.(?:self_attn\.q|attn1\.to_q|attn1\.to_qkv)\.(?:weight|bias)(?:\.|$)",
+    ranks=(
+        (r"patch_embedding\.weight", 5),
+        (r"(?:blocks\.\d+|head)\.modulation", 3),
+        (r"img_emb\.emb_pos", 3),
+    ),
     usual=lambda config: {"num_heads": config.dim // HEAD_DIM, "text_len": 512, "eps": 1e-6},
     official_config=official_config,
     diffusers_config=diffusers_config,
@@ -260,7 +260,7 @@ FLF2V = replace(
     title="the first-last-frame transformer",
     network=FLF2VDiT,
     infer=dit_config_reader(FLF2VConfig, _two_images),
-    signature=r"(?:^|\.)(?:img_emb\.emb_pos|image_embedder\.pos_embed)$",
+    signature=r"(?:^|\.)(?:img_emb\.emb_pos|condition_embedder\.image_embedder\.pos_embed)$",
     official_config=lambda config: {**official_config(config), "model_type": "flf2v"},
     diffusers_config=lambda config: {**diffusers_config(config), "pos_embed_seq_len": config.image_tokens},
 )

@@ -82,14 +82,13 @@ VAE = Family(
             name="diffusers",
             marker=r"\.mid_block\.",
             renames_for=vae_renames,
-            strip_prefixes=("first_stage_model.", "vae."),
         ),
-        CheckpointFormat(
-            name="official", strip_prefixes=("first_stage_model.", "vae.", "model."), unwrap=("state_dict.",)
-        ),
+        CheckpointFormat(name="official"),
     ),
     signature=r"(?:^|\.)decoder\.(?:middle|mid_block)\.",
-    single_prefixes=("first_stage_model.", "vae."),
+    ranks=(
+        (r"conv[12]\.weight|(?:en|de)coder\.(?:conv1|head\.2|.+\.(?:residual\.[26]|shortcut|time_conv))\.weight", 5),
+    ),
     usual=lambda config: {} if config.z_dim in (16, 48) else {"latents_mean": (), "latents_std": ()},
     diffusers_config=diffusers_config,
     places=Places(

@@ -109,7 +109,7 @@ def read_gguf(path: Path, *, use_mmap: bool) -> GGUFSource:
     alignment = fields.get("general.alignment", 32)
     if type(alignment) is not int or not 1 <= alignment <= 2**20:
         raise CheckpointError(f"{path} is damaged: its alignment is {str(alignment)[:20]}")
-    if not entries:
+    if not entries and fields.get("split.count", 1) == 1:  # the first of several files may hold fields alone
         raise CheckpointError(f"{path} holds no tensors")
     base = -(-end // alignment) * alignment
     stored: dict[str, StoredTensor] = {}

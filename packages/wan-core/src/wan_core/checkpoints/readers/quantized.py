@@ -55,24 +55,13 @@ def dequantized(source: TensorSource) -> TensorSource:
     scales = {_weight_of(name): name for name in source if name.endswith(_SCALES)}
     if not scales and not described and not any(name.endswith(_NOT_NEEDED) for name in source):
         return source
-    recipes: dict[str, Recipe] = {}
-    used = set[str]()
-    for layer, settings in described.items():
-        recipe = _unpacked(source, layer, settings)
-        recipes[f"{layer}.weight"] = recipe
-        used.update(recipe.inputs)
+    recipes = {f"{layer}.weight": _unpacked(source, layer, settings) for layer, settings in described.items()}
+    done = {name for recipe in recipes.values() for name in recipe.inputs}
     for name in source:
-        if name in used or name in recipes:
-            continue
-        if name in scales:
-            recipes[name] = _scaled(source, name, scales[name])
-        elif not name.endswith((*_SCALES, *_NOT_NEEDED)):
-            recipes[name] = Recipe((name,), source.info(name))
-    orphans = [scale for weight, scale in scales.items() if weight not in recipes]
-    if orphans:
-        raise CheckpointError(
-            f"{source.path}: {len(orphans)} scales have no weight ({', '.join(orphans[:5])}); fetch it again"
-        )
+        if name not in done and not name.endswith((*_SCALES, *_NOT_NEEDED)):
+            scale = scales.get(name)
+            recipes[name] = Recipe((name,), source.info(name)) if scale is None else _scaled(source, name, scale)
+    _refuse_orphans(source, [scale for weight, scale in scales.items() if weight not in recipes])
     return DerivedSource(source, {name: recipes[name] for name in source if name in recipes})
 
 
@@ -91,6 +80,10 @@ def described_formats(source: TensorSource) -> dict[str, int]:
 def _described(source: TensorSource) -> dict[str, dict[str, Any]]:
     """What the file says of its layers, by their own names."""
     found = dict(_in_metadata(source))
+    if _METADATA in source.metadata and not found and any(name.endswith(_SCALES) for name in source):
+        raise CheckpointError(
+            f"{source.path}: its header describes packed layers, and it holds none of them; get the file as published"
+        )
     for name in source:
         if not name.endswith(_MARK):
             continue
@@ -117,21 +110,27 @@ def _in_metadata(source: TensorSource) -> Iterator[tuple[str, dict[str, Any]]]:
         raise CheckpointError(
             f"{source.path}: {_METADATA} is of version {str(version)[:20]!r}; only 1.0 with a list of layers is known"
         )
-    # The names may lack what stands in front of all names in the file.
+    stems = dict.fromkeys(name.removesuffix(".weight") for name in source if name.endswith(".weight"))
     ends: dict[str, list[str]] = {}
-    for name in source:
-        if name.endswith(".weight"):
-            parts = name.removesuffix(".weight").split(".")
-            for start in range(len(parts)):
-                ends.setdefault(".".join(parts[start:]), []).append(".".join(parts))
-    for layer, settings in layers.items():
-        places = [layer] if f"{layer}.weight" in source else ends.get(layer, [])
-        if len(places) != 1:
+    for stem in stems:
+        for end in _ends(stem):
+            ends.setdefault(end, []).append(stem)
+    for layer, content in layers.items():
+        settings = _settings(source, layer, content)
+        # Names may lack what stands in front of all names in the file, or have what was taken away there.
+        places = [layer] if layer in stems else ends.get(layer) or [end for end in _ends(layer) if end in stems]
+        if len(places) > 1:
             raise CheckpointError(
-                f"{source.path}: its header describes the layer {layer[:80]!r}, which it holds {len(places)} times; "
-                "get the file as it was published"
+                f"{source.path}: its header describes the layer {layer[:80]!r}, and there are {len(places)} of that "
+                "name; get the file as it was published"
             )
-        yield places[0], _settings(source, layer, settings)
+        if places:
+            yield places[0], settings
+
+
+def _ends(stem: str) -> list[str]:
+    parts = stem.split(".")
+    return [".".join(parts[start:]) for start in range(len(parts))]
 
 
 def _json(source: TensorSource, name: str, raw: bytes) -> dict[str, Any]:
@@ -205,6 +204,13 @@ def _refuse_packers(source: TensorSource, described: Mapping[str, Any]) -> None:
                 f"{source.path} was packed by {tool} ({name[-120:]}), which is not read here; get the 16-bit, fp8 or "
                 "GGUF file of the model"
             )
+
+
+def _refuse_orphans(source: TensorSource, orphans: Sequence[str]) -> None:
+    if orphans:
+        raise CheckpointError(
+            f"{source.path}: {len(orphans)} scales have no weight ({', '.join(orphans[:5])}); fetch it again"
+        )
 
 
 def _weight_of(scale: str) -> str:

@@ -20,8 +20,9 @@ from wan_core.checkpoints.readers.file_source import FileSource, StoredTensor, f
 from wan_core.checkpoints.readers.file_systems import is_on_network
 from wan_core.checkpoints.readers.gguf_file import read_gguf
 from wan_core.checkpoints.readers.safetensors_header import read_header
-from wan_core.checkpoints.readers.shards import INDEX_SUFFIX, read_folder, read_index
+from wan_core.checkpoints.readers.shards import is_index, read_folder, read_index, read_shards, shard_files
 from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
+from wan_core.checkpoints.readers.trainer_folders import DCP_ENDING, refuse_trainer_folder
 from wan_core.errors import CheckpointError
 
 _GLOBAL = re.compile(r"(?:GLOBAL|global) (\S+)")
@@ -31,17 +32,21 @@ _MAX_DEPTH = 8
 def read_weights(path: str | Path, *, mmap: bool | None = None) -> TensorSource:
     """The tensors of a file, or of a folder with one model's shards; nothing but names and shapes is read yet.
 
-    Files: safetensors, GGUF, what ``torch.save`` wrote (nested dicts get dotted names), or an index of shards. Folders:
-    such an index, numbered shards, or a single file. ``mmap`` maps files; None: except on network file systems.
+    Files: safetensors, GGUF, what ``torch.save`` wrote (nested dicts get dotted names), an index of shards, or one of
+    numbered shards, which stands for all of them. Folders: such an index, numbered shards, or a single file. ``mmap``
+    maps files; None: except on network file systems.
     Raises CheckpointError for files that are missing, damaged, unsafe to read or not weights.
     """
     path = Path(path)
     read_file = partial(_read_file, mmap=mmap)
     if path.is_dir():
         return read_folder(path, read_file)
-    if path.name.endswith(INDEX_SUFFIX):
+    if is_index(path.name):
         return read_index(path, read_file)
-    return _read_file(path, mmap=mmap)
+    if path.suffix == DCP_ENDING:
+        refuse_trainer_folder(path.parent, [path.name])
+    files = shard_files(path)
+    return read_shards(files, read_file) if len(files) > 1 or files != (path,) else _read_file(path, mmap=mmap)
 
 
 def _read_file(path: Path, *, mmap: bool | None) -> TensorSource:
