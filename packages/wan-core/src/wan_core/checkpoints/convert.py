@@ -6,6 +6,7 @@ from functools import partial
 from torch import Tensor
 
 from wan_core.checkpoints.families import Expert, Family, get_family
+from wan_core.checkpoints.families.relatives import note_of
 from wan_core.checkpoints.folds import unfolded
 from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_format, rename
 from wan_core.checkpoints.lora.names import is_lora
@@ -89,11 +90,13 @@ def _names_of_one(
     members = [member for member in members_of(source, family) if family.name in member.families]
     if members:
         chosen = chosen_member(source, members, group, expert)
+        said = note_of(source.path) if family.is_denoiser else None
+        notes = () if said is None else (said,)
         if len(members) == 1 or experts_of(members):
-            return dict(chosen.names), ()
+            return dict(chosen.names), notes
         names = labels(members)
         taken = names[members.index(chosen)]
-        return dict(chosen.names), (f"note: {source.path.name} holds {', '.join(names)}; {taken} is taken",)
+        return dict(chosen.names), (f"note: {source.path.name} holds {', '.join(names)}; {taken} is taken", *notes)
     if is_lora(source):
         raise CheckpointError(
             f"{source.path} is a LoRA ({', '.join(list(source)[:2])}), not a whole network; give it with --lora"

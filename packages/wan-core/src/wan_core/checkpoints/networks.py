@@ -31,7 +31,7 @@ _EXPERT_FOLDERS: Mapping[str, Expert] = {
 class Network:
     """One network of a checkpoint, checked: its weights under native names, and the dtypes to write them in.
 
-    ``format`` is the naming of its file.
+    ``format`` is the naming of its file, ``notes`` are sentences about what was taken of it.
     """
 
     weights: Weights
@@ -40,6 +40,7 @@ class Network:
     config: Any
     dtypes: Mapping[str, torch.dtype]
     expert: Expert | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def family(self) -> Family:
@@ -47,9 +48,12 @@ class Network:
         return get_family(self.weights.family)
 
 
-def networks_in(contents: Contents, *, dtype: torch.dtype | None = None, merge: Merge | None = None) -> list[Network]:
+def networks_in(
+    contents: Contents, *, dtype: torch.dtype | None = None, merge: Merge | None = None, group: str | None = None
+) -> list[Network]:
     """The networks of a model, each compared with its config; ``merge`` changes the transformers.
 
+    ``group`` names the one to take of several transformers in a trainer's file, otherwise averaged weights are taken.
     A VAE beside other parts keeps its dtype: it runs in float32, and what it makes shows every rounding. Raises
     CheckpointError for files that cannot be read, that fit no network, or that belong to several models.
     """
@@ -59,7 +63,7 @@ def networks_in(contents: Contents, *, dtype: torch.dtype | None = None, merge: 
     for family in families():
         found = _of_one_model(contents, family)
         members += zip(found, _experts(found) if len(found) == 2 else [None] * len(found), strict=True)
-    networks = [_network(*member, merge, dtype, is_alone=len(members) == 1) for member in members]
+    networks = [_network(*member, merge, dtype, group, is_alone=len(members) == 1) for member in members]
     if not networks:
         raise CheckpointError(f"{contents.path} holds no network that can be converted")
     transformers = {network.config for network in networks if network.family.is_denoiser}
@@ -77,10 +81,16 @@ def _of_one_model(contents: Contents, family: Family) -> list[Weights]:
 
 
 def _network(
-    weights: Weights, expert: Expert | None, merge: Merge | None, dtype: torch.dtype | None, *, is_alone: bool
+    weights: Weights,
+    expert: Expert | None,
+    merge: Merge | None,
+    dtype: torch.dtype | None,
+    group: str | None,
+    *,
+    is_alone: bool,
 ) -> Network:
     family = get_family(weights.family)
-    native = native_weights(weights.source, family)
+    native = native_weights(weights.source, family, group=group if family.is_denoiser else None)
     config = family.read_config(weights.files[0], native)
     model = build_on_meta(partial(family.build, config))
     check_fit(model, native)
@@ -89,7 +99,10 @@ def _network(
     ordered = DerivedSource(merged, {name: Recipe((name,), merged.info(name)) for name in model.state_dict()})
     stays = family.half_dtype is torch.float32 and not is_alone
     dtypes = _dtypes(model, ordered, None if stays else dtype)
-    return Network(weights=weights, native=ordered, format=native.format, config=config, dtypes=dtypes, expert=expert)
+    return Network(
+        weights=weights, native=ordered, format=native.format, config=config, dtypes=dtypes, expert=expert,
+        notes=native.notes,
+    )  # fmt: skip
 
 
 def _experts(found: Sequence[Weights]) -> list[Expert | None]:

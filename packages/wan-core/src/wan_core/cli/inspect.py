@@ -144,6 +144,8 @@ def _weight_rows(item: Inspection) -> Iterator[str]:
         yield from _lora_rows(item.lora)
     if len(item.groups) > 1:
         yield _row("  models in it", f"{', '.join(item.groups)}; {item.groups[0]} is taken")
+    for note in item.notes:
+        yield _row("  note", plain_text(note.removeprefix("note: ")))
     for what, names in (("missing", item.missing), ("unexpected", item.unexpected)):
         if names:
             yield _row(f"  {what}", f"{len(names)}: {plain_text(', '.join(names[:5]))}{', ...' if names[5:] else ''}")

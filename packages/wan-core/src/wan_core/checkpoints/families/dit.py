@@ -9,6 +9,7 @@ from typing import Any
 from torch import Tensor
 
 from wan_core.checkpoints.families.record import Family, Places
+from wan_core.checkpoints.families.relatives import refusing_relatives
 from wan_core.checkpoints.families.shapes import Shapes, build_config, heads_of, stated
 from wan_core.checkpoints.formats import CheckpointFormat, Renames
 from wan_core.checkpoints.readers.shards import read_json
@@ -42,6 +43,8 @@ _IGNORED = frozenset(
         "attention_head_dim", "qk_norm", "added_kv_proj_dim", "pos_embed_seq_len", "rope_max_seq_len",
     }
 )  # fmt: skip
+# Parts that relatives add, which are off in the networks that are ours.
+_OFF = frozenset({"inject_sample_info", "add_control_adapter", "add_ref_conv"})
 _LATER = ("qk_norm", "cross_attn_norm", "text_dim", "patch_size")
 """Options that a published ``config.json`` leaves out."""
 
@@ -86,7 +89,8 @@ def _config_values(content: Mapping[str, Any], kind: type[WanDiTConfig], file: P
         raise CheckpointError(f"{file}: window_size {window} limits attention, which this network does not do")
     is_diffusers = content.get("num_attention_heads") is not None
     keys = _DIFFUSERS_KEYS if is_diffusers else {field.name: field.name for field in fields(kind)}
-    unknown = sorted(key for key, value in content.items() if value is not None and key not in {*keys, *_IGNORED})
+    said = {key for key, value in content.items() if value is not None and not (value is False and key in _OFF)}
+    unknown = sorted(said - {*keys, *_IGNORED})
     if unknown:
         raise CheckpointError(f"{file}: {', '.join(unknown[:5])} is no option of a Wan transformer that is known here")
     values = {ours: content[theirs] for theirs, ours in keys.items() if content.get(theirs) is not None}
@@ -218,7 +222,7 @@ DIT = Family(
     name="dit",
     title="the diffusion transformer",
     network=WanDiT,
-    infer=dit_config_reader(),
+    infer=refusing_relatives(dit_config_reader()),
     formats=(
         CheckpointFormat(
             name="diffusers",
@@ -259,7 +263,7 @@ FLF2V = replace(
     name="flf2v",
     title="the first-last-frame transformer",
     network=FLF2VDiT,
-    infer=dit_config_reader(FLF2VConfig, _two_images),
+    infer=refusing_relatives(dit_config_reader(FLF2VConfig, _two_images)),
     signature=r"(?:^|\.)(?:img_emb\.emb_pos|condition_embedder\.image_embedder\.pos_embed)$",
     official_config=lambda config: {**official_config(config), "model_type": "flf2v"},
     diffusers_config=lambda config: {**diffusers_config(config), "pos_embed_seq_len": config.image_tokens},

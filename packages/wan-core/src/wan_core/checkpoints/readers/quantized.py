@@ -53,16 +53,18 @@ def dequantized(source: TensorSource) -> TensorSource:
     described = _described(source)
     _refuse_packers(source, described)
     scales = {_weight_of(name): name for name in source if name.endswith(_SCALES)}
-    if not scales and not described and not any(name.endswith(_NOT_NEEDED) for name in source):
+    if not scales and not any(name.endswith(_NOT_NEEDED) for name in source) and not described:
         return source
-    recipes = {f"{layer}.weight": _unpacked(source, layer, settings) for layer, settings in described.items()}
-    done = {name for recipe in recipes.values() for name in recipe.inputs}
+    unpacked = {f"{layer}.weight": _unpacked(source, layer, settings) for layer, settings in described.items()}
+    done = {name for recipe in unpacked.values() for name in recipe.inputs}
+    recipes: dict[str, Recipe] = {}
     for name in source:
-        if name not in done and not name.endswith((*_SCALES, *_NOT_NEEDED)):
-            scale = scales.get(name)
-            recipes[name] = Recipe((name,), source.info(name)) if scale is None else _scaled(source, name, scale)
+        if name in unpacked:
+            recipes[name] = unpacked[name]
+        elif name not in done and not name.endswith((*_SCALES, *_NOT_NEEDED)):
+            recipes[name] = _plain(source, name, scales.get(name))
     _refuse_orphans(source, [scale for weight, scale in scales.items() if weight not in recipes])
-    return DerivedSource(source, {name: recipes[name] for name in source if name in recipes})
+    return DerivedSource(source, recipes)
 
 
 def described_formats(source: TensorSource) -> dict[str, int]:
@@ -217,7 +219,9 @@ def _weight_of(scale: str) -> str:
     return next(scale.removesuffix(suffix) for suffix in _SCALES if scale.endswith(suffix)) + ".weight"
 
 
-def _scaled(source: TensorSource, weight: str, scale: str) -> Recipe:
+def _plain(source: TensorSource, weight: str, scale: str | None) -> Recipe:
+    if scale is None:
+        return Recipe((weight,), source.info(weight))
     stored, factor = source.info(weight), source.info(scale)
     if stored.dtype not in _STORED or not is_scale(factor) or not has_scale_shape(stored.shape, factor.shape):
         raise CheckpointError(
