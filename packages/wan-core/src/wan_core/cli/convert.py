@@ -81,7 +81,7 @@ convert.params += [
     click.Option(
         ["--group"],
         metavar="NAME",
-        help="Of several transformers in a trainer's file the one to take; default: averaged.",
+        help="Which of several transformers in a trainer's file; default: averaged weights.",
     ),
     *writing_options(),
 ]

@@ -52,10 +52,15 @@ def dequantized(source: TensorSource) -> TensorSource:
     """
     described = _described(source)
     _refuse_packers(source, described)
-    scales = {_weight_of(name): name for name in source if name.endswith(_SCALES)}
-    if not scales and not any(name.endswith(_NOT_NEEDED) for name in source) and not described:
+    if not described and not any(name.endswith((*_SCALES, *_NOT_NEEDED)) for name in source):
         return source
     unpacked = {f"{layer}.weight": _unpacked(source, layer, settings) for layer, settings in described.items()}
+    return DerivedSource(source, _recipes(source, unpacked))
+
+
+def _recipes(source: TensorSource, unpacked: Mapping[str, Recipe]) -> dict[str, Recipe]:
+    """All tensors but scales and marks, in the order of the file."""
+    scales = {_weight_of(name): name for name in source if name.endswith(_SCALES)}
     done = {name for recipe in unpacked.values() for name in recipe.inputs}
     recipes: dict[str, Recipe] = {}
     for name in source:
@@ -63,8 +68,12 @@ def dequantized(source: TensorSource) -> TensorSource:
             recipes[name] = unpacked[name]
         elif name not in done and not name.endswith((*_SCALES, *_NOT_NEEDED)):
             recipes[name] = _plain(source, name, scales.get(name))
-    _refuse_orphans(source, [scale for weight, scale in scales.items() if weight not in recipes])
-    return DerivedSource(source, recipes)
+    orphans = [scale for weight, scale in scales.items() if weight not in recipes]
+    if orphans:
+        raise CheckpointError(
+            f"{source.path}: {len(orphans)} scales have no weight ({', '.join(orphans[:5])}); fetch it again"
+        )
+    return recipes
 
 
 def described_formats(source: TensorSource) -> dict[str, int]:
@@ -206,13 +215,6 @@ def _refuse_packers(source: TensorSource, described: Mapping[str, Any]) -> None:
                 f"{source.path} was packed by {tool} ({name[-120:]}), which is not read here; get the 16-bit, fp8 or "
                 "GGUF file of the model"
             )
-
-
-def _refuse_orphans(source: TensorSource, orphans: Sequence[str]) -> None:
-    if orphans:
-        raise CheckpointError(
-            f"{source.path}: {len(orphans)} scales have no weight ({', '.join(orphans[:5])}); fetch it again"
-        )
 
 
 def _weight_of(scale: str) -> str:
