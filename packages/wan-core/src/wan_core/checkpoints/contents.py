@@ -76,8 +76,7 @@ def find_weights(path: str | Path, *, mmap: bool | None = None) -> Contents:
                 found += _recognised(path, group, name, mmap)
             except CheckpointError as error:
                 notes.append((name, str(error)))
-    order = [*(family.name for family in families()), *OTHER_TITLES]
-    found.sort(key=lambda weights: order.index(weights.family))
+    found.sort(key=lambda weights: _order(weights.family))
     if not found and not tokenizers and not notes:
         raise CheckpointError(f"no weights in {path}: it holds no .safetensors, .pth, .pt, .bin, .ckpt or .gguf file")
     return Contents(path, tuple(found), tuple(tokenizers), tuple(notes))
@@ -91,7 +90,7 @@ def _recognised(root: Path, group: WeightFiles, name: str, mmap: bool | None) ->
     for member in members_of(source):
         parts.setdefault(member.families[0], []).append(member)
     found = []
-    for family, members in parts.items():
+    for family, members in sorted(parts.items(), key=lambda item: _order(item[0])):
         experts = experts_of(members)
         for expert in dict.fromkeys(experts.values()) or [None]:
             own = [member for member in members if expert in (None, experts.get(member.prefix))]
@@ -106,6 +105,10 @@ def _recognised(root: Path, group: WeightFiles, name: str, mmap: bool | None) ->
 def _part(source: TensorSource, members: list[FoundNetwork]) -> TensorSource:
     names = [own for member in members for own in member.names.values()]
     return DerivedSource(source, {name: Recipe((name,), source.info(name)) for name in names})
+
+
+def _order(family: str) -> int:
+    return [*(each.name for each in families()), *OTHER_TITLES].index(family)
 
 
 def _below(root: Path, path: Path) -> str:
