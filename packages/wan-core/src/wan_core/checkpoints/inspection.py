@@ -87,7 +87,7 @@ def inspect_weights(weights: Weights) -> Inspection:
         return Inspection(**common, lora=lora_summary(source))
     if not weights.family:
         relative = relative_of(source.keys())
-        return Inspection(**common, problem=f"this is a part of {relative}" if relative else "")
+        return Inspection(**common, problem=f"it looks like a part of {relative}" if relative else "")
     family = get_family(weights.family)
     common["groups"] = _groups(weights)
     try:

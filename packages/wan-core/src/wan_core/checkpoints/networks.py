@@ -11,6 +11,7 @@ from torch import nn
 from wan_core.checkpoints.contents import Contents, Weights
 from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.families import Expert, Family, families, get_family
+from wan_core.checkpoints.families.relatives import relative_of
 from wan_core.checkpoints.load import check_fit
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorSource
@@ -65,11 +66,18 @@ def networks_in(
         members += zip(found, _experts(found) if len(found) == 2 else [None] * len(found), strict=True)
     networks = [_network(*member, merge, dtype, group, is_alone=len(members) == 1) for member in members]
     if not networks:
-        raise CheckpointError(f"{contents.path} holds no network that can be converted")
+        raise CheckpointError(f"{contents.path} holds no network that can be converted{_instead(contents)}")
     transformers = {network.config for network in networks if network.family.is_denoiser}
     if len(transformers) > 1:
         raise CheckpointError(f"the two transformers in {contents.path} differ in size; they are of different models")
     return networks
+
+
+def _instead(contents: Contents) -> str:
+    if contents.of("lora"):
+        return ": it is a LoRA; merge it into a model with --lora"
+    relatives = (relative_of(weights.source.keys()) for weights in contents.weights)
+    return next((f": it looks like a part of {relative}" for relative in relatives if relative is not None), "")
 
 
 def _of_one_model(contents: Contents, family: Family) -> list[Weights]:

@@ -50,7 +50,11 @@ RELATIVES = (
         "MultiTalk or InfiniteTalk",
         "sound and its encoder",
     ),
-    Relative(r"^proj_model\.|\.cross_attn\.(?:processor\.)?[kv]_proj\.", "FantasyTalking", "sound and its encoder"),
+    Relative(
+        r"^proj_model\.|^blocks\.\d+\.cross_attn\.(?:processor\.)?[kv]_proj\.",
+        "FantasyTalking",
+        "sound and its encoder",
+    ),
     Relative(r"ip_adapter_single_stream|\.emo_[kv]_proj\.", "FantasyPortrait", "a portrait video"),
     Relative(r"\.cam_encoder\.", "ReCamMaster", "a source video and a camera path"),
     Relative(r"^patch_embedding_(?:pose|mask)\.", "SCAIL", "a pose video"),
