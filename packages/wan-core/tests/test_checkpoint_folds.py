@@ -87,6 +87,15 @@ def test_a_kernel_of_one_frame_may_lack_its_time() -> None:
     assert torch.equal(source.read("patch_embedding.weight"), expected["patch_embedding.weight"])
 
 
+def test_the_embedding_of_patches_may_be_a_matrix() -> None:
+    expected = weights(build(DIT))
+    matrix = expected["patch_embedding.weight"].flatten(1)
+    stored = {f"net.{name}": t for name, t in (expected | {"patch_embedding.weight": matrix}).items()}
+    source = native_weights(MemorySource(stored), "dit")
+    assert infer_dit_config(source).in_dim == 16
+    assert torch.equal(source.read("patch_embedding.weight"), expected["patch_embedding.weight"])
+
+
 def test_quantised_tensors_are_viewed_back_as_well(tmp_path: Path) -> None:
     tensor = weights(build(replace(DIT, in_dim=64)))["patch_embedding.weight"]
     bias = torch.zeros(128)
@@ -111,6 +120,8 @@ def test_quantised_tensors_are_viewed_back_as_well(tmp_path: Path) -> None:
         {"patch_embedding.weight": torch.zeros(16 * 128 + 1, 1, 2, 2)},  # no multiple of the outputs
         {"patch_embedding.weight": torch.zeros(16, 128, 1, 2, 2)},  # transposed
         {"patch_embedding.weight": torch.zeros(64, 128)},
+        {"patch_embedding.weight": torch.zeros(128, 66)},
+        {"patch_embedding.weight": torch.zeros(128 * 64)},
         {"head.modulation": torch.zeros(256)},
         {"blocks.0.ffn.0.weight": torch.zeros(128, 48)},
         {"blocks.0.ffn.0.weight": torch.zeros(48 * 128)},

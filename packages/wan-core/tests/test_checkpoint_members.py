@@ -84,7 +84,7 @@ def test_other_networks_are_found_the_same_way(config: Any, family: str) -> None
 
 
 @pytest.mark.parametrize(
-    "averaged", ["ema", "generator_ema", "ema_model", "model_ema", "ema_0.9999", "averaged_model", "swa"]
+    "averaged", ["ema", "generator_ema", "ema_model", "model_ema", "ema_0.9999", "averaged_model", "swa", "model-ema"]
 )
 def test_averaged_weights_are_taken_unless_the_others_are_named(tmp_path: Path, averaged: str) -> None:
     content = {"model": weights(seed=1), averaged: weights(), "optimizer": OPTIMIZER, "step": 3}

@@ -114,6 +114,15 @@ def test_options_of_relatives_are_no_matter_where_they_are_off(tmp_path: Path, v
     assert ("inject_sample_info" in problem) == value
 
 
+@pytest.mark.parametrize("method", ["bitsandbytes", "torchao", "quanto", "modelopt"])
+def test_a_config_that_says_who_packed_the_weights_is_refused_by_that_name(tmp_path: Path, method: str) -> None:
+    folder = make_checkpoint("t2v-1.3B", tmp_path / "w")
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": method}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"packed by {method}"):
+        load_pipeline("t2v-1.3B", folder)
+
+
 @pytest.mark.parametrize("name", ["Phantom-Wan-14B", "Wan2_1_mocha-14B_fp16", "SkyReels-V2-DF-14B-540P"])
 def test_what_only_a_name_tells_is_a_note(tmp_path: Path, name: str) -> None:
     save_file(weights(), tmp_path / f"{name}.safetensors")

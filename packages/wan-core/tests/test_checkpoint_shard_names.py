@@ -57,6 +57,8 @@ NAMES = [
     "pytorch_model-{:05d}-of-{:05d}.bin",
     "pytorch_model-{:05d}-of-{:05d}.bf16.bin",
     "wan2.2_t2v-{:05d}-of-{:05d}.pth",
+    "model_{:05d}-of-{:05d}.safetensors",
+    "wan.part-{:d}-of-{:d}.safetensors",
 ]
 
 

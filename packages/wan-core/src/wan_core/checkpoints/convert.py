@@ -57,7 +57,7 @@ def native_weights(
             raise _same_name(source, original, recipes[taken[0]].inputs[0], taken[0])
         if not taken:
             recipes.update(made)
-    return NativeWeights(source, unfolded(recipes, family.ranks), family, chosen.name, notes)
+    return NativeWeights(source, unfolded(recipes, family.folds), family, chosen.name, notes)
 
 
 def in_format(native: TensorSource, family: Family | str, name: str) -> DerivedSource:

@@ -18,9 +18,9 @@ _STATE = re.compile(
     r"(?:^|\.)(?:optim\w*|opt_state\w*|exp_avg\w*|adam\w*|momentum\w*|\w*scheduler\w*|grads?|master_param\w*)(?:\.|$)",
     re.IGNORECASE,
 )
-_AVERAGED = re.compile(r"(?:^|[._])(?:ema|averaged?|swa|shadow)(?![a-z])", re.IGNORECASE)
+_AVERAGED = re.compile(r"(?:^|[._-])(?:ema|averaged?|swa|shadow)(?![a-z])", re.IGNORECASE)
 _HELPER = re.compile(
-    r"(?:^|[._])(?:critic|discriminator|teacher|fake|real_score|guidance|reward|ref|reference|target|lora)(?![a-z])",
+    r"(?:^|[._-])(?:critic|discriminator|teacher|fake|real_score|guidance|reward|ref|reference|target|lora)(?![a-z])",
     re.IGNORECASE,
 )
 _EXPERT = {"high": re.compile(r"(?:^|[._])high", re.IGNORECASE), "low": re.compile(r"(?:^|[._])low", re.IGNORECASE)}

@@ -11,6 +11,7 @@ from torch import Tensor
 from wan_core.checkpoints.families.record import Family, Places
 from wan_core.checkpoints.families.relatives import refusing_relatives
 from wan_core.checkpoints.families.shapes import Shapes, build_config, heads_of, stated
+from wan_core.checkpoints.folds import Fold
 from wan_core.checkpoints.formats import CheckpointFormat, Renames
 from wan_core.checkpoints.readers.shards import read_json
 from wan_core.checkpoints.readers.sources import TensorSource
@@ -84,6 +85,7 @@ def dit_config_reader(
 def _config_values(content: Mapping[str, Any], kind: type[WanDiTConfig], file: Path) -> dict[str, Any]:
     """Arguments of the config in the JSON of a ``config.json``, official or diffusers."""
     content = dict(content)
+    _refuse_packed(content, file)
     window = content.pop("window_size", None)
     if window not in (None, [-1, -1]):
         raise CheckpointError(f"{file}: window_size {window} limits attention, which this network does not do")
@@ -101,6 +103,17 @@ def _config_values(content: Mapping[str, Any], kind: type[WanDiTConfig], file: P
         values["dim"] = heads * width if type(heads) is int and type(width) is int else f"{heads} x {width}"
         values["qk_norm"] = content.get("qk_norm", True) not in (None, False)
     return values
+
+
+def _refuse_packed(content: Mapping[str, Any], file: Path) -> None:
+    """diffusers notes there who packed the weights; ours and plain ones have no such note."""
+    packer = content.get("quantization_config")
+    if packer is not None:
+        method = packer.get("quant_method") if isinstance(packer, dict) else packer
+        raise CheckpointError(
+            f"{file} says that the weights are packed by {str(method)[:60]}, which is not read here; get the 16-bit, "
+            "fp8 or GGUF file of the model"
+        )
 
 
 def _dims(source: TensorSource) -> dict[str, Any]:
@@ -233,10 +246,9 @@ DIT = Family(
         CheckpointFormat(name="official"),
     ),
     signature=r"(?:^|\.)blocks\.0\.(?:self_attn\.q|attn1\.to_q|attn1\.to_qkv)\.(?:weight|bias)(?:\.|$)",
-    ranks=(
-        (r"patch_embedding\.weight", 5),
-        (r"(?:blocks\.\d+|head)\.modulation", 3),
-        (r"img_emb\.emb_pos", 3),
+    folds=(
+        Fold(r"patch_embedding\.weight", 5, kernel=(1, 2, 2)),
+        Fold(r"(?:blocks\.\d+|head)\.modulation|img_emb\.emb_pos", 3),
     ),
     usual=lambda config: {"num_heads": config.dim // HEAD_DIM, "text_len": 512, "eps": 1e-6},
     official_config=official_config,

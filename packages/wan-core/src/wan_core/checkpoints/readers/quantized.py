@@ -225,7 +225,9 @@ def _plain(source: TensorSource, weight: str, scale: str | None) -> Recipe:
     if scale is None:
         return Recipe((weight,), source.info(weight))
     stored, factor = source.info(weight), source.info(scale)
-    if stored.dtype not in _STORED or not is_scale(factor) or not has_scale_shape(stored.shape, factor.shape):
+    # ComfyUI's older files have scales beside all matrices, also those that are not packed.
+    is_known = stored.dtype in _STORED or (is_scale(stored) and len(stored.shape) == 2)
+    if not is_known or not is_scale(factor) or not has_scale_shape(stored.shape, factor.shape):
         raise CheckpointError(
             f"{source.path}: {weight} ({stored.dtype}, {list(stored.shape)}) has a scale {list(factor.shape)}; "
             "such packing is not known. Use the 16-bit or fp8 file of the model"

@@ -18,7 +18,7 @@ USUAL_NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")
 
 # A variant may stand before the ending (``.fp16``), and in the name of an index before its last part.
 _SHARD = re.compile(
-    r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>(?:\.[\w-]+)?\.(?:safetensors|bin|gguf|pth|pt))"
+    r"(?P<stem>.+)[-_.](?P<number>\d{1,6})-of-(?P<count>\d{1,6})(?P<end>(?:\.[\w-]+)?\.(?:safetensors|bin|gguf|pth|pt))"
 )
 _INDEX = re.compile(r".+\.index(?:\.[\w-]+)?\.json")
 _MAX_JSON_BYTES = 16_000_000
