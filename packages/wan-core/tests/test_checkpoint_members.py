@@ -181,7 +181,10 @@ def test_dicts_of_loras_are_no_network(tmp_path: Path) -> None:
 
 def test_a_network_beside_loras_is_a_network(tmp_path: Path) -> None:
     content = {"generator": weights()} | updates("generator_lora") | updates("critic_lora")
-    assert_equal(taken(saved(tmp_path / "w.pt", content)), weights())
+    path = saved(tmp_path / "w.pt", content)
+    assert_equal(taken(path), weights())
+    (note,) = native_weights(find_weights(path).weights[0].source, "dit").notes
+    assert "also holds a LoRA, which is left out" in note
 
 
 # -- the shared function ----------------------------------------------------------------------------------------------

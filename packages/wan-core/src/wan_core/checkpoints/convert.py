@@ -1,6 +1,6 @@
 """The one converter: tensors of a file under native names, and native tensors under the names of a format."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
 from torch import Tensor
@@ -10,7 +10,7 @@ from wan_core.checkpoints.families.relatives import note_of
 from wan_core.checkpoints.folds import unfolded
 from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_format, rename
 from wan_core.checkpoints.lora.names import is_lora
-from wan_core.checkpoints.members import chosen_member, experts_of, labels, members_of, plain_names
+from wan_core.checkpoints.members import FoundNetwork, chosen_member, experts_of, labels, members_of, plain_names
 from wan_core.checkpoints.readers.quantized import dequantized
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
@@ -90,13 +90,7 @@ def _names_of_one(
     members = [member for member in members_of(source, family) if family.name in member.families]
     if members:
         chosen = chosen_member(source, members, group, expert)
-        said = note_of(source.path) if family.is_denoiser else None
-        notes = () if said is None else (said,)
-        if len(members) == 1 or experts_of(members):
-            return dict(chosen.names), notes
-        names = labels(members)
-        taken = names[members.index(chosen)]
-        return dict(chosen.names), (f"note: {source.path.name} holds {', '.join(names)}; {taken} is taken", *notes)
+        return dict(chosen.names), tuple(_notes(source, family, members, chosen))
     if is_lora(source):
         raise CheckpointError(
             f"{source.path} is a LoRA ({', '.join(list(source)[:2])}), not a whole network; give it with --lora"
@@ -104,6 +98,21 @@ def _names_of_one(
     if group is not None:
         raise CheckpointError(f"{source.path} holds no group {group!r}; it holds nothing of {family.title}")
     return plain_names(source, source.keys()), ()
+
+
+def _notes(
+    source: TensorSource, family: Family, members: Sequence[FoundNetwork], chosen: FoundNetwork
+) -> Iterator[str]:
+    name = source.path.name
+    if len(members) > 1 and not experts_of(members):
+        names = labels(members)
+        yield f"note: {name} holds {', '.join(names)}; {names[members.index(chosen)]} is taken"
+    inside = {own for member in members for own in member.names.values()}
+    if family.is_denoiser and is_lora([own for own in source if own not in inside]):
+        yield f"note: {name} also holds a LoRA, which is left out; give the file with --lora for it"
+    said = note_of(source.path) if family.is_denoiser else None
+    if said is not None:
+        yield said
 
 
 def _same_name(source: TensorSource, one: str, other: str, target: str) -> CheckpointError:

@@ -51,19 +51,24 @@ def members_of(source: TensorSource, *also: Family) -> list[FoundNetwork]:
     plain = plain_names(source, [name for name in source if not _STATE.search(name)])
     found: dict[str, list[str]] = {}
     # What a project adds is more particular than what it builds on, and is looked at first.
-    for family in dict.fromkeys([*also, *reversed(families())]):
+    for family in [*also, *(family for family in reversed(families()) if family not in also)]:
         if family.signature:
             for prefix in by_prefix(plain, re.compile(family.signature)):
                 found.setdefault(prefix, []).append(family.name)
-    inside: dict[str, dict[str, str]] = {prefix: {} for prefix in found}
-    longest_first = sorted(found, key=len, reverse=True)
+    members = [FoundNetwork(prefix, tuple(found[prefix]), names) for prefix, names in _by_longest(plain, found).items()]
+    members = [member for member in members if not is_lora(member.names)]
+    return sorted(members, key=lambda member: (member.rank, member.prefix))
+
+
+def _by_longest(plain: Mapping[str, str], prefixes: Collection[str]) -> dict[str, dict[str, str]]:
+    """Names without their prefix, under the longest that they have; those without any are left out."""
+    inside: dict[str, dict[str, str]] = {prefix: {} for prefix in prefixes}
+    longest_first = sorted(prefixes, key=len, reverse=True)
     for name, own in plain.items():
         prefix = next((prefix for prefix in longest_first if name.startswith(prefix)), None)
         if prefix is not None:
             inside[prefix][name.removeprefix(prefix)] = own
-    members = [FoundNetwork(prefix, tuple(names), inside[prefix]) for prefix, names in found.items()]
-    members = [member for member in members if not is_lora(member.names)]
-    return sorted(members, key=lambda member: (member.rank, member.prefix))
+    return inside
 
 
 def family_of(source: TensorSource) -> str:
