@@ -1,5 +1,6 @@
 """Networks in trainers' files: found by the names that they have, wherever they lie; and two experts in one file."""
 
+from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,7 @@ OPTIMIZER = {"state": {0: {"exp_avg": torch.ones(3), "step": torch.ones(())}}, "
 )
 def test_a_network_is_found_under_any_key(tmp_path: Path, key: str) -> None:
     content = {key: weights(), "optimizer": OPTIMIZER, "lr_scheduler": {"last_epoch": 3}, "step": 600, "epoch": 1}
+    content["args"] = Namespace(lr=1e-4, name="run")
     assert_equal(taken(saved(tmp_path / "w.pt", content)), weights())
 
 

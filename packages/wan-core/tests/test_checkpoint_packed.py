@@ -96,6 +96,14 @@ def test_four_bits_on_a_grid_of_eight(with_book: bool) -> None:
     assert torch.allclose(read(parts, said), expected, atol=3e-6)
 
 
+def test_exponents_in_their_own_dtype_are_read_as_bytes(tmp_path: Path) -> None:
+    parts, expected = mxfp8(matrix())
+    parts["weight_scale"] = parts["weight_scale"].view(torch.float8_e8m0fnu)
+    stored = {f"x.{name}": tensor for name, tensor in parts.items()} | {"x.comfy_quant": mark({"format": "mxfp8"})}
+    save_file(stored, tmp_path / "w.safetensors")
+    assert torch.equal(dequantized(read_weights(tmp_path / "w.safetensors")).read("x.weight"), expected)
+
+
 def test_smoothing_of_the_inputs_goes_into_the_weight() -> None:
     parts, expected = nvfp4(matrix())
     factors = torch.linspace(0.5, 2, 512)

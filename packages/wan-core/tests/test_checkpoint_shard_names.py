@@ -207,6 +207,7 @@ def test_a_piece_itself_names_the_command_too(tmp_path: Path) -> None:
         read_weights(tmp_path / "__0_0.distcp")
 
 
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_the_command_of_torch_puts_a_checkpoint_together(tmp_path: Path) -> None:
     import torch.distributed.checkpoint as dcp
     from torch.distributed.checkpoint.format_utils import dcp_to_torch_save
@@ -216,6 +217,13 @@ def test_the_command_of_torch_puts_a_checkpoint_together(tmp_path: Path) -> None
         read_weights(tmp_path / "dcp")
     dcp_to_torch_save(tmp_path / "dcp", tmp_path / "out.pt")
     assert_read(tmp_path / "out.pt", weights())
+
+
+def test_whole_weights_in_the_folder_of_pieces_are_read(tmp_path: Path) -> None:
+    save_file(weights(), tmp_path / "model.safetensors")
+    (tmp_path / "zero_to_fp32.py").write_text("")
+    (tmp_path / "global_step5").mkdir()
+    assert_read(tmp_path, weights())
 
 
 def test_the_weights_of_a_trainer_beside_its_pieces_are_found(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
 
 _STATE = re.compile(
-    r"(?:^|\.)(?:optim\w*|opt_state\w*|exp_avg\w*|adam\w*|momentum\w*|\w*scheduler\w*|grads?|master_param\w*)(?:\.|$)",
+    r"(?:^|\.)(?:optim\w*|opt|opt_state\w*|exp_avg\w*|adam\w*|momentum\w*|\w*scheduler\w*|grads?|master_param\w*)(?:\.|$)",
     re.IGNORECASE,
 )
 _AVERAGED = re.compile(r"(?:^|[._-])(?:ema|averaged?|swa|shadow)(?![a-z])", re.IGNORECASE)

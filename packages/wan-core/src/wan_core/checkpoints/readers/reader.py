@@ -1,12 +1,13 @@
 """Files of weights as a :class:`TensorSource`: what kind a file is, is decided by its content, never by its name.
 
-This is the only place that unpickles, and only through torch's ``weights_only`` loader, which builds tensors and plain
-values and nothing else.
+This is the only place that unpickles, and only through torch's ``weights_only`` loader, which builds tensors, plain
+values and records of arguments (``argparse.Namespace``), and nothing else.
 """
 
 import pickle
 import re
 import warnings
+from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -109,7 +110,8 @@ def _load(path: Path) -> Any:
     if path.suffix.lower() == ".safetensors":  # which torch would hand to another library
         raise CheckpointError(f"{path} was written by torch.save; rename it to {path.with_suffix('.pth').name}")
     try:
-        with warnings.catch_warnings():
+        # Trainers put their arguments beside the weights: a record of plain values, which is passed over.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:

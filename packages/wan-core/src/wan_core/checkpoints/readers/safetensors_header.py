@@ -33,7 +33,7 @@ DTYPES = {
     "U64": torch.uint64,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
-    "F8_E8M0": torch.float8_e8m0fnu,
+    "F8_E8M0": torch.uint8,  # exponents of two, which not every torch has a dtype for
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F32": torch.float32,

@@ -14,8 +14,11 @@ _MEGATRON = ("model_optim_rng.pt", "latest_checkpointed_iteration.txt")
 def refuse_trainer_folder(folder: Path, names: Collection[str]) -> None:
     """Refuse the folder of a distributed checkpoint (torch, DeepSpeed, Megatron); ``names`` are its files and folders.
 
-    Weights beside the pieces do not change that: they would be one rank's. Raises CheckpointError with the command.
+    Not where whole weights lie beside the pieces, which trainers write as safetensors or ``.bin``. Raises
+    CheckpointError with the command.
     """
+    if any(name.endswith((".safetensors", ".bin")) for name in names):
+        return
     if any(name.endswith(DCP_ENDING) for name in names):
         raise CheckpointError(
             f"{folder} is a distributed checkpoint of torch (DCP); put it together with 'python -m "
