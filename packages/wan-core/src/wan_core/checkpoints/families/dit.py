@@ -109,10 +109,10 @@ def _refuse_packed(content: Mapping[str, Any], file: Path) -> None:
     """diffusers notes there who packed the weights; ours and plain ones have no such note."""
     packer = content.get("quantization_config")
     if packer is not None:
-        method = packer.get("quant_method") if isinstance(packer, dict) else packer
+        method = packer.get("quant_method", "a tool that it does not name") if isinstance(packer, dict) else packer
         raise CheckpointError(
-            f"{file} says that the weights are packed by {str(method)[:60]}, which is not read here; get the 16-bit, "
-            "fp8 or GGUF file of the model"
+            f"{file}: by quantization_config the weights are packed by {str(method)[:60]}, which is not read here; get "
+            "the 16-bit, fp8 or GGUF file of the model"
         )
 
 
