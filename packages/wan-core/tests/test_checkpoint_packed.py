@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wan_core.checkpoints import MemorySource, find_weights, inspect_weights, load_model, native_weights, read_weights
 from wan_core.checkpoints.readers.packings import PACKINGS, rotated, unblocked
-from wan_core.checkpoints.readers.quantized import dequantized
+from wan_core.checkpoints.readers.quantized import DESCRIPTIONS, dequantized
 from wan_core.errors import CheckpointError
 from wan_core.models import WanDiTConfig
 
@@ -189,6 +189,17 @@ def test_a_whole_file_is_read_as_its_layers_or_its_header_say(tmp_path: Path, pl
     (weights,) = find_weights(tmp_path / "w.safetensors").weights
     assert inspect_weights(weights).notes == (f"packed as int8_tensorwise with ConvRot ({len(layers)} layers)",)
     assert load_model(DIT, source, family="dit").blocks[0].ffn[0].weight.dtype == torch.bfloat16
+
+
+def test_each_shard_may_describe_its_own_layers(tmp_path: Path) -> None:
+    stored, expected, layers = network(convrot)
+    for number in (1, 2):
+        own = {name: t.contiguous() for name, t in stored.items() if ("ffn" in name) == (number == 1)}
+        said = {"format_version": "1.0", "layers": {layer: SAID for layer in layers if f"{layer}.weight" in own}}
+        save_file(own, tmp_path / f"w-0000{number}-of-00002.safetensors", {DESCRIPTIONS: json.dumps(said)})
+    source = native_weights(read_weights(tmp_path), "dit")
+    assert set(source) == set(expected)
+    assert all(torch.allclose(source.read(name), tensor, atol=2e-6) for name, tensor in expected.items())
 
 
 def test_a_preference_for_attention_is_no_weight() -> None:

@@ -23,7 +23,9 @@ _MARK = ".comfy_quant"
 # Scales of activations, marks, and which kernel ComfyUI prefers for attention: nothing that changes a weight.
 _NOT_NEEDED = (".scale_input", ".input_scale", _MARK, "scaled_fp8", ".comfy_attention.config")
 _STORED = (torch.float8_e4m3fn, torch.float8_e5m2, torch.int8)
-_METADATA = "_quantization_metadata"
+DESCRIPTIONS = "_quantization_metadata"
+"""The key of a header's metadata with the descriptions of all layers."""
+
 _MAX_MARK_BYTES = 4_096
 # How ComfyUI computes with a layer, and from which dtype it was made: its values do not depend on them.
 _IDLE = frozenset({"format", "full_precision_matrix_mult", "orig_dtype"})
@@ -76,6 +78,18 @@ def _recipes(source: TensorSource, unpacked: Mapping[str, Recipe]) -> dict[str, 
     return recipes
 
 
+def joined_descriptions(texts: Sequence[str]) -> str:
+    """What the headers of several shards say together; the first that is damaged, so that it is refused later."""
+    layers: dict[str, Any] = {}
+    for text in texts:
+        try:
+            content = json.loads(text)
+            layers |= content["layers"]
+        except (ValueError, RecursionError, TypeError, KeyError):
+            return text
+    return json.dumps(content | {"layers": layers})
+
+
 def described_formats(source: TensorSource) -> dict[str, int]:
     """The formats that a file describes, with the number of their layers. Raises CheckpointError as above."""
     counts: dict[str, int] = {}
@@ -91,7 +105,7 @@ def described_formats(source: TensorSource) -> dict[str, int]:
 def _described(source: TensorSource) -> dict[str, dict[str, Any]]:
     """What the file says of its layers, by their own names."""
     found = dict(_in_metadata(source))
-    if _METADATA in source.metadata and not found and any(name.endswith(_SCALES) for name in source):
+    if DESCRIPTIONS in source.metadata and not found and any(name.endswith(_SCALES) for name in source):
         raise CheckpointError(
             f"{source.path}: its header describes packed layers, and it holds none of them; get the file as published"
         )
@@ -112,14 +126,14 @@ def _mark(source: TensorSource, name: str) -> Any:
 
 
 def _in_metadata(source: TensorSource) -> Iterator[tuple[str, dict[str, Any]]]:
-    text = source.metadata.get(_METADATA)
+    text = source.metadata.get(DESCRIPTIONS)
     if text is None:
         return
-    content = _json(source, _METADATA, text.encode())
+    content = _json(source, DESCRIPTIONS, text.encode())
     version, layers = content.get("format_version", "1.0"), content.get("layers")
     if str(version).split(".")[0] != "1" or not isinstance(layers, dict):
         raise CheckpointError(
-            f"{source.path}: {_METADATA} is of version {str(version)[:20]!r}; only 1.0 with a list of layers is known"
+            f"{source.path}: {DESCRIPTIONS} has version {str(version)[:20]!r}; only 1.0 with a list of layers is known"
         )
     stems = dict.fromkeys(name.removesuffix(".weight") for name in source if name.endswith(".weight"))
     ends: dict[str, list[str]] = {}

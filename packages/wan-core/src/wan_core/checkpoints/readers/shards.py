@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_core.checkpoints.readers.file_source import file_size, unreadable
+from wan_core.checkpoints.readers.quantized import DESCRIPTIONS, joined_descriptions
 from wan_core.checkpoints.readers.sources import JoinedSource, TensorSource
 from wan_core.checkpoints.readers.trainer_folders import refuse_trainer_folder
 from wan_core.errors import CheckpointError
@@ -187,6 +188,7 @@ def _check_inside(folder: Path, name: str, index: Path) -> None:
 def _join(folder: Path, names: list[str], read_file: Callable[[Path], TensorSource]) -> TensorSource:
     parts: dict[str, TensorSource] = {}
     metadata: dict[str, str] = {}
+    described: list[str] = []
     for name in names:
         shard = read_file(folder / name)
         twice = [key for key in shard if key in parts]
@@ -196,6 +198,9 @@ def _join(folder: Path, names: list[str], read_file: Callable[[Path], TensorSour
             )
         parts.update(dict.fromkeys(shard.keys(), shard))
         metadata.update(shard.metadata)
+        described += [shard.metadata[DESCRIPTIONS]] if DESCRIPTIONS in shard.metadata else []
+    if described:
+        metadata[DESCRIPTIONS] = joined_descriptions(described)
     return JoinedSource(folder, parts, metadata)
 
 
