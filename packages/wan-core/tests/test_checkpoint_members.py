@@ -154,6 +154,8 @@ def test_two_experts_in_one_file_go_to_high_and_low(tmp_path: Path, high: str, l
     assert_equal({name: networks["low"].read(name) for name in networks["low"]}, weights(seed=1))
     names = [found.name for found in find_weights(path).of("dit")]
     assert [name.endswith((", high noise)", ", low noise)")) for name in names] == [True, True]
+    (alone,) = networks_in(find_weights(path), group=low)
+    assert_equal({name: alone.native.read(name) for name in alone.native}, weights(seed=1))
     with pytest.raises(CheckpointError, match="several networks"):
         native_weights(MemorySource(content), "dit")
     assert_equal(

@@ -13,6 +13,7 @@ from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.families import Expert, Family, families, get_family
 from wan_core.checkpoints.families.relatives import relative_of
 from wan_core.checkpoints.load import check_fit
+from wan_core.checkpoints.members import members_of
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorSource
 from wan_core.errors import CheckpointError
@@ -63,6 +64,8 @@ def networks_in(
     members: list[tuple[Weights, Expert | None]] = []
     for family in families():
         found = _of_one_model(contents, family)
+        if group is not None:  # of two experts in one file, too
+            found = [each for each in found if each.expert is None or _lies_in(each, group)] or found
         members += zip(found, _experts(found) if len(found) == 2 else [None] * len(found), strict=True)
     networks = [_network(*member, merge, dtype, group, is_alone=len(members) == 1) for member in members]
     if not networks:
@@ -71,6 +74,10 @@ def networks_in(
     if len(transformers) > 1:
         raise CheckpointError(f"the two transformers in {contents.path} differ in size; they are of different models")
     return networks
+
+
+def _lies_in(weights: Weights, group: str) -> bool:
+    return any(member.prefix.startswith(f"{group}.") for member in members_of(weights.source))
 
 
 def _instead(contents: Contents) -> str:
