@@ -257,6 +257,7 @@ def test_an_unknown_flag_is_refused_in_every_format(form: str) -> None:
     ("change", "words"),
     [
         ({"weight_scale": torch.ones(3)}, "its scale is float32"),
+        ({"weight_scale": torch.ones(1, 48)}, "its scale is float32"),  # of columns
         ({"weight_scale": torch.ones(48, dtype=torch.uint8)}, "its scale is uint8"),
         ({"weight": torch.ones(48, 512)}, "stored as float32"),
     ],

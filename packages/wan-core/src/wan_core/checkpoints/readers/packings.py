@@ -57,10 +57,9 @@ def multiplied(weight: Tensor, scale: Tensor) -> Tensor:
 
 def has_scale_shape(weight: Shape, scale: Shape) -> bool:
     """Whether :func:`multiplied` knows such scales."""
-    count = 1
-    for side in scale:
-        count *= side
-    if count == 1 or (bool(weight) and count == weight[0]):
+    if all(side == 1 for side in scale):
+        return True
+    if weight and scale[0] == weight[0] and all(side == 1 for side in scale[1:]):
         return True
     is_blocks = len(weight) == 2 and len(scale) == 3 and scale[0] == weight[0] and scale[2] == 1
     return is_blocks and scale[1] > 0 and weight[1] % scale[1] == 0
