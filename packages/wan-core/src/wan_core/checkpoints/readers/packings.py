@@ -7,6 +7,7 @@ matrix over blocks of the input axis. Everything is computed in float32.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -68,15 +69,18 @@ def has_scale_shape(weight: Shape, scale: Shape) -> bool:
 def rotated(weight: Tensor, size: int) -> Tensor:
     """``weight [rows, columns]`` times a Hadamard matrix over blocks of ``size`` columns; twice gives it back.
 
-    The matrix is the Kronecker power of [[1,1,1,-1],[1,1,-1,1],[1,-1,1,1],[-1,1,1,1]] / 2, symmetric and orthogonal:
-    each of the four results is half the sum of four values less one of them.
+    The matrix is the Kronecker power of [[1,1,1,-1],[1,1,-1,1],[1,-1,1,1],[-1,1,1,1]] / 2, symmetric and orthogonal.
     """
-    rows, stride = weight.shape[0], 1
-    while stride < size:
-        four = weight.reshape(rows, -1, 4, stride)
-        weight = four.sum(2, keepdim=True) / 2 - four.flip(2)
-        stride *= 4
-    return weight.reshape(rows, -1)
+    return (weight.reshape(weight.shape[0], -1, size) @ _hadamard(size)).flatten(1)
+
+
+@lru_cache(maxsize=8)
+def _hadamard(size: int) -> Tensor:
+    four = (1 - 2 * torch.eye(4).flip(0)) / 2
+    power = torch.ones(1, 1)
+    while len(power) < size:
+        power = torch.kron(power, four)
+    return power
 
 
 def unblocked(scales: Tensor, rows: int, columns: int) -> Tensor:
