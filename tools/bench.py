@@ -2,9 +2,10 @@
 
 Both sides run in turns within one process, the first of each pair alternating, after their outputs were compared; a row
 shows the medians and the median of the pairs' ratios. Weights are random; those of Wan are written once in diffusers'
-layout and read by both. Pi3 has no peer and meets the plain baseline of `tools.bench_pi3`. ``--device`` runs the same
-rows on a GPU. ``--quick`` uses tiny dims, which judge no bar; at full size some rows take minutes. Leave the machine
-alone meanwhile: both sides suffer alike, but the bars are for two free CPU cores.
+layout and read by both. Pi3 has no peer and meets the plain baseline of `tools.bench_pi3`; commands meet ``import
+torch``, by the CPU time of fresh processes. ``--device`` runs the same rows on a GPU. ``--quick`` uses tiny dims, which
+judge no bar; at full size some rows take minutes. Leave the machine alone meanwhile: both sides suffer alike, but the
+bars are for two free CPU cores.
 """
 
 import argparse
@@ -16,7 +17,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -39,6 +39,7 @@ from tools.bench_peers import (
     vae,
 )
 from tools.bench_pi3 import PUBLISHED, pi3_forward, pi3_published
+from tools.bench_start_up import START_UP, start_up
 
 
 @dataclass(frozen=True)
@@ -79,21 +80,14 @@ def measure(row: str, unit: str, bar: float | None, sides: Sides, pairs: int) ->
     return Result(row, unit, *medians, bar, difference, pairs, (min(ratios), max(ratios)))
 
 
-def process_seconds(command: list[str], reported: bool) -> float:
-    """Wall time of a process, or the seconds that it prints."""
-    start = time.perf_counter()
-    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    return float(output) if reported else time.perf_counter() - start
-
-
-def start_up(row: str, bar: float, command: list[str], reported: bool, pairs: int) -> Result:
-    """The median time of a fresh process; no peer, the bar is absolute."""
-    process_seconds(command, reported)
-    seconds = statistics.median(process_seconds(command, reported) for _ in range(pairs))
-    return Result(row, "s", seconds, None, None, bar, pairs=pairs)
-
-
 IMPORT_TIMER = "import time; s = time.perf_counter(); import wan_core; print(time.perf_counter() - s)"
+
+
+def import_time(row: str, _settings: Settings, pairs: int) -> Result:
+    """The median time that ``import wan_core`` takes in a fresh process; no peer, the bar is absolute."""
+    command = [sys.executable, "-c", IMPORT_TIMER]
+    runs = [subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True) for _ in range(pairs + 1)]
+    return Result(row, "s", statistics.median(float(run.stdout) for run in runs[1:]), None, None, 0.1, pairs=pairs)
 
 
 Row = Callable[[str, Settings, int], Result]
@@ -139,10 +133,8 @@ ROWS: dict[str, Row] = {
     "dit-peak-memory": paired("MB", None, peak_memory),
     "pi3-forward": paired("s", None, pi3_forward),
     **dict.fromkeys(PUBLISHED, published),
-    "import-wan-core": lambda row, _, pairs: start_up(row, 0.1, [sys.executable, "-c", IMPORT_TIMER], True, pairs),
-    "wan-help": lambda row, _, pairs: start_up(
-        row, 0.5, [str(Path(sys.executable).with_name("wan")), "--help"], False, pairs
-    ),
+    "import-wan-core": import_time,
+    **{name: paired("s", bar, partial(start_up, row=name)) for name, (_, bar) in START_UP.items()},
 }
 
 
@@ -192,7 +184,9 @@ def chosen_rows(options: argparse.Namespace) -> list[str]:
 
 def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("part", nargs="?", choices=("dit", "vae", "pi3"), help="only rows whose names start so")
+    parser.add_argument(
+        "part", nargs="?", choices=("dit", "vae", "pi3", "start"), help="only rows whose names start so"
+    )
     parser.add_argument("--rows", nargs="+", metavar="GLOB", help=f"of {', '.join(ROWS)}")
     parser.add_argument("--pairs", type=int, default=7, help="measurements of each side (default 7)")
     parser.add_argument("--quick", action="store_true", help="tiny dims and 3 pairs: shows that it runs")

@@ -3,8 +3,9 @@
 Besides the arrows: no modules that import each other, in tools neither and not even for types; no two public classes of
 one name; no name in an ``__all__`` that only its own folder and tests use.
 
-Imports inside functions count like the others, and so does ``importlib.import_module("literal")``. Inside wan-core
-each layer imports only layers below it in LAYERS (written bottom first); projects see the core's public subpackages.
+Imports inside functions count like the others, and so does ``importlib.import_module("literal")``; a package that
+exports on demand brings in what is asked of it. Inside wan-core each layer imports only layers below it in LAYERS
+(written bottom first); projects see the core's public subpackages.
 """
 
 import argparse
@@ -12,12 +13,14 @@ import ast
 import re
 import sys
 import tomllib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from wan_core.lazy import exports_on_demand
+
 LAYERS = (
-    {"errors"},
+    {"errors", "lazy"},
     {"files"},
     {"drafts"},
     {"models", "media", "hub", "llm"},
@@ -34,8 +37,8 @@ LAYERS = (
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
 # Narrower than the order: these layers may import only the parts listed.
 ONLY = {
-    "models": {"errors"},
-    "sampling": {"errors", "media"},
+    "models": {"errors", "lazy"},
+    "sampling": {"errors", "lazy", "media"},
     "hub": {"errors", "files", "drafts"},
     "tasks": {"errors", "files", "drafts", "models", "sampling", "media", "runtime"},
 }
@@ -48,12 +51,15 @@ MODEL_PACKAGES = {
 }
 NEVER_IN_SRC = {"diffusers", "accelerate", "peft"}
 # Importing these modules of the core must not bring any of the heavy packages in.
-LIGHT = ("wan_core", "wan_core.errors", "wan_core.cli", "wan_core.__main__")
+LIGHT = (
+    "wan_core", "wan_core.errors", "wan_core.cli", "wan_core.__main__", "wan_core.cli.generate", "wan_core.cli.presets",
+    "wan_core.presets.tiny", "wan_core.presets.wan21", "wan_core.presets.wan22", "poze.presets", "wan_mi2v.presets",
+)  # fmt: skip
 HEAVY = {"torch", "transformers", "diffusers", "av", "numpy", "PIL", "safetensors", "einops"}
 
 PUBLIC = {
-    "files", "drafts", "hub", "models", "sampling", "tasks", "checkpoints", "runtime", "media", "presets", "pipeline",
-    "loading", "training", "llm", "cli",
+    "lazy", "files", "drafts", "hub", "models", "sampling", "tasks", "checkpoints", "runtime", "media", "presets",
+    "pipeline", "loading", "training", "llm", "cli",
 }  # fmt: skip
 # Arrows between packages of ours besides "project -> wan_core".
 PROJECT_ARROWS = {("poze", "pi3")}
@@ -99,6 +105,7 @@ class Module:
     exports: frozenset[str] | None  # the literal __all__, or None
     classes: tuple[str, ...] = ()  # public ones
     used: frozenset[tuple[str, str]] = frozenset()  # (module, name) that it imports or takes as an attribute
+    on_demand: Mapping[str, tuple[str, str]] = field(default_factory=dict)  # name to (module, its name there)
 
     @property
     def package(self) -> str:
@@ -158,6 +165,7 @@ def read_module(root: Path, path: Path, parts: Sequence[str]) -> Module:
     """The module of a file; ``parts`` are the names of its package."""
     tree = ast.parse(path.read_text(encoding="utf-8"), str(path))
     imports = tuple(walk_imports(tree, ".".join(parts)))
+    is_on_demand = any(item.module == "wan_core.lazy" and "on_demand" in item.names for item in imports)
     return Module(
         name=".".join([*parts, *([] if path.stem == "__init__" else [path.stem])]),
         path=path.relative_to(root).as_posix(),
@@ -165,6 +173,7 @@ def read_module(root: Path, path: Path, parts: Sequence[str]) -> Module:
         exports=literal_all(tree),
         classes=tuple(node.name for node in tree.body if isinstance(node, ast.ClassDef) and node.name[0] != "_"),
         used=used_names(tree, imports),
+        on_demand=exports_on_demand(tree) if is_on_demand else {},
     )
 
 
@@ -249,9 +258,15 @@ def heavy_reach(start: str, modules: dict[str, Module]) -> tuple[str, str] | Non
     seen, queue = set(), [start]
     while queue:
         name = queue.pop()
-        if name in seen or name not in modules:
+        if name in seen:
             continue
         seen.add(name)
+        package, _, asked = name.rpartition(".")
+        if package in modules and asked in modules[package].on_demand:
+            home = modules[package].on_demand[asked]
+            queue += [home[0], ".".join(home)]
+        if name not in modules:
+            continue
         for item in modules[name].imports:
             top = item.module.partition(".")[0]
             if item.eager and top in HEAVY:

@@ -22,11 +22,15 @@ TREE = {
     POZE + "__init__.py": "from wan_core import WanError\nfrom wan_core.models import WanDiT\nimport pi3\n",
 }
 WRONG = [
-    ("models/dit/model.py", "from wan_core.sampling import sample\n", "models may import only errors"),
+    ("models/dit/model.py", "from wan_core.sampling import sample\n", "models may import only errors, lazy"),
     ("models/dit/model.py", "import numpy\n", "models here import only einops, torch"),
     ("models/vae/a.py", "import transformers\n", "models here import only einops, torch"),
-    ("sampling/a.py", "def f():\n    from wan_core.models import WanDiT\n", "sampling may import only errors, media"),
-    ("sampling/a.py", "from ..models.dit import model\n", "sampling may import only errors, media"),
+    (
+        "sampling/a.py",
+        "def f():\n    from wan_core.models import WanDiT\n",
+        "sampling may import only errors, lazy,",
+    ),
+    ("sampling/a.py", "from ..models.dit import model\n", "sampling may import only errors, lazy,"),
     ("media/a.py", "import importlib\nimportlib.import_module('wan_core.runtime')\n", "media may not import runtime"),
     ("media/a.py", "from wan_core import cli\n", "media may not import cli"),
     ("checkpoints/a.py", "import wan_core.runtime.apply\n", "checkpoints may not import runtime"),
@@ -52,6 +56,16 @@ WRONG_PROJECTS = [
     (PI3 + "dinov2/a.py", "from wan_core.models import WanDiT\n", "is a network and may import only the errors"),
     (PI3 + "cli.py", "import poze\n", "pi3 may not import poze"),
 ]
+ON_DEMAND = """from typing import TYPE_CHECKING
+from wan_core.lazy import on_demand
+if TYPE_CHECKING:
+    from wan_core.models.dit import WanDiT
+    from wan_core.models.vae import VAEConfig
+else:
+    __getattr__, __dir__ = on_demand(__name__)
+__all__ = ["VAEConfig", "WanDiT"]
+"""
+DIT_ON_DEMAND = ON_DEMAND.replace("models.dit ", "models.dit.model ").replace("models.vae", "models.dit.config")
 FINE = [
     (CORE + "__init__.py", "def __getattr__(name):\n    from wan_core.models import WanDiT\n"),
     (CORE + "errors.py", "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import torch\n"),
@@ -85,6 +99,34 @@ def test_a_wrong_import_is_caught(tmp_path: Path, name: str, text: str, fault: s
 @pytest.mark.parametrize(("name", "text"), FINE)
 def test_a_right_import_is_left_alone(tmp_path: Path, name: str, text: str) -> None:
     assert check(write(tmp_path, name, text)) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "is_heavy"),
+    [
+        ("from wan_core.models import WanDiT\n", True),
+        ("def f():\n    from wan_core.models import WanDiT\n", False),
+        ("from wan_core.models import VAEConfig\n", False),
+        ("from wan_core import models\n", False),
+        ("import wan_core.models.dit.model\n", True),
+    ],
+)
+def test_a_package_that_exports_on_demand_brings_in_what_is_asked_of_it(
+    tmp_path: Path, text: str, is_heavy: bool
+) -> None:
+    write(tmp_path, CORE + "lazy.py", "def on_demand(package): ...\n")
+    for name, content in (
+        ("models/__init__.py", ON_DEMAND),
+        ("models/dit/__init__.py", DIT_ON_DEMAND),
+        ("models/dit/config.py", "class VAEConfig: ...\n"),
+        ("models/vae/__init__.py", "from wan_core.models.dit.config import VAEConfig\n"),
+        ("cli/__init__.py", text),
+    ):
+        (tmp_path / CORE / name).parent.mkdir(exist_ok=True)
+        (tmp_path / CORE / name).write_text(content)
+    (tmp_path / POZE / "a.py").write_text("from wan_core.models import VAEConfig, WanDiT\n")
+    heavy = f"importing wan_core.cli imports torch (in {CORE}models/dit/model.py); import it where it is used"
+    assert [fault for fault in check(tmp_path) if "wan_core.cli " in fault] == [heavy] * is_heavy
 
 
 def test_modules_that_import_each_other_are_named_even_for_types(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import torch
 from tools.bench import ROWS, Result, measure, table
 from tools.bench_bytes import moved_bytes
 from tools.bench_peers import Settings, Sides
+from tools.bench_start_up import START_UP, cpu_seconds, readme_words, start_up
 from tools.bench_trees import operations
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -90,6 +91,19 @@ def test_operations_are_counted_without_views_and_after_a_first_call() -> None:
         return kept[0].view(2, 2) + 1
 
     assert operations(call) == 1
+
+
+def test_the_cpu_time_of_a_process_is_counted_without_its_sampling(tmp_path: Path) -> None:
+    assert 0 < cpu_seconds(tmp_path, "pass") < cpu_seconds(tmp_path, "sum(range(20_000_000))")
+    assert cpu_seconds(tmp_path, "print('sampling: 100.0')") < -90
+    with pytest.raises(ValueError, match="nothing of ours"):
+        cpu_seconds(tmp_path, "raise RuntimeError('nothing of ours')")
+
+
+def test_the_readmes_command_is_among_the_commands_whose_start_is_measured(tmp_path: Path) -> None:
+    assert readme_words()[:2] == ["generate", "--prompt"]
+    assert set(START_UP) < set(ROWS)
+    assert start_up(Settings("cpu", True, tmp_path), "start-help").ours() > 0
 
 
 @pytest.mark.slow

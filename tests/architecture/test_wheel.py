@@ -140,6 +140,6 @@ def test_the_wheel_of_poze_adds_its_commands_and_its_tasks(environment: Path) ->
 
 
 @pytest.mark.slow
-def test_the_model_of_pi3_imports_only_the_errors_of_the_core(environment: Path) -> None:
+def test_the_model_of_pi3_imports_only_errors_and_lazy_imports_of_the_core(environment: Path) -> None:
     code = "import sys, pi3; pi3.Pi3; print(sorted(name for name in sys.modules if name.startswith('wan')))"
-    assert run(environment / "python", "-c", code).stdout == "['wan_core', 'wan_core.errors']\n"
+    assert run(environment / "python", "-c", code).stdout == "['wan_core', 'wan_core.errors', 'wan_core.lazy']\n"

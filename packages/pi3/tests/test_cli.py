@@ -218,3 +218,15 @@ def test_debug_lets_the_error_through(run: Run) -> None:
 def test_every_command_has_help() -> None:
     for name in pi3_command.list_commands(click.Context(pi3_command)):
         assert CliRunner().invoke(pi3_command, [name, "--help"]).exit_code == 0
+
+
+@pytest.mark.parametrize("name", ["camera_head.fc_rot.weight", "conf_decoder.projects.weight"])
+def test_weights_that_give_no_numbers_are_said(run: Run, folder: Path, tmp_path: Path, model: Pi3, name: str) -> None:
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    state[name][:] = float("nan")
+    config = {**model.config.to_dict(), "pixel_limit": 28 * 42}
+    save_file(state, tmp_path / "nan.safetensors", metadata={"config": json.dumps(config)})
+    result = run("reconstruct", "{in}/pictures", "--ckpt", "{out}/nan.safetensors", "--out", "{out}/s.ply")
+    assert result.exit_code == CheckpointError.exit_code
+    assert "Pi3 gave no numbers" in result.output
+    assert not (tmp_path / "s.ply").exists()

@@ -8,7 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from wan_core.cli.generate import numbered
+from wan_core.cli.jobs import numbered
 from wan_core.cli.options import ListCommand, ListOption, one_value_each, task_options
 from wan_core.errors import RequestError
 from wan_core.tasks import GenerationRequest

@@ -247,3 +247,9 @@ def test_a_prompt_like_an_option_stays_a_prompt() -> None:
 )
 def test_plain_text_is_one_line_without_control_characters(text: str, plain: str) -> None:
     assert plain_text(text) == plain
+
+
+def test_a_machine_that_knows_no_home_makes_records(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.setattr("pwd.getpwuid", lambda number: (_ for _ in ()).throw(KeyError(number)))
+    assert Provenance.of(preset="a", settings={"image": "/x/y.png"}).settings["image"] == "y.png"

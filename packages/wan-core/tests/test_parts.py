@@ -86,7 +86,7 @@ def test_a_part_that_another_library_reads_is_placed_like_the_others(tmp_path: P
         module.register_buffer("numbers", torch.tensor(numbers, dtype=dtype, device=device))
         return module
 
-    family = Family(name="numbers", title="the numbers", load=read, half_dtype=torch.float32)
+    family = Family(name="numbers", title="the numbers", load=read, half_dtype="float32")
     part = Part(name="numbers", family=family, file=str(tmp_path / "numbers.txt"))
     preset = get_preset("tiny-t2v")
     preset = replace(preset, parts=(*preset.parts, part))

@@ -156,3 +156,23 @@ def test_the_lost_end_begins_with_the_first_word_that_is_cut(tmp_path: Path, wri
         assert lost == "" or lost[0] != " "
         assert len(tokenizer(kept.strip(), 1000)) <= length
     assert tokenizer.lost(text, 1000) == ""
+
+
+@pytest.mark.parametrize("pattern", ["(a*)*b", "(a+)+$", "a*a*a*a*b", "(?:x|x)+y", "(a{1,9}){1,9}"])
+def test_patterns_without_a_bound_are_refused(tmp_path: Path, pattern: str) -> None:
+    file = write_json(tmp_path) / "tokenizer.json"
+    for place in ("normalizer", "pre_tokenizer"):
+        content = json.loads(file.read_text())
+        rule = {"type": "Replace", "pattern": {"Regex": pattern}, "content": "x"}
+        split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+        content[place] = rule if place == "normalizer" else {"type": "Sequence", "pretokenizers": [split]}
+        (tmp_path / "odd.json").write_text(json.dumps(content))
+        with pytest.raises(CheckpointError, match=r"cannot read the tokenizer .* could take for ever"):
+            load_tokenizer(tmp_path / "odd.json")
+
+
+@pytest.mark.parametrize("text", ["", "[]", "null", "[" * 100_000, '{"a": 1}', '{"model": {"type": "WordLevel"}}'])
+def test_a_description_that_nobody_writes_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "tokenizer.json").write_text(text)
+    with pytest.raises(CheckpointError, match="cannot read the tokenizer"):
+        load_tokenizer(tmp_path)

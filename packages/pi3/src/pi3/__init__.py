@@ -3,8 +3,9 @@
 Names are imported when they are first used, so that ``pi3 --help`` and the errors need no torch.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
     from pi3.checkpoints import load_pi3
@@ -15,21 +16,8 @@ if TYPE_CHECKING:
     from pi3.model import Pi3, Pi3Latents, Pi3Output
     from pi3.pi3x import Pi3X
     from pi3.ply import write_ply
-
-_HOMES = {
-    "Conditions": "conditions",
-    "DinoConfig": "config",
-    "Pi3": "model",
-    "Pi3Config": "config",
-    "Pi3Latents": "model",
-    "Pi3Output": "model",
-    "Pi3X": "pi3x",
-    "Pi3XConfig": "config",
-    "keep_mask": "edges",
-    "load_pi3": "checkpoints",
-    "pictures_to_tensor": "images",
-    "write_ply": "ply",
-}
+else:
+    __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = [
     "Conditions",
@@ -45,9 +33,3 @@ __all__ = [
     "pictures_to_tensor",
     "write_ply",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'pi3' has no attribute {name!r}")
-    return getattr(import_module(f"pi3.{_HOMES[name]}"), name)

@@ -12,7 +12,7 @@ from pi3.conditions import Conditions
 from pi3.edges import CONFIDENCE, DEPTH_RTOL, keep_mask
 from pi3.geometry import intrinsics_of_rays
 from pi3.model import Pi3
-from wan_core import BackendError, RequestError
+from wan_core import BackendError, CheckpointError, RequestError
 
 _SUBSAMPLING_SEED = 0
 
@@ -75,7 +75,7 @@ def reconstruct(
     ``conditions`` are known geometry of one set (B = 1), for a Pi3X. ``confidence`` 0..1 and ``edge_rtol`` are the
     thresholds of :func:`pi3.edges.keep_mask`, None keeps edges. ``autocast`` runs the network, but not its heads, in
     that dtype. It computes where the model is. Raises RequestError for views of another shape, BackendError when
-    memory runs out.
+    memory runs out, CheckpointError when the network gives no numbers.
     """
     if not 0 <= confidence <= 1 or (edge_rtol is not None and not edge_rtol > 0):
         raise RequestError(f"confidence must be 0 to 1 and edge_rtol above 0, got {confidence} and {edge_rtol}")
@@ -92,6 +92,10 @@ def reconstruct(
             f"out of memory with {len(images)} views of {images.shape[-1]}x{images.shape[-2]}; "
             "use fewer views (--interval), smaller ones (--pixel-limit) or the CPU"
         ) from error
+    except torch.linalg.LinAlgError as error:
+        raise _no_numbers() from error
+    if not bool(output.camera_poses.isfinite().all() and (logits.isfinite().any())):
+        raise _no_numbers()
     intrinsics_array = _array(intrinsics)
     intrinsics_array[:, :2, 2] += 0.5  # from pixel numbers to pixel centres
     return Scene(
@@ -103,6 +107,12 @@ def reconstruct(
         poses=_array(output.camera_poses[0]),
         intrinsics=intrinsics_array,
         names=tuple(names) if names is not None else tuple(f"{index:04d}" for index in range(len(images))),
+    )
+
+
+def _no_numbers() -> CheckpointError:
+    return CheckpointError(
+        "Pi3 gave no numbers (NaN or infinity): its weights are damaged, fetch them again, or --dtype float32 is needed"
     )
 
 

@@ -8,16 +8,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from pi3 import Pi3, Pi3Config, Pi3Latents, Pi3Output, pictures_to_tensor
-from poze.adapter import Pi3FeatureAdapter
 from wan_core import ConfigError
-from wan_core.models import DiTInputs, WanDiTConfig
 
 if TYPE_CHECKING:
     from PIL import Image
+    from torch import Tensor
+
+    from pi3 import Pi3, Pi3Config, Pi3Latents, Pi3Output
+    from poze.adapter import Pi3FeatureAdapter
+    from wan_core.models import DiTInputs, WanDiTConfig
 
 PI3_ID = "yyfz233/Pi3"
 
@@ -27,15 +26,19 @@ def image_views(image: Image.Image, pi3: Pi3) -> Tensor:
 
     The reference feeds the image as it is, which fails unless its sides are multiples of 14.
     """
+    from pi3 import pictures_to_tensor
+
     views = pictures_to_tensor([image], pixel_limit=pi3.config.pixel_limit, patch_size=pi3.config.encoder.patch_size)
     return views[None]
 
 
-@torch.no_grad()
 def look(pi3: Pi3, views: Tensor) -> tuple[Pi3Latents, Pi3Output]:
     """What Pi3 knows about views [1, N, 3, H, W], and the geometry it decodes from that."""
-    latents = pi3.encode(views.to(pi3.image_mean))
-    return latents, pi3.decode(latents)
+    import torch
+
+    with torch.no_grad():
+        latents = pi3.encode(views.to(pi3.image_mean))
+        return latents, pi3.decode(latents)
 
 
 def pooled_tokens(latents: Pi3Latents) -> Tensor:
@@ -50,6 +53,8 @@ def guidance_tokens(adapter: Pi3FeatureAdapter, latents: Pi3Latents) -> Tensor:
 
 def project_tokens(adapter: Pi3FeatureAdapter, tokens: Tensor, grid: tuple[int, int]) -> Tensor:
     """Guidance tokens [B, K, width] of `pooled_tokens` [B, h * w, C], computed in float32 whatever autocast says."""
+    import torch
+
     with torch.autocast(tokens.device.type, enabled=False):
         guidance: Tensor = adapter(tokens.float(), grid)
     return guidance
@@ -60,6 +65,8 @@ def with_guidance(inputs: DiTInputs, tokens: Tensor, *, space: str) -> DiTInputs
 
     In the ``text`` space they are rows of the text states, which the text embedding then projects.
     """
+    import torch
+
     if space == "text":
         return replace(inputs, context=torch.cat([inputs.context, tokens.to(inputs.context)], dim=1))
     return replace(inputs, extra_context=tokens)

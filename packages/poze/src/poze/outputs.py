@@ -6,18 +6,15 @@ import io
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from safetensors.torch import save
-from torch import Tensor
-
-from pi3 import Pi3Latents, Pi3Output, keep_mask, write_ply
 from wan_core.drafts import replaced_file
 
-CONFIDENCE = torch.sigmoid(torch.tensor(0.5)).item()
-"""Points stay whose confidence logit is above 0.5, as in the reference; all of them where none is."""
+if TYPE_CHECKING:
+    import numpy as np
+    from torch import Tensor
+
+    from pi3 import Pi3Latents, Pi3Output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +27,8 @@ class Findings:
 
     def latent_tensors(self) -> dict[str, Tensor]:
         """The latents under the reference's names, on the CPU; sizes as one-dimensional int64 tensors."""
+        import torch
+
         latents = self.latents
         tensors = {
             "decoder_hidden": latents.hidden,
@@ -62,6 +61,9 @@ def write_latents(findings: Findings, path: Path) -> Path:
 
     Raises MediaError when the file cannot be written.
     """
+    import torch
+    from safetensors.torch import save
+
     tensors = findings.latent_tensors()
     if path.suffix == ".pt":
         stream = io.BytesIO()
@@ -91,13 +93,21 @@ def write_findings(findings: Findings, path: Path, stem: str) -> int:
 
 def save_arrays(path: Path, arrays: Mapping[str, Any]) -> None:
     """``numpy.savez_compressed`` under exactly this name."""
+    import numpy as np
+
     with path.open("wb") as stream:
         np.savez_compressed(stream, **arrays)
 
 
 def _write_cloud(findings: Findings, path: Path, views: slice) -> int:
+    import torch
+
+    from pi3 import keep_mask, write_ply
+
     output = findings.output
-    keep = keep_mask(output.local_points[0, views], output.conf[0, views], confidence=CONFIDENCE, rtol=None)
+    # A logit above 0.5, as in the reference; all points where none is.
+    confident = torch.sigmoid(torch.tensor(0.5)).item()
+    keep = keep_mask(output.local_points[0, views], output.conf[0, views], confidence=confident, rtol=None)
     if not bool(keep.any()):
         keep = torch.ones_like(keep)
     points = output.points[0, views][keep]

@@ -5,14 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar
-
-import torch
-from PIL import Image
-from torch import Tensor, nn
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from pi3 import Pi3Config
-from poze.adapter import Pi3FeatureAdapter, load_adapter
 from poze.guidance import (
     check_adapter,
     check_widths,
@@ -26,9 +21,8 @@ from poze.guidance import (
 )
 from poze.outputs import Findings, write_findings, write_latents
 from poze.request import PozeRequest
-from wan_core import RequestError
-from wan_core.media import LatentSpec, load_image, tensor_to_image
-from wan_core.models import DiTInputs
+from wan_core import RequestError, media, models
+from wan_core.media import LatentSpec
 from wan_core.tasks import (
     AnchoredVideo,
     Clip,
@@ -43,6 +37,13 @@ from wan_core.tasks import (
     TrainingClip,
     load_anchored,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor, nn
+
+    from poze.adapter import Pi3FeatureAdapter
+    from wan_core.models import DiTInputs
 
 UNTRAINED = (
     "no trained adapter was given (--adapter FILE, made by poze-finetune), so Pi3 does not guide this video; its "
@@ -92,7 +93,7 @@ class GuidedImageToVideo(AnchoredVideo[PozeRequest, PozeInputs]):
             geometry=geometry,
             images=images,
             notes=notes,
-            image=load_image(request.image or ""),
+            image=media.load_image(request.image or ""),
             adapter=adapter,
         )
 
@@ -112,6 +113,8 @@ class GuidedImageToVideo(AnchoredVideo[PozeRequest, PozeInputs]):
         return adapter, (UNTRAINED,) if is_silent(adapter) else ()
 
     def condition(self, inputs: PozeInputs, components: Components, clip: Clip) -> Conditioning:
+        import torch
+
         if not inputs.request.looks:
             return super().condition(inputs, components, clip)
         config: Pi3Config | None = components.configs["pi3"]  # None: still to be fetched
@@ -147,21 +150,27 @@ class GuidedImageToVideo(AnchoredVideo[PozeRequest, PozeInputs]):
     def encode_example(
         self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
     ) -> Mapping[str, Tensor]:
-        latents = see(tensor_to_image(clip.image), components).latents
+        import torch
+
+        latents = see(media.tensor_to_image(clip.image), components).latents
         tensors = super().encode_example(clip, components, latent_spec)
         return {**tensors, "tokens": pooled_tokens(latents)[0], "grid": torch.tensor(latents.grid)}
 
     def training_inputs(
         self, batch: Mapping[str, Tensor], context: Tensor, networks: Mapping[str, nn.Module]
     ) -> DiTInputs:
+        from poze.adapter import Pi3FeatureAdapter
+
         adapter = networks["adapter"]
         if not isinstance(adapter, Pi3FeatureAdapter):
             raise TypeError(f"the adapter must be a Pi3FeatureAdapter, got {type(adapter).__name__}")
         rows, columns = (int(count) for count in batch["grid"][0].tolist())
         tokens = project_tokens(adapter, batch["tokens"], (rows, columns))
-        return with_guidance(DiTInputs(context=context), tokens, space=adapter.context_space)
+        return with_guidance(models.DiTInputs(context=context), tokens, space=adapter.context_space)
 
     def companions(self, components: Components) -> Mapping[str, Companion]:
+        from poze.adapter import Pi3FeatureAdapter
+
         dit, pi3 = (
             components.configs["dit"],
             components.configs["pi3"] or Pi3Config(),
@@ -174,6 +183,8 @@ class GuidedImageToVideo(AnchoredVideo[PozeRequest, PozeInputs]):
         return {"adapter": Companion(network=adapter, metadata=adapter.description)}
 
     def using(self, networks: Mapping[str, nn.Module]) -> GuidedImageToVideo:
+        from poze.adapter import Pi3FeatureAdapter
+
         adapter = networks["adapter"]
         return GuidedImageToVideo(adapter if isinstance(adapter, Pi3FeatureAdapter) else self.adapter)
 
@@ -186,7 +197,11 @@ class GuidedImageToVideo(AnchoredVideo[PozeRequest, PozeInputs]):
 
 
 def _network(adapter: Path | Pi3FeatureAdapter | None) -> Pi3FeatureAdapter | None:
-    return load_adapter(adapter) if isinstance(adapter, Path) else adapter
+    if not isinstance(adapter, Path):
+        return adapter
+    from poze.adapter import load_adapter
+
+    return load_adapter(adapter)
 
 
 def see(image: Image.Image, components: Components) -> Findings:

@@ -32,15 +32,16 @@ class Draft:
 
     A context manager; leaving it without a commit, for whatever reason, removes everything that it created, missing
     parent folders included. ``path`` is where to write: a name that is free, or with ``is_folder`` an empty folder.
-    An old file or folder stays whole until the commit. With ``merge`` the files of the folder move into one that is
-    there already, replacing those of their names. Raises ``MediaError`` when the disk refuses.
+    An old file or folder stays whole until the commit, and so does a set of files: with ``merge`` the files of the
+    folder come into one that is there already, all at once, replacing those of their names. (One by one only where
+    the folder cannot be exchanged: the root of a disk, the working folder, a disk without links.) Raises ``MediaError``
+    when the disk refuses.
     """
 
     def __init__(self, target: Path, *, is_folder: bool = False, merge: bool = False) -> None:
         self.target, self._is_folder, self._merge = target, is_folder or merge, merge
         self._created: list[Path] = []
-        # A folder may be the root of a disk: what moves into it is written inside of it.
-        self._folder = target if merge and target.is_dir() else target.parent
+        self._folder = target if merge and target.is_dir() and not _can_be_exchanged(target) else target.parent
         self.path = _draft_path(self._folder, target.name)
 
     def __enter__(self) -> Self:
@@ -73,7 +74,7 @@ class Draft:
             for path in self.path.rglob("*") if self._is_folder else [self.path]:
                 if not path.is_dir():
                     _sync(path)
-            if self._merge and self.target.is_dir():
+            if self._merge and self.target.is_dir() and not self._took_the_rest():
                 self._move_files()
             elif self._is_folder and self.target.is_dir():
                 self._swap_folders()
@@ -101,6 +102,22 @@ class Draft:
                 new.mkdir()
                 self._created.append(new)
 
+    def _took_the_rest(self) -> bool:
+        """Link all other files of the target into the draft, so that the two can be exchanged; whether that worked."""
+        if self._folder == self.target:
+            return False
+        try:
+            for entry in sorted(self.target.rglob("*")):
+                place = self.path / entry.relative_to(self.target)
+                if entry.is_dir() and not entry.is_symlink():
+                    place.mkdir(exist_ok=True)
+                elif not os.path.lexists(place):
+                    os.link(entry, place, follow_symlinks=False)
+            shutil.copystat(self.target, self.path)
+        except OSError:
+            return False
+        return True
+
     def _move_files(self) -> None:
         for entry in sorted(self.path.rglob("*")):
             place = self.target / entry.relative_to(self.path)
@@ -110,7 +127,9 @@ class Draft:
                 os.replace(entry, place)
 
     def _swap_folders(self) -> None:
-        """Put the old folder aside under a name from which it comes back, should this process be killed here."""
+        """Exchange the two; else put the old one aside under a name from which it comes back after a kill here."""
+        if _exchange(self.path, self.target):
+            return
         old = _draft_path(self._folder, self.target.name, "old")
         _own_drafts.add(old.name)
         os.replace(self.target, old)
@@ -251,6 +270,29 @@ def _is_written(name: str, process: int) -> bool:
     except (OSError, OverflowError):
         return True  # of another user: alive
     return True
+
+
+def _can_be_exchanged(folder: Path) -> bool:
+    """Whether another folder may take the place of this one: not of a disk's root, nor of the working folder."""
+    real = folder.resolve()
+    with contextlib.suppress(OSError):
+        here = Path.cwd()
+        return real != here and real not in here.parents and not real.is_mount() and os.access(real.parent, os.W_OK)
+    return False
+
+
+def _exchange(one: Path, other: Path) -> bool:
+    """Let two folders take each other's names in one step; whether the system and the disk can do that."""
+    import ctypes
+
+    library = ctypes.CDLL(None, use_errno=True)
+    if hasattr(library, "renameat2"):  # Linux, glibc 2.28
+        here, exchange = -100, 2
+        return bool(library.renameat2(here, os.fsencode(one), here, os.fsencode(other), exchange) == 0)
+    if hasattr(library, "renamex_np"):  # macOS
+        swap = 2
+        return bool(library.renamex_np(os.fsencode(one), os.fsencode(other), swap) == 0)
+    return False
 
 
 def _remove(path: Path) -> None:

@@ -1,5 +1,7 @@
 """From a preset name and a checkpoint folder to a ready :class:`Pipeline`. Weights are read when first needed."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -9,6 +11,7 @@ from typing import Any
 
 import torch
 
+from wan_core import models, runtime
 from wan_core.checkpoints import (
     TOKENIZER,
     CheckpointLayout,
@@ -26,17 +29,10 @@ from wan_core.checkpoints import (
 )
 from wan_core.errors import CheckpointError, RequestError
 from wan_core.files import WEIGHT_ENDINGS
-from wan_core.models import TextEncoder, WanDiTConfig, load_tokenizer
+from wan_core.models import WanDiTConfig
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset, get_preset
-from wan_core.runtime import (
-    Between,
-    Placed,
-    choose_attention_backend,
-    prepare_model,
-    resolve_device,
-    resolve_dtype,
-)
+from wan_core.runtime import Between, Placed, resolve_device, resolve_dtype
 from wan_core.tasks import Components, Experts
 
 
@@ -109,9 +105,9 @@ class _Loader:
         check_loras(preset, options.loras)
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
-        self.attention = choose_attention_backend(options.attention, self.device)
+        self.attention = runtime.choose_attention_backend(options.attention, self.device)
         self.options = options
-        self.tokenizer = load_tokenizer(self._path(preset.part("tokenizer")))
+        self.tokenizer = models.load_tokenizer(self._path(preset.part("tokenizer")))
         self.notes: list[str] = []
         offload = options.offload is not False
         # On the CPU there is nowhere to move a part to: what is not needed leaves the memory.
@@ -159,7 +155,7 @@ class _Loader:
             record["force_lora"] = self.options.force_lora
         return record
 
-    def _open(self, part: Part) -> "_Opened":
+    def _open(self, part: Part) -> _Opened:
         """What a part's files say; a part that is still to be fetched is opened when it is first used."""
         place = self.places.get(part.name, part.source)
         is_remote = place is not None and part.family.find is not None and not Path(place).exists()
@@ -178,7 +174,7 @@ class _Loader:
             raise CheckpointError(f"{place} does not exist; check the name of the part's file or folder")
         return Path(place)
 
-    def _read(self, part: Part, path: Path) -> "_Opened":
+    def _read(self, part: Part, path: Path) -> _Opened:
         if part.family.load is not None:
             return _Opened(part, path, None, part.config)
         source = self._source(path, part.family, part.expert)
@@ -204,7 +200,7 @@ class _Loader:
         self.notes += [note for note in merged.notes if note not in self.notes]
         return merged
 
-    def _placed(self, opened: "_Opened", network: WanDiTConfig) -> Placed[Any]:
+    def _placed(self, opened: _Opened, network: WanDiTConfig) -> Placed[Any]:
         part, family = opened.part, opened.part.family
         dtype = family.dtype_in(self.dtype)
         tokenizer = self.tokenizer if part.name == "text_encoder" else None
@@ -215,8 +211,8 @@ class _Loader:
                 return family.open(self._path(part), dtype, device)
             model = load_model(found.config, found.source, family=family, dtype=dtype, device=device)
             attention = self.attention if family.is_denoiser else None
-            prepare_model(model, inference=inference, attention=attention)
-            return model if tokenizer is None else TextEncoder(model, tokenizer, network.text_len)
+            runtime.prepare_model(model, inference=inference, attention=attention)
+            return model if tokenizer is None else models.TextEncoder(model, tokenizer, network.text_len)
 
         on_cpu = part.name == "text_encoder" and self.options.text_encoder_on_cpu
         device = torch.device("cpu") if on_cpu else self.device
@@ -238,7 +234,7 @@ class _Loader:
             f"output channels {branch} image branch; {self.preset.name} has {wanted[0]} and {wanted[1]}"
         )
 
-    def _check_widths(self, opened: Sequence["_Opened"], network: WanDiTConfig) -> None:
+    def _check_widths(self, opened: Sequence[_Opened], network: WanDiTConfig) -> None:
         """What the parts hand to each other must have one width."""
         by_name = {each.part.name: each for each in opened}
         vae, expected = by_name["vae"].config, self.preset.vae

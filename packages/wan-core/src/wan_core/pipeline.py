@@ -1,18 +1,19 @@
 """A request through a model: condition, denoise, decode - clip by clip, frames streamed."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from wan_core import media
 from wan_core.errors import RequestError
-from wan_core.media import LatentSpec, Provenance, write_video
-from wan_core.models import DiTInputs, WanDiT
+from wan_core.media import LatentSpec, Provenance
 from wan_core.presets import Preset
-from wan_core.runtime import Placed
 from wan_core.sampling import Denoiser, ExpertDenoiser, draw_noise, make_solver, sample, seeded_generator
 from wan_core.tasks import (
     Clip,
@@ -25,6 +26,10 @@ from wan_core.tasks import (
     SamplingSettings,
     TaskInputs,
 )
+
+if TYPE_CHECKING:
+    from wan_core.models import DiTInputs, WanDiT
+    from wan_core.runtime import Placed
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 """Wraps an iterable of steps and shows them; the string names the phase."""
@@ -62,7 +67,7 @@ class GeneratedVideo:
     def save(self, path: str | Path, *, metadata: bool = True) -> Path:
         """Write ``.mp4``, ``.gif``, ``.webp`` or a ``%04d.png`` pattern. Raises ``MediaError``, ``RequestError``."""
         provenance = self.provenance if metadata else None
-        return write_video(iter([self.frames.transpose(0, 1)]), path, fps=self.fps, provenance=provenance)
+        return media.write_video(iter([self.frames.transpose(0, 1)]), path, fps=self.fps, provenance=provenance)
 
 
 class Pipeline:
@@ -203,7 +208,7 @@ class Pipeline:
         )
         return denoiser, release
 
-    def _branch(self, network: "_Resident", conditioning: Conditioning, guidance_scale: float) -> Denoiser:
+    def _branch(self, network: _Resident, conditioning: Conditioning, guidance_scale: float) -> Denoiser:
         negative = conditioning.negative
         return Denoiser(
             network,

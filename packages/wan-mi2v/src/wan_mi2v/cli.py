@@ -6,7 +6,8 @@ from typing import Any
 
 import click
 
-from wan_core.cli import build_command, main_of, reporter, run_generate, version_option
+from wan_core import cli
+from wan_core.cli import build_command, main_of, reporter, version_option
 from wan_core.presets import Preset
 from wan_mi2v.presets import MI2V_5B, TINY_MI2V
 
@@ -25,10 +26,10 @@ HELP = (
 def run(preset: Preset, values: Mapping[str, Any]) -> None:
     """Run the 5B model when its weights are named, else the tiny one."""
     if values["ckpt_dir"] is not None:
-        run_generate(preset, values)
+        cli.run_generate(preset, values)
         return
     reporter(values["quiet"])("note: no --ckpt-dir, so the bundled tiny model makes this video")
-    run_generate(TINY_MI2V, values)
+    cli.run_generate(TINY_MI2V, values)
 
 
 def make_command() -> click.Command:

@@ -1,14 +1,17 @@
 """What a user asks for: which images, and where in the video they stay."""
 
+from __future__ import annotations
+
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple
-
-from PIL import Image
+from typing import TYPE_CHECKING, NamedTuple
 
 from wan_core import RequestError
 from wan_core.tasks import GenerationRequest
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class FrameRange(NamedTuple):

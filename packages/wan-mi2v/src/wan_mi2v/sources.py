@@ -1,16 +1,19 @@
 """Where the images come from: files, folders in the order of their names, frames of a video, or memory."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from PIL import Image
-
-from wan_core import RequestError
+from wan_core import RequestError, media
 from wan_core.files import IMAGE_ENDINGS, folder_files
-from wan_core.media import load_image, plain_text, probe_video, stream_video, tensor_to_image
+from wan_core.media import plain_text
 from wan_mi2v.request import FrameRange, MI2VRequest, parse_frames
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 
 class NamedImage(NamedTuple):
@@ -53,7 +56,7 @@ def read_images(request: MI2VRequest, room: Room) -> list[NamedImage]:
         return [NamedImage(f"picture {index}", image) for index, image in enumerate(request.pictures)]
     paths = list_images(request.images)
     room.check(len(paths))
-    return [NamedImage(plain_text(path.name), load_image(path)) for path in paths]
+    return [NamedImage(plain_text(path.name), media.load_image(path)) for path in paths]
 
 
 def list_images(paths: Sequence[Path]) -> list[Path]:
@@ -78,16 +81,16 @@ def read_clip(path: Path, chosen: FrameRange, room: Room) -> list[NamedImage]:
     start, stop, step = chosen
     if stop is not None:
         room.check(len(range(start, stop, step)))
-    frames = list(islice(stream_video(path), start, stop, step)) if stop is not None else []
+    frames = list(islice(media.stream_video(path), start, stop, step)) if stop is not None else []
     if stop is None:
-        frames = list(islice(stream_video(path), start, start + step * (room.limit + 1), step))
+        frames = list(islice(media.stream_video(path), start, start + step * (room.limit + 1), step))
         room.check(len(frames), is_more=True)
     if not frames or (stop is not None and len(frames) < len(range(start, stop, step))):
-        total = probe_video(path).num_frames
+        total = media.probe_video(path).num_frames
         has = "fewer" if total is None else str(total)
         asked = f"{start}:{'' if stop is None else stop}"
         raise RequestError(f"video {plain_text(path)} has {has} frames, --frames {asked} asks for others")
     return [
-        NamedImage(f"{plain_text(path.name)} {start + step * index}", tensor_to_image(frame))
+        NamedImage(f"{plain_text(path.name)} {start + step * index}", media.tensor_to_image(frame))
         for index, frame in enumerate(frames)
     ]

@@ -4,15 +4,14 @@ The idea is the multi-image variant of Wan2.2's TI2V-5B pipeline (arXiv 2503.203
 and fixed as one of the first latent frames; the code is our own, on wan-core's text-and-image task.
 """
 
+from __future__ import annotations
+
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from torch import Tensor
-
-from wan_core import RequestError
+from wan_core import RequestError, sampling
 from wan_core.media import LatentSpec, VideoGeometry, check_output, plain_text
-from wan_core.sampling import Anchors
 from wan_core.tasks import (
     AnchoredVideo,
     Components,
@@ -25,9 +24,13 @@ from wan_core.tasks import (
     prepare_anchor_images,
 )
 from wan_mi2v.inputs import MI2VInputs
-from wan_mi2v.preview import watch_anchors
 from wan_mi2v.request import MI2VRequest
 from wan_mi2v.sources import NamedImage, Room, read_images
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wan_core.sampling import Anchors
 
 _LOOSE_ASPECT = 1.1  # images whose aspect ratio differs by more lose a visible part
 
@@ -66,11 +69,15 @@ class MultiImageToVideo(AnchoredVideo[MI2VRequest, MI2VInputs]):
                 latents = vae.encode(video)
         else:
             latents = encode_images(inputs.images, components)
-        return Anchors.at(latents, inputs.positions, inputs.geometry.latent_frames)
+        return sampling.Anchors.at(latents, inputs.positions, inputs.geometry.latent_frames)
 
     def report(self, inputs: MI2VInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
         preview = inputs.request.preview
-        return clip.frames if preview is None else watch_anchors(inputs, clip.frames, preview, log)
+        if preview is None:
+            return clip.frames
+        from wan_mi2v.preview import watch_anchors
+
+        return watch_anchors(inputs, clip.frames, preview, log)
 
     def validation_request(self, prompt: str, images: Sequence[Path], **settings: Any) -> MI2VRequest:
         return MI2VRequest(prompt=prompt, images=tuple(images), **settings)

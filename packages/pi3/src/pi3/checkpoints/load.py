@@ -1,29 +1,24 @@
 """From a weight file to a model: its family for the core's reader and loader, and Pi3 ready for inference."""
 
+from __future__ import annotations
+
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any
 
 from pi3.checkpoints.locate import find_weights
 from pi3.config import Pi3Config, Pi3XConfig
-from pi3.model import Pi3
-from pi3.pi3x import CONDITION_MODULES, Pi3X
-from wan_core import CheckpointError, ConfigError
-from wan_core.checkpoints import (
-    DerivedSource,
-    Family,
-    Recipe,
-    TensorSource,
-    load_model,
-    native_weights,
-    read_weights,
-)
+from wan_core import CheckpointError, ConfigError, checkpoints
+from wan_core.checkpoints import Family
+
+if TYPE_CHECKING:
+    import torch
+
+    from pi3.model import Pi3
+    from wan_core.checkpoints import TensorSource
 
 
 def read_config(path: Path, source: TensorSource) -> Pi3Config:
@@ -44,6 +39,9 @@ def read_config(path: Path, source: TensorSource) -> Pi3Config:
 
 def build(config: Pi3Config) -> Pi3:
     """The network of a config, Pi3 or Pi3X, with random weights."""
+    from pi3.model import Pi3
+    from pi3.pi3x import Pi3X
+
     return Pi3X(config) if isinstance(config, Pi3XConfig) else Pi3(config)
 
 
@@ -53,7 +51,7 @@ PI3 = Family(
     network=build,
     infer=read_config,
     signature=r"(?:^|\.)camera_head\.fc_rot\.weight$",
-    half_dtype=torch.float32,
+    half_dtype="float32",
     find=find_weights,
 )
 """Pi3 and Pi3X under their published names; always in float32, as geometry needs it."""
@@ -73,17 +71,24 @@ def load_pi3(
     which stay float32; by default all are float32. ``multimodal=False`` leaves the conditions of a Pi3X out. Raises
     CheckpointError for weights that are not there, damaged, or do not fit exactly.
     """
+    import torch
+
+    from pi3.pi3x import CONDITION_MODULES
+
     path = find_weights(source, revision=revision)
-    weights: TensorSource = native_weights(read_weights(path), PI3)
+    weights: TensorSource = checkpoints.native_weights(checkpoints.read_weights(path), PI3)
     config = read_config(path, weights)
     if isinstance(config, Pi3XConfig) and not (multimodal and config.multimodal):
         config = replace(config, multimodal=False)
         kept = [name for name in weights if name.split(".")[0] not in CONDITION_MODULES]
-        weights = DerivedSource(weights, {name: Recipe((name,), weights.info(name)) for name in kept})
-    return freeze(load_model(config, weights, family=PI3, dtype=dtype or torch.float32, device=device))
+        recipes = {name: checkpoints.Recipe((name,), weights.info(name)) for name in kept}
+        weights = checkpoints.DerivedSource(weights, recipes)
+    return freeze(checkpoints.load_model(config, weights, family=PI3, dtype=dtype or torch.float32, device=device))
 
 
 def freeze(model: Pi3) -> Pi3:
     """The model for inference: no dropout, no gradients of weights."""
+    from torch import nn
+
     nn.Module.requires_grad_(model.eval(), False)
     return model

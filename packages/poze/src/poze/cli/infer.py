@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from poze.presets import POZE_5B, TINY_POZE
-from wan_core import RequestError
-from wan_core.cli import build_command, main_of, reporter, run_generate, version_option
+from wan_core import RequestError, cli
+from wan_core.cli import build_command, main_of, reporter, version_option
 from wan_core.presets import Preset
 
 DEFAULT_PROMPT = "A drone flythrough of a canyon"
@@ -28,7 +28,7 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     if values["ckpt_dir"] is None:
         reporter(values["quiet"])("note: no --wan-ckpt-dir, so the bundled tiny models make this video")
         chosen = TINY_POZE
-    run_generate(chosen, values)
+    cli.run_generate(chosen, values)
 
 
 def make_command() -> click.Command:

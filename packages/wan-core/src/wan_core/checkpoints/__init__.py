@@ -1,35 +1,42 @@
 """Weights on disk: read lazily, recognised by content, checked before they are used, written whole or not at all."""
 
-from wan_core.checkpoints.contents import Contents, find_weights
-from wan_core.checkpoints.convert import in_format, native_weights
-from wan_core.checkpoints.export import ExportOptions, export_networks
-from wan_core.checkpoints.export_targets import Layout, write_json
-from wan_core.checkpoints.families import (
-    CLIP,
-    DIT,
-    FLF2V,
-    UMT5,
-    VAE,
-    Expert,
-    Family,
-    dit_config_reader,
-    families,
-    title_of,
-)
-from wan_core.checkpoints.families.dit import official_config
-from wan_core.checkpoints.families.shapes import Shapes
-from wan_core.checkpoints.inspection import Inspection, inspect_weights, tensor_rows
-from wan_core.checkpoints.layout import TOKENIZER, CheckpointLayout
-from wan_core.checkpoints.load import check_fit, load_model
-from wan_core.checkpoints.lora.merge import LoRA, loras_for, with_delta, with_loras
-from wan_core.checkpoints.lora.summary import LoRASummary
-from wan_core.checkpoints.meta import build_on_meta
-from wan_core.checkpoints.networks import Network, networks_in
-from wan_core.checkpoints.parts import Part
-from wan_core.checkpoints.pipeline_files import PipelineFacts
-from wan_core.checkpoints.readers.reader import read_weights
-from wan_core.checkpoints.readers.sources import DerivedSource, MemorySource, Recipe, TensorSource
-from wan_core.checkpoints.writer import write_file, write_shards
+from typing import TYPE_CHECKING
+
+from wan_core.checkpoints.families import families  # a module is called so too: the function must come after it
+from wan_core.lazy import on_demand
+
+if TYPE_CHECKING:
+    from wan_core.checkpoints.contents import Contents, find_weights
+    from wan_core.checkpoints.convert import in_format, native_weights
+    from wan_core.checkpoints.export import ExportOptions, export_networks
+    from wan_core.checkpoints.export_targets import Layout, write_json
+    from wan_core.checkpoints.families import (
+        CLIP,
+        DIT,
+        FLF2V,
+        UMT5,
+        VAE,
+        Expert,
+        Family,
+        dit_config_reader,
+        title_of,
+    )
+    from wan_core.checkpoints.families.dit import official_config
+    from wan_core.checkpoints.families.shapes import Shapes
+    from wan_core.checkpoints.inspection import Inspection, inspect_weights, tensor_rows
+    from wan_core.checkpoints.layout import TOKENIZER, CheckpointLayout
+    from wan_core.checkpoints.load import check_fit, load_model
+    from wan_core.checkpoints.lora.merge import LoRA, loras_for, with_delta, with_loras
+    from wan_core.checkpoints.lora.summary import LoRASummary
+    from wan_core.checkpoints.meta import build_on_meta
+    from wan_core.checkpoints.networks import Network, networks_in
+    from wan_core.checkpoints.parts import Part
+    from wan_core.checkpoints.pipeline_files import PipelineFacts
+    from wan_core.checkpoints.readers.reader import read_weights
+    from wan_core.checkpoints.readers.sources import DerivedSource, MemorySource, Recipe, TensorSource
+    from wan_core.checkpoints.writer import write_file, write_shards
+else:
+    __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = [
     "CLIP",

@@ -5,15 +5,19 @@ drops leading ones. Others leave out the time of a kernel that is one frame deep
 matrix ``[out, in x t x h x w]`` (rCM).
 """
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import TYPE_CHECKING
 
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
-from wan_core.checkpoints.readers.sources import Recipe
+    from wan_core.checkpoints.readers.sources import Recipe
 
 _KERNEL_RANK = 5
 

@@ -3,21 +3,25 @@
 A format is chosen once per file, by a name that only it has; every table leaves native names as they are.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-
-from torch import Tensor
+from typing import TYPE_CHECKING
 
 from wan_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Renames = tuple[tuple[str, str | None], ...]
 """Pairs of module-path prefixes, foreign then native; ``{}`` is one index, ``None`` means dropped on purpose."""
 
-Split = Callable[[str, Tensor], dict[str, Tensor] | None]
+Split = Callable[[str, "Tensor"], "dict[str, Tensor] | None"]
 """A foreign tensor to its native ones where a prefix table cannot say it; ``None`` where it can."""
 
-Join = Callable[[Collection[str]], Mapping[str, tuple[tuple[str, ...], Callable[..., Tensor]]]]
+Join = Callable[[Collection[str]], Mapping[str, tuple[tuple[str, ...], Callable[..., "Tensor"]]]]
 """Of native names, those foreign tensors that are made of several or reshaped: inputs and a function of them."""
 
 

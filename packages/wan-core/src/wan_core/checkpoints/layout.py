@@ -9,8 +9,6 @@ from wan_core.checkpoints.families import Family
 from wan_core.checkpoints.families.record import WEIGHT_FILES
 from wan_core.checkpoints.members import experts_of, members_of
 from wan_core.checkpoints.parts import Part
-from wan_core.checkpoints.readers.reader import read_weights
-from wan_core.checkpoints.readers.shards import is_later_shard
 from wan_core.checkpoints.readers.trainer_folders import refuse_trainer_folder
 from wan_core.errors import CheckpointError
 
@@ -72,6 +70,8 @@ class CheckpointLayout:
 
     def _single_dit(self, part: Part) -> Path | None:
         """The one file with the network's tensors; of two experts with that word in its name, or with both inside."""
+        from wan_core.checkpoints.readers.shards import is_later_shard
+
         for folder in part.family.where.also:
             files = sorted(path for pattern in WEIGHT_FILES for path in (self.folder / folder).glob(pattern))
             found = [path for path in files if not is_later_shard(path.name) and _is_of(part, path)]
@@ -119,6 +119,8 @@ def _shown(part: Part, candidate: str) -> str:
 
 
 def _is_of(part: Part, path: Path) -> bool:
+    from wan_core.checkpoints.readers.reader import read_weights
+
     try:
         members = members_of(read_weights(path)) if path.is_file() else []
     except CheckpointError:

@@ -4,15 +4,20 @@ A network is found by names that only its family has (its signature); what stand
 State of an optimizer is never taken for a network.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from wan_core.checkpoints.families import Expert, Family, families
 from wan_core.checkpoints.lora.names import is_lora
 from wan_core.checkpoints.prefixes import by_prefix, unwrapped
-from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from wan_core.checkpoints.readers.sources import TensorSource
 
 _STATE = re.compile(
     r"(?:^|\.)(?:optim\w*|opt|opt_state\w*|exp_avg\w*|adam\w*|momentum\w*|\w*scheduler\w*|grads?|master_param\w*)(?:\.|$)",

@@ -112,7 +112,7 @@ def _network(
     merged = merge(native, expert) if merge is not None and family.is_denoiser else native
     # In the network's order, so that equal weights give equal files.
     ordered = DerivedSource(merged, {name: Recipe((name,), merged.info(name)) for name in model.state_dict()})
-    stays = family.half_dtype is torch.float32 and not is_alone
+    stays = family.half_dtype == "float32" and not is_alone
     dtypes = _dtypes(model, ordered, None if stays else dtype)
     return Network(
         weights=weights, native=ordered, format=native.format, config=config, dtypes=dtypes, expert=expert,

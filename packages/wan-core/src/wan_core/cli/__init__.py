@@ -3,10 +3,19 @@
 For the scripts of projects: :func:`build_command` makes a preset's command, :func:`run_generate` carries it out.
 """
 
-from importlib import import_module
 from typing import TYPE_CHECKING
 
 from wan_core.cli.group import ErrorReporting, LazyCommand, LazyGroup, main_of, version_option
+from wan_core.lazy import on_demand
+
+if TYPE_CHECKING:
+    from wan_core.cli.download import fetch_model
+    from wan_core.cli.generate import build_command
+    from wan_core.cli.jobs import run_generate
+    from wan_core.cli.options import ListCommand, ListOption, debug_option
+    from wan_core.cli.progress import reporter
+else:
+    __getattr__, __dir__ = on_demand(__name__)
 
 COMMANDS = {
     "cache": LazyCommand("wan_core.cli.cache:cache", "Encode videos and captions once, for training."),
@@ -23,30 +32,6 @@ COMMANDS = {
 
 wan = LazyGroup("wan", COMMANDS, help="Wan 2.1 and 2.2 video generation.", package="wan-core")
 main = main_of(wan)
-
-if TYPE_CHECKING:
-    from wan_core.cli.download import fetch_model
-    from wan_core.cli.generate import build_command, run_generate
-    from wan_core.cli.options import ListCommand, ListOption, debug_option
-    from wan_core.cli.progress import reporter
-
-# Imported on demand: they need torch.
-_HEAVY = {
-    "ListCommand": "wan_core.cli.options",
-    "ListOption": "wan_core.cli.options",
-    "build_command": "wan_core.cli.generate",
-    "debug_option": "wan_core.cli.options",
-    "fetch_model": "wan_core.cli.download",
-    "reporter": "wan_core.cli.progress",
-    "run_generate": "wan_core.cli.generate",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name in _HEAVY:
-        return getattr(import_module(_HEAVY[name]), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-
 
 __all__ = [
     "COMMANDS",

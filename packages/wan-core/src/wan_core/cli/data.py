@@ -1,11 +1,14 @@
 """The options of `wan train` and `wan cache` that say what to train on, and the list of what could not be."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from wan_core.cli.options import ParsedType
-from wan_core.training import CLIP_WAYS, FoundExamples, parse_clips
+from wan_core.training import CLIP_WAYS, parse_clips
+
+if TYPE_CHECKING:
+    from wan_core.training import FoundExamples
 
 
 class _DataType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
@@ -46,7 +49,7 @@ def clip_options() -> list[click.Option]:
     ]
 
 
-def report_left_out(found: FoundExamples) -> None:
+def report_left_out(found: "FoundExamples") -> None:
     """List what was left out, if anything, on standard error."""
     if found.bad:
         click.echo(f"left out {len(found.bad)} examples that cannot be trained on:\n{found.report()}", err=True)

@@ -1,21 +1,24 @@
 """The group class of all our commands: lazy subcommands, errors as one sentence with an exit code."""
 
+import errno
 import os
 import signal
 import sys
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from importlib import import_module
 from importlib.metadata import version
 from types import FrameType
-from typing import Any
+from typing import Any, NoReturn
 
 import click
 
-from wan_core.errors import BackendError, WanError
+from wan_core.errors import BackendError, MediaError, WanError
+from wan_core.lazy import load
 
 DEBUG_KEY = "wan_core.debug"
+_OUTPUT_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 # Read when torch's OpenMP is loaded, so before torch. Waiting threads that spin instead of sleeping make a small model
 # five times as slow on a machine that has other work (83 s against 17 s for the first example of the README).
@@ -30,8 +33,7 @@ class LazyCommand:
     help: str
 
     def load(self) -> click.Command:
-        module, attribute = self.address.split(":")
-        command: click.Command = getattr(import_module(module), attribute)
+        command: click.Command = load(self.address)
         return command
 
 
@@ -157,13 +159,33 @@ def version_option(package: str, program: str) -> click.Option:
 
 
 def main_of(command: click.Command) -> Callable[[], None]:
-    """The entry point of a command: SIGTERM ends it as Ctrl-C does."""
+    """The entry point of a command: SIGTERM ends it as Ctrl-C does, output that nobody takes with a sentence."""
 
     def terminate(number: int, frame: FrameType | None) -> None:
         raise Terminated
 
     def main() -> None:
         signal.signal(signal.SIGTERM, terminate)
-        sys.exit(command.main(prog_name=command.name, standalone_mode=True))
+        try:
+            try:
+                command.main(prog_name=command.name)
+            finally:
+                if sys.stdout is not None:
+                    sys.stdout.flush()
+        except OSError as error:
+            if error.errno not in _OUTPUT_TROUBLE or error.filename is not None:
+                raise
+            with suppress(OSError):
+                click.echo(f"Error: cannot write to standard output: {error.strerror}", err=True)
+            _leave(MediaError.exit_code)
 
     return main
+
+
+def _leave(code: int) -> NoReturn:
+    """End without another try to write what is left in the buffers."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            with suppress(OSError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    sys.exit(code)

@@ -1,16 +1,23 @@
 """``--lora [high=|low=]PATH[:STRENGTH]`` and ``--force-lora``, for every command that reads a transformer."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
-import torch
 
-from wan_core.checkpoints import Expert, LoRA, TensorSource, loras_for, with_loras
+from wan_core import checkpoints
 from wan_core.cli.options import ParsedType
 from wan_core.errors import RequestError
+
+if TYPE_CHECKING:
+    import torch
+
+    from wan_core.checkpoints import Expert, LoRA, TensorSource
 
 _EXPERT = re.compile(r"(high|low)=(.*)", re.DOTALL)
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:e[+-]?\d+)?|[+-]?(?:nan|inf(?:inity)?)", re.IGNORECASE)
@@ -37,7 +44,7 @@ def parse_lora(text: str) -> LoRA:
         if colon and Path(name).exists():
             raise RequestError(f"the strength of a LoRA is a number, got {tail!r}; write {name}:0.8")
         raise RequestError(f"there is no LoRA file {rest}")
-    return LoRA(Path(rest), strength, "high" if expert == "high" else "low" if expert == "low" else None)
+    return checkpoints.LoRA(Path(rest), strength, "high" if expert == "high" else "low" if expert == "low" else None)
 
 
 def lora_options() -> list[click.Option]:
@@ -70,7 +77,8 @@ class LoRAMerge:
 
     def __call__(self, native: TensorSource, expert: Expert | None) -> TensorSource:
         """The native weights of a transformer with what is for it. Raises RequestError, CheckpointError."""
-        merged = with_loras(native, loras_for(self._loras, expert), force=self._force, dtype=self._dtype)
+        loras = checkpoints.loras_for(self._loras, expert)
+        merged = checkpoints.with_loras(native, loras, force=self._force, dtype=self._dtype)
         self._notes += [note for note in merged.notes if note not in self._notes]
         self._count += 1
         return merged

@@ -1,11 +1,12 @@
 """The options that generation commands share, in the original's spelling and in ours."""
 
 import dataclasses
+import sys
 import typing
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import UnionType
+from types import SimpleNamespace, UnionType
 from typing import Any
 
 import click
@@ -214,12 +215,18 @@ def output_options() -> list[click.Option]:
 
 def task_options(request_type: type[GenerationRequest]) -> list[click.Option]:
     """The options of a task's own request fields: those whose metadata names an ``option``."""
-    hints = typing.get_type_hints(request_type)
     return [
-        _task_option(field, hints[field.name])
+        _task_option(field, _type_of(field.name, request_type))
         for field in dataclasses.fields(request_type)
         if "option" in field.metadata
     ]
+
+
+def _type_of(name: str, request_type: type[GenerationRequest]) -> Any:
+    """The type of one field: those of others may be imported for type checkers only."""
+    home = next(each for each in request_type.__mro__ if name in vars(each).get("__annotations__", ()))
+    field = SimpleNamespace(__annotations__={name: home.__annotations__[name]})
+    return typing.get_type_hints(field, vars(sys.modules[home.__module__]))[name]
 
 
 def _task_option(field: "dataclasses.Field[Any]", hint: Any) -> click.Option:

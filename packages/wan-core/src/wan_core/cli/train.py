@@ -1,42 +1,37 @@
 """``wan train``: options and a TOML file to a checked plan, then the run."""
 
+from __future__ import annotations
+
 import json
 import math
 import signal
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from wan_core import runtime, training
 from wan_core.cli.data import data_options, report_left_out
 from wan_core.cli.group import ErrorReporting
 from wan_core.cli.options import ParsedType, debug_option, part_option
 from wan_core.cli.progress import item_progress, reporter, training_progress
 from wan_core.errors import RequestError
 from wan_core.media import parse_size
-from wan_core.runtime import launched, peak_memory
 from wan_core.training import (
     DEFAULT_TARGETS,
     EXPERTS,
     OPTIMIZERS,
     SCHEDULES,
     TIMESTEPS,
-    Listeners,
     LoopSettings,
-    Ranks,
-    RunOptions,
-    RunResult,
-    TrainingPlan,
     TrainSettings,
-    carry_out,
-    data_folders,
-    describe_plan,
-    distributed_ranks,
-    plan_training,
     read_config,
 )
+
+if TYPE_CHECKING:
+    from wan_core.training import Ranks, RunResult, TrainingPlan
 
 _FOLDER = click.Path(path_type=Path)
 _NO_CONFIG = ("config", "debug", "help")
@@ -112,16 +107,16 @@ _OPTIONS = [
 
 
 def _call(**values: Any) -> None:
-    launch = launched()
+    launch = runtime.launched()
     if launch is not None:
         values["device"] = launch.device(values["device"])
     plan = plan_of(values, world=1 if launch is None else launch.world)
     is_first = launch is None or launch.rank == 0
     if values["dry_run"]:
         if is_first:
-            _show(describe_plan(plan), values["as_json"])
+            _show(training.describe_plan(plan), values["as_json"])
         return
-    with distributed_ranks(launch, plan.device, replicas=values["replicas"]) as ranks:
+    with training.distributed_ranks(launch, plan.device, replicas=values["replicas"]) as ranks:
         result = run_plan(plan, quiet=values["quiet"] or not is_first, ranks=ranks)
     if is_first:
         _report(plan, result, values["as_json"])
@@ -164,7 +159,7 @@ def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
         "log_steps": values["log_every"],
         "validate_steps": values["validate_every"],
         "checkpoint_dir": values["ckpt_dir"],
-        "data": data_folders(values["data"]),
+        "data": training.data_folders(values["data"]),
         "validation_prompts": values["validation_prompt"],
         "validation_images": values["validation_image"],
         "networks": values["network"],
@@ -176,7 +171,7 @@ def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
     def made(kind: type[Any]) -> Any:
         return kind(**{field.name: known[field.name] for field in fields(kind) if field.name in known})
 
-    return plan_training(made(RunOptions), made(TrainSettings), made(LoopSettings))
+    return training.plan_training(made(training.RunOptions), made(TrainSettings), made(LoopSettings))
 
 
 def run_plan(plan: TrainingPlan, *, quiet: bool, ranks: Ranks | None = None) -> RunResult:
@@ -184,9 +179,9 @@ def run_plan(plan: TrainingPlan, *, quiet: bool, ranks: Ranks | None = None) -> 
     total = 0 if plan.examples is None else len(plan.examples)
     with (
         item_progress("encode", total, quiet=quiet) as encoded,
-        training_progress(plan.loop.steps, lambda: peak_memory(plan.device), quiet=quiet) as step,
+        training_progress(plan.loop.steps, lambda: runtime.peak_memory(plan.device), quiet=quiet) as step,
     ):
-        return carry_out(plan, Listeners(log=reporter(quiet), encoded=encoded, step=step), ranks)
+        return training.carry_out(plan, training.Listeners(log=reporter(quiet), encoded=encoded, step=step), ranks)
 
 
 def _show(values: Mapping[str, Any], as_json: bool) -> None:

@@ -1,21 +1,28 @@
 """Images, videos and sound: read, fit, written whole or not at all, with the record of how they were made."""
 
-from wan_core.files import plain_text
-from wan_core.media.audio import load_audio
-from wan_core.media.geometry import (
-    FrameSize,
-    LatentSpec,
-    VideoGeometry,
-    best_output_size,
-    latent_grid_for_area,
-    parse_size,
-)
-from wan_core.media.images import fit_cover, image_to_tensor, load_image, stretch_bicubic, tensor_to_image, to_uint8
-from wan_core.media.output import check_output
-from wan_core.media.provenance import Provenance, read_provenance
-from wan_core.media.sheet import contact_sheet
-from wan_core.media.video import write_image, write_video
-from wan_core.media.video_reader import count_frames, probe_video, read_video, stream_video
+from typing import TYPE_CHECKING
+
+from wan_core.lazy import on_demand
+
+if TYPE_CHECKING:
+    from wan_core.files import plain_text
+    from wan_core.media.audio import load_audio
+    from wan_core.media.geometry import (
+        FrameSize,
+        LatentSpec,
+        VideoGeometry,
+        best_output_size,
+        latent_grid_for_area,
+        parse_size,
+    )
+    from wan_core.media.images import fit_cover, image_to_tensor, load_image, stretch_bicubic, tensor_to_image, to_uint8
+    from wan_core.media.output import check_output
+    from wan_core.media.provenance import Provenance, read_provenance
+    from wan_core.media.sheet import contact_sheet
+    from wan_core.media.video import write_image, write_video
+    from wan_core.media.video_reader import count_frames, probe_video, read_video, stream_video
+else:
+    __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = [
     "FrameSize",

@@ -109,7 +109,7 @@ def _clean(value: Any, depth: int = 0) -> Any:
 
 def _without_folders(text: str) -> str:
     """The last part of anything that is or contains an absolute or home path."""
-    home = str(Path.home())
+    home = os.path.expanduser("~")  # stays as it is where nobody knows the home
     if PurePosixPath(text).is_absolute() or text.startswith("~"):
         return PurePosixPath(text).name
     if PureWindowsPath(text).is_absolute():

@@ -1,9 +1,16 @@
 """The networks. Each has a frozen config with ``.build()``; a network runs in the dtype of its parameters."""
 
-from wan_core.models.dit import ContextCache, DiTInputs, FLF2VConfig, FLF2VDiT, InnerAttention, WanDiT, WanDiTConfig
-from wan_core.models.image import CLIP_VIT_H14, CLIPConfig, CLIPVision
-from wan_core.models.text import UMT5_XXL, TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, load_tokenizer
-from wan_core.models.vae import WAN21_VAE, WAN22_VAE, VAEConfig, VideoVAE
+from typing import TYPE_CHECKING
+
+from wan_core.lazy import on_demand
+
+if TYPE_CHECKING:
+    from wan_core.models.dit import ContextCache, DiTInputs, FLF2VConfig, FLF2VDiT, InnerAttention, WanDiT, WanDiTConfig
+    from wan_core.models.image import CLIP_VIT_H14, CLIPConfig, CLIPVision
+    from wan_core.models.text import UMT5_XXL, TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, load_tokenizer
+    from wan_core.models.vae import WAN21_VAE, WAN22_VAE, VAEConfig, VideoVAE
+else:
+    __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = [
     "CLIP_VIT_H14",

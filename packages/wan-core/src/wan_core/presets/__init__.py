@@ -1,13 +1,15 @@
 """Models by name. The table holds addresses, so that listing names imports no network code."""
 
-from importlib import import_module
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING
 
 from wan_core.errors import RequestError
+from wan_core.lazy import load, on_demand
 
 if TYPE_CHECKING:
     from wan_core.presets.base import Preset, wan_parts
+else:
+    __getattr__, __dir__ = on_demand(__name__)
 
 _PRESETS = {
     "t2v-A14B": "wan_core.presets.wan22:T2V_A14B",
@@ -42,16 +44,8 @@ def get_preset(name: str) -> "Preset":
                 address = point.value
     if address is None:
         raise RequestError(f"there is no model {name!r}; known: {', '.join(list_presets())}")
-    module, attribute = address.split(":")
-    preset: Preset = getattr(import_module(module), attribute)
+    preset: Preset = load(address)
     return preset
-
-
-def __getattr__(name: str) -> object:
-    """``Preset`` and ``wan_parts`` on demand: they need the network configs, the table of names does not."""
-    if name in {"Preset", "wan_parts"}:
-        return getattr(import_module("wan_core.presets.base"), name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 __all__ = ["Preset", "get_preset", "list_presets", "wan_parts"]

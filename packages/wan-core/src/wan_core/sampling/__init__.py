@@ -1,11 +1,19 @@
 """Sampling: schedules, solvers, guidance, experts, anchors and the one loop. Sees callables and tensors, no models."""
 
-from wan_core.sampling.anchors import Anchors
-from wan_core.sampling.experts import ExpertDenoiser
-from wan_core.sampling.guidance import Denoiser
-from wan_core.sampling.noise import draw_noise, seeded_generator, seeded_noise
-from wan_core.sampling.sampler import sample
-from wan_core.sampling.solvers import SOLVERS, Solver, make_solver
+from typing import TYPE_CHECKING
+
+from wan_core.lazy import on_demand
+
+if TYPE_CHECKING:
+    from wan_core.sampling.anchors import Anchors
+    from wan_core.sampling.experts import ExpertDenoiser
+    from wan_core.sampling.guidance import Denoiser
+    from wan_core.sampling.noise import draw_noise, seeded_generator, seeded_noise
+    from wan_core.sampling.sampler import sample
+    from wan_core.sampling.solvers import SOLVERS, make_solver
+    from wan_core.sampling.solvers.base import Solver
+else:
+    __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = [
     "SOLVERS",

@@ -1,20 +1,26 @@
 """What a task is: it turns a request into data (a :class:`Conditioning`); the one sampling loop does the rest."""
 
+from __future__ import annotations
+
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, ClassVar, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
-import torch
-from torch import Tensor, nn
-
+from wan_core import models
 from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, VideoGeometry
-from wan_core.models import CLIPVision, DiTInputs, TextEncoder, Tokenizer, VideoVAE, WanDiT
-from wan_core.runtime import Placed
-from wan_core.sampling import SOLVERS, Anchors
+from wan_core.sampling import SOLVERS
 from wan_core.tasks.prompts import PromptCache
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor, nn
+
+    from wan_core.models import CLIPVision, DiTInputs, TextEncoder, Tokenizer, VideoVAE, WanDiT
+    from wan_core.runtime import Placed
+    from wan_core.sampling import Anchors
 
 Value = TypeVar("Value")
 
@@ -138,6 +144,8 @@ class DecodePlan:
 
     def apply(self, latents: Tensor) -> Tensor:
         """The latents to decode. [B, C, T, h, w] in and out."""
+        import torch
+
         latents = latents[:, :, self.drop_latent_frames :]
         return latents if self.prefix is None else torch.cat([self.prefix.to(latents), latents], dim=2)
 
@@ -193,7 +201,7 @@ class Components:
         part: Placed[Any] = self.parts[name]
         return part
 
-    def with_part(self, name: str, part: Placed[Any] | Experts[Placed[Any]]) -> "Components":
+    def with_part(self, name: str, part: Placed[Any] | Experts[Placed[Any]]) -> Components:
         """The same components with another part of that name."""
         return replace(self, parts={**self.parts, name: part}, _kept={})
 
@@ -353,7 +361,7 @@ class Task(ABC, Generic[RequestT, InputsT]):
 
         ``context`` [B, L, dim] are text states, ``networks`` the `companions`.
         """
-        return DiTInputs(context=context)
+        return models.DiTInputs(context=context)
 
     def clean_latents(self, batch: Mapping[str, Tensor], counts: Sequence[int], alone: Sequence[bool]) -> Tensor:
         """The latents [B, C, T, h, w] of a batch whose first ``counts`` frames are shown clean, as sampling shows them.
@@ -367,7 +375,7 @@ class Task(ABC, Generic[RequestT, InputsT]):
         """The networks that are trained beside the transformer, by name, new or as their files have them."""
         return {}
 
-    def using(self, networks: Mapping[str, nn.Module]) -> "Task[RequestT, InputsT]":
+    def using(self, networks: Mapping[str, nn.Module]) -> Task[RequestT, InputsT]:
         """The same task with these companions."""
         return self
 

@@ -1,15 +1,15 @@
 """First and last frame to video: both images as channels beside the noisy latents, and through CLIP."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from PIL import Image
-from torch import Tensor
-
+from wan_core import media
 from wan_core.errors import RequestError
-from wan_core.media import LatentSpec, VideoGeometry, fit_cover, image_to_tensor, load_image, stretch_bicubic
+from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.tasks.base import (
     Clip,
     Components,
@@ -27,6 +27,10 @@ from wan_core.tasks.i2v import (
     geometry_for_area,
     image_states,
 )
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
 
 _SAME_ASPECT = 1.01
 
@@ -61,10 +65,10 @@ class FirstLastFrameToVideo(ChannelVideo[FLF2VRequest, FLF2VInputs]):
         if request.first_frame is None or request.last_frame is None:
             missing = "--first_frame" if request.first_frame is None else "--last_frame"
             raise RequestError(f"this task leads from one image to another; give {missing} PATH too")
-        first, last = load_image(request.first_frame), load_image(request.last_frame)
+        first, last = media.load_image(request.first_frame), media.load_image(request.last_frame)
         geometry = geometry_for_area(first, settings, latent_spec)
         last, notes = _with_aspect_of(first, last)
-        ends = image_to_tensor(first), image_to_tensor(last)
+        ends = media.image_to_tensor(first), media.image_to_tensor(last)
         return FLF2VInputs(request=request, settings=settings, geometry=geometry, ends=ends, notes=notes)
 
     def condition(self, inputs: FLF2VInputs, components: Components, clip: Clip) -> Conditioning:
@@ -93,7 +97,7 @@ def _channels(ends: tuple[Tensor, Tensor], geometry: VideoGeometry, components: 
 def first_last_video(first: Tensor, last: Tensor, geometry: VideoGeometry) -> Tensor:
     """The video that is encoded as condition: both stretched images with mid-grey between, [1, 3, F, H, W]."""
     video = first_frame_video(first, geometry)
-    video[:, :, -1] = stretch_bicubic(last, geometry.height, geometry.width)
+    video[:, :, -1] = media.stretch_bicubic(last, geometry.height, geometry.width)
     return video
 
 
@@ -117,4 +121,4 @@ def _with_aspect_of(first: Image.Image, last: Image.Image) -> tuple[Image.Image,
     note = (
         f"the last frame has another shape than the first; {width}x{height} of its {last.width}x{last.height} are used"
     )
-    return fit_cover(last, width, height), (note,)
+    return media.fit_cover(last, width, height), (note,)

@@ -1,24 +1,15 @@
 """Image to video by channels: a mask and the encoded first frame are joined to the noisy latents."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import torch
-from PIL import Image
-from torch import Tensor, nn
-
+from wan_core import media, models
 from wan_core.errors import RequestError
-from wan_core.media import (
-    LatentSpec,
-    VideoGeometry,
-    image_to_tensor,
-    latent_grid_for_area,
-    load_image,
-    stretch_bicubic,
-)
-from wan_core.models import DiTInputs
+from wan_core.media import LatentSpec, VideoGeometry, latent_grid_for_area
 from wan_core.tasks.base import (
     Clip,
     Components,
@@ -32,6 +23,12 @@ from wan_core.tasks.base import (
     TrainingClip,
 )
 from wan_core.tasks.t2v import exact_geometry, text_states
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor, nn
+
+    from wan_core.models import DiTInputs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,12 +50,14 @@ class I2VInputs(TaskInputs[I2VRequest]):
 def first_frame_video(image: Tensor, geometry: VideoGeometry) -> Tensor:
     """The video that is encoded as condition: the stretched image, then mid-grey. [3, H, W] to [1, 3, F, H', W']."""
     video = image.new_zeros(1, 3, geometry.num_frames, geometry.height, geometry.width)
-    video[:, :, 0] = stretch_bicubic(image, geometry.height, geometry.width)
+    video[:, :, 0] = media.stretch_bicubic(image, geometry.height, geometry.width)
     return video
 
 
 def first_frame_mask(geometry: VideoGeometry) -> Tensor:
     """[1, stride, T, h, w]: 1 on the first latent frame, one channel per pixel frame of a latent frame."""
+    import torch
+
     sizes = geometry.latent_frames, geometry.latent_height, geometry.latent_width
     mask = torch.zeros(1, geometry.spec.temporal_stride, *sizes)
     mask[:, :, 0] = 1
@@ -75,12 +74,16 @@ def geometry_for_area(image: Image.Image, settings: SamplingSettings, latent_spe
 
 def image_states(images: Sequence[Tensor], components: Components) -> Tensor:
     """CLIP states of images [3, H, W] of any size, joined along the tokens: [1, 257 * N, dim]."""
+    import torch
+
     with components.part("image_encoder").active() as encode:
         return torch.cat([encode(image.to(components.device).unsqueeze(0)) for image in images], dim=1)
 
 
 def encode_channels(video: Tensor, mask: Tensor, components: Components) -> Tensor:
     """Mask channels [1, stride, T, h, w], then those of the encoded video [1, 3, F, H, W]: [1, stride + C, T, h, w]."""
+    import torch
+
     with components.vae.active() as vae:
         latents = vae.encode(video.to(components.device))
     return torch.cat([mask.to(latents), latents], dim=1)
@@ -99,7 +102,7 @@ class ChannelVideo(Task[RequestT, InputsT]):
         context, negative = text_states(inputs, components)
 
         def branch(text: Tensor) -> DiTInputs:
-            return DiTInputs(context=text, image_context=states, channel_concat=channels)
+            return models.DiTInputs(context=text, image_context=states, channel_concat=channels)
 
         return Conditioning(
             positive=branch(context),
@@ -113,7 +116,7 @@ class ChannelVideo(Task[RequestT, InputsT]):
     def training_inputs(
         self, batch: Mapping[str, Tensor], context: Tensor, networks: Mapping[str, nn.Module]
     ) -> DiTInputs:
-        return DiTInputs(context=context, channel_concat=batch["channels"], image_context=batch.get("image"))
+        return models.DiTInputs(context=context, channel_concat=batch["channels"], image_context=batch.get("image"))
 
 
 class ImageToVideo(ChannelVideo[I2VRequest, I2VInputs]):
@@ -125,9 +128,9 @@ class ImageToVideo(ChannelVideo[I2VRequest, I2VInputs]):
     def load(self, request: I2VRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> I2VInputs:
         if request.image is None:
             raise RequestError("this task starts from a picture; give it with --image PATH")
-        image = load_image(request.image)
+        image = media.load_image(request.image)
         geometry = geometry_for_area(image, settings, latent_spec)
-        return I2VInputs(request=request, settings=settings, geometry=geometry, image=image_to_tensor(image))
+        return I2VInputs(request=request, settings=settings, geometry=geometry, image=media.image_to_tensor(image))
 
     def condition(self, inputs: I2VInputs, components: Components, clip: Clip) -> Conditioning:
         states = None if components.image_encoder is None else image_states([inputs.image], components)

@@ -1,13 +1,17 @@
 """Prompts to text states, with a small cache so that several videos of one prompt encode it once."""
 
+from __future__ import annotations
+
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
 
-from wan_core.models import TextEncoder
-from wan_core.runtime import Placed
+    from wan_core.models import TextEncoder
+    from wan_core.runtime import Placed
 
 
 class PromptCache:

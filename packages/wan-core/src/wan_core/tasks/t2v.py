@@ -1,11 +1,11 @@
 """Text to video: the prompt is the only condition."""
 
-from typing import Any, ClassVar
+from __future__ import annotations
 
-from torch import Tensor
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from wan_core import models
 from wan_core.media import LatentSpec, VideoGeometry
-from wan_core.models import DiTInputs
 from wan_core.tasks.base import (
     Clip,
     Components,
@@ -17,6 +17,9 @@ from wan_core.tasks.base import (
     TaskInputs,
 )
 from wan_core.tasks.prompts import encode_prompts
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def is_guided(settings: SamplingSettings) -> bool:
@@ -52,7 +55,7 @@ class TextToVideo(Task[RequestT, TaskInputs[RequestT]]):
     def condition(self, inputs: TaskInputs[RequestT], components: Components, clip: Clip) -> Conditioning:
         context, negative = text_states(inputs, components)
         return Conditioning(
-            positive=DiTInputs(context=context),
-            negative=None if negative is None else DiTInputs(context=negative),
+            positive=models.DiTInputs(context=context),
+            negative=None if negative is None else models.DiTInputs(context=negative),
             latent_shape=(1, *inputs.geometry.latent_shape),
         )

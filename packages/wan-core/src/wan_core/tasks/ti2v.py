@@ -1,18 +1,15 @@
 """Text, and optionally leading images, to video: images are clean latent frames that the sampler never changes."""
 
+from __future__ import annotations
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
-import torch
-from PIL import Image
-from torch import Tensor
-
+from wan_core import media, models, sampling
 from wan_core.errors import RequestError
-from wan_core.media import LatentSpec, VideoGeometry, best_output_size, fit_cover, image_to_tensor, load_image
-from wan_core.models import DiTInputs
-from wan_core.sampling import Anchors
+from wan_core.media import LatentSpec, VideoGeometry, best_output_size
 from wan_core.tasks.base import (
     Clip,
     Components,
@@ -25,6 +22,12 @@ from wan_core.tasks.base import (
     TrainingClip,
 )
 from wan_core.tasks.t2v import exact_geometry, text_states
+
+if TYPE_CHECKING:
+    from PIL import Image
+    from torch import Tensor
+
+    from wan_core.sampling import Anchors
 
 _PIXELS_PER_CALL = 4_000_000  # the 4x16x16 encoder takes 2.3 kB per pixel in float32: 9 GB for four pictures of 720p
 
@@ -55,11 +58,13 @@ def prepare_anchor_images(
 
     Returns [N, 3, H, W] in [-1, 1] and the geometry. Raises ``RequestError`` for a shape that has no such size.
     """
+    import torch
+
     first = given[0]
     multiples = latent_spec.width_multiple, latent_spec.height_multiple
     width, height = best_output_size(first.width, first.height, *multiples, area)
     geometry = VideoGeometry.for_video(latent_spec, num_frames=num_frames, height=height, width=width)
-    images = torch.stack([image_to_tensor(fit_cover(image, width, height)) for image in given])
+    images = torch.stack([media.image_to_tensor(media.fit_cover(image, width, height)) for image in given])
     return images, geometry
 
 
@@ -68,6 +73,8 @@ def encode_images(images: Tensor, components: Components) -> Tensor:
 
     One batched call, in groups only where the images have more than 4 million pixels together.
     """
+    import torch
+
     group = max(1, _PIXELS_PER_CALL // (images.shape[2] * images.shape[3]))
     with components.vae.active() as vae:
         parts = [
@@ -88,14 +95,16 @@ class AnchoredVideo(Task[RequestT, AnchoredT]):
     has_clean_frames: ClassVar[bool] = True
 
     def condition(self, inputs: AnchoredT, components: Components, clip: Clip) -> Conditioning:
+        import torch
+
         anchors = self.anchors(inputs, components)
         if anchors is not None and anchors.is_complete:  # nothing is denoised, so no text is needed
             context, negative = torch.empty(1, 0, 0), None
         else:
             context, negative = text_states(inputs, components)
         return Conditioning(
-            positive=DiTInputs(context=context),
-            negative=None if negative is None else DiTInputs(context=negative),
+            positive=models.DiTInputs(context=context),
+            negative=None if negative is None else models.DiTInputs(context=negative),
             latent_shape=(1, *inputs.geometry.latent_shape),
             anchors=anchors,
         )
@@ -104,7 +113,7 @@ class AnchoredVideo(Task[RequestT, AnchoredT]):
         """The images as the leading latent frames; ``None`` without images."""
         if inputs.images.numel() == 0:
             return None
-        return Anchors.leading(encode_images(inputs.images, components), inputs.geometry.latent_frames)
+        return sampling.Anchors.leading(encode_images(inputs.images, components), inputs.geometry.latent_frames)
 
     def encode_example(
         self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
@@ -137,9 +146,11 @@ def load_anchored(
     """The geometry that a request's image gives, and the image [1, 3, H, W]; without one the asked size and [0]."""
     exact = exact_geometry(settings, latent_spec)
     if request.image is None:
+        import torch
+
         return exact, torch.empty(0)
     area = exact.width * exact.height
-    images, geometry = prepare_anchor_images([load_image(request.image)], area, exact.num_frames, latent_spec)
+    images, geometry = prepare_anchor_images([media.load_image(request.image)], area, exact.num_frames, latent_spec)
     return geometry, images
 
 

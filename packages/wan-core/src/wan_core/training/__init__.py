@@ -1,40 +1,52 @@
 """Training parts: objective, data, optimizers, state, loop, and the run of `wan train`; each usable on its own."""
 
-from wan_core.training.average import AveragedWeights, trained_tensors
-from wan_core.training.cache import Cache, write_cache
-from wan_core.training.clip_rules import CLIP_WAYS, ClipRule, parse_clips
-from wan_core.training.data import Example
-from wan_core.training.datasets import data_folders
-from wan_core.training.estimate import count_parameters, describe_plan, describe_trained
-from wan_core.training.examples import ExampleEncoder, clip_settings, describe_cache
-from wan_core.training.flow_loss import autocast
-from wan_core.training.folders import FoundExamples, find_examples, look_into
-from wan_core.training.loop import (
-    SCHEDULES,
-    LoopSettings,
-    run_identity,
-    train,
-)
-from wan_core.training.lora import DEFAULT_TARGETS, LoRASettings, attach_lora, lora_tensors, merge_lora
-from wan_core.training.muon import Muon
-from wan_core.training.objective import FlowBatch, NoiseLevels, draw_clean_frames, expert_levels, make_flow_batch
-from wan_core.training.optimizers import build_optimizers
-from wan_core.training.plan import (
-    Objective,
-    ResultNames,
-    RunOptions,
-    TrainedNetworks,
-    TrainingPlan,
-    examples_of,
-    lost_words,
-    machine,
-    plan_training,
-)
-from wan_core.training.ranks import Ranks, distributed_ranks
-from wan_core.training.run import Listeners, RunResult, carry_out, one_loss
-from wan_core.training.settings import EXPERTS, OPTIMIZERS, TIMESTEPS, TrainSettings, read_config
-from wan_core.training.stage import Stage, WeightUpdate
-from wan_core.training.state import CheckpointFolder, TrainingState
+from typing import TYPE_CHECKING
+
+from wan_core.lazy import on_demand
+
+if TYPE_CHECKING:
+    from wan_core.training.average import AveragedWeights, trained_tensors
+    from wan_core.training.cache import Cache, write_cache
+    from wan_core.training.clip_rules import CLIP_WAYS, ClipRule, parse_clips
+    from wan_core.training.data import Example
+    from wan_core.training.datasets import data_folders
+    from wan_core.training.estimate import count_parameters, describe_plan, describe_trained
+    from wan_core.training.examples import ExampleEncoder, clip_settings, describe_cache
+    from wan_core.training.flow_loss import autocast
+    from wan_core.training.folders import FoundExamples, find_examples, look_into
+    from wan_core.training.loop import run_identity, train
+    from wan_core.training.lora import attach_lora, lora_tensors, merge_lora
+    from wan_core.training.muon import Muon
+    from wan_core.training.objective import FlowBatch, NoiseLevels, draw_clean_frames, expert_levels, make_flow_batch
+    from wan_core.training.optimizers import build_optimizers
+    from wan_core.training.plan import (
+        Objective,
+        ResultNames,
+        RunOptions,
+        TrainedNetworks,
+        TrainingPlan,
+        examples_of,
+        lost_words,
+        machine,
+        plan_training,
+    )
+    from wan_core.training.ranks import Ranks, distributed_ranks
+    from wan_core.training.run import Listeners, RunResult, carry_out, one_loss
+    from wan_core.training.settings import (
+        DEFAULT_TARGETS,
+        EXPERTS,
+        OPTIMIZERS,
+        SCHEDULES,
+        TIMESTEPS,
+        LoopSettings,
+        LoRASettings,
+        TrainSettings,
+        read_config,
+    )
+    from wan_core.training.stage import Stage, WeightUpdate
+    from wan_core.training.state import CheckpointFolder, TrainingState
+else:
+    __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = [
     "CLIP_WAYS",

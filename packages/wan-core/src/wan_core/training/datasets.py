@@ -12,8 +12,8 @@ from wan_core.errors import RequestError
 from wan_core.files import read_text
 from wan_core.training.clip_rules import parse_clips
 from wan_core.training.folders import DataFolder
+from wan_core.training.settings import DATASET_TABLES
 
-DATASET_TABLES = ("datasets", "directory")
 _PATHS = ("path", "video_directory", "image_directory", "video_jsonl_file", "image_jsonl_file")
 _REPEATS = ("repeats", "num_repeats")
 _NUMBERS = {"slide": "frame_stride", "uniform": "frame_sample"}

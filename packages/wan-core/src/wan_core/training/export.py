@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import torch
@@ -66,25 +66,26 @@ def _gathered(network: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
 def complete_model(preset: Preset, source: Path, target: Path) -> Path:
     """Put the parts that were not trained beside a trained network, so that ``target`` is a whole model; returns it.
 
-    Files are linked where the disk can, else copied; parts that have a place of their own stay there. Raises
-    CheckpointError for a part that is missing, MediaError.
+    Files are linked where the disk can, else copied, as those of the installed package always are; parts that have a
+    place of their own stay there. Raises CheckpointError for a part that is missing, MediaError.
     """
+    put = shutil.copy2 if preset.bundled else _link_file
     layout = CheckpointLayout(source, preset.name)
     for part in (each for each in preset.parts if each.source is None and not Path(each.file).is_absolute()):
         found = layout.find(part)
         place = target / found.relative_to(layout.folder)
         if not place.exists():
-            _link(found.resolve(), place)
+            _put(found.resolve(), place, put)
     return target
 
 
-def _link(source: Path, place: Path) -> None:
+def _put(source: Path, place: Path, put: Callable[[str, str], object]) -> None:
     try:
         place.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
-            shutil.copytree(source, place, copy_function=_link_file, dirs_exist_ok=True)
+            shutil.copytree(source, place, copy_function=put, dirs_exist_ok=True)
         else:
-            _link_file(str(source), str(place))
+            put(str(source), str(place))
     except OSError as error:
         raise write_error(place, error) from error
 

@@ -11,84 +11,23 @@ import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext, suppress
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from wan_core.errors import ConfigError, RequestError
+from wan_core.errors import RequestError
 from wan_core.files import write_error
 from wan_core.training.average import averaged
+from wan_core.training.settings import LoopSettings
 from wan_core.training.signals import AbandonedError, Signals
 from wan_core.training.stage import Stage, WeightUpdate
 from wan_core.training.state import CheckpointFolder, TrainingState
 
-SCHEDULES = ("linear", "cosine", "constant")
-_FREE = ("steps", "save_seconds", "save_steps", "log_steps", "validate_steps")
-
 Reduce = Callable[[Sequence[float]], list[float]]
 """Means over all ranks of some numbers, the same list on every rank."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoopSettings:
-    """How long and how carefully to train.
-
-    The rate rises over ``warmup_steps``, stays, and falls to ``final_rate`` (a share of it) over the last
-    ``decay_share`` of the steps, on a line or half a ``cosine``; ``constant`` never falls. ``steps`` may change when a
-    run goes on. Checkpoints come every ``save_steps``, or every ``save_seconds`` when that is None; log lines every
-    ``log_steps``, validations every ``validate_steps``. Raises ConfigError for values that cannot work.
-    """
-
-    steps: int
-    warmup_steps: int = 100
-    schedule: str = "linear"
-    decay_share: float = 0.3
-    final_rate: float = 0.0
-    accumulation: int = 1
-    clip_norm: float | None = 1.0
-    seed: int = 0
-    save_seconds: float = 60.0
-    save_steps: int | None = None
-    log_steps: int = 50
-    validate_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        if self.steps < 1 or self.accumulation < 1 or self.log_steps < 1:
-            least = {"steps": self.steps, "accumulation": self.accumulation, "log_steps": self.log_steps}
-            raise ConfigError(f"steps, accumulation and log_steps must be at least 1, got {least}")
-        for name in ("save_steps", "validate_steps"):
-            every = getattr(self, name)
-            if every is not None and every < 1:
-                raise ConfigError(f"{name} must be at least 1, got {every}; leave it out for the default")
-        if self.schedule not in SCHEDULES:
-            raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
-        if self.clip_norm is not None and not self.clip_norm > 0:
-            raise ConfigError(f"clip_norm must be positive, got {self.clip_norm}; None does not clip")
-        if self.warmup_steps < 0 or not 0 <= self.decay_share <= 1 or self.save_seconds < 0:
-            raise ConfigError(
-                f"warmup_steps and save_seconds must not be negative and decay_share must be in 0..1, got "
-                f"{self.warmup_steps}, {self.save_seconds} and {self.decay_share}"
-            )
-
-    def rate_factor(self, step: int) -> float:
-        """Share of the base learning rate at a step (from 0)."""
-        rising = min(1.0, (step + 1) / max(1, self.warmup_steps))
-        if self.schedule == "constant":
-            return rising
-        left = min(1.0, (self.steps - step) / max(1.0, self.decay_share * self.steps))
-        if self.schedule == "cosine":
-            left = (1 - math.cos(math.pi * left)) / 2
-        return rising * (self.final_rate + (1 - self.final_rate) * left)
-
-    def identity(self) -> dict[str, Any]:
-        """The settings that a resumed run must share: not how long it runs, how often it saves or logs."""
-        kept = {name: value for name, value in asdict(self).items() if name not in _FREE}
-        if self.schedule == SCHEDULES[0]:
-            del kept["schedule"]  # runs from before there was a choice go on
-        return kept
 
 
 @dataclass(frozen=True)

@@ -6,8 +6,7 @@ Wan release, which ComfyUI, diffusers and `wan_core.checkpoints` read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -18,33 +17,9 @@ from torch.nn import functional
 from wan_core.checkpoints import MemorySource, write_file
 from wan_core.errors import ConfigError
 from wan_core.training.ranks import Ranks
+from wan_core.training.settings import LoRASettings
 
-DEFAULT_TARGETS = ("blocks.*.self_attn.[qkvo]", "blocks.*.cross_attn.[qkvo]", "blocks.*.ffn.[02]")
 _PREFIX = "diffusion_model."
-
-
-@dataclass(frozen=True, kw_only=True)
-class LoRASettings:
-    """Size and place of adapters: updates are ``alpha / rank * B @ A`` on the linear layers that ``targets`` match.
-
-    Targets are shell patterns over layer names. ``alpha`` None means ``rank``. Raises ConfigError for a rank below 1,
-    an alpha that is not positive, or no targets.
-    """
-
-    rank: int = 16
-    alpha: float | None = None
-    targets: Sequence[str] = DEFAULT_TARGETS
-
-    def __post_init__(self) -> None:
-        if self.rank < 1 or (self.alpha is not None and self.alpha <= 0):
-            raise ConfigError(f"a LoRA needs rank >= 1 and alpha > 0, got rank {self.rank} and alpha {self.alpha}")
-        if not self.targets:
-            raise ConfigError("a LoRA needs at least one pattern of layer names")
-
-    @property
-    def scale(self) -> float:
-        """Factor of the low-rank product."""
-        return (self.rank if self.alpha is None else self.alpha) / self.rank
 
 
 class LoRALinear(nn.Module):

@@ -25,11 +25,11 @@ from wan_core.training.clip_rules import ClipRule
 from wan_core.training.data import ClipSettings, Example, check_example
 from wan_core.training.examples import clip_settings, describe_cache, describe_conditions
 from wan_core.training.folders import MOST_LISTED, DataFolder, FoundExamples, look_into
-from wan_core.training.loop import LoopSettings, run_identity
+from wan_core.training.loop import run_identity
 from wan_core.training.lora import attach_lora
 from wan_core.training.optimizers import require_optimizer
 from wan_core.training.ranks import Ranks
-from wan_core.training.settings import EXPERTS, TrainSettings
+from wan_core.training.settings import EXPERTS, LoopSettings, TrainSettings
 from wan_core.training.stage import Stage
 from wan_core.training.state import CheckpointFolder
 from wan_core.training.tensorboard import require_tensorboard

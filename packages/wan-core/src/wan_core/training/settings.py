@@ -3,23 +3,113 @@
 from __future__ import annotations
 
 import difflib
+import math
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from wan_core.errors import ConfigError, RequestError
 from wan_core.files import read_text
-from wan_core.training.datasets import DATASET_TABLES
-from wan_core.training.lora import DEFAULT_TARGETS, LoRASettings
-from wan_core.training.objective import NoiseLevels
+
+if TYPE_CHECKING:
+    from wan_core.training.objective import NoiseLevels
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 TIMESTEPS = ("uniform", "logit-normal", "shifted")
+DATASET_TABLES = ("datasets", "directory")
+"""What lists of data folders may be called in a TOML file."""
+
 EXPERTS = ("high", "low", "both")
+SCHEDULES = ("linear", "cosine", "constant")
+DEFAULT_TARGETS = ("blocks.*.self_attn.[qkvo]", "blocks.*.cross_attn.[qkvo]", "blocks.*.ffn.[02]")
+_FREE = ("steps", "save_seconds", "save_steps", "log_steps", "validate_steps")
 _DEFAULT_RATES = {"adamw": 1e-4, "adamw8bit": 1e-4, "muon": 5e-3}
 _LORA_RATES = {"adamw": 1e-3, "adamw8bit": 1e-3, "muon": 1e-2}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoRASettings:
+    """Size and place of adapters: updates are ``alpha / rank * B @ A`` on the linear layers that ``targets`` match.
+
+    Targets are shell patterns over layer names. ``alpha`` None means ``rank``. Raises ConfigError for a rank below 1,
+    an alpha that is not positive, or no targets.
+    """
+
+    rank: int = 16
+    alpha: float | None = None
+    targets: Sequence[str] = DEFAULT_TARGETS
+
+    def __post_init__(self) -> None:
+        if self.rank < 1 or (self.alpha is not None and self.alpha <= 0):
+            raise ConfigError(f"a LoRA needs rank >= 1 and alpha > 0, got rank {self.rank} and alpha {self.alpha}")
+        if not self.targets:
+            raise ConfigError("a LoRA needs at least one pattern of layer names")
+
+    @property
+    def scale(self) -> float:
+        """Factor of the low-rank product."""
+        return (self.rank if self.alpha is None else self.alpha) / self.rank
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoopSettings:
+    """How long and how carefully to train.
+
+    The rate rises over ``warmup_steps``, stays, and falls to ``final_rate`` (a share of it) over the last
+    ``decay_share`` of the steps, on a line or half a ``cosine``; ``constant`` never falls. ``steps`` may change when a
+    run goes on. Checkpoints come every ``save_steps``, or every ``save_seconds`` when that is None; log lines every
+    ``log_steps``, validations every ``validate_steps``. Raises ConfigError for values that cannot work.
+    """
+
+    steps: int
+    warmup_steps: int = 100
+    schedule: str = "linear"
+    decay_share: float = 0.3
+    final_rate: float = 0.0
+    accumulation: int = 1
+    clip_norm: float | None = 1.0
+    seed: int = 0
+    save_seconds: float = 60.0
+    save_steps: int | None = None
+    log_steps: int = 50
+    validate_steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps < 1 or self.accumulation < 1 or self.log_steps < 1:
+            least = {"steps": self.steps, "accumulation": self.accumulation, "log_steps": self.log_steps}
+            raise ConfigError(f"steps, accumulation and log_steps must be at least 1, got {least}")
+        for name in ("save_steps", "validate_steps"):
+            every = getattr(self, name)
+            if every is not None and every < 1:
+                raise ConfigError(f"{name} must be at least 1, got {every}; leave it out for the default")
+        if self.schedule not in SCHEDULES:
+            raise ConfigError(f"schedule must be one of {', '.join(SCHEDULES)}, got {self.schedule!r}")
+        if self.clip_norm is not None and not self.clip_norm > 0:
+            raise ConfigError(f"clip_norm must be positive, got {self.clip_norm}; None does not clip")
+        if self.warmup_steps < 0 or not 0 <= self.decay_share <= 1 or self.save_seconds < 0:
+            raise ConfigError(
+                f"warmup_steps and save_seconds must not be negative and decay_share must be in 0..1, got "
+                f"{self.warmup_steps}, {self.save_seconds} and {self.decay_share}"
+            )
+
+    def rate_factor(self, step: int) -> float:
+        """Share of the base learning rate at a step (from 0)."""
+        rising = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule == "constant":
+            return rising
+        left = min(1.0, (self.steps - step) / max(1.0, self.decay_share * self.steps))
+        if self.schedule == "cosine":
+            left = (1 - math.cos(math.pi * left)) / 2
+        return rising * (self.final_rate + (1 - self.final_rate) * left)
+
+    def identity(self) -> dict[str, Any]:
+        """The settings that a resumed run must share: not how long it runs, how often it saves or logs."""
+        kept = {name: value for name, value in asdict(self).items() if name not in _FREE}
+        if self.schedule == SCHEDULES[0]:
+            del kept["schedule"]  # runs from before there was a choice go on
+        return kept
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +174,8 @@ class TrainSettings:
 
     def levels(self, flow_shift: float) -> NoiseLevels:
         """The noise levels to train; ``flow_shift`` is the model's own."""
+        from wan_core.training.objective import NoiseLevels
+
         shift = self.shift
         if shift is None:
             shift = flow_shift if self.timesteps == "shifted" else 1.0

@@ -1,17 +1,22 @@
 """The CLIP image tower: the original file's and transformers' names, dims from shapes, where its files lie."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from wan_core import models
 from wan_core.checkpoints.families.clip_names import CLIP_ORIGINAL_RENAMES, join_clip_tensors, split_clip_tensor
 from wan_core.checkpoints.families.record import Family, Places
 from wan_core.checkpoints.families.shapes import Shapes, build_config, heads_of, stated
 from wan_core.checkpoints.formats import CheckpointFormat, Renames
-from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
-from wan_core.models import CLIP_VIT_H14, CLIPConfig, CLIPVision
+from wan_core.models import CLIP_VIT_H14, CLIPConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from wan_core.checkpoints.readers.sources import TensorSource
 
 CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 HEAD_DIM = CLIP_VIT_H14.dim // CLIP_VIT_H14.num_heads
@@ -69,10 +74,14 @@ def transformers_config(config: CLIPConfig) -> dict[str, Any]:
     }
 
 
+def _network(config: CLIPConfig) -> nn.Module:
+    return models.CLIPVision(config)
+
+
 CLIP = Family(
     name="clip",
     title="the CLIP image encoder",
-    network=CLIPVision,
+    network=_network,
     infer=infer_clip_config,
     formats=(
         CheckpointFormat(
@@ -98,7 +107,7 @@ CLIP = Family(
         single_format="diffusers",
         single_prefix="vision_model.",
     ),
-    half_dtype=torch.float16,
+    half_dtype="float16",
     keeps_rest=True,  # the text half, which the original code loads although no Wan network uses it
 )
 """The image tower of Wan 2.1 image to video; the native names are those of transformers 5."""

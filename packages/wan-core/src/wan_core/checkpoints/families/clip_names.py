@@ -4,11 +4,14 @@ Ours are transformers 5's. The original file also holds a text half, a projectio
 model uses: they are dropped by name.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Collection
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 CLIP_ORIGINAL_RENAMES: tuple[tuple[str, str | None], ...] = (
     ("visual.patch_embedding", "embeddings.patch_embedding"),
@@ -50,6 +53,8 @@ def split_clip_tensor(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
 
 def join_clip_tensors(names: Collection[str]) -> dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]]:
     """The reverse of :func:`split_clip_tensor`: original tensors by name, as (our names, function of those tensors)."""
+    import torch
+
     joined: dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]] = {}
     for name in names:
         if name == "embeddings.class_embedding":

@@ -1,22 +1,26 @@
 """The diffusion transformer: official and diffusers' names, its ``config.json`` in both keys, where its files lie."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
+from wan_core import models
 from wan_core.checkpoints.families.record import Family, Places
 from wan_core.checkpoints.families.relatives import refusing_relatives
 from wan_core.checkpoints.families.shapes import Shapes, build_config, heads_of, stated
 from wan_core.checkpoints.folds import Fold
 from wan_core.checkpoints.formats import CheckpointFormat, Renames
-from wan_core.checkpoints.readers.shards import read_json
-from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
-from wan_core.models import FLF2VConfig, FLF2VDiT, WanDiT, WanDiTConfig
+from wan_core.models import FLF2VConfig, WanDiTConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+    from wan_core.checkpoints.readers.sources import TensorSource
 
 HEAD_DIM = 128
 """Width of one attention head in every released Wan DiT."""
@@ -62,6 +66,8 @@ def dit_config_reader(
     """
 
     def infer(path: Path, source: TensorSource) -> WanDiTConfig:
+        from wan_core.checkpoints.readers.shards import read_json
+
         found = {**_dims(source), **more(source)}
         file = (path if path.is_dir() else path.parent) / _CONFIG_NAME
         said = stated(source, ("num_heads", "text_len", "eps"))
@@ -231,10 +237,14 @@ def split_fused_attention(name: str, tensor: Tensor) -> dict[str, Tensor] | None
     return {f"{block}.{part}.{kind}": piece for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True)}
 
 
+def _network(config: WanDiTConfig) -> nn.Module:
+    return models.WanDiT(config)
+
+
 DIT = Family(
     name="dit",
     title="the diffusion transformer",
-    network=WanDiT,
+    network=_network,
     infer=refusing_relatives(dit_config_reader()),
     formats=(
         CheckpointFormat(
@@ -270,11 +280,15 @@ def _two_images(source: TensorSource) -> dict[str, Any]:
     return {"image_tokens": Shapes(source, "first-last-frame DiT").of("img_emb.emb_pos", 3)[1]}
 
 
+def _two_image_network(config: FLF2VConfig) -> nn.Module:
+    return models.FLF2VDiT(config)
+
+
 FLF2V = replace(
     DIT,
     name="flf2v",
     title="the first-last-frame transformer",
-    network=FLF2VDiT,
+    network=_two_image_network,
     infer=refusing_relatives(dit_config_reader(FLF2VConfig, _two_images)),
     signature=r"(?:^|\.)(?:img_emb\.emb_pos|condition_embedder\.image_embedder\.pos_embed)$",
     official_config=lambda config: {**official_config(config), "model_type": "flf2v"},

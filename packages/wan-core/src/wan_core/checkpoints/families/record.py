@@ -1,17 +1,21 @@
 """What there is to know of a family of networks: one record that reader, exporter, inspection and loading use."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
-from torch import nn
+from typing import TYPE_CHECKING, Any, Literal
 
 from wan_core.checkpoints.folds import Fold
 from wan_core.checkpoints.formats import CheckpointFormat
-from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.files import WEIGHT_ENDINGS
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from wan_core.checkpoints.readers.sources import TensorSource
 
 Expert = Literal["high", "low"]
 """One of the two networks of a mixture by noise level."""
@@ -53,8 +57,8 @@ class Family:
     no marker occurs; ``signature`` is a regular expression that only names of this family match, from the network's own
     level on. ``folds`` are native tensors that other programs store with fewer dimensions. ``usual`` are the values of
     released models for what shapes do not tell: a config's others are written into the file. ``official_config`` and
-    ``diffusers_config`` make the ``config.json`` of a layout. ``half_dtype`` is what it runs in where a run is in 16
-    bits (None: as the run).
+    ``diffusers_config`` make the ``config.json`` of a layout. ``half_dtype`` names what it runs in where a run is in
+    16 bits (None: as the run).
     ``is_denoiser`` tells the network that a sampler calls: there may be two experts, and LoRAs are made for it.
     ``keeps_rest`` copies what the network does not use along, ``carries_tokenizer`` tells single files that hold one.
 
@@ -73,7 +77,7 @@ class Family:
     official_config: Callable[[Any], Mapping[str, Any]] | None = None
     diffusers_config: Callable[[Any], Mapping[str, Any]] | None = None
     places: Places | None = None
-    half_dtype: torch.dtype | None = None
+    half_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     is_denoiser: bool = False
     keeps_rest: bool = False
     carries_tokenizer: bool = False
@@ -111,4 +115,7 @@ class Family:
 
     def dtype_in(self, run: torch.dtype) -> torch.dtype:
         """The dtype that it is loaded in, in a run of dtype ``run``."""
-        return run if run is torch.float32 or self.half_dtype is None else self.half_dtype
+        import torch
+
+        dtype: torch.dtype = run if self.half_dtype is None else getattr(torch, self.half_dtype)
+        return run if run is torch.float32 else dtype

@@ -4,14 +4,18 @@ Names are those of the published files, in the official and in diffusers' spelli
 tensors of ours (Phantom, MoCha), only its name can tell, and a note says so.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from wan_core.checkpoints.readers.sources import TensorSource
 
 
 @dataclass(frozen=True)

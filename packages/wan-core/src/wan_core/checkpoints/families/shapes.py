@@ -4,15 +4,19 @@ What shapes cannot tell comes from a JSON object under the key ``config`` of the
 own tiny models do), and otherwise is that of the released models.
 """
 
+from __future__ import annotations
+
 import json
 import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
-from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError, ConfigError
+
+if TYPE_CHECKING:
+    from wan_core.checkpoints.readers.sources import TensorSource
 
 ConfigT = TypeVar("ConfigT")
 

@@ -1,16 +1,21 @@
 """The UMT5 text encoder: official, transformers' and llama.cpp's names, dims from shapes, where its files lie."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from wan_core import models
 from wan_core.checkpoints.families.record import Family, Places
 from wan_core.checkpoints.families.shapes import Shapes, build_config, stated
 from wan_core.checkpoints.formats import CheckpointFormat, Renames
-from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
-from wan_core.models import UMT5Config, UMT5Encoder
+from wan_core.models import UMT5Config
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from wan_core.checkpoints.readers.sources import TensorSource
 
 TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 
@@ -99,10 +104,14 @@ def transformers_config(config: UMT5Config) -> dict[str, Any]:
     }
 
 
+def _network(config: UMT5Config) -> nn.Module:
+    return models.UMT5Encoder(config)
+
+
 UMT5 = Family(
     name="umt5",
     title="the text encoder",
-    network=UMT5Encoder,
+    network=_network,
     infer=infer_umt5_config,
     formats=(
         CheckpointFormat(
@@ -130,7 +139,7 @@ UMT5 = Family(
         single_name=lambda config, expert: "umt5_xxl",
         single_format="diffusers",
     ),
-    half_dtype=torch.bfloat16,
+    half_dtype="bfloat16",
     carries_tokenizer=True,
 )
 """The text encoder of every Wan model; the native names are the official ones."""

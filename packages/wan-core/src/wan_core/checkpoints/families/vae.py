@@ -1,18 +1,23 @@
 """The video autoencoders of Wan 2.1 and 2.2: dims from shapes, latent statistics, names, where their files lie."""
 
+from __future__ import annotations
+
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
-
+from wan_core import models
 from wan_core.checkpoints.families.dit import DIFFUSERS_VERSION
 from wan_core.checkpoints.families.record import Family, Places
 from wan_core.checkpoints.families.shapes import Shapes, build_config, stated
 from wan_core.checkpoints.families.vae_names import stages_of, vae_renames
 from wan_core.checkpoints.folds import Fold
 from wan_core.checkpoints.formats import CheckpointFormat
-from wan_core.checkpoints.readers.sources import TensorSource
-from wan_core.models import WAN21_VAE, WAN22_VAE, VAEConfig, VideoVAE
+from wan_core.models import WAN21_VAE, WAN22_VAE, VAEConfig
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from wan_core.checkpoints.readers.sources import TensorSource
 
 
 def infer_vae_config(path: Path, source: TensorSource) -> VAEConfig:
@@ -73,10 +78,14 @@ def _version(config: VAEConfig) -> str:
     return "Wan2.2" if config.residual else "Wan2.1"
 
 
+def _network(config: VAEConfig) -> nn.Module:
+    return models.VideoVAE(config)
+
+
 VAE = Family(
     name="vae",
     title="the VAE",
-    network=VideoVAE,
+    network=_network,
     infer=infer_vae_config,
     formats=(
         CheckpointFormat(
@@ -101,6 +110,6 @@ VAE = Family(
         single="vae",
         single_name=lambda config, expert: f"{_version(config).lower()}_vae",
     ),
-    half_dtype=torch.float32,  # as in the original: the encoded image seeds the whole trajectory
+    half_dtype="float32",  # as in the original: the encoded image seeds the whole trajectory
 )
 """Both video autoencoders; the native names are the official ones."""

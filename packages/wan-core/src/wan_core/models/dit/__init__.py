@@ -1,10 +1,17 @@
 """The diffusion transformer."""
 
-from wan_core.models.dit.attention import InnerAttention
-from wan_core.models.dit.config import WanDiTConfig
-from wan_core.models.dit.flf2v import FLF2VConfig, FLF2VDiT
-from wan_core.models.dit.inputs import ContextCache, DiTInputs
-from wan_core.models.dit.model import WanDiT
+from typing import TYPE_CHECKING
+
+from wan_core.lazy import on_demand
+
+if TYPE_CHECKING:
+    from wan_core.models.dit.attention import InnerAttention
+    from wan_core.models.dit.config import FLF2VConfig, WanDiTConfig
+    from wan_core.models.dit.flf2v import FLF2VDiT
+    from wan_core.models.dit.inputs import ContextCache, DiTInputs
+    from wan_core.models.dit.model import WanDiT
+else:
+    __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = [
     "ContextCache",

@@ -1,4 +1,4 @@
-"""Dims of a Wan diffusion transformer."""
+"""Dims of a Wan diffusion transformer, and of that between two images."""
 
 from __future__ import annotations
 
@@ -62,6 +62,15 @@ class WanDiTConfig:
     def head_dim(self) -> int:
         """Width of one attention head."""
         return self.dim // self.num_heads
+
+
+@dataclass(frozen=True, kw_only=True)
+class FLF2VConfig(WanDiTConfig):
+    """Dims of a first-last-frame transformer: all CLIP tokens of both images go through the image branch."""
+
+    in_dim: int = 36
+    image_dim: int | None = 1280
+    image_tokens: int = 514
 
 
 def _check_whole(name: str, value: object, largest: int) -> None:

@@ -3,23 +3,12 @@
 Source: the released checkpoint, whose one further tensor is ``img_emb.emb_pos``; the code is our own.
 """
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 
 from wan_core.models.dit.blocks import ImageEmbedding
-from wan_core.models.dit.config import WanDiTConfig
+from wan_core.models.dit.config import FLF2VConfig
 from wan_core.models.dit.model import WanDiT
-
-
-@dataclass(frozen=True, kw_only=True)
-class FLF2VConfig(WanDiTConfig):
-    """Dims of a first-last-frame transformer: all CLIP tokens of both images go through the image branch."""
-
-    in_dim: int = 36
-    image_dim: int | None = 1280
-    image_tokens: int = 514
 
 
 class TwoImageEmbedding(ImageEmbedding):

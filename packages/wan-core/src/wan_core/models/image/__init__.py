@@ -1,5 +1,13 @@
 """Image encoders."""
 
-from wan_core.models.image.clip import CLIP_VIT_H14, CLIPConfig, CLIPVision
+from typing import TYPE_CHECKING
+
+from wan_core.lazy import on_demand
+
+if TYPE_CHECKING:
+    from wan_core.models.image.clip import CLIPVision
+    from wan_core.models.image.config import CLIP_VIT_H14, CLIPConfig
+else:
+    __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = ["CLIP_VIT_H14", "CLIPConfig", "CLIPVision"]

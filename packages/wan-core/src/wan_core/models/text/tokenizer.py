@@ -9,9 +9,9 @@ import html
 import json
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from wan_core.errors import CheckpointError, ConfigError
 
@@ -22,6 +22,7 @@ UNKNOWN_TOKEN = "<unk>"
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
 _LONGEST_WORD = 40
+_MOST_REPEATS = 2
 _WITHOUT_PUNCTUATION = str.maketrans({"_": " ", **dict.fromkeys(string.punctuation.replace("_", ""))})
 
 
@@ -116,7 +117,9 @@ def _read_json(file: Path, cleaning: Cleaning) -> Tokenizer:
 
     try:
         text = file.read_text(encoding="utf-8")
-        json.loads(text)
+        costly = next((each for each in _patterns(json.loads(text)) if _is_costly(each)), None)
+        if costly is not None:
+            raise ValueError(f"the pattern {costly[:60]!r} could take for ever")
         tokenizer = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing more specific
         raise _damaged(file, error) from error
@@ -133,6 +136,21 @@ def _read_json(file: Path, cleaning: Cleaning) -> Tokenizer:
 
     size, unknown_id = tokenizer.get_vocab_size(), tokenizer.token_to_id(UNKNOWN_TOKEN)
     return Tokenizer(encode, end_id=end_id, vocab_size=size, unknown_id=unknown_id, cleaning=cleaning)
+
+
+def _patterns(tree: Any) -> Iterator[str]:
+    """The regular expressions in a tokenizer's description."""
+    inner = tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ()
+    if isinstance(tree, dict) and isinstance(tree.get("Regex"), str):
+        yield tree["Regex"]
+    for each in inner:
+        yield from _patterns(each)
+
+
+def _is_costly(pattern: str) -> bool:
+    """Whether a pattern may have many ways to match: several repetitions, or one of a group. Wan's has one."""
+    repeats = len(re.findall(r"(?<!\\)[*+{]", pattern))
+    return repeats > _MOST_REPEATS or (repeats > 0 and re.search(r"(?<!\\)\)[*+{?]", pattern) is not None)
 
 
 def _read_sentencepiece(file: Path, cleaning: Cleaning) -> Tokenizer:

@@ -1,22 +1,24 @@
-"""Solvers by name."""
+"""Solvers by name. The table holds addresses, so that the names need no torch."""
+
+from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING
 
 from wan_core.errors import ConfigError
-from wan_core.sampling.solvers.base import Solver
-from wan_core.sampling.solvers.dpmpp import make_dpmpp
-from wan_core.sampling.solvers.euler import make_euler
-from wan_core.sampling.solvers.renoise import make_renoise
-from wan_core.sampling.solvers.unipc import make_unipc
+from wan_core.lazy import load
 
-__all__ = ["SOLVERS", "Solver", "make_solver"]
+if TYPE_CHECKING:
+    from wan_core.sampling.solvers.base import Solver
 
-SOLVERS: Mapping[str, Callable[..., Solver]] = {
-    "unipc": make_unipc,
-    "dpm++": make_dpmpp,
-    "euler": make_euler,
-    "renoise": make_renoise,
+__all__ = ["SOLVERS", "make_solver"]
+
+SOLVERS: Mapping[str, str] = {
+    "unipc": "wan_core.sampling.solvers.unipc:make_unipc",
+    "dpm++": "wan_core.sampling.solvers.dpmpp:make_dpmpp",
+    "euler": "wan_core.sampling.solvers.euler:make_euler",
+    "renoise": "wan_core.sampling.solvers.renoise:make_renoise",
 }
 
 
@@ -28,7 +30,7 @@ def make_solver(name: str, num_inference_steps: int, *, flow_shift: float, **opt
     """
     if name not in SOLVERS:
         raise ConfigError(f"unknown solver {name!r}; there are {', '.join(SOLVERS)}")
-    factory = SOLVERS[name]
+    factory: Callable[..., Solver] = load(SOLVERS[name])
     known = [option for option in inspect.signature(factory).parameters if option not in _COMMON]
     unknown = [option for option in options if option not in known]
     if unknown:

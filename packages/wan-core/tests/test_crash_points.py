@@ -1,0 +1,185 @@
+"""A process that dies before its k-th file operation: what lies there is the old or the new, whole, at every k."""
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from wan_core.checkpoints import MemorySource, write_file
+from wan_core.drafts import Draft, merged_folder, replaced_file, whole_folder
+from wan_core.media import write_video
+from wan_core.training import write_cache
+
+_EVENTS = ("open", "os.", "shutil.")
+_MOST = 400
+DIED = 77
+
+Content = dict[str, bytes]
+
+
+def content(folder: Path) -> Content:
+    """All files that have a name of their own, by their places."""
+    found = {}
+    for root, folders, files in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        inside = Path(root).relative_to(folder)
+        found |= {(inside / name).as_posix(): (Path(root) / name).read_bytes() for name in files if name[0] != "."}
+    return found
+
+
+def dies_at(work: Callable[[], object], number: int) -> bool:
+    """Do ``work`` in a child that is gone before its file operation ``number``; whether it came to that."""
+    child = os.fork()
+    if child == 0:
+        count = [0]
+
+        def watch(event: str, arguments: object) -> None:
+            if event.startswith(_EVENTS):
+                count[0] += 1
+                if count[0] > number:
+                    os._exit(DIED)
+
+        sys.addaudithook(watch)
+        try:
+            work()
+        finally:
+            os._exit(0)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == DIED
+
+
+def crash_everywhere(tmp_path: Path, prepare: Callable[[Path], object], work: Callable[[Path], object]) -> int:
+    """Let ``work`` on what ``prepare`` made die at every point; how many points there were."""
+    whole = tmp_path / "whole"
+    whole.mkdir()
+    prepare(whole)
+    old = content(whole)
+    work(whole)
+    new = content(whole)
+    assert old != new
+    for number in range(_MOST):
+        folder = tmp_path / f"{number}"
+        folder.mkdir()
+        prepare(folder)
+        died = dies_at(lambda folder=folder: work(folder), number)
+        assert content(folder) in (old, new), f"mixed at {number}"
+        if not died:
+            return number
+        work(folder)  # the next run is not disturbed, and sweeps
+        assert content(folder) == new
+        assert not [path for path in folder.rglob(".*") if path.suffix in {".part", ".old"}]
+    raise AssertionError("there is no end")
+
+
+def frames(value: float, count: int = 3) -> object:
+    return iter([torch.full((3, count, 16, 16), value)])
+
+
+def old_files(folder: Path) -> None:
+    (folder / "a.bin").write_bytes(b"old")
+    (folder / "beside.txt").write_bytes(b"beside")
+
+
+def old_set(folder: Path) -> None:
+    (folder / "set/in").mkdir(parents=True)
+    for name in ("0000.png", "0001.png", "notes.txt", "in/kept.txt", "in/both.bin"):
+        (folder / "set" / name).write_bytes(b"old " + name.encode())
+
+
+def write_one(folder: Path) -> None:
+    with replaced_file(folder / "a.bin") as draft:
+        draft.write_bytes(b"new")
+
+
+def write_set(folder: Path) -> None:
+    with merged_folder(folder / "set") as draft:
+        (draft / "in").mkdir()
+        for name in ("0000.png", "0001.png", "0002.png", "in/both.bin"):
+            (draft / name).write_bytes(b"new " + name.encode())
+
+
+def write_whole(folder: Path) -> None:
+    with whole_folder(folder / "set", overwrite=True) as draft:
+        (draft / "other.bin").write_bytes(b"new")
+
+
+@pytest.mark.parametrize(
+    ("prepare", "work", "least"), [(old_files, write_one, 4), (old_set, write_set, 8), (old_set, write_whole, 4)]
+)
+def test_drafts_are_the_old_or_the_new(tmp_path: Path, prepare, work, least: int) -> None:
+    assert crash_everywhere(tmp_path, prepare, work) >= least
+
+
+@pytest.mark.parametrize("name", ["a.mp4", "a.gif", "a.webp", "set/%04d.png", "none/%04d.png"])
+def test_videos_are_the_old_or_the_new(tmp_path: Path, name: str) -> None:
+    def prepare(folder: Path) -> None:
+        if not name.startswith("none"):
+            write_video(frames(-1.0), folder / name, fps=8)
+        (folder / "beside.txt").write_bytes(b"beside")
+
+    assert crash_everywhere(tmp_path, prepare, lambda folder: write_video(frames(1.0), folder / name, fps=8)) >= 4
+
+
+def test_weights_are_the_old_or_the_new(tmp_path: Path) -> None:
+    def write(folder: Path, value: float) -> None:
+        write_file(MemorySource({"a": torch.full((4,), value)}), folder / "a.safetensors", metadata={})
+
+    assert crash_everywhere(tmp_path, lambda folder: write(folder, 0.0), lambda folder: write(folder, 1.0)) >= 4
+
+
+def test_a_cache_goes_on_from_every_point(tmp_path: Path) -> None:
+    def work(folder: Path) -> None:
+        write_cache(folder, 3, lambda number: {"a": torch.full((2,), float(number))}, {"x": 1}, shard_size=2)
+
+    work(tmp_path / "whole")
+    new = content(tmp_path / "whole")
+    for number in range(_MOST):
+        folder = tmp_path / f"{number}"
+        died = dies_at(lambda folder=folder: work(folder), number)
+        assert content(folder).items() <= new.items() or "cache.json" in content(folder)
+        if not died:
+            break
+        work(folder)
+        assert content(folder) == new
+    assert number >= 8
+
+
+def test_in_the_working_folder_files_are_replaced_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old_set(tmp_path)
+    monkeypatch.chdir(tmp_path / "set")
+    before = os.stat(".").st_ino
+    write_set(tmp_path)
+    assert os.stat(tmp_path / "set").st_ino == before == os.stat(".").st_ino
+    assert Path("0000.png").read_bytes() == b"new 0000.png"
+    assert Path("in/kept.txt").read_bytes() == b"old in/kept.txt"
+
+
+def test_links_and_rights_of_a_folder_survive_an_exchange(tmp_path: Path) -> None:
+    old_set(tmp_path)
+    (tmp_path / "set/link").symlink_to("notes.txt")
+    (tmp_path / "set").chmod(0o750)
+    write_set(tmp_path)
+    assert (tmp_path / "set").stat().st_mode & 0o777 == 0o750
+    assert (tmp_path / "set/link").readlink() == Path("notes.txt")
+    assert (tmp_path / "set/in/kept.txt").read_bytes() == b"old in/kept.txt"
+
+
+def test_a_disk_without_exchange_puts_the_old_folder_aside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wan_core.drafts._exchange", lambda one, other: False)
+    old_set(tmp_path)
+    write_set(tmp_path)
+    assert (tmp_path / "set/0002.png").read_bytes() == b"new 0002.png"
+    assert (tmp_path / "set/notes.txt").read_bytes() == b"old notes.txt"
+    assert [path.name for path in tmp_path.iterdir()] == ["set"]
+
+
+def test_a_draft_inside_of_the_root_of_a_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old_set(tmp_path)
+    monkeypatch.setattr("wan_core.drafts._can_be_exchanged", lambda folder: False)
+    with Draft(tmp_path / "set", merge=True) as draft:
+        assert draft.path.parent == tmp_path / "set"
+        (draft.path / "0000.png").write_bytes(b"new")
+        draft.commit()
+    assert (tmp_path / "set/0000.png").read_bytes() == b"new"
