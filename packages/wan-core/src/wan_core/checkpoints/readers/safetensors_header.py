@@ -33,7 +33,6 @@ DTYPES = {
     "U64": torch.uint64,
     "F8_E4M3": torch.float8_e4m3fn,
     "F8_E5M2": torch.float8_e5m2,
-    "F8_E8M0": torch.uint8,  # exponents of two, which not every torch has a dtype for
     "F16": torch.float16,
     "BF16": torch.bfloat16,
     "F32": torch.float32,
@@ -41,6 +40,9 @@ DTYPES = {
     "C64": torch.complex64,
 }
 """Names of the safetensors format."""
+
+_READ_AS = {**DTYPES, "F8_E8M0": torch.uint8}
+"""Exponents of two are read as bytes: not every torch has a dtype for them."""
 
 _MAX_DIMS = 16
 _SPACE = rb"[ \t\r\n]*+"
@@ -105,7 +107,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _stored(path: Path, name: str, entry: dict[str, Any], base: int) -> StoredTensor:
     if set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _damaged(path, f"tensor {name[:80]!r} has no dtype, shape and data_offsets")
-    dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    dtype = _READ_AS.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
         raise CheckpointError(
             f"{path}: tensor {name[:80]!r} has dtype {str(entry['dtype'])[:40]!r}, which is not supported"
