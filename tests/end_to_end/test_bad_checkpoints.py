@@ -81,10 +81,13 @@ def wider_tensor(folder: Path) -> None:
             save_file(tensors | {"head.head.bias": torch.zeros(7)}, path)
 
 
-def more_tensors(folder: Path) -> None:
-    path = shards(folder)[0]
-    save_file(load_file(path) | {"face_adapter.norm": torch.zeros(7)}, path)
-    (folder / "w" / INDEX).unlink()
+def with_tensor(name: str) -> Prepare:
+    def prepare(folder: Path) -> None:
+        path = shards(folder)[0]
+        save_file(load_file(path) | {name: torch.zeros(7)}, path)
+        (folder / "w" / INDEX).unlink()
+
+    return prepare
 
 
 def two_vaes(folder: Path) -> None:
@@ -120,7 +123,8 @@ def scale_without_weight(folder: Path) -> None:
     (folder / "w" / INDEX).unlink()
     for path in shards(folder):
         path.unlink()
-    save_file({"blocks.0.self_attn.q.scale_weight": torch.ones(())}, folder / "w" / "fp8.safetensors")
+    stored = {f"blocks.0.self_attn.q.{name}": torch.ones(()) for name in ("scale_weight", "bias")}
+    save_file(stored, folder / "w" / "fp8.safetensors")
 
 
 def cut_gguf(folder: Path) -> None:
@@ -197,7 +201,8 @@ CASES: dict[str, tuple[Prepare, list[str], int, tuple[str, ...]]] = {
     "a cut pickle": (cut("models_t5_umt5-xxl-enc-bf16.pth"), CONVERT, 3, ("models_t5", "cut off")),
     "a pickle with code": (pickled_code, CONVERT, 3, ("could run code", "safetensors")),
     "a tensor of another shape": (wider_tensor, CONVERT, 3, ("of another shape", "head.head.bias [7]")),
-    "a network with more tensors": (more_tensors, CONVERT, 3, ("unexpected: face_adapter.norm",)),
+    "a network with more tensors": (with_tensor("tail.norm"), CONVERT, 3, ("unexpected: tail.norm",)),
+    "a model nearly ours": (with_tensor("face_adapter.norm"), CONVERT, 3, ("is Wan-Animate, which needs pose and",)),
     "the config of another model": (changed("config.json", '"dim": 64', '"dim": 128'), CONVERT, 3, ("dim is 128",)),
     "a config with absurd dims": (changed("config.json", '"dim": 64', '"dim": 1e18'), CONVERT, 3, ("config.json",)),
     "a config that is no JSON": (replaced("config.json", b"["), CONVERT, 3, ("config.json", "no JSON")),

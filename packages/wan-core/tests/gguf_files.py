@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-QUANTISED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K"]
+QUANTISED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0", "Q2_K", "Q3_K", "Q4_K", "Q5_K", "Q6_K", "MXFP4"]
 """Types that the peer can write (it has no quantiser for the others) or, for the K types, that we fill at random."""
 
 

@@ -26,6 +26,7 @@ from .networks import build, infer_clip_config, infer_dit_config, infer_umt5_con
 DIT = WanDiTConfig(dim=256, ffn_dim=256, num_heads=2, num_layers=2, text_dim=32, text_len=512, freq_dim=32)
 VAE = VAEConfig(dim=8)
 UMT5 = UMT5Config(vocab_size=32, dim=32, dim_attn=32, dim_ffn=32, num_heads=2, num_layers=2)
+MARK = torch.frombuffer(bytearray(b'{"format": "float8_e4m3fn"}'), dtype=torch.uint8)
 CLIP = CLIPConfig(dim=160, ffn_dim=64, num_heads=2, num_layers=1, image_size=28)
 
 
@@ -74,7 +75,11 @@ def scaled(tensors: Mapping[str, Tensor], suffix: str, per_row: bool) -> tuple[d
     [
         (".scale_weight", False, {"scaled_fp8": torch.zeros(0, dtype=torch.float8_e4m3fn)}),
         (".scale_weight", False, {"blocks.0.ffn.0.scale_input": torch.ones(1)}),
-        (".weight_scale", True, {"blocks.0.ffn.0.comfy_quant": torch.ones(9, dtype=torch.uint8)}),
+        (
+            ".weight_scale",
+            True,
+            {"blocks.0.ffn.0.comfy_quant": MARK},
+        ),
         (".weight_scale", False, {"blocks.0.ffn.0.input_scale": torch.ones(())}),
     ],
 )

@@ -1,5 +1,6 @@
 """The table of formats and models in docs/checkpoints.md: every pair that it promises loads, and loads the weights."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from functools import cache
@@ -25,6 +26,7 @@ from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.tasks import Experts
 
 from .gguf_files import write_gguf
+from .packed_layers import turned
 
 PAGE = Path(__file__).resolve().parents[3] / "docs" / "checkpoints.md"
 Tensors = dict[str, Tensor]
@@ -68,6 +70,35 @@ def as_scaled_fp8(tensors: Tensors, stem: Path) -> Mapping[str, Tensor]:
     return expected
 
 
+def as_turned_int8(tensors: Tensors, stem: Path) -> Mapping[str, Tensor]:
+    stored, expected, layers = {}, dict(tensors), {}
+    for name, tensor in tensors.items():
+        stored[name] = tensor
+        if tensor.ndim == 2 and name.startswith("blocks."):
+            small, scale = tensor.mul(64).round().clamp(-127, 127).to(torch.int8), torch.full((len(tensor), 1), 2.0**-6)
+            stored |= {name: small, f"{name}_scale": scale}
+            layers[name.removesuffix(".weight")] = {
+                "format": "int8_tensorwise", "convrot": True, "convrot_groupsize": 16,
+            }  # fmt: skip
+            expected[name] = turned(small * scale, 16)  # exact: whole numbers and powers of two
+    metadata = {"_quantization_metadata": json.dumps({"format_version": "1.0", "layers": layers})}
+    save_file(stored, stem.with_suffix(".safetensors"), metadata)
+    return expected
+
+
+def as_folded_gguf(tensors: Tensors, stem: Path) -> Mapping[str, Tensor]:
+    folded = dict(tensors)
+    for name, tensor in tensors.items():
+        if tensor.ndim == 5:
+            folded[name] = tensor.flatten(0, 1)
+        elif name.endswith("modulation"):
+            folded[name] = tensor[0]
+    return {
+        name: tensor.view(tensors[name].shape)
+        for name, tensor in write_gguf(stem.with_suffix(".gguf"), folded, "F16").items()
+    }
+
+
 def as_gguf(tensors: Tensors, stem: Path) -> Mapping[str, Tensor]:
     return write_gguf(stem.with_suffix(".gguf"), tensors, "Q8_0")
 
@@ -84,7 +115,9 @@ SINGLE: dict[str, Write] = {
     "single file, bfloat16": as_floats(torch.bfloat16),
     "single file, fp8": as_floats(torch.float8_e4m3fn),
     "single file, scaled fp8": as_scaled_fp8,
+    "single file, int8 with ConvRot": as_turned_int8,
     "GGUF": as_gguf,
+    "GGUF of stable-diffusion.cpp": as_folded_gguf,
     "trainer's .pt": as_trainer_file,
 }
 """How the file of a transformer is written; what it stands for is returned."""

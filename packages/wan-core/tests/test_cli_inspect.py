@@ -189,10 +189,10 @@ def test_damaged_files_in_a_folder_are_named_and_the_rest_is_shown(
 def test_networks_with_other_tensors_fit_nothing(folders: Callable[[str], Path], tmp_path: Path) -> None:
     tensors = dit_tensors(folders("t2v-1.3B"))
     (tmp_path / "config.json").write_text((folders("t2v-1.3B") / "config.json").read_text())
-    save_file(tensors | {"face_adapter.x": torch.ones(1)}, tmp_path / "w.safetensors")
+    save_file(tensors | {"tail.x": torch.ones(1)}, tmp_path / "w.safetensors")
     report = inspected(tmp_path / "w.safetensors")
     assert report["models"] == {}
-    assert report["weights"][0]["unexpected"] == ["face_adapter.x"]
+    assert report["weights"][0]["unexpected"] == ["tail.x"]
 
 
 def test_nothing_is_read_but_headers(folders: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:

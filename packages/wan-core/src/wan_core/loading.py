@@ -15,6 +15,7 @@ from wan_core import models, runtime
 from wan_core.checkpoints import (
     TOKENIZER,
     CheckpointLayout,
+    Expert,
     Family,
     LoRA,
     Part,
@@ -176,18 +177,20 @@ class _Loader:
     def _read(self, part: Part, path: Path) -> _Opened:
         if part.family.load is not None:
             return _Opened(part, path, None, part.config)
-        source = self._source(path, part.family)
+        source = self._source(path, part.family, part.expert)
         if part.name == "dit":
             config = part.family.read_config(path, source)
             self._check_channels(config, path)
             return _Opened(part, path, self._merged(source, loras_for(self.options.loras, part.expert)), config)
         return _Opened(part, path, source, part.family.read_config(path, source))
 
-    def _source(self, path: Path, family: Family) -> TensorSource:
+    def _source(self, path: Path, family: Family, expert: Expert | None = None) -> TensorSource:
         weights = read_weights(path, mmap=self.options.mmap)
         base = weights.metadata.get("base") if self.preset.bundled else None
         if base is None:
-            return native_weights(weights, family)
+            native = native_weights(weights, family, expert=expert)
+            self.notes += [note for note in native.notes if note not in self.notes]
+            return native
         return with_delta(self._source(self.folder / base, family), weights)
 
     def _merged(self, source: TensorSource, loras: Sequence[LoRA]) -> TensorSource:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from pi3.checkpoints.locate import find_weights
 from pi3.config import Pi3Config, Pi3XConfig
 from wan_core import CheckpointError, ConfigError, checkpoints
-from wan_core.checkpoints import CheckpointFormat, Family
+from wan_core.checkpoints import Family
 
 if TYPE_CHECKING:
     import torch
@@ -50,7 +50,6 @@ PI3 = Family(
     title="Pi3",
     network=build,
     infer=read_config,
-    formats=(CheckpointFormat(name="official", unwrap=("state_dict.", "model.")),),
     signature=r"(?:^|\.)camera_head\.fc_rot\.weight$",
     half_dtype="float32",
     find=find_weights,

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     )
     from wan_core.checkpoints.families.dit import official_config
     from wan_core.checkpoints.families.shapes import Shapes
-    from wan_core.checkpoints.formats import CheckpointFormat
     from wan_core.checkpoints.inspection import Inspection, inspect_weights, tensor_rows
     from wan_core.checkpoints.layout import TOKENIZER, CheckpointLayout
     from wan_core.checkpoints.load import check_fit, load_model
@@ -46,7 +45,6 @@ __all__ = [
     "TOKENIZER",
     "UMT5",
     "VAE",
-    "CheckpointFormat",
     "CheckpointLayout",
     "Contents",
     "DerivedSource",

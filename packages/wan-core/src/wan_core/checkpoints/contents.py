@@ -5,11 +5,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_core.checkpoints.families import OTHER_TITLES, families, family_of, title_of
+from wan_core.checkpoints.families import OTHER_TITLES, Expert, families, title_of
 from wan_core.checkpoints.layout import TOKENIZER_FILES
+from wan_core.checkpoints.lora.names import is_lora
+from wan_core.checkpoints.members import FoundNetwork, experts_of, members_of
 from wan_core.checkpoints.readers.file_source import unreadable
 from wan_core.checkpoints.readers.reader import read_weights
-from wan_core.checkpoints.readers.shards import WeightFiles, weight_files
+from wan_core.checkpoints.readers.shards import WeightFiles, shard_files, weight_files
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorSource
 from wan_core.errors import CheckpointError
 
@@ -21,7 +23,8 @@ _MAX_ENTRIES = 5_000
 class Weights:
     """One model's weights. ``name`` is the path below the folder that was asked for (its own name for a file).
 
-    ``family`` is a family of networks, ``lora``, or ``""`` when the names are not known.
+    ``family`` is a family of networks, ``lora``, or ``""`` when the names are not known. ``expert`` is known where one
+    file holds both.
     """
 
     path: Path
@@ -29,6 +32,7 @@ class Weights:
     files: tuple[Path, ...]
     source: TensorSource
     family: str
+    expert: Expert | None = None
 
 
 @dataclass(frozen=True)
@@ -53,7 +57,7 @@ def find_weights(path: str | Path, *, mmap: bool | None = None) -> Contents:
     """
     path = Path(path)
     if not path.is_dir():
-        return Contents(path, tuple(_recognised(path, WeightFiles(path, (path,)), path.name, mmap)))
+        return Contents(path, tuple(_recognised(path, WeightFiles(path, shard_files(path)), path.name, mmap)))
     found: list[Weights] = []
     tokenizers: list[Path] = []
     notes: list[tuple[str, str]] = []
@@ -72,31 +76,39 @@ def find_weights(path: str | Path, *, mmap: bool | None = None) -> Contents:
                 found += _recognised(path, group, name, mmap)
             except CheckpointError as error:
                 notes.append((name, str(error)))
-    order = [*(family.name for family in families()), *OTHER_TITLES]
-    found.sort(key=lambda weights: order.index(weights.family))
+    found.sort(key=lambda weights: _order(weights.family))
     if not found and not tokenizers and not notes:
         raise CheckpointError(f"no weights in {path}: it holds no .safetensors, .pth, .pt, .bin, .ckpt or .gguf file")
     return Contents(path, tuple(found), tuple(tokenizers), tuple(notes))
 
 
 def _recognised(root: Path, group: WeightFiles, name: str, mmap: bool | None) -> list[Weights]:
-    """The weights of a file: one model, or each part of a whole model that it holds."""
+    """The weights of a file: one model, each part of a whole model that it holds, or each of two experts."""
     source = read_weights(group.path, mmap=mmap)
     name = name or root.name
-    parts = {
-        family.name: [key for key in source if key.startswith(family.single_prefixes)]
-        for family in families()
-        if family.single_prefixes
-    }
-    parts = {family: keys for family, keys in parts.items() if keys}
-    if len(parts) < 2:
-        return [Weights(group.path, name, group.files, source, family_of(source.keys()))]
+    parts: dict[str, list[FoundNetwork]] = {}
+    for member in members_of(source):
+        parts.setdefault(member.families[0], []).append(member)
     found = []
-    for family, keys in parts.items():
-        part = DerivedSource(source, {key: Recipe((key,), source.info(key)) for key in keys})
-        if family_of(part.keys()) == family:
-            found.append(Weights(group.path, f"{name} ({title_of(family)})", group.files, part, family))
-    return found
+    for family, members in sorted(parts.items(), key=lambda item: _order(item[0])):
+        experts = experts_of(members)
+        for expert in dict.fromkeys(experts.values()) or [None]:
+            own = [member for member in members if expert in (None, experts.get(member.prefix))]
+            title = f"{title_of(family)}, {expert} noise" if expert else title_of(family)
+            is_all = len(parts) == 1 and expert is None
+            part = source if is_all else _part(source, own)
+            label = name if is_all else f"{name} ({title})"
+            found.append(Weights(group.path, label, group.files, part, family, expert))
+    return found or [Weights(group.path, name, group.files, source, "lora" if is_lora(source) else "")]
+
+
+def _part(source: TensorSource, members: list[FoundNetwork]) -> TensorSource:
+    names = [own for member in members for own in member.names.values()]
+    return DerivedSource(source, {name: Recipe((name,), source.info(name)) for name in names})
+
+
+def _order(family: str) -> int:
+    return [*(each.name for each in families()), *OTHER_TITLES].index(family)
 
 
 def _below(root: Path, path: Path) -> str:

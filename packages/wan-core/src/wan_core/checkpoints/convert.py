@@ -1,40 +1,51 @@
 """The one converter: tensors of a file under native names, and native tensors under the names of a format."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
-from operator import methodcaller
 
 from torch import Tensor
 
-from wan_core.checkpoints.families import Family, families, get_family
-from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_format, rename, unwrapped
+from wan_core.checkpoints.families import Expert, Family, get_family
+from wan_core.checkpoints.families.relatives import note_of
+from wan_core.checkpoints.folds import unfolded
+from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_format, rename
+from wan_core.checkpoints.lora.names import is_lora
+from wan_core.checkpoints.members import FoundNetwork, chosen_member, experts_of, labels, members_of, plain_names
 from wan_core.checkpoints.readers.quantized import dequantized
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
 
 class NativeWeights(DerivedSource):
-    """The tensors of one network under native names; ``format`` is the naming that the file has."""
+    """The tensors of one network under native names; ``format`` is the naming that the file has.
 
-    def __init__(self, base: TensorSource, recipes: Mapping[str, Recipe], family: Family, format: str) -> None:
+    ``notes`` are sentences about what was taken of a file that holds more.
+    """
+
+    def __init__(
+        self, base: TensorSource, recipes: Mapping[str, Recipe], family: Family, format: str, notes: tuple[str, ...]
+    ) -> None:
         super().__init__(base, recipes)
         self.family = family
         self.format = format
+        self.notes = notes
 
 
-def native_weights(source: TensorSource, family: Family | str, *, group: str | None = None) -> NativeWeights:
+def native_weights(
+    source: TensorSource, family: Family | str, *, group: str | None = None, expert: Expert | None = None
+) -> NativeWeights:
     """A view of ``source`` under the native names of ``family``, a record or the name of one.
 
-    ``group`` names the nested dict to take where a file holds several models, for instance ``generator``; by default
-    averaged weights (``generator_ema``) win. Raises CheckpointError when names collide or a fused tensor cannot be cut.
+    ``group`` names the network to take where a file holds several of one kind, for instance ``generator``; by default
+    averaged weights (``generator_ema``) win, and networks that only help training (``critic``) lose. ``expert`` tells
+    two experts in one file apart. Raises CheckpointError when that leaves several, when names collide, a fused tensor
+    cannot be cut, or the file is a LoRA.
     """
     family = get_family(family)
     if isinstance(source, NativeWeights) and source.family.name == family.name and group is None:
         return source
     source = dequantized(source)
-    plain = _plain_names(source, family, group)
-    if group is not None and not plain:
-        raise CheckpointError(f"{source.path} holds no group {group!r}")
+    plain, notes = _names_of_one(source, family, group, expert)
     chosen = detect_format(plain.keys(), family.formats)
     rules = dict(chosen.table(plain.keys()))
     recipes: dict[str, Recipe] = {}
@@ -46,7 +57,7 @@ def native_weights(source: TensorSource, family: Family | str, *, group: str | N
             raise _same_name(source, original, recipes[taken[0]].inputs[0], taken[0])
         if not taken:
             recipes.update(made)
-    return NativeWeights(source, recipes, family, chosen.name)
+    return NativeWeights(source, unfolded(recipes, family.folds), family, chosen.name, notes)
 
 
 def in_format(native: TensorSource, family: Family | str, name: str) -> DerivedSource:
@@ -72,38 +83,36 @@ def in_format(native: TensorSource, family: Family | str, name: str) -> DerivedS
     return DerivedSource(native, recipes)
 
 
-def _plain_names(source: TensorSource, family: Family, group: str | None) -> dict[str, str]:
-    """Names without nesting, prefixes, wrappers and other parts of a whole checkpoint, to the file's own."""
-    formats = family.formats
-    others = tuple(
-        prefix
-        for other in families()
-        for prefix in other.single_prefixes
-        if other.name != family.name and prefix not in family.single_prefixes
-    )
-    plain = _renamed(source, {name: name for name in source if not name.startswith(others)}, unwrapped)
-    if group is None:
-        nests = [nest for candidate in formats for nest in candidate.unwrap]
-        plain = next((inside for nest in nests if (inside := _inside(nest, plain))), plain)
-    else:
-        plain = _inside(f"{group}.", plain)
-    for prefix in dict.fromkeys(prefix for candidate in formats for prefix in candidate.strip_prefixes):
-        plain = _renamed(source, plain, methodcaller("removeprefix", prefix))
-    return plain
+def _names_of_one(
+    source: TensorSource, family: Family, group: str | None, expert: Expert | None
+) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The names of the network that is meant, without prefix and wrappers, to the file's own; notes about others."""
+    members = [member for member in members_of(source, family) if family.name in member.families]
+    if members:
+        chosen = chosen_member(source, members, group, expert)
+        return dict(chosen.names), tuple(_notes(source, family, members, chosen))
+    if is_lora(source):
+        raise CheckpointError(
+            f"{source.path} is a LoRA ({', '.join(list(source)[:2])}), not a whole network; give it with --lora"
+        )
+    if group is not None:
+        raise CheckpointError(f"{source.path} holds no group {group!r}; it holds nothing of {family.title}")
+    return plain_names(source, source.keys()), ()
 
 
-def _inside(nest: str, names: Mapping[str, str]) -> dict[str, str]:
-    return {name.removeprefix(nest): own for name, own in names.items() if name.startswith(nest)}
-
-
-def _renamed(source: TensorSource, names: Mapping[str, str], change: Callable[[str], str]) -> dict[str, str]:
-    changed: dict[str, str] = {}
-    for name, own in names.items():
-        target = change(name)
-        if target in changed:
-            raise _same_name(source, own, changed[target], target)
-        changed[target] = own
-    return changed
+def _notes(
+    source: TensorSource, family: Family, members: Sequence[FoundNetwork], chosen: FoundNetwork
+) -> Iterator[str]:
+    name = source.path.name
+    if len(members) > 1 and not experts_of(members):
+        names = labels(members)
+        yield f"note: {name} holds {', '.join(names)}; {names[members.index(chosen)]} is taken"
+    inside = {own for member in members for own in member.names.values()}
+    if family.is_denoiser and is_lora([own for own in source if own not in inside]):
+        yield f"note: {name} also holds a LoRA, which is left out; give the file with --lora for it"
+    said = note_of(source.path) if family.is_denoiser else None
+    if said is not None:
+        yield said
 
 
 def _same_name(source: TensorSource, one: str, other: str, target: str) -> CheckpointError:

@@ -24,25 +24,20 @@ Split = Callable[[str, "Tensor"], "dict[str, Tensor] | None"]
 Join = Callable[[Collection[str]], Mapping[str, tuple[tuple[str, ...], Callable[..., "Tensor"]]]]
 """Of native names, those foreign tensors that are made of several or reshaped: inputs and a function of them."""
 
-_WRAPPERS = re.compile(r"_fsdp_wrapped_module\.|_checkpoint_wrapped_module\.|_orig_mod\.")
-
 
 @dataclass(frozen=True, kw_only=True)
 class CheckpointFormat:
     """One naming of one family of networks.
 
-    ``marker`` is a regular expression that occurs only in names of this format. ``unwrap`` lists groups of which the
-    first present one is the model and everything outside is left out; ``strip_prefixes`` are cut where they occur.
-    ``renames_for`` makes a table from the names at hand, where indices depend on their count. ``duplicates`` are native
-    names that a file may hold twice; the first rule wins.
+    ``marker`` is a regular expression that occurs only in names of this format. ``renames_for`` makes a table from the
+    names at hand, where indices depend on their count. ``duplicates`` are native names that a file may hold twice; the
+    first rule wins.
     """
 
     name: str
     marker: str = ""
     renames: Renames = ()
     renames_for: Callable[[Collection[str]], Renames] | None = None
-    strip_prefixes: tuple[str, ...] = ()
-    unwrap: tuple[str, ...] = ()
     duplicates: frozenset[str] = frozenset()
     split: Split | None = None
     join: Join | None = None
@@ -70,11 +65,6 @@ def rename(name: str, rules: Mapping[str, str | None]) -> str | None:
     return name
 
 
-def unwrapped(name: str) -> str:
-    """A name without what training wrappers put anywhere into it."""
-    return _WRAPPERS.sub("", name)
-
-
 def get_format(formats: Sequence[CheckpointFormat], name: str) -> CheckpointFormat:
     """The format called ``name``. Raises CheckpointError naming those there are."""
     for candidate in formats:
@@ -89,9 +79,3 @@ def detect_format(names: Collection[str], formats: Sequence[CheckpointFormat]) -
         if any(re.search(candidate.marker, name) for name in names):
             return candidate
     return formats[-1]
-
-
-def groups_of(names: Collection[str], formats: Sequence[CheckpointFormat]) -> tuple[str, ...]:
-    """The models beside each other in a trainer's file: ``generator_ema``, ``generator`` ..., the one taken first."""
-    nests = dict.fromkeys(nest for candidate in formats for nest in candidate.unwrap)
-    return tuple(nest.removesuffix(".") for nest in nests if any(name.startswith(nest) for name in names))

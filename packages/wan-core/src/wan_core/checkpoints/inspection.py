@@ -9,9 +9,11 @@ from typing import Any
 from wan_core.checkpoints.contents import Weights
 from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.families import get_family
-from wan_core.checkpoints.formats import groups_of
+from wan_core.checkpoints.families.relatives import note_of, relative_of
 from wan_core.checkpoints.lora.summary import LoRASummary, lora_summary
+from wan_core.checkpoints.members import labels, members_of
 from wan_core.checkpoints.meta import build_on_meta
+from wan_core.checkpoints.readers.quantized import described_formats
 from wan_core.checkpoints.readers.reader import file_kind
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
@@ -25,7 +27,8 @@ class Inspection:
 
     ``format`` is the naming of the tensors; ``storage`` counts elements by stored dtype; ``groups`` are models beside
     each other in one file; ``missing`` and ``unexpected`` are tensors, against the network of ``config``; ``problem``
-    says why there is no config, the frozen dataclass of the family. Sizes in bytes, of files.
+    says why there is no config, the frozen dataclass of the family. ``notes`` are sentences on how the weights are
+    packed, and on what only a name tells. Sizes in bytes, of files.
     """
 
     weights: Weights
@@ -39,6 +42,7 @@ class Inspection:
     missing: tuple[str, ...] = ()
     unexpected: tuple[str, ...] = ()
     problem: str = ""
+    notes: tuple[str, ...] = ()
     lora: LoRASummary | None = None
 
     def to_json(self, *, keys: bool = False) -> dict[str, Any]:
@@ -59,6 +63,7 @@ class Inspection:
             "missing": list(self.missing),
             "unexpected": list(self.unexpected),
             "problem": self.problem,
+            "notes": list(self.notes),
             "lora": None if self.lora is None else asdict(self.lora),
             "metadata": dict(weights.source.metadata),
         }
@@ -78,15 +83,18 @@ def inspect_weights(weights: Weights) -> Inspection:
         "num_parameters": source.num_parameters,
         "num_bytes": sum(path.stat().st_size for path in weights.files),
     }
-    if weights.family in ("", "lora"):
-        return Inspection(**common, lora=lora_summary(source) if weights.family else None)
+    if weights.family == "lora":
+        return Inspection(**common, lora=lora_summary(source))
+    if not weights.family:
+        relative = relative_of(source.keys())
+        return Inspection(**common, problem=f"it looks like a part of {relative}" if relative else "")
     family = get_family(weights.family)
-    common["groups"] = groups_of(source.keys(), family.formats)
+    common["groups"] = _groups(weights)
     try:
         native = native_weights(source, family)
     except CheckpointError as error:
         return Inspection(**common, problem=str(error))
-    common |= {"format": native.format, "num_parameters": native.num_parameters}
+    common |= {"format": native.format, "num_parameters": native.num_parameters, "notes": _notes(weights)}
     try:
         config = family.read_config(weights.files[0], native)
     except CheckpointError as error:
@@ -100,6 +108,19 @@ def inspect_weights(weights: Weights) -> Inspection:
         missing=tuple(name for name, shape in wanted.items() if name not in native or native.info(name).shape != shape),
         unexpected=tuple(name for name in native if name not in wanted),
     )
+
+
+def _notes(weights: Weights) -> tuple[str, ...]:
+    packed = described_formats(weights.source)
+    said = note_of(weights.files[0]) if weights.family == "dit" else None
+    listed = ", ".join(f"{form} ({count} layers)" for form, count in packed.items())
+    return (*([f"packed as {listed}"] if packed else []), *([said] if said else []))
+
+
+def _groups(weights: Weights) -> tuple[str, ...]:
+    """The networks of one kind beside each other in a file, the one that is taken first."""
+    members = [member for member in members_of(weights.source) if member.families[0] == weights.family]
+    return tuple(labels(members)) if len(members) > 1 else ()
 
 
 def tensor_rows(source: TensorSource) -> list[dict[str, Any]]:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
 
-from wan_core.checkpoints.families import Family, family_of
+from wan_core.checkpoints.families import Family
 from wan_core.checkpoints.families.record import WEIGHT_FILES
+from wan_core.checkpoints.members import experts_of, members_of
 from wan_core.checkpoints.parts import Part
+from wan_core.checkpoints.readers.trainer_folders import refuse_trainer_folder
 from wan_core.errors import CheckpointError
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
@@ -47,6 +49,7 @@ class CheckpointLayout:
         missing = self.missing(parts)
         if not missing:
             return
+        refuse_trainer_folder(self.folder, [path.name for path in self.folder.iterdir()])
         looked_for = "; ".join(
             f"{part.family.title} ({' or '.join(_shown(part, candidate) for candidate in _candidates(part))})"
             for part in missing
@@ -66,10 +69,12 @@ class CheckpointLayout:
         return next((path for path in paths if _holds(part, path, is_root=path == self.folder)), None)
 
     def _single_dit(self, part: Part) -> Path | None:
-        """The one file whose tensors are those of the network; of two experts the one with that word in its name."""
+        """The one file with the network's tensors; of two experts with that word in its name, or with both inside."""
+        from wan_core.checkpoints.readers.shards import is_later_shard
+
         for folder in part.family.where.also:
             files = sorted(path for pattern in WEIGHT_FILES for path in (self.folder / folder).glob(pattern))
-            found = [path for path in files if (part.expert or "") in path.name.lower() and _is_of(part.family, path)]
+            found = [path for path in files if not is_later_shard(path.name) and _is_of(part, path)]
             if len(found) > 1:
                 names = ", ".join(path.name for path in found[:5])
                 raise CheckpointError(
@@ -113,13 +118,15 @@ def _shown(part: Part, candidate: str) -> str:
     return candidate
 
 
-def _is_of(family: Family, path: Path) -> bool:
+def _is_of(part: Part, path: Path) -> bool:
     from wan_core.checkpoints.readers.reader import read_weights
 
     try:
-        return path.is_file() and family_of(read_weights(path).keys()) == family.name
+        members = members_of(read_weights(path)) if path.is_file() else []
     except CheckpointError:
         return False
+    members = [member for member in members if member.families[0] == part.family.name]
+    return bool(members) and ((part.expert or "") in path.name.lower() or bool(experts_of(members)))
 
 
 def _holds(part: Part, path: Path, *, is_root: bool) -> bool:

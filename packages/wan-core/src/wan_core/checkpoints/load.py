@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from wan_core.checkpoints.convert import native_weights
-from wan_core.checkpoints.families import Family, family_of, get_family, title_of
+from wan_core.checkpoints.families import Family, get_family, title_of
+from wan_core.checkpoints.members import family_of
 from wan_core.checkpoints.meta import build_on_meta, computed_buffers
-from wan_core.checkpoints.readers.sources import TensorSource
+from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
 _SHOWN = 5
@@ -59,7 +60,8 @@ def main_dtype(source: TensorSource) -> torch.dtype:
 
 def check_fit(model: nn.Module, native: TensorSource) -> None:
     """Compare names and shapes. Raises one CheckpointError with the counts and the first of each kind of difference."""
-    wanted = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    tensors = model.state_dict()
+    wanted = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     missing = [name for name in wanted if name not in native]
     unexpected = [name for name in native if name not in wanted]
     misshaped = [
@@ -67,11 +69,22 @@ def check_fit(model: nn.Module, native: TensorSource) -> None:
         for name, shape in wanted.items()
         if name in native and native.info(name).shape != shape
     ]
-    problems = {"missing": missing, "unexpected": unexpected, "of another shape": misshaped}
+    whole = [name for name in wanted if name in native and _is_packed(tensors[name], native.info(name))]
+    problems = {
+        "missing": missing, "unexpected": unexpected, "of another shape": misshaped, "stored as whole numbers": whole,
+    }  # fmt: skip
+    _refuse(model, native, problems, is_other=len(missing) == len(wanted))
+
+
+def _refuse(model: nn.Module, native: TensorSource, problems: Mapping[str, list[str]], *, is_other: bool) -> None:
     if any(problems.values()):
         listed = "; ".join(_listed(names, kind) for kind, names in problems.items() if names)
-        hint = _what_it_is(native) if len(missing) == len(wanted) else ""
+        hint = _what_it_is(native) if is_other else ""
         raise CheckpointError(f"{native.path} does not fit {type(model).__name__}{hint}: {listed}")
+
+
+def _is_packed(wanted: Tensor, stored: TensorInfo) -> bool:
+    return wanted.is_floating_point() and not (stored.dtype.is_floating_point or stored.dtype.is_complex)
 
 
 def _listed(names: list[str], kind: str) -> str:
@@ -79,7 +92,7 @@ def _listed(names: list[str], kind: str) -> str:
 
 
 def _what_it_is(native: TensorSource) -> str:
-    found = family_of(native.keys())
+    found = family_of(native)
     return f" (it looks like {title_of(found)})" if found else " (it holds no weights of such a network)"
 
 

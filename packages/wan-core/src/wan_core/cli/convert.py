@@ -76,7 +76,15 @@ def convert(source: Path, out: Path, layout: Layout | None, **values: Any) -> No
     write_again(source, out, layout, values)
 
 
-convert.params += [*lora_options(), *writing_options()]
+convert.params += [
+    *lora_options(),
+    click.Option(
+        ["--group"],
+        metavar="NAME",
+        help="Which of several transformers in a trainer's file; default: averaged weights.",
+    ),
+    *writing_options(),
+]
 
 
 def write_again(source: Path, out: Path, layout: Layout | None, values: Mapping[str, Any]) -> None:
@@ -88,7 +96,9 @@ def write_again(source: Path, out: Path, layout: Layout | None, values: Mapping[
     merge = LoRAMerge(values["loras"], force=values["force_lora"], dtype=dtype) if values["loras"] else None
     if merge is not None:
         merge.check_out(out)
-    networks = networks_in(contents, dtype=dtype, merge=merge)
+    networks = networks_in(contents, dtype=dtype, merge=merge, group=values.get("group"))
+    for note in dict.fromkeys(note for network in networks for note in network.notes):
+        log(plain_text(note))
     left_out = [weights.name for weights in contents.weights if weights.family in ("", "lora")]
     if left_out:
         log(f"left out: {plain_text(', '.join(left_out[:5]))}, which no model here has")

@@ -143,7 +143,10 @@ def _weight_rows(item: Inspection) -> Iterator[str]:
     if item.lora is not None:
         yield from _lora_rows(item.lora)
     if len(item.groups) > 1:
-        yield _row("  models in it", f"{', '.join(item.groups)}; {item.groups[0]} is taken")
+        taken = "" if item.problem else f"; {item.groups[0]} is taken"
+        yield _row("  models in it", f"{', '.join(item.groups)}{taken}")
+    for note in item.notes:
+        yield _row("  note", plain_text(note.removeprefix("note: ")))
     for what, names in (("missing", item.missing), ("unexpected", item.unexpected)):
         if names:
             yield _row(f"  {what}", f"{len(names)}: {plain_text(', '.join(names[:5]))}{', ...' if names[5:] else ''}")

@@ -1,7 +1,5 @@
 """Families of networks: what there is to know of each to recognise, read, build and write its weights."""
 
-import re
-from collections.abc import Collection
 from functools import cache
 from importlib.metadata import entry_points
 
@@ -10,7 +8,6 @@ from wan_core.checkpoints.families.dit import DIT, FLF2V, dit_config_reader
 from wan_core.checkpoints.families.record import Expert, Family
 from wan_core.checkpoints.families.umt5 import UMT5
 from wan_core.checkpoints.families.vae import VAE
-from wan_core.checkpoints.lora.names import is_lora
 from wan_core.errors import CheckpointError
 
 ENTRY_POINT_GROUP = "wan_core.families"
@@ -36,22 +33,8 @@ def get_family(family: Family | str) -> Family:
     raise CheckpointError(f"there is no family {family!r}; known: {', '.join(each.name for each in families())}")
 
 
-def family_of(names: Collection[str]) -> str:
-    """The name of the family whose weights these are, ``lora``, or ``""`` where that is not known.
-
-    What a project adds is more particular than what it builds on, and is looked at first.
-    """
-    if is_lora(names):
-        return "lora"
-    text = "\n".join(names)  # one search a family: hostile files have a hundred thousand names
-    for family in reversed(families()):
-        if family.signature and re.search(family.signature, text, re.MULTILINE):
-            return family.name
-    return ""
-
-
 def title_of(name: str) -> str:
-    """What :func:`family_of` found, for people."""
+    """The name of a family, ``lora`` or ``""``, for people."""
     return OTHER_TITLES[name] if name in OTHER_TITLES else get_family(name).title
 
 
@@ -65,7 +48,6 @@ __all__ = [
     "Family",
     "dit_config_reader",
     "families",
-    "family_of",
     "get_family",
     "title_of",
 ]

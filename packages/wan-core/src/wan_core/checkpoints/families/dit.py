@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from wan_core import models
 from wan_core.checkpoints.families.record import Family, Places
+from wan_core.checkpoints.families.relatives import refusing_relatives
 from wan_core.checkpoints.families.shapes import Shapes, build_config, heads_of, stated
+from wan_core.checkpoints.folds import Fold
 from wan_core.checkpoints.formats import CheckpointFormat, Renames
 from wan_core.errors import CheckpointError
 from wan_core.models import FLF2VConfig, WanDiTConfig
@@ -46,6 +48,8 @@ _IGNORED = frozenset(
         "attention_head_dim", "qk_norm", "added_kv_proj_dim", "pos_embed_seq_len", "rope_max_seq_len",
     }
 )  # fmt: skip
+# Parts that relatives add, which are off in the networks that are ours.
+_OFF = frozenset({"inject_sample_info", "add_control_adapter", "add_ref_conv"})
 _LATER = ("qk_norm", "cross_attn_norm", "text_dim", "patch_size")
 """Options that a published ``config.json`` leaves out."""
 
@@ -87,12 +91,14 @@ def dit_config_reader(
 def _config_values(content: Mapping[str, Any], kind: type[WanDiTConfig], file: Path) -> dict[str, Any]:
     """Arguments of the config in the JSON of a ``config.json``, official or diffusers."""
     content = dict(content)
+    _refuse_packed(content, file)
     window = content.pop("window_size", None)
     if window not in (None, [-1, -1]):
         raise CheckpointError(f"{file}: window_size {window} limits attention, which this network does not do")
     is_diffusers = content.get("num_attention_heads") is not None
     keys = _DIFFUSERS_KEYS if is_diffusers else {field.name: field.name for field in fields(kind)}
-    unknown = sorted(key for key, value in content.items() if value is not None and key not in {*keys, *_IGNORED})
+    said = {key for key, value in content.items() if value is not None and not (value is False and key in _OFF)}
+    unknown = sorted(said - {*keys, *_IGNORED})
     if unknown:
         raise CheckpointError(f"{file}: {', '.join(unknown[:5])} is no option of a Wan transformer that is known here")
     values = {ours: content[theirs] for theirs, ours in keys.items() if content.get(theirs) is not None}
@@ -103,6 +109,17 @@ def _config_values(content: Mapping[str, Any], kind: type[WanDiTConfig], file: P
         values["dim"] = heads * width if type(heads) is int and type(width) is int else f"{heads} x {width}"
         values["qk_norm"] = content.get("qk_norm", True) not in (None, False)
     return values
+
+
+def _refuse_packed(content: Mapping[str, Any], file: Path) -> None:
+    """diffusers notes there who packed the weights; ours and plain ones have no such note."""
+    packer = content.get("quantization_config")
+    if packer is not None:
+        method = packer.get("quant_method", "a tool that it does not name") if isinstance(packer, dict) else packer
+        raise CheckpointError(
+            f"{file}: by quantization_config the weights are packed by {str(method)[:60]}, which is not read here; get "
+            "the 16-bit, fp8 or GGUF file of the model"
+        )
 
 
 def _dims(source: TensorSource) -> dict[str, Any]:
@@ -173,6 +190,7 @@ def diffusers_config(config: WanDiTConfig) -> dict[str, Any]:
 
 
 DIFFUSERS_DIT: Renames = (
+    ("patch_embedding", "patch_embedding"),
     ("condition_embedder.time_embedder.linear_1", "time_embedding.0"),
     ("condition_embedder.time_embedder.linear_2", "time_embedding.2"),
     ("condition_embedder.time_proj", "time_projection.1"),
@@ -219,10 +237,6 @@ def split_fused_attention(name: str, tensor: Tensor) -> dict[str, Tensor] | None
     return {f"{block}.{part}.{kind}": piece for part, piece in zip(parts, tensor.chunk(len(parts)), strict=True)}
 
 
-_PREFIXES = ("model.diffusion_model.", "diffusion_model.", "transformer.", "pipe.dit.", "dit.", "model.")
-_NESTS = ("generator_ema.", "generator.", "state_dict.", "module.")
-
-
 def _network(config: WanDiTConfig) -> nn.Module:
     return models.WanDiT(config)
 
@@ -231,19 +245,21 @@ DIT = Family(
     name="dit",
     title="the diffusion transformer",
     network=_network,
-    infer=dit_config_reader(),
+    infer=refusing_relatives(dit_config_reader()),
     formats=(
         CheckpointFormat(
             name="diffusers",
             marker=r"(?:^|\.)condition_embedder\.|\.attn[12]\.|\.ffn\.net\.",
             renames=DIFFUSERS_DIT,
-            strip_prefixes=_PREFIXES,
             split=split_fused_attention,
         ),
-        CheckpointFormat(name="official", strip_prefixes=_PREFIXES, unwrap=_NESTS),
+        CheckpointFormat(name="official"),
     ),
-    signature=r"(?:^|\.)blocks\.0\.(?:self_attn|attn1)\.",
-    single_prefixes=("model.diffusion_model.",),
+    signature=r"(?:^|\.)blocks\.0\.(?:self_attn\.q|attn1\.to_q|attn1\.to_qkv)\.(?:weight|bias)(?:\.|$)",
+    folds=(
+        Fold(r"patch_embedding\.weight", 5, kernel=(1, 2, 2)),
+        Fold(r"(?:blocks\.\d+|head)\.modulation|img_emb\.emb_pos", 3),
+    ),
     usual=lambda config: {"num_heads": config.dim // HEAD_DIM, "text_len": 512, "eps": 1e-6},
     official_config=official_config,
     diffusers_config=diffusers_config,
@@ -273,8 +289,8 @@ FLF2V = replace(
     name="flf2v",
     title="the first-last-frame transformer",
     network=_two_image_network,
-    infer=dit_config_reader(FLF2VConfig, _two_images),
-    signature=r"(?:^|\.)(?:img_emb\.emb_pos|image_embedder\.pos_embed)$",
+    infer=refusing_relatives(dit_config_reader(FLF2VConfig, _two_images)),
+    signature=r"(?:^|\.)(?:img_emb\.emb_pos|condition_embedder\.image_embedder\.pos_embed)$",
     official_config=lambda config: {**official_config(config), "model_type": "flf2v"},
     diffusers_config=lambda config: {**diffusers_config(config), "pos_embed_seq_len": config.image_tokens},
 )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from wan_core.checkpoints.folds import Fold
 from wan_core.checkpoints.formats import CheckpointFormat
 from wan_core.files import WEIGHT_ENDINGS
 
@@ -53,10 +54,11 @@ class Family:
 
     ``title`` is for messages. ``network`` builds a network of a config; ``infer`` reads the config from a path and the
     tensors there, under native names. ``formats`` are its namings, most particular first, the last one is assumed when
-    no marker occurs; ``signature`` is a regular expression that only names of this family match; ``single_prefixes``
-    mark its tensors in a file that holds a whole model. ``usual`` are the values of released models for what shapes do
-    not tell: a config's others are written into the file. ``official_config`` and ``diffusers_config`` make the
-    ``config.json`` of a layout. ``half_dtype`` names what it runs in where a run is in 16 bits (None: as the run).
+    no marker occurs; ``signature`` is a regular expression that only names of this family match, from the network's own
+    level on. ``folds`` are native tensors that other programs store with fewer dimensions. ``usual`` are the values of
+    released models for what shapes do not tell: a config's others are written into the file. ``official_config`` and
+    ``diffusers_config`` make the ``config.json`` of a layout. ``half_dtype`` names what it runs in where a run is in
+    16 bits (None: as the run).
     ``is_denoiser`` tells the network that a sampler calls: there may be two experts, and LoRAs are made for it.
     ``keeps_rest`` copies what the network does not use along, ``carries_tokenizer`` tells single files that hold one.
 
@@ -70,7 +72,7 @@ class Family:
     infer: Callable[[Path, TensorSource], Any] | None = None
     formats: tuple[CheckpointFormat, ...] = (CheckpointFormat(name="official"),)
     signature: str = ""
-    single_prefixes: tuple[str, ...] = ()
+    folds: tuple[Fold, ...] = ()
     usual: Callable[[Any], Mapping[str, Any]] = lambda config: {}
     official_config: Callable[[Any], Mapping[str, Any]] | None = None
     diffusers_config: Callable[[Any], Mapping[str, Any]] | None = None

@@ -118,14 +118,15 @@ UMT5 = Family(
             name="diffusers",
             marker=r"\.SelfAttention\.",
             renames=TRANSFORMERS_UMT5,
-            strip_prefixes=("text_encoders.umt5xxl.transformer.", "text_encoders.umt5xxl.", "text_encoder."),
             duplicates=frozenset({"token_embedding.weight"}),
         ),
         CheckpointFormat(name="llama.cpp", marker=r"(?:^|\.)enc\.blk\.", renames=LLAMA_CPP_UMT5),
-        CheckpointFormat(name="official", strip_prefixes=("model.",), unwrap=("state_dict.", "module.")),
+        CheckpointFormat(name="official"),
     ),
-    signature=r"(?:^|\.)(?:blocks\.0\.attn\.q|SelfAttention\.q|enc\.blk\.0\.attn_q)\.weight$",
-    single_prefixes=("text_encoders.", "cond_stage_model."),
+    signature=(
+        r"(?:^|\.)(?:blocks\.0\.attn\.q|encoder\.block\.0\.layer\.0\.SelfAttention\.q|enc\.blk\.0\.attn_q)"
+        r"\.weight(?:\.|$)"
+    ),
     usual=lambda config: {"max_distance": 128, "eps": 1e-6},
     diffusers_config=transformers_config,
     places=Places(

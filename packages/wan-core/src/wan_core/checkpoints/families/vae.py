@@ -10,6 +10,7 @@ from wan_core.checkpoints.families.dit import DIFFUSERS_VERSION
 from wan_core.checkpoints.families.record import Family, Places
 from wan_core.checkpoints.families.shapes import Shapes, build_config, stated
 from wan_core.checkpoints.families.vae_names import stages_of, vae_renames
+from wan_core.checkpoints.folds import Fold
 from wan_core.checkpoints.formats import CheckpointFormat
 from wan_core.models import WAN21_VAE, WAN22_VAE, VAEConfig
 
@@ -91,14 +92,15 @@ VAE = Family(
             name="diffusers",
             marker=r"\.mid_block\.",
             renames_for=vae_renames,
-            strip_prefixes=("first_stage_model.", "vae."),
         ),
-        CheckpointFormat(
-            name="official", strip_prefixes=("first_stage_model.", "vae.", "model."), unwrap=("state_dict.",)
-        ),
+        CheckpointFormat(name="official"),
     ),
     signature=r"(?:^|\.)decoder\.(?:middle|mid_block)\.",
-    single_prefixes=("first_stage_model.", "vae."),
+    folds=(
+        Fold(
+            r"conv[12]\.weight|(?:en|de)coder\.(?:conv1|head\.2|.+\.(?:residual\.[26]|shortcut|time_conv))\.weight", 5
+        ),
+    ),
     usual=lambda config: {} if config.z_dim in (16, 48) else {"latents_mean": (), "latents_std": ()},
     diffusers_config=diffusers_config,
     places=Places(

@@ -11,7 +11,8 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from wan_core.checkpoints.formats import CheckpointFormat, detect_format, rename, unwrapped
+from wan_core.checkpoints.formats import CheckpointFormat, detect_format, rename
+from wan_core.checkpoints.prefixes import unwrapped
 
 Role = Literal["down", "up", "bias", "alpha", "diff", "diff_b", "diff_m", "whole", "whole_b"]
 """The halves of an update, the change of the bias that goes with it, and its scale; changes; and whole new values."""

@@ -48,8 +48,12 @@ _BLOCKS = {
     14: ("Q6_K", 256, 210), 16: ("IQ2_XXS", 256, 66), 17: ("IQ2_XS", 256, 74), 18: ("IQ3_XXS", 256, 98),
     19: ("IQ1_S", 256, 50), 20: ("IQ4_NL", 32, 18), 21: ("IQ3_S", 256, 110), 22: ("IQ2_S", 256, 82),
     23: ("IQ4_XS", 256, 136), 29: ("IQ1_M", 256, 56), 34: ("TQ1_0", 256, 54), 35: ("TQ2_0", 256, 66),
+    39: ("MXFP4", 32, 17),
 }  # fmt: skip
 """Types of ggml in blocks: name, elements and bytes of one."""
+
+_UNREAD = {9: "Q8_1", 15: "Q8_K", 31: "Q4_0_4_4", 32: "Q4_0_4_8", 33: "Q4_0_8_8", 40: "NVFP4", 41: "Q1_0"}
+"""Types that are known by name only."""
 
 
 class GGUFSource(TensorSource):
@@ -109,7 +113,7 @@ def read_gguf(path: Path, *, use_mmap: bool) -> GGUFSource:
     alignment = fields.get("general.alignment", 32)
     if type(alignment) is not int or not 1 <= alignment <= 2**20:
         raise CheckpointError(f"{path} is damaged: its alignment is {str(alignment)[:20]}")
-    if not entries:
+    if not entries and fields.get("split.count", 1) == 1:  # the first of several files may hold fields alone
         raise CheckpointError(f"{path} holds no tensors")
     base = -(-end // alignment) * alignment
     stored: dict[str, StoredTensor] = {}
@@ -126,7 +130,8 @@ def _stored(path: Path, name: str, shape: tuple[int, ...], kind: int, start: int
     if kind in _PLAIN:
         return StoredTensor(TensorInfo(shape, _PLAIN[kind]), start)
     if kind not in _BLOCKS:
-        raise CheckpointError(f"{path}: tensor {name[:80]!r} has ggml type {kind}, which is not supported")
+        title = f"{_UNREAD[kind]} ({kind})" if kind in _UNREAD else kind
+        raise CheckpointError(f"{path}: tensor {name[:80]!r} has ggml type {title}, which is not supported")
     _, elements, size = _BLOCKS[kind]
     if not shape or shape[-1] % elements:
         raise CheckpointError(f"{path} is damaged: tensor {name[:80]!r} is no whole number of blocks")

@@ -1,12 +1,13 @@
 """Files of weights as a :class:`TensorSource`: what kind a file is, is decided by its content, never by its name.
 
-This is the only place that unpickles, and only through torch's ``weights_only`` loader, which builds tensors and plain
-values and nothing else.
+This is the only place that unpickles, and only through torch's ``weights_only`` loader, which builds tensors, plain
+values and records of arguments (``argparse.Namespace``), and nothing else.
 """
 
 import pickle
 import re
 import warnings
+from argparse import Namespace
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -20,8 +21,9 @@ from wan_core.checkpoints.readers.file_source import FileSource, StoredTensor, f
 from wan_core.checkpoints.readers.file_systems import is_on_network
 from wan_core.checkpoints.readers.gguf_file import read_gguf
 from wan_core.checkpoints.readers.safetensors_header import read_header
-from wan_core.checkpoints.readers.shards import INDEX_SUFFIX, read_folder, read_index
+from wan_core.checkpoints.readers.shards import is_index, read_folder, read_index, read_shards, shard_files
 from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
+from wan_core.checkpoints.readers.trainer_folders import DCP_ENDING, refuse_trainer_folder
 from wan_core.errors import CheckpointError
 
 _GLOBAL = re.compile(r"(?:GLOBAL|global) (\S+)")
@@ -31,17 +33,21 @@ _MAX_DEPTH = 8
 def read_weights(path: str | Path, *, mmap: bool | None = None) -> TensorSource:
     """The tensors of a file, or of a folder with one model's shards; nothing but names and shapes is read yet.
 
-    Files: safetensors, GGUF, what ``torch.save`` wrote (nested dicts get dotted names), or an index of shards. Folders:
-    such an index, numbered shards, or a single file. ``mmap`` maps files; None: except on network file systems.
+    Files: safetensors, GGUF, what ``torch.save`` wrote (nested dicts get dotted names), an index of shards, or one of
+    numbered shards, which stands for all of them. Folders: such an index, numbered shards, or a single file. ``mmap``
+    maps files; None: except on network file systems.
     Raises CheckpointError for files that are missing, damaged, unsafe to read or not weights.
     """
     path = Path(path)
     read_file = partial(_read_file, mmap=mmap)
     if path.is_dir():
         return read_folder(path, read_file)
-    if path.name.endswith(INDEX_SUFFIX):
+    if is_index(path.name):
         return read_index(path, read_file)
-    return _read_file(path, mmap=mmap)
+    if path.suffix == DCP_ENDING:
+        refuse_trainer_folder(path.parent, [path.name])
+    files = shard_files(path)
+    return read_shards(files, read_file) if len(files) > 1 or files != (path,) else _read_file(path, mmap=mmap)
 
 
 def _read_file(path: Path, *, mmap: bool | None) -> TensorSource:
@@ -104,7 +110,8 @@ def _load(path: Path) -> Any:
     if path.suffix.lower() == ".safetensors":  # which torch would hand to another library
         raise CheckpointError(f"{path} was written by torch.save; rename it to {path.with_suffix('.pth').name}")
     try:
-        with warnings.catch_warnings():
+        # Trainers put their arguments beside the weights: a record of plain values, which is passed over.
+        with warnings.catch_warnings(), torch.serialization.safe_globals([Namespace]):
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:

@@ -41,6 +41,9 @@ DTYPES = {
 }
 """Names of the safetensors format."""
 
+_READ_AS = {**DTYPES, "F8_E8M0": torch.uint8}
+"""Exponents of two are read as bytes: not every torch has a dtype for them."""
+
 _MAX_DIMS = 16
 _SPACE = rb"[ \t\r\n]*+"
 _STRING = rb'"(?>[^"\\]++|\\.)*+"'
@@ -104,7 +107,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def _stored(path: Path, name: str, entry: dict[str, Any], base: int) -> StoredTensor:
     if set(entry) != {"dtype", "shape", "data_offsets"}:
         raise _damaged(path, f"tensor {name[:80]!r} has no dtype, shape and data_offsets")
-    dtype = DTYPES.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
+    dtype = _READ_AS.get(entry["dtype"]) if isinstance(entry["dtype"], str) else None
     if dtype is None:
         raise CheckpointError(
             f"{path}: tensor {name[:80]!r} has dtype {str(entry['dtype'])[:40]!r}, which is not supported"

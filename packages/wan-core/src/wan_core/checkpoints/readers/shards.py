@@ -1,47 +1,80 @@
-"""Folders of weights: an index with its shards, numbered shards without one, or a single file."""
+"""Folders of weights: an index with its shards, numbered shards without one (GGUF too), or a single file."""
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from wan_core.checkpoints.readers.file_source import file_size, unreadable
+from wan_core.checkpoints.readers.quantized import DESCRIPTIONS, joined_descriptions
 from wan_core.checkpoints.readers.sources import JoinedSource, TensorSource
+from wan_core.checkpoints.readers.trainer_folders import refuse_trainer_folder
 from wan_core.errors import CheckpointError
 from wan_core.files import WEIGHT_ENDINGS
 
-INDEX_SUFFIX = ".index.json"
 USUAL_NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")
 """Stems that a folder's weights have in the official and the diffusers layout, preferred over others."""
 
-_SHARD = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.(?:safetensors|bin)")
+# A variant may stand before the ending (``.fp16``), and in the name of an index before its last part.
+_SHARD = re.compile(
+    r"(?P<stem>.+)[-_.](?P<number>\d{1,6})-of-(?P<count>\d{1,6})(?P<end>(?:\.[\w-]+)?\.(?:safetensors|bin|gguf|pth|pt))"
+)
+_INDEX = re.compile(r".+\.index(?:\.[\w-]+)?\.json")
 _MAX_JSON_BYTES = 16_000_000
 _MAX_SHARDS = 1_000
 
 
 @dataclass(frozen=True)
 class WeightFiles:
-    """One model's files in a folder. ``path`` is what to read: a file, an index, or the folder of unindexed shards."""
+    """One model's files in a folder. ``path`` is what to read: a file, an index, or the first of unindexed shards."""
 
     path: Path
     files: tuple[Path, ...]
 
 
 def weight_files(folder: Path) -> list[WeightFiles]:
-    """Every model that lies directly in a folder, by file names alone. Raises CheckpointError for a bad index."""
+    """Every model that lies directly in a folder, by file names alone.
+
+    Raises CheckpointError for a bad index, and for the folder of a trainer's checkpoint that must be put together.
+    """
     names = _names(folder)
+    refuse_trainer_folder(folder, names)
     groups, taken = [], set[str]()
-    for index in (name for name in names if name.endswith(INDEX_SUFFIX)):
+    for index in (name for name in names if is_index(name)):
         shards = index_shards(folder / index)
         taken.update(shards)
         groups.append(WeightFiles(folder / index, tuple(folder / name for name in shards)))
     rest = [name for name in names if name.endswith(WEIGHT_ENDINGS) and name not in taken]
-    numbered = [name for name in rest if _SHARD.fullmatch(name)]
-    if numbered:
-        groups.append(WeightFiles(folder, tuple(folder / name for name in numbered)))
-    return groups + [WeightFiles(folder / name, (folder / name,)) for name in rest if name not in numbered]
+    sets: dict[object, list[str]] = {}
+    for name in rest:
+        sets.setdefault(_set_of(name) or name, []).append(name)
+    return groups + [WeightFiles(folder / each[0], tuple(folder / name for name in each)) for each in sets.values()]
+
+
+def shard_files(path: Path) -> tuple[Path, ...]:
+    """The files of the model that a file belongs to: all with its name and another number, or the file alone."""
+    kind = _set_of(path.name)
+    if kind is None or not path.is_file():
+        return (path,)
+    return tuple(path.parent / name for name in _names(path.parent) if _set_of(name) == kind)
+
+
+def is_later_shard(name: str) -> bool:
+    """Whether a file name is that of a shard after the first."""
+    match = _SHARD.fullmatch(name)
+    return match is not None and int(match["number"]) > 1
+
+
+def is_index(name: str) -> bool:
+    """Whether a file name is that of an index of shards."""
+    return _INDEX.fullmatch(name) is not None
+
+
+def _set_of(name: str) -> tuple[str, str, str] | None:
+    match = _SHARD.fullmatch(name)
+    return None if match is None else (match["stem"], match["count"], match["end"])
 
 
 def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> TensorSource:
@@ -50,7 +83,8 @@ def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> Tens
     Raises CheckpointError when there is none, several, or parts are missing.
     """
     names = _names(folder)
-    index = _choose(folder, [name for name in names if name.endswith(INDEX_SUFFIX)], "indexes of shards")
+    refuse_trainer_folder(folder, names)
+    index = _choose(folder, [name for name in names if is_index(name)], "indexes of shards")
     if index is not None:
         return read_index(folder / index, read_file)
     files = [name for name in names if name.endswith(WEIGHT_ENDINGS)]
@@ -60,9 +94,15 @@ def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> Tens
     single = _choose(folder, files, "files of weights")
     if single is None:
         raise CheckpointError(
-            f"no weights in {folder}: looked for *{INDEX_SUFFIX} and {', '.join('*' + s for s in WEIGHT_ENDINGS)}"
+            f"no weights in {folder}: looked for *.index.json and {', '.join('*' + s for s in WEIGHT_ENDINGS)}"
         )
     return read_file(folder / single)
+
+
+def read_shards(files: Sequence[Path], read_file: Callable[[Path], TensorSource]) -> TensorSource:
+    """The model of numbered shards. Raises CheckpointError when some are missing or do not belong together."""
+    folder = files[0].parent
+    return _join(folder, _complete(folder, [match for f in files if (match := _SHARD.fullmatch(f.name))]), read_file)
 
 
 def _names(folder: Path) -> list[str]:
@@ -84,7 +124,7 @@ def _choose(folder: Path, names: list[str], what: str) -> str | None:
 
 
 def _complete(folder: Path, shards: list[re.Match[str]]) -> list[str]:
-    kinds = {(match["stem"], match["count"]) for match in shards}
+    kinds = {(match["stem"], match["count"], match["end"]) for match in shards}
     if len(kinds) > 1:
         raise CheckpointError(
             f"{folder} mixes the shards of several models ({shards[0][0]}, {shards[-1][0]}) without an index"
@@ -148,6 +188,7 @@ def _check_inside(folder: Path, name: str, index: Path) -> None:
 def _join(folder: Path, names: list[str], read_file: Callable[[Path], TensorSource]) -> TensorSource:
     parts: dict[str, TensorSource] = {}
     metadata: dict[str, str] = {}
+    described: list[str] = []
     for name in names:
         shard = read_file(folder / name)
         twice = [key for key in shard if key in parts]
@@ -157,6 +198,9 @@ def _join(folder: Path, names: list[str], read_file: Callable[[Path], TensorSour
             )
         parts.update(dict.fromkeys(shard.keys(), shard))
         metadata.update(shard.metadata)
+        described += [shard.metadata[DESCRIPTIONS]] if DESCRIPTIONS in shard.metadata else []
+    if described:
+        metadata[DESCRIPTIONS] = joined_descriptions(described)
     return JoinedSource(folder, parts, metadata)
 
 

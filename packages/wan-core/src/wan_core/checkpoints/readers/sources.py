@@ -18,6 +18,10 @@ class TensorInfo:
     shape: tuple[int, ...]
     dtype: torch.dtype
 
+    def __str__(self) -> str:
+        """For messages: ``float32 [2, 3]``."""
+        return f"{str(self.dtype).removeprefix('torch.')} {list(self.shape)}"
+
     @property
     def numel(self) -> int:
         """Count of elements."""

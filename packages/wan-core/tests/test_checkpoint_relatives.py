@@ -1,0 +1,145 @@
+"""Models that are nearly ours are named: by the inspection without an error, by loader and converter as a refusal."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from tools.make_checkpoint import make_checkpoint
+from wan_core.checkpoints import FLF2V, MemorySource, in_format
+from wan_core.checkpoints.families.relatives import relative_of
+from wan_core.cli import wan
+from wan_core.errors import CheckpointError
+from wan_core.loading import load_pipeline
+from wan_core.models import FLF2VConfig, WanDiTConfig
+
+from .networks import build
+
+DIT = WanDiTConfig(dim=128, ffn_dim=48, num_heads=1, num_layers=2, text_dim=24, text_len=512, freq_dim=16)
+KEYS = {
+    "vace_blocks.0.before_proj.weight": "VACE",
+    "vace_patch_embedding.bias": "VACE",
+    "face_adapter.fuser_blocks.0.linear1_kv.weight": "Wan-Animate",
+    "pose_patch_embedding.weight": "Wan-Animate",
+    "motion_encoder.enc.net_app.convs.0.0.weight": "Wan-Animate",
+    "casual_audio_encoder.encoder.final_linear.weight": "S2V",
+    "audio_injector.injector.0.q.weight": "S2V",
+    "trainable_cond_mask.weight": "S2V",
+    "control_adapter.conv.weight": "Fun Camera",
+    "ref_conv.weight": "Fun Control",
+    "fps_embedding.weight": "SkyReels-V2",
+    "fps_projection.0.weight": "SkyReels-V2",
+    "blocks.0.to_gate_compress.weight": "VSA",
+    "blocks.0.self_attn.gate_compress.weight": "VSA",
+    "blocks.0.self_attn.attn_op.local_attn.proj_l.weight": "TurboDiffusion",
+    "audio_proj.audio_proj_glob_1.layer.bias": "HuMo",
+    "audio_proj.proj1.weight": "MultiTalk",
+    "blocks.0.audio_cross_attn.q_linear.weight": "InfiniteTalk",
+    "proj_model.proj.weight": "FantasyTalking",
+    "blocks.0.cross_attn.processor.k_proj.weight": "FantasyTalking",
+    "blocks.0.cam_encoder.weight": "ReCamMaster",
+    "patch_embedding_pose.weight": "SCAIL",
+    "dwpose_embedding.0.weight": "UniAnimate",
+    "blocks.0.self_attn.ref_adapter.to_k_ref.weight": "Lynx",
+    "blocks.0.motion_attn.k.weight": "MTVCrafter",
+}
+
+
+def weights(config: WanDiTConfig = DIT) -> dict[str, Tensor]:
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in build(config).state_dict().items()}
+    return {name: torch.zeros(shape) for name, shape in shapes.items()}
+
+
+def inspected(path: Path) -> Any:
+    result = CliRunner().invoke(wan, ["inspect", str(path), "--json"])
+    assert result.exit_code == 0, result.output
+    return json.loads(result.output)
+
+
+@pytest.mark.parametrize("key", KEYS)
+@pytest.mark.parametrize("naming", ["official", "diffusers"])
+def test_each_is_named_by_its_keys(tmp_path: Path, key: str, naming: str) -> None:
+    foreign = in_format(MemorySource(weights()), "dit", naming)
+    stored = {f"net.{name}": foreign.read(name) for name in foreign} | {f"net.{key}": torch.zeros(2)}
+    save_file(stored, tmp_path / "w.safetensors")
+    report = inspected(tmp_path / "w.safetensors")
+    assert KEYS[key] in report["weights"][0]["problem"]
+    assert report["models"] == {}
+    result = CliRunner().invoke(wan, ["convert", str(tmp_path / "w.safetensors"), str(tmp_path / "out")])
+    assert result.exit_code == 3
+    assert f"{KEYS[key]}" in result.output
+    assert "which needs" in result.output
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("in_dim", "out_dim", "title"), [(48, 16, "2.1-Fun Control"), (52, 16, "2.2-Fun Control"), (148, 48, "5B")]
+)
+def test_some_are_told_by_their_channels_alone(tmp_path: Path, in_dim: int, out_dim: int, title: str) -> None:
+    config = WanDiTConfig(**{**DIT.__dict__, "in_dim": in_dim, "out_dim": out_dim})
+    save_file(weights(config), tmp_path / "w.safetensors")
+    assert title in inspected(tmp_path / "w.safetensors")["weights"][0]["problem"]
+
+
+def test_a_part_of_one_is_named_too(tmp_path: Path) -> None:
+    save_file({"vace_blocks.0.after_proj.weight": torch.zeros(2, 2)}, tmp_path / "w.safetensors")
+    assert "part of Wan VACE" in inspected(tmp_path / "w.safetensors")["weights"][0]["problem"]
+    result = CliRunner().invoke(wan, ["convert", str(tmp_path / "w.safetensors"), str(tmp_path / "out")])
+    assert (result.exit_code, "part of Wan VACE" in result.output) == (3, True)
+
+
+def test_the_loader_refuses_before_the_config_is_read(tmp_path: Path) -> None:
+    folder = make_checkpoint("t2v-1.3B", tmp_path / "w")
+    (file,) = folder.glob("diffusion_pytorch_model*.safetensors")
+    stored = {**load_file(file), "vace_patch_embedding.bias": torch.zeros(64)}
+    save_file(stored, file)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"vace_layers": [0, 1], "model_type": "vace"}))
+    with pytest.raises(CheckpointError, match="is Wan VACE, which needs a control branch"):
+        load_pipeline("t2v-1.3B", folder)
+
+
+@pytest.mark.parametrize("value", [False, True])
+def test_options_of_relatives_are_no_matter_where_they_are_off(tmp_path: Path, value: bool) -> None:
+    folder = make_checkpoint("t2v-1.3B", tmp_path / "w")
+    config = json.loads((folder / "config.json").read_text()) | {"inject_sample_info": value}
+    (folder / "config.json").write_text(json.dumps(config))
+    problem = next(entry["problem"] for entry in inspected(folder)["weights"] if entry["family"] == "dit")
+    assert ("inject_sample_info" in problem) == value
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "torchao", "quanto", "modelopt"])
+def test_a_config_that_says_who_packed_the_weights_is_refused_by_that_name(tmp_path: Path, method: str) -> None:
+    folder = make_checkpoint("t2v-1.3B", tmp_path / "w")
+    config = json.loads((folder / "config.json").read_text()) | {"quantization_config": {"quant_method": method}}
+    (folder / "config.json").write_text(json.dumps(config))
+    with pytest.raises(CheckpointError, match=f"packed by {method}"):
+        load_pipeline("t2v-1.3B", folder)
+
+
+@pytest.mark.parametrize("name", ["Phantom-Wan-14B", "Wan2_1_mocha-14B_fp16", "SkyReels-V2-DF-14B-540P"])
+def test_what_only_a_name_tells_is_a_note(tmp_path: Path, name: str) -> None:
+    save_file(weights(), tmp_path / f"{name}.safetensors")
+    (entry,) = inspected(tmp_path / f"{name}.safetensors")["weights"]
+    assert "it runs as" in entry["notes"][0]
+    assert entry["problem"] == ""
+
+
+@pytest.mark.parametrize(
+    "config",
+    [DIT, *(WanDiTConfig(**{**DIT.__dict__, "in_dim": n, "out_dim": m}) for n, m in ((36, 16), (48, 48)))],
+)
+def test_what_is_ours_is_no_relative(config: WanDiTConfig) -> None:
+    assert relative_of(weights(config)) is None
+
+
+def test_first_and_last_frame_is_ours() -> None:
+    config = FLF2VConfig(**{**DIT.__dict__, "in_dim": 36, "image_dim": 160, "image_tokens": 514})
+    with torch.device("meta"):
+        assert relative_of(FLF2V.build(config).state_dict()) is None
