@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageCms
 from PIL.ExifTags import Base
 from torch import Tensor
 
@@ -376,6 +376,19 @@ def test_frames_of_a_webp_are_shown_as_long_as_it_says_and_over_white(tmp_path: 
         tmp_path / "a.webp", save_all=True, append_images=images[1:], duration=[100, 300, 600], lossless=True
     )
     assert levels_of(read_video(tmp_path / "a.webp", fps=10).frames) == [0, 30, 30, *[2] * 7]
+
+
+def test_an_animated_webp_has_the_colours_of_its_profile(tmp_path: Path) -> None:
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    swapped = bytearray(srgb)  # its red light is the green one
+    red, green = (int.from_bytes(srgb[srgb.index(name, 128) + 4 :][:4], "big") + 8 for name in (b"rXYZ", b"gXYZ"))
+    swapped[red : red + 12], swapped[green : green + 12] = srgb[green : green + 12], srgb[red : red + 12]
+    images = [Image.new("RGB", (32, 32), colour) for colour in (PATCH, (90, 90, 90))]
+    for name, profile in (("same", srgb), ("swapped", bytes(swapped))):
+        path = tmp_path / f"{name}.webp"
+        images[0].save(path, save_all=True, append_images=images[1:], lossless=True, icc_profile=profile)
+    assert centre(read_video(tmp_path / "same.webp").frames) == list(PATCH)
+    assert centre(read_video(tmp_path / "swapped.webp").frames) == pytest.approx((60, 200, 40), abs=2)
 
 
 @pytest.mark.parametrize("share", [0.3, 0.8])
