@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+import av
 import click
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 import pi3.checkpoints.locate
 from pi3 import Pi3
 from pi3.cli import pi3 as pi3_command
-from pi3.cli.sources import folder_images
+from pi3.cli.sources import folder_images, read_views
 from pi3.ply import read_ply
 from wan_core import CheckpointError
 from wan_core.media import probe_video, write_video
@@ -230,3 +231,18 @@ def test_weights_that_give_no_numbers_are_said(run: Run, folder: Path, tmp_path:
     assert result.exit_code == CheckpointError.exit_code
     assert "Pi3 gave no numbers" in result.output
     assert not (tmp_path / "s.ply").exists()
+
+
+def test_how_a_video_is_read_is_noted_once(tmp_path: Path) -> None:
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        for index in range(3):
+            frame = av.VideoFrame(64, 48, "yuv420p")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    notes: list[str] = []
+    read_views([tmp_path / "a.mkv"], interval=1, pixel_limit=10_000, patch_size=14, warn=notes.append)
+    (note,) = notes
+    assert note.startswith(f"{tmp_path / 'a.mkv'} does not say its colour matrix; BT.601 is taken")

@@ -1,7 +1,12 @@
 """Smooth test clips and comparisons that the media tests share."""
 
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
+import av
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -35,3 +40,45 @@ def psnr(found: Tensor, expected: Tensor) -> float:
 def files_below(folder: Path) -> list[str]:
     """Every name below a folder, folders too."""
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def encode_frames(
+    path: Path, frames: Sequence[av.VideoFrame], codec: str, *, tags: Mapping[str, object] | None = None, **options: str
+) -> Path:
+    """Frames as they are, in whatever container the ending says, ten per second.
+
+    ``tags`` are attributes of the encoder (``color_trc``, ``sample_aspect_ratio``, ...), ``alpha_mode`` one of the
+    stream's metadata.
+    """
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream(codec, rate=10, options=options)
+        stream.width, stream.height, stream.pix_fmt = frames[0].width, frames[0].height, frames[0].format.name
+        for name, value in (tags or {}).items():
+            if name == "alpha_mode":
+                stream.metadata[name] = str(value)
+            else:
+                setattr(stream.codec_context, name, value)
+        for index, frame in enumerate(frames):
+            for name in {"colorspace", "color_primaries", "color_trc", "color_range"} & set(tags or {}):
+                setattr(frame, name, tags[name])  # ProRes takes them from here
+            frame.pts, frame.time_base = index, Fraction(1, 10)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    return path
+
+
+def flat_frame(
+    codes: Sequence[float], pixel_format: str, matrix: int = 1, *, size: tuple[int, int] = (64, 64), full: bool = False
+) -> av.VideoFrame:
+    """A frame of one colour, R, G, B (and alpha) in [0, 1], in any pixel format by swscale's ``matrix``."""
+    values = np.round(np.array(codes) * 65535).astype(np.uint16)
+    image = np.ascontiguousarray(np.broadcast_to(values, (size[1], size[0], len(codes))))
+    frame = av.VideoFrame.from_ndarray(image, format="rgb48le" if len(codes) == 3 else "rgba64le")
+    return frame.reformat(
+        format=pixel_format, dst_colorspace=matrix, dst_color_range=2 if full else 1, interpolation=0x4 | 0x40000
+    )
+
+
+def centre(frames: Tensor) -> list[int]:
+    """R, G, B in the middle of the first of uint8 frames [T, 3, H, W]."""
+    return [int(value) for value in frames[0, :, frames.shape[2] // 2, frames.shape[3] // 2]]

@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from fractions import Fraction
 
 import pytest
 import torch
@@ -7,7 +9,9 @@ from PIL import Image
 from wan_core.errors import ConfigError, MediaError, RequestError
 from wan_core.media import write_video
 from wan_core.training.data import ClipSettings, check_example, load_clip, load_first_image
-from wan_core.training.folders import find_examples
+from wan_core.training.folders import find_examples, reading_notes
+
+from .media_clips import encode_frames, flat_frame
 
 SETTINGS = ClipSettings(num_frames=5, fps=8, area=32 * 32)
 
@@ -64,6 +68,24 @@ def test_frames_are_resampled_to_the_asked_rate(folder) -> None:
     example = find_examples(folder)[0]
     slow = load_clip(example, ClipSettings(num_frames=5, fps=4, area=1024))
     torch.testing.assert_close(slow[:, 1], load_clip(example, SETTINGS)[:, 2], atol=0.02, rtol=0)
+
+
+def test_an_hdr_clip_in_wide_pixels_is_trained_on_as_it_is_shown_and_noted(folder) -> None:
+    for name in "ab":
+        # (203, 70, 51) as light of 203 cd/m2 in BT.2020, coded in PQ
+        frames = [flat_frame((0.4809, 0.3404, 0.2670), "yuv420p10le", 9, size=(72, 64)) for _ in range(12)]
+        tags = {"colorspace": 9, "color_primaries": 9, "color_trc": 16, "sample_aspect_ratio": Fraction(16, 9)}
+        encode_frames(folder / f"{name}.mp4", frames, "libx264", tags=tags, crf="1")
+    examples = [checked for each in find_examples(folder) for checked in check_example(each, SETTINGS)]
+    assert examples[0].shape == (5, 16, 64)
+    colours = load_clip(examples[0], SETTINGS)[:, 2, 8, 32]
+    torch.testing.assert_close((colours + 1) * 127.5, torch.tensor([203.0, 70.0, 51.0]), atol=3, rtol=0)
+    assert reading_notes(examples) == [
+        f"{folder / name}.mp4 is HDR (PQ, BT.2020); it is tone-mapped to BT.709" for name in "ab"
+    ]
+    many = [replace(examples[0], notes=(f"note {number}",)) for number in range(30)]
+    assert reading_notes(many)[20:] == ["and 10 more such notes"]
+    assert reading_notes([many[0], many[0]]) == ["note 0"]
 
 
 @pytest.mark.parametrize(

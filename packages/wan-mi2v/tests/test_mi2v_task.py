@@ -3,6 +3,7 @@
 from dataclasses import replace
 from pathlib import Path
 
+import av
 import pytest
 import torch
 
@@ -102,6 +103,17 @@ def test_the_first_image_sets_the_size_within_the_area() -> None:
 
 def test_images_of_one_shape_give_no_note() -> None:
     assert Model().plan(pictures=(*colours(1, (40, 40)), *colours(1, (80, 84)))).notes == ()
+
+
+def test_how_a_clip_is_read_is_noted(tmp_path: Path) -> None:
+    path = tmp_path / "clip.mkv"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("ffv1", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        container.mux(stream.encode(av.VideoFrame(64, 48, "yuv420p")))
+        container.mux(stream.encode(None))
+    inputs = Model().plan(clip=path, frames="0:1")
+    assert inputs.notes[0].startswith(f"{path} does not say its colour matrix; BT.601 is taken")
 
 
 @pytest.mark.parametrize(

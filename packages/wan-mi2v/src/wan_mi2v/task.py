@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from wan_core import RequestError, sampling
-from wan_core.media import LatentSpec, VideoGeometry, check_output, plain_text
+from wan_core.media import LatentSpec, VideoGeometry, check_output, plain_text, probe_video
 from wan_core.tasks import (
     AnchoredVideo,
     Components,
@@ -59,7 +59,7 @@ class MultiImageToVideo(AnchoredVideo[MI2VRequest, MI2VInputs]):
             names=tuple(name for name, _ in named),
             positions=positions,
             joint=request.joint,
-            notes=tuple(_notes(named, positions, geometry)),
+            notes=(*_clip_notes(request), *_notes(named, positions, geometry)),
         )
 
     def anchors(self, inputs: MI2VInputs, components: Components) -> Anchors:
@@ -121,6 +121,11 @@ def _check_preview(request: MI2VRequest) -> None:
     target = check_output(request.preview or "", num_frames=1)
     if target.kind != "png":
         raise RequestError(f"--preview is a picture; use a name that ends in .png, got {plain_text(request.preview)}")
+
+
+def _clip_notes(request: MI2VRequest) -> Iterator[str]:
+    for note in () if request.clip is None else probe_video(request.clip).notes:
+        yield f"{plain_text(request.clip)} {note}"
 
 
 def _notes(named: Sequence[NamedImage], positions: Sequence[int], geometry: VideoGeometry) -> Iterator[str]:

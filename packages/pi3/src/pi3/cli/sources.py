@@ -11,7 +11,7 @@ from torch import Tensor
 from pi3.images import pictures_to_tensor
 from wan_core import RequestError
 from wan_core.files import IMAGE_ENDINGS, VIDEO_ENDINGS, folder_files
-from wan_core.media import load_image, stream_video, tensor_to_image
+from wan_core.media import load_image, probe_video, stream_video, tensor_to_image
 
 VIDEO_INTERVAL = 10
 _ASPECT_TOLERANCE = 0.02
@@ -46,6 +46,9 @@ def read_views(
             aspects.append(image.width / image.height)
             yield image
 
+    for path in _videos(sources):
+        for note in probe_video(path).notes:
+            warn(f"{path} {note}")
     views = pictures_to_tensor(images(), pixel_limit=pixel_limit, patch_size=patch_size)
     odd = [
         name for name, aspect in zip(names, aspects, strict=True) if abs(aspect / aspects[0] - 1) > _ASPECT_TOLERANCE
@@ -56,7 +59,7 @@ def read_views(
 
 
 def _open_sources(sources: Sequence[Path], interval: int | None) -> Iterator[tuple[str, Image.Image]]:
-    videos = [path for path in sources if path.suffix.lower() in VIDEO_ENDINGS and not path.is_dir()]
+    videos = _videos(sources)
     folders = [path for path in sources if path.is_dir()]
     if (videos or folders) and len(sources) > 1:
         raise RequestError(
@@ -66,6 +69,10 @@ def _open_sources(sources: Sequence[Path], interval: int | None) -> Iterator[tup
         return _video_frames(videos[0], VIDEO_INTERVAL if interval is None else interval)
     paths = folder_images(folders[0]) if folders else list(sources)
     return ((path.stem, load_image(path)) for path in paths[:: interval or 1])
+
+
+def _videos(sources: Sequence[Path]) -> list[Path]:
+    return [path for path in sources if path.suffix.lower() in VIDEO_ENDINGS and not path.is_dir()]
 
 
 def folder_images(folder: Path) -> list[Path]:

@@ -24,6 +24,7 @@ from wan_core.training import (
     look_into,
     lost_words,
     machine,
+    reading_notes,
     write_cache,
 )
 
@@ -75,7 +76,7 @@ def cache(
     check_place(out, is_folder=True)
     runtime = RuntimeOptions(device=str(chosen), dtype=str(precision).removeprefix("torch."), parts=dict(parts))
     pipeline = load_pipeline(preset, ckpt_dir, runtime)
-    for note in lost_words(pipeline, examples):
+    for note in [*reading_notes(examples), *lost_words(pipeline, examples)]:
         reporter(quiet)(note)
     made_with = describe_cache(pipeline, settings, examples, each_image=pictures)
     encode = ExampleEncoder(pipeline, settings, each_image=pictures)

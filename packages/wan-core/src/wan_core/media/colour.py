@@ -244,27 +244,29 @@ class Conversion:
 
     def apply(self, image: NDArray[np.uint16]) -> NDArray[np.uint8]:
         """An image [H, W, 3] of 16-bit code values as 8-bit code values of BT.709."""
-        pixels = np.ascontiguousarray(image).reshape(-1, 3)
-        done = np.empty(pixels.shape, np.uint8)
-        for start in range(0, len(pixels), _PIXELS_AT_ONCE):
+        height, width, _ = image.shape
+        codes = image.reshape(-1, 3)
+        done = np.empty((3, len(codes)), np.uint8)
+        for start in range(0, len(codes), _PIXELS_AT_ONCE):
             part = slice(start, start + _PIXELS_AT_ONCE)
-            light = self.light[pixels[part]]
+            light = self.light.take(codes[part].T, mode="clip")  # [3, pixels]
             if self.luminances is not None and self.ootf is not None:
-                light *= self.ootf[_index(light @ self.luminances, 1.0)][:, None]
+                light *= self.ootf.take(_index(self.luminances @ light, 1.0), mode="clip")
             if self.gains is not None:
-                light *= self.gains[_index(light.max(axis=1), self.brightest)][:, None]
-            done[part] = self.codes[_index(light @ self.matrix, 1.0)]
-        return done.reshape(image.shape)
+                largest = np.maximum(np.maximum(light[0], light[1]), light[2])
+                light *= self.gains.take(_index(largest, self.brightest), mode="clip")
+            self.codes.take(_index(self.matrix @ light, 1.0), mode="clip", out=done[:, part])
+        return done.reshape(3, height, width).transpose(1, 2, 0)
 
 
-def _index(values: Floats, largest: float) -> NDArray[np.uint16]:
+def _index(values: Floats, largest: float) -> NDArray[np.int64]:
     """The places of values in a table over [0, largest] that is finer where it is dark: by their square root."""
     parts = values.clip(0, largest)
     parts *= 1 / largest
     np.sqrt(parts, out=parts)
     parts *= _LEVELS - 1
     parts += 0.5
-    return parts.astype(np.uint16)
+    return parts.astype(np.intp)
 
 
 def _steps() -> NDArray[np.float64]:
@@ -272,7 +274,7 @@ def _steps() -> NDArray[np.float64]:
 
 
 def _without_hdr(gamut: Primaries, curve: Transfer) -> Conversion:
-    matrix = np.linalg.solve(BT709.to_xyz(), _adapted(gamut.white, BT709.white) @ gamut.to_xyz()).T
+    matrix = np.linalg.solve(BT709.to_xyz(), _adapted(gamut.white, BT709.white) @ gamut.to_xyz())
     return Conversion(
         light=curve.to_light(_steps()).astype(np.float32),
         matrix=matrix.astype(np.float32),
@@ -285,11 +287,11 @@ def _conversion(gamut: Primaries, transfer: int, peak: float) -> Conversion:
     plain = _without_hdr(gamut, TRANSFERS.get(transfer, _CAMERA))
     if transfer not in (_PQ, _HLG):
         return plain
-    light, table = plain.light, _steps() ** 2
+    table = _steps() ** 2
     brightest = (_PQ_MAX if transfer == _PQ else DEFAULT_PEAK) / REFERENCE_WHITE
     gains = _eetf_gain(table * brightest * REFERENCE_WHITE, peak).astype(np.float32)
     if transfer == _PQ:
-        return replace(plain, light=(light * brightest).astype(np.float32), gains=gains, brightest=brightest)
+        return replace(plain, light=plain.light * np.float32(brightest), gains=gains, brightest=brightest)
     # BT.2100, table 5: display light is scene light times its luminance to the power of gamma - 1, 1.2 at 1000 cd/m2.
     return replace(
         plain,

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from wan_core.errors import MediaError
 from wan_core.files import DECODE_ERRORS, plain_text, read_error
@@ -29,8 +29,10 @@ def open_container(path: str | os.PathLike[str], what: str) -> Iterator["InputCo
 
     _check_whole(Path(path), what)
     options = {"protocol_whitelist": "file", "format_whitelist": ",".join(_DEMUXERS)}
+    # Tags that are no UTF-8 are no error: PyAV 19 keeps them as they are, those before have to be told.
+    lenient: Any = {} if int(av.__version__.partition(".")[0]) >= 19 else {"metadata_errors": "replace"}
     try:
-        container = av.open(os.path.abspath(path), "r", options=options, metadata_errors="replace")
+        container = av.open(os.path.abspath(path), "r", options=options, **lenient)
     except PermissionError as error:
         raise read_error(path, what, error) from error
     except DECODE_ERRORS as error:

@@ -67,6 +67,21 @@ def _uint24(value: int) -> bytes:
     return struct.pack("<I", value)[:3]
 
 
+def webp_durations(path: Path) -> list[int]:
+    """How long an animated WebP shows each frame, in milliseconds; empty for any other file. Raises ``OSError``."""
+    durations: list[int] = []
+    with path.open("rb") as file:
+        header = file.read(_RIFF_HEADER)
+        if header[:4] != b"RIFF" or header[8:] != b"WEBP":
+            return durations
+        while len(chunk := file.read(8)) == 8:
+            begin, size = file.tell(), struct.unpack("<I", chunk[4:])[0]
+            if chunk[:4] == b"ANMF":
+                durations.append(int.from_bytes(file.read(16)[12:15], "little"))
+            file.seek(begin + size + size % 2)
+    return durations
+
+
 def read_text(path: Path) -> str | None:
     """The text of a file that :mod:`wan_core.media` wrote, or ``None``. Raises ``MediaError``, ``OSError``."""
     with path.open("rb") as file:

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from wan_core.training.estimate import count_parameters, describe_plan, describe_trained
     from wan_core.training.examples import ExampleEncoder, clip_settings, describe_cache
     from wan_core.training.flow_loss import autocast
-    from wan_core.training.folders import FoundExamples, find_examples, look_into
+    from wan_core.training.folders import FoundExamples, find_examples, look_into, reading_notes
     from wan_core.training.loop import run_identity, train
     from wan_core.training.lora import attach_lora, lora_tensors, merge_lora
     from wan_core.training.muon import Muon
@@ -104,6 +104,7 @@ __all__ = [
     "parse_clips",
     "plan_training",
     "read_config",
+    "reading_notes",
     "run_identity",
     "train",
     "trained_tensors",

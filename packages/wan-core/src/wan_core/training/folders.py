@@ -8,7 +8,7 @@ same, and shards (`wan_core.training.tar_shards`).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
@@ -79,6 +79,17 @@ class FoundExamples:
         lines = [f"  {plain_text(error)}" for error in self.bad[:MOST_LISTED]]
         more = len(self.bad) - len(lines)
         return "\n".join([*lines, f"  and {more} more"] if more else lines)
+
+
+def reading_notes(examples: Iterable[Example]) -> list[str]:
+    """Sentences on how the videos of examples are read, for their user: each once, at most twenty."""
+    return shortened(list(dict.fromkeys(note for each in examples for note in each.notes)), "more such notes")
+
+
+def shortened(sentences: Sequence[str], what: str) -> list[str]:
+    """At most twenty of the sentences, and one on how many more there are of ``what``."""
+    more = len(sentences) - MOST_LISTED
+    return [*sentences[:MOST_LISTED], *([f"and {more} {what}"] if more > 0 else [])]
 
 
 def find_examples(folder: str | Path) -> list[Example]:

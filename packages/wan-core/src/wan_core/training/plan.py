@@ -24,7 +24,7 @@ from wan_core.training.cache import Cache, check_cache
 from wan_core.training.clip_rules import ClipRule
 from wan_core.training.data import ClipSettings, Example, check_example
 from wan_core.training.examples import clip_settings, describe_cache, describe_conditions
-from wan_core.training.folders import MOST_LISTED, DataFolder, FoundExamples, look_into
+from wan_core.training.folders import DataFolder, FoundExamples, look_into, reading_notes, shortened
 from wan_core.training.loop import run_identity
 from wan_core.training.lora import attach_lora
 from wan_core.training.optimizers import require_optimizer
@@ -230,7 +230,7 @@ def plan_training(
     )  # fmt: skip
     companions = plan.companions()
     beside = {name: _fingerprint(each) for name, each in companions.items()}
-    notes = lost_words(pipeline, plan.examples or (), requests)
+    notes = [*reading_notes(plan.examples or ()), *lost_words(pipeline, plan.examples or (), requests)]
     plan = replace(plan, networks=_networks(preset, companions, options.networks), beside=beside, notes=notes)
     meta_network(plan)
     if objective is None:
@@ -342,8 +342,7 @@ def lost_words(
     notes = [
         f"{place}: the caption is too long, the model does not read its end: {end!r}" for place, end in lost if end
     ]
-    more = len(notes) - MOST_LISTED
-    return [*notes[:MOST_LISTED], *([f"and {more} more captions are too long"] if more > 0 else [])]
+    return shortened(notes, "more captions are too long")
 
 
 def meta_network(plan: TrainingPlan) -> WanDiT:

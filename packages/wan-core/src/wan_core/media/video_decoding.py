@@ -1,0 +1,184 @@
+"""The frames that a video file holds, decoded, and when each is shown: with their transparency, deinterlaced."""
+
+from collections import deque
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from wan_core.errors import MediaError
+from wan_core.files import DECODE_ERRORS, plain_text, read_error
+from wan_core.media.colour import UNSAID
+from wan_core.media.containers import open_container
+from wan_core.media.images import to_rgb
+from wan_core.media.profiles import colours_of
+from wan_core.media.tags import webp_durations
+from wan_core.media.video_frames import Look, kind, look_of, refusal
+
+if TYPE_CHECKING:
+    import av
+    from av.container import InputContainer
+    from av.filter import Graph
+
+_MICROSECONDS = 1_000_000
+# FFmpeg's own decoders drop the alpha that WebM keeps beside the pictures.
+_BT601 = 5
+_BI_RGB = "\0\0\0\0"  # uncompressed AVI, whose fourth byte Windows leaves unused
+_PROGRESSIVE = 1  # FFmpeg's field orders: 0 is unknown, those above are interlaced
+_ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
+
+
+class TimedFrame(NamedTuple):
+    """A frame, its seconds from the beginning and on the screen (0: not said), and how it is shown."""
+
+    time: float
+    duration: float
+    frame: "av.VideoFrame"
+    look: Look
+
+
+def decoded_frames(file: Path, seek_to: float = 0.0) -> Generator[TimedFrame, None, None]:
+    """All frames from a key frame before ``seek_to`` seconds on (or from the first). Raises ``MediaError``."""
+    durations = webp_durations(file)
+    if durations:
+        yield from webp_frames(file, durations)
+        return
+    with open_container(file, "video") as container:
+        stream = video_stream(container, file)
+        step = 1 / frame_rate(stream)
+        if stream.codec_context.field_order > _PROGRESSIVE:
+            seek_to -= 2 * step  # deinterlacing looks at the frame before, so a part is as it is in the whole
+        if seek_to > step:
+            try:
+                container.seek(int((seek_to + _begin(stream)) * _MICROSECONDS), backward=True)
+            except DECODE_ERRORS as error:
+                raise read_error(file, "video", error) from error
+        yield from stream_frames(container, stream, file)
+
+
+def stream_frames(container: "InputContainer", stream: Any, file: Path) -> Iterator[TimedFrame]:
+    """The frames of an open container from where it stands. Raises ``MediaError``."""
+    try:
+        yield from _deinterlaced(_timed(container, stream, file))
+    except DECODE_ERRORS as error:
+        raise read_error(file, "video", error) from error
+
+
+def video_stream(container: "InputContainer", file: Path) -> Any:
+    """The stream that is read. Raises ``MediaError`` when there is none."""
+    if not container.streams.video:
+        raise MediaError(f"{plain_text(file)} has no video; give a file with pictures in it")
+    stream = container.streams.video[0]
+    stream.thread_type = "AUTO"
+    return stream
+
+
+def frame_rate(stream: Any) -> float:
+    """Frames per second, 25 where the file does not say."""
+    rate = stream.average_rate or stream.guessed_rate or stream.base_rate
+    return float(rate) if rate else 25.0
+
+
+def _begin(stream: Any) -> float:
+    return float((stream.start_time or 0) * (stream.time_base or 0))
+
+
+def _timed(container: "InputContainer", stream: Any, file: Path) -> Iterator[TimedFrame]:
+    begin, step = _begin(stream), 1 / frame_rate(stream)
+    time, look, last = -step, None, None
+    for frame in _decoded(container, stream):
+        time = time + step if frame.time is None else frame.time - begin
+        if look is None or kind(frame) != last:
+            reason = refusal(frame, stream.codec_context.codec_tag)
+            if reason is not None:
+                raise MediaError(f"video {plain_text(file)} {reason}, which is not read here; convert it to BT.709")
+            look, last = look_of(frame, stream.sample_aspect_ratio), kind(frame)
+        yield TimedFrame(time, float((frame.duration or 0) * (frame.time_base or 0)), frame, look)
+
+
+def _decoded(container: "InputContainer", stream: Any) -> Iterator["av.VideoFrame"]:
+    decoder = _ALPHA_DECODERS.get(stream.codec_context.codec.canonical_name)
+    if decoder is None or ("alpha_mode", "1") not in {(key.lower(), value) for key, value in stream.metadata.items()}:
+        has_unused_byte = container.format.name == "avi" and stream.codec_context.codec_tag == _BI_RGB
+        for frame in container.decode(stream):
+            yield frame.reformat(format="bgr0") if has_unused_byte and frame.format.name == "bgra" else frame
+        return
+    from av.codec import CodecContext
+
+    context: Any = CodecContext.create(decoder, "r")
+    for packet in container.demux(stream):
+        for frame in context.decode(packet):
+            for name in ("colorspace", "color_primaries", "color_trc"):
+                if getattr(frame, name) in UNSAID:  # then the container may say it, and FFmpeg's decoder knows it
+                    setattr(frame, name, getattr(stream.codec_context, name))
+            if decoder == "libvpx" and frame.colorspace in UNSAID:
+                frame.colorspace = _BT601  # VP8 has no other
+            yield frame
+
+
+def _deinterlaced(frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
+    """The same frames at the same times; those that are flagged as interlaced have become whole (FFmpeg's bwdif)."""
+    graph: Graph | None = None
+    last: tuple[object, ...] | None = None
+    waiting: deque[TimedFrame] = deque()
+    for shown in frames:
+        if graph is not None and kind(shown.frame) != last:
+            yield from _whole(graph, None, waiting)
+            graph = None
+        if graph is None:
+            if not shown.frame.interlaced_frame:
+                yield shown
+                continue
+            graph, last = _bwdif(shown.frame), kind(shown.frame)
+        waiting.append(shown)
+        yield from _whole(graph, shown.frame, waiting)
+    if graph is not None:
+        yield from _whole(graph, None, waiting)
+
+
+def _whole(graph: "Graph", frame: "av.VideoFrame | None", waiting: deque[TimedFrame]) -> Iterator[TimedFrame]:
+    """What comes out for one frame more, or at the end: as many as went in, one later."""
+    graph.vpush(frame)
+    while waiting:
+        try:
+            done = graph.vpull()
+        except (BlockingIOError, EOFError):
+            return
+        shown = waiting.popleft()
+        yield shown._replace(frame=done)
+
+
+def _bwdif(frame: "av.VideoFrame") -> "Graph":
+    from av.filter import Graph
+
+    graph = Graph()
+    source = graph.add(
+        "buffer",
+        video_size=f"{frame.width}x{frame.height}",
+        pix_fmt=frame.format.name,
+        time_base=str(frame.time_base or Fraction(1, 25)),
+        colorspace=str(int(frame.colorspace)),
+        range=str(int(frame.color_range)),  # both stay as they are where bwdif needs another pixel format
+    )
+    graph.link_nodes(source, graph.add("bwdif", "send_frame:auto:interlaced"), graph.add("buffersink")).configure()
+    return graph
+
+
+def webp_frames(file: Path, durations: list[int]) -> Iterator[TimedFrame]:
+    """The frames of an animated WebP file, which FFmpeg does not read. Raises ``MediaError``."""
+    import av
+
+    milliseconds = 0
+    try:
+        with Image.open(file, formats=("WEBP",)) as image:
+            colours = colours_of(image, file)
+            for index, duration in enumerate(durations):
+                image.seek(index)
+                frame = av.VideoFrame.from_ndarray(np.asarray(to_rgb(image, colours)), format="rgb24")
+                yield TimedFrame(milliseconds / 1000, duration / 1000, frame, look_of(frame))
+                milliseconds += duration
+    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
+        raise read_error(file, "video", error) from error
