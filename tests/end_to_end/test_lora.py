@@ -36,7 +36,13 @@ def files(tmp_path: Path) -> Path:
         "i2v": good | pair(layer="diffusion_model.blocks.0.cross_attn.k_img"),
         "half": {f"{LAYER}.lora_A.weight": torch.ones(2, WIDTH)},
         "model": {f"blocks.{index}.self_attn.q.weight": torch.ones(2, 2) for index in range(9)},
-        "dora": good | {f"{LAYER}.dora_scale": torch.ones(WIDTH, 1)},
+        "oft": {f"{LAYER}.oft_blocks": torch.ones(2, 4, 4)},
+        "lokr": {f"{LAYER}.lokr_w1": torch.ones(8, 8), f"{LAYER}.lokr_w2": torch.ones(WIDTH // 8, WIDTH // 8)},
+        "halves": {
+            name.replace("diffusion_model", half): tensor.clone()
+            for half in ("transformer", "transformer_2")
+            for name, tensor in good.items()
+        },
         "nan": {name: tensor * torch.nan for name, tensor in good.items()},
         "alpha": good | {f"{LAYER}.alpha": torch.tensor(torch.inf)},
         "other": pair(layer="lora_unet_double_blocks_0_img_attn_qkv"),
@@ -70,7 +76,8 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "of an image model": (["--lora", "{tmp}/i2v.safetensors"], 3, ("2 without a place", "k_img", "--force-lora")),
     "half a pair": (["--lora", "{tmp}/half.safetensors"], 3, ("without the other half", "lora_A", "fetch it again")),
     "a model": (["--lora", "{tmp}/model.safetensors"], 3, ("not a LoRA", "none of its 9 tensors")),
-    "a DoRA": (["--lora", "{tmp}/dora.safetensors"], 3, ("DoRA", "plain LoRA")),
+    "an OFT": (["--lora", "{tmp}/oft.safetensors"], 3, ("OFT", "plain LoRA")),
+    "two halves for one network": (["--lora", "{tmp}/halves.safetensors"], 3, ("two experts", "one network")),
     "of another architecture": (["--lora", "{tmp}/other.safetensors"], 3, ("2 without a place", "another model")),
     "of another architecture, forced": (["--lora", "{tmp}/other.safetensors", "--force-lora"], 3, ("another model",)),
     "an infinite alpha": (["--lora", "{tmp}/alpha.safetensors"], 3, ("alpha", "finite")),
@@ -118,12 +125,14 @@ def test_a_lora_changes_the_video_and_is_recorded(run: Run, files: Path) -> None
         "with": ["--lora", f"{files / 'good.safetensors'}:0.25", "--lora", f"{files / 'my=style:2'}:-.5"],
         "whole": ["--lora", files / "my=style:2"],
         "forced": ["--lora", files / "i2v.safetensors", "--force-lora"],
+        "lokr": ["--lora", f"{files / 'lokr.safetensors'}:0.1"],
     }.items():
         result = run("generate", "tiny-t2v", *TINY, *loras, "--output", f"{name}.mp4")
         assert result.exit_code == 0, result.output
     frames = {name: read_video(files / f"{name}.mp4").frames for name in ("plain", "zero", "with", "whole", "forced")}
     assert torch.equal(frames["plain"], frames["zero"])
     assert not torch.equal(frames["plain"], frames["with"])
+    assert not torch.equal(frames["plain"], read_video(files / "lokr.mp4").frames)
     assert torch.equal(frames["whole"], frames["forced"])  # what has a place of the forced one is the same file
     record = read_provenance(files / "with.mp4").record
     assert record["lora"] == ["good.safetensors:0.25", "my=style:2:-0.5"]
@@ -150,11 +159,13 @@ def test_each_expert_has_its_own(run: Run, files: Path) -> None:
     both = ["--lora", f"{good}:0.5"]
     each = ["--lora", f"high={good}:0.5", "--lora", f"low={good}:0.5"]
     high = ["--lora", f"high={good}:0.5"]
-    for name, loras in {"both": both, "each": each, "high": high}.items():
+    halves = ["--lora", f"{files / 'halves.safetensors'}:0.5"]
+    for name, loras in {"both": both, "each": each, "high": high, "halves": halves}.items():
         result = run("generate", "tiny-moe", *TINY, "--sample-steps", 2, *loras, "--output", f"{name}.mp4")
         assert result.exit_code == 0, result.output
-    frames = {name: read_video(files / f"{name}.mp4").frames for name in ("both", "each", "high")}
+    frames = {name: read_video(files / f"{name}.mp4").frames for name in ("both", "each", "high", "halves")}
     assert torch.equal(frames["both"], frames["each"])
+    assert torch.equal(frames["both"], frames["halves"])
     assert not torch.equal(frames["both"], frames["high"])
     assert read_provenance(files / "each.mp4").record["lora"] == [
         "high=good.safetensors:0.5",

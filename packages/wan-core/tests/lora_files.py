@@ -86,7 +86,11 @@ def spelt(halves: Mapping[str, Halves], spelling: str, alpha: float | None = Non
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None = None) -> Path:
     """A safetensors file."""
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path, dict(metadata or {"format": "pt"}))
+    save_file(
+        {name: tensor.clone(memory_format=torch.contiguous_format) for name, tensor in tensors.items()},
+        path,
+        dict(metadata or {"format": "pt"}),
+    )
     return path
 
 

@@ -242,8 +242,6 @@ MISFITS: dict[str, tuple[dict[str, Tensor], tuple[str, ...]]] = {
                 "lora_te1_blocks_0_attn_q.lora_up.weight": torch.ones(9, 2)},
         ("2 without a place", "lora_te1"),
     ),
-    "DoRA": (GOOD | {f"diffusion_model.{QUERY}.dora_scale": torch.ones(24, 1)}, ("DoRA", "plain LoRA")),
-    "LoKr": ({f"lycoris_{QUERY.replace('.', '_')}.lokr_w1": torch.ones(2, 2)}, ("LoKr", "plain LoRA")),
     "a bias change of another width": ({f"diffusion_model.{QUERY}.diff_b": torch.ones(9)}, ("another shape", "[9]")),
     "the same tensor twice": (
         GOOD | {f"{QUERY}.lora_A.default.weight": GOOD[DOWN] + 1}, (DOWN, "lora_A.default", "same tensor"),

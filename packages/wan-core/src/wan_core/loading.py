@@ -181,7 +181,7 @@ class _Loader:
         if part.name == "dit":
             config = part.family.read_config(path, source)
             self._check_channels(config, path)
-            return _Opened(part, path, self._merged(source, loras_for(self.options.loras, part.expert)), config)
+            return _Opened(part, path, self._merged(source, part.expert), config)
         return _Opened(part, path, source, part.family.read_config(path, source))
 
     def _source(self, path: Path, family: Family, expert: Expert | None = None) -> TensorSource:
@@ -193,10 +193,11 @@ class _Loader:
             return native
         return with_delta(self._source(self.folder / base, family), weights)
 
-    def _merged(self, source: TensorSource, loras: Sequence[LoRA]) -> TensorSource:
+    def _merged(self, source: TensorSource, expert: Expert | None) -> TensorSource:
+        loras = loras_for(self.options.loras, expert)
         if not loras:
             return source
-        merged = with_loras(source, loras, force=self.options.force_lora, dtype=self.dtype)
+        merged = with_loras(source, loras, force=self.options.force_lora, dtype=self.dtype, expert=expert)
         self.notes += [note for note in merged.notes if note not in self.notes]
         return merged
 

@@ -48,12 +48,17 @@ class FoundNetwork:
         return 2 if _HELPER.search(self.prefix) else 0 if _AVERAGED.search(self.prefix) else 1
 
 
+def is_state(name: str) -> bool:
+    """Whether a tensor belongs to an optimizer or schedule that a trainer saved beside its model."""
+    return _STATE.search(name) is not None
+
+
 def members_of(source: TensorSource, *also: Family) -> list[FoundNetwork]:
     """The networks in a file, those to be taken first. ``also`` are families that are looked for besides the known.
 
     Raises CheckpointError when two of its names are one without wrappers.
     """
-    plain = plain_names(source, [name for name in source if not _STATE.search(name)])
+    plain = plain_names(source, [name for name in source if not is_state(name)])
     found: dict[str, list[str]] = {}
     # What a project adds is more particular than what it builds on, and is looked at first.
     for family in [*also, *(family for family in reversed(families()) if family not in also)]:

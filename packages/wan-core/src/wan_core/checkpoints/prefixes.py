@@ -18,12 +18,14 @@ def unwrapped(name: str) -> str:
     return _INNER.sub("", name)
 
 
-def known_layers(formats: Sequence[CheckpointFormat], *, joined: bool = False) -> re.Pattern[str]:
-    """A pattern that finds where a layer of these tables begins, in native or foreign spelling.
+def known_layers(
+    formats: Sequence[CheckpointFormat], *, further: Iterable[str] = (), joined: bool = False
+) -> re.Pattern[str]:
+    """A pattern that finds where a layer of these tables, or a ``further`` one, begins, in native or foreign spelling.
 
     ``joined`` also finds layers that are written with underscores in place of dots.
     """
-    layers = {side for each in formats for rule in each.renames for side in rule if side is not None}
+    layers = {side for each in formats for rule in each.renames for side in rule if side is not None} | set(further)
     gap = "[._]" if joined else r"\."
     written = "|".join(re.escape(layer).replace(r"\{\}", r"\d+") for layer in sorted(layers, key=len, reverse=True))
     return re.compile(rf"(?:^|{gap})(?:{written.replace(re.escape('.'), gap)})(?={gap}|$)")

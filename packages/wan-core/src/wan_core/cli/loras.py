@@ -78,7 +78,7 @@ class LoRAMerge:
     def __call__(self, native: TensorSource, expert: Expert | None) -> TensorSource:
         """The native weights of a transformer with what is for it. Raises RequestError, CheckpointError."""
         loras = checkpoints.loras_for(self._loras, expert)
-        merged = checkpoints.with_loras(native, loras, force=self._force, dtype=self._dtype)
+        merged = checkpoints.with_loras(native, loras, force=self._force, dtype=self._dtype, expert=expert)
         self._notes += [note for note in merged.notes if note not in self._notes]
         self._count += 1
         return merged

@@ -62,13 +62,16 @@ def _takes(preset: Preset, config: Any) -> bool:
 
 
 def lora_presets(width: int | None, num_blocks: int, has_image_branch: bool) -> tuple[str, ...]:
-    """The presets whose network a LoRA of this width, reaching this block, can be for."""
+    """The presets whose network a LoRA of this width, reaching this block, can be for.
+
+    One with an image branch is also for networks that have the image in channels alone, which leave the branch out.
+    """
     return tuple(
         preset.name
         for preset in _presets()
         if width == preset.dit.dim
         and num_blocks <= preset.dit.num_layers
-        and (preset.dit.image_dim is not None or not has_image_branch)
+        and (preset.dit.image_dim is not None or preset.dit.in_dim > preset.dit.out_dim or not has_image_branch)
     )
 
 

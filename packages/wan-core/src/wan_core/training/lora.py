@@ -1,12 +1,12 @@
 """Low-rank adapters (Hu et al. 2021): attach for training, save under the names other programs read, merge.
 
-Saved names are ``diffusion_model.<layer>.lora_A.weight``, ``.lora_B.weight`` and ``.alpha`` with the layer names of the
-Wan release, which ComfyUI, diffusers and `wan_core.checkpoints` read.
+Saved names are ``diffusion_model.<layer>.lora_A.weight`` and ``.lora_B.weight`` with the layer names of the Wan
+release. ComfyUI, diffusers and `wan_core.checkpoints` read them whatever was trained: see `lora_tensors`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -85,13 +85,40 @@ def adapters(model: nn.Module) -> dict[str, LoRALinear]:
 
 
 def lora_tensors(model: nn.Module) -> dict[str, Tensor]:
-    """The adapters' tensors under the names other programs read; ``alpha`` is ``scale * rank``."""
+    """The adapters' tensors as other programs read them.
+
+    ComfyUI takes a scale from ``.alpha`` (``scale * rank``) beside any layer, and 1 where there is none. diffusers 0.42
+    does the same inside blocks alone and stumbles over an alpha elsewhere, over files without any block, and over
+    layers for an image's keys without those for its values. So alpha is written only inside blocks and where it is not
+    the rank, other layers have the scale in ``lora_B``, and what diffusers looks for is added as pairs of zeros.
+    """
     tensors: dict[str, Tensor] = {}
-    for name, adapter in adapters(model).items():
+    found = adapters(model)
+    for name, adapter in found.items():
+        up, is_scaled = adapter.lora_B.detach(), adapter.scale != 1.0
+        has_alpha = is_scaled and name.startswith("blocks.")
         tensors[f"{_PREFIX}{name}.lora_A.weight"] = adapter.lora_A.detach()
-        tensors[f"{_PREFIX}{name}.lora_B.weight"] = adapter.lora_B.detach()
-        tensors[f"{_PREFIX}{name}.alpha"] = torch.tensor(adapter.scale * adapter.lora_A.shape[0])
+        tensors[f"{_PREFIX}{name}.lora_B.weight"] = up * adapter.scale if is_scaled and not has_alpha else up
+        if has_alpha:
+            tensors[f"{_PREFIX}{name}.alpha"] = torch.tensor(adapter.scale * adapter.lora_A.shape[0])
+    rank = next((adapter.lora_A.shape[0] for adapter in found.values()), 0)
+    layers = dict(model.named_modules())
+    for name in _companions(found):
+        layer = layers.get(name)
+        if isinstance(layer, nn.Linear):
+            tensors[f"{_PREFIX}{name}.lora_A.weight"] = torch.zeros(rank, layer.in_features)
+            tensors[f"{_PREFIX}{name}.lora_B.weight"] = torch.zeros(layer.out_features, rank)
     return tensors
+
+
+def _companions(names: Collection[str]) -> list[str]:
+    """Layers without which diffusers does not read updates of the layers ``names``."""
+    if names and not any(name.startswith("blocks.") for name in names):
+        return ["blocks.0.self_attn.q"]
+    keys, values = ([name for name in names if name.endswith(f".{kind}_img")] for kind in "kv")
+    if bool(keys) == bool(values):
+        return []
+    return [keys[0].removesuffix("k_img") + "v_img" if keys else values[0].removesuffix("v_img") + "k_img"]
 
 
 def save_lora(

@@ -1,5 +1,6 @@
 """Why a LoRA does not fit a network: everything in one message; and LoRAs that fit but were made for another model."""
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -8,6 +9,9 @@ from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
 
 _SHOWN = 4
+_IMAGE_BRANCH = re.compile(
+    r"[._](?:k_img|v_img|norm_k_img|add_[kv]_proj|norm_added_[kq]|to_added_kv)\.|(?:^|[._])(?:img_emb|image_embedder)[._]"
+)
 _WAN_22 = re.compile(r"wan[\s._-]?v?2[._-]?2", re.IGNORECASE)
 _ANIMATE = re.compile(r"animate", re.IGNORECASE)
 _SAYS = ("base", "model", "architecture", "title", "name", "trained", "network")
@@ -15,17 +19,18 @@ _SAYS = ("base", "model", "architecture", "title", "name", "trained", "network")
 
 @dataclass
 class Misfits:
-    """Tensors of the LoRA ``source`` that have no place in ``native``, the wrong shape, or no counterpart."""
+    """Of ``total`` tensors of the LoRA ``source``: without a place in ``native``, of a wrong shape, or incomplete."""
 
     source: TensorSource
     native: TensorSource
+    total: int
     unmatched: list[str] = field(default_factory=list)
     misshaped: list[str] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
 
     def check(self, *, force: bool) -> None:
         """Raise one CheckpointError for all of them; ``force`` passes over unmatched ones unless all are."""
-        all_unmatched = len(self.unmatched) == len(self.source)
+        all_unmatched = len(self.unmatched) == self.total
         unmatched = self.unmatched if all_unmatched or not force else []
         problems = [
             _listed(unmatched, "without a place in this model"),
@@ -37,6 +42,17 @@ class Misfits:
             raise CheckpointError(
                 f"{self.source.path} does not fit {self.native.path}: {found}. {self._remedy(all_unmatched)}"
             )
+
+    def without_image_branch(self) -> list[str]:
+        """Forgive a LoRA for image to video of Wan2.1 what only that has: layers for the image's CLIP states.
+
+        Wan2.2 has images in channels alone, as Wan2.1 has besides. Returns the names, which have no place.
+        """
+        found = [name for name in self.unmatched if _IMAGE_BRANCH.search(name)]
+        if not found or len(found) == self.total or not _has_images_in_channels_alone(self.native):
+            return []
+        self.unmatched = [name for name in self.unmatched if name not in set(found)]
+        return found
 
     def _remedy(self, all_unmatched: bool) -> str:
         if self.incomplete and not self.unmatched and not self.misshaped:
@@ -64,6 +80,14 @@ def refuse_other_models(source: TensorSource, native: TensorSource) -> None:
             f"{source.path} was made for Wan2.2 ({proof.strip()[:60]!r}) and would spoil {native.path}, which is "
             "Wan-Animate; use one made for Wan-Animate or Wan2.1, or --force-lora to merge it anyway"
         )
+
+
+def _has_images_in_channels_alone(native: TensorSource) -> bool:
+    sizes = [native.info(name).shape for name in ("patch_embedding.weight", "head.head.weight") if name in native]
+    if len(sizes) < 2 or any(name.startswith("img_emb.") for name in native):
+        return False
+    (_, channels, *patch), (out, *_) = sizes
+    return channels * math.prod(patch) > out
 
 
 def _listed(names: Sequence[str], kind: str) -> str:

@@ -2,20 +2,24 @@
 
 Spellings: peft (``base_model.model.L.lora_A.weight``), diffusers (``transformer.L.lora_A.weight`` and
 ``.lora.down.weight``), kohya and musubi (``lora_unet_L.lora_down.weight`` with underscores in L), ComfyUI
-(``diffusion_model.L``), lightx2v (``L.diff``, ``L.diff_b``, ``L.diff_m``). Layer names are official or diffusers',
-decided once per file.
+(``diffusion_model.L``), lightx2v (``L.diff``, ``L.diff_b``, ``L.diff_m``), lycoris (``L.lokr_w1``, ``L.hada_w1_a``).
+Layer names are official or diffusers', decided once per file; what stands before them is found.
 """
 
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 from wan_core.checkpoints.formats import CheckpointFormat, detect_format, rename
-from wan_core.checkpoints.prefixes import unwrapped
+from wan_core.checkpoints.prefixes import by_prefix, known_layers, unwrapped
 
-Role = Literal["down", "up", "bias", "alpha", "diff", "diff_b", "diff_m", "whole", "whole_b"]
-"""The halves of an update, the change of the bias that goes with it, and its scale; changes; and whole new values."""
+Role = str
+"""What a tensor is to its layer.
+
+Halves of a pair (``down``, ``up``), the bias that goes with it, ``alpha``; factors of a LoHa or LoKr under lycoris'
+names; DoRA's ``magnitude`` of outputs and ``dora_scale`` of either axis; changes (``diff``, ``diff_b`` of the bias,
+``diff_m`` of the modulation); whole new values (``whole``, ``whole_b``).
+"""
 
 _ADAPTER = r"(?:\.(?!weight$|bias$)[^.]+)?"  # peft puts the adapter's name there
 _ENDINGS: tuple[tuple[Role, str], ...] = (
@@ -23,33 +27,38 @@ _ENDINGS: tuple[tuple[Role, str], ...] = (
     ("up", rf"lora_B{_ADAPTER}(?:\.weight)?|lora_up\.weight|lora(?:_linear_layer)?\.up\.weight"),
     ("bias", rf"lora_B{_ADAPTER}\.bias|lora_up\.bias"),
     ("alpha", "alpha"),
-    ("diff_b", "diff_b"),
+    ("diff_b", "diff_b|b_norm"),
     ("diff_m", "diff_m"),
-    ("diff", "diff"),
-    ("whole", rf"modules_to_save{_ADAPTER}\.weight"),
-    ("whole_b", rf"modules_to_save{_ADAPTER}\.bias"),
+    ("diff", "diff|w_norm"),
+    ("whole", rf"modules_to_save{_ADAPTER}\.weight|set_weight"),
+    ("whole_b", rf"modules_to_save{_ADAPTER}\.bias|base_layer\.bias"),
+    ("magnitude", rf"lora_magnitude_vector{_ADAPTER}(?:\.weight)?"),
+    ("dora_scale", "dora_scale"),
+    ("", rf"(?P<factor>hada_(?:w[12]_[ab]|t[12])|lokr_(?:w[12](?:_[ab])?|t2)){_ADAPTER}"),
 )
 _ROLES = tuple((role, re.compile(rf"(?P<layer>.+)\.(?:{ending})")) for role, ending in _ENDINGS)
 
 OTHER_KINDS: Mapping[str, str] = {
-    r"dora_scale$|lora_magnitude_vector": "DoRA",
-    r"\.hada_w[12]": "LoHa",
-    r"\.lokr_w[12]": "LoKr",
-    r"\.oft_(?:blocks|diag)": "OFT",
+    r"\.oft_[rR]|\.oft_s|\.boft_[RPs]": "OFT or BOFT",
+    r"\.oft_(?:blocks|diag)": "OFT or BOFT",
+    r"\.a1\.weight$|\.glora_": "GLoRA",
+    r"\.on_input$|\.ia3_l": "IA3",
+    r"vera_lambda_|vera_[AB]\b": "VeRA",
     r"\.lora_mid\.": "LoCon with a middle tensor",
+    r"\.lora_E\b|\.ranknum": "AdaLoRA",
+    r"\.hra_u\b": "HRA",
+    r"\.lora_embedding_[AB]\b": "a LoRA of an embedding",
+    r"\.reshape_weight$": "a LoRA that widens layers",
 }
-"""Adapters that are no plain low-rank updates, by a pattern that only their names match."""
+"""Adapters that are not merged, by a pattern that only their names match."""
 
-_DOTTED = (
-    "base_model.model.", "base_model.", "model.diffusion_model.", "diffusion_model.", "transformer.", "transformer_2.",
-    "pipe.dit.", "dit.", "unet.", "model.", "generator_ema.", "generator.", "state_dict.", "module.",
-)  # fmt: skip
-_JOINED = ("lora_unet__", "lora_unet_", "lora_transformer_", "lycoris_")
+# Parts of other Wan networks whose layers are called as ours are, where underscores hide where they begin.
+_OTHER_PARTS = ("vace_", "pose_", "face_")
 
 
 @dataclass(frozen=True)
 class LayerPart:
-    """What one tensor of a LoRA file is: its layer, in the file's spelling without prefixes, and its role there."""
+    """What one tensor of a LoRA file is: its layer, in the file's spelling, and its role there."""
 
     layer: str
     role: Role
@@ -61,17 +70,44 @@ def part_of(name: str) -> LayerPart | None:
     for role, pattern in _ROLES:
         match = pattern.fullmatch(name)
         if match is not None:
-            return LayerPart(without_prefixes(match["layer"]), role)
+            return LayerPart(match["layer"], role or match["factor"])
     return None
 
 
-def without_prefixes(name: str) -> str:
-    """A name without what programs put in front of it."""
-    while True:
-        prefix = next((prefix for prefix in (*_DOTTED, *_JOINED) if name.startswith(prefix)), None)
-        if prefix is None:
-            return name
-        name = name.removeprefix(prefix)
+def prefixes_in(
+    layers: Collection[str], formats: Sequence[CheckpointFormat], names: Collection[str] = ()
+) -> dict[str, str]:
+    """What stands before each of a file's layers: before those that the ``formats``, or tensors ``names``, have.
+
+    A layer that is in neither has the longest prefix of another that it begins with.
+    """
+    further = _further_layers(formats, names)
+    found = by_prefix(layers, known_layers(formats, further=further)) or _joined_prefixes(
+        layers, known_layers(formats, further=further, joined=True)
+    )
+    prefixes = {layer: prefix for prefix, behind in found.items() for layer in behind}
+    longest = sorted({*found, ""}, key=len, reverse=True)
+    return {
+        layer: prefixes[layer] if layer in prefixes else next(each for each in longest if layer.startswith(each))
+        for layer in layers
+    }
+
+
+def _further_layers(formats: Sequence[CheckpointFormat], names: Collection[str]) -> set[str]:
+    """Layers of a network beyond those of the tables, and whatever is in a block, with ``{}`` for an index."""
+    own = (name.removesuffix(".weight") for name in names if name.endswith(".weight"))
+    sides = [side for each in formats for rule in each.renames for side in rule if side]
+    blocks = {f"{side.partition('{}')[0]}{{}}" for side in sides if "{}" in side}
+    return {re.sub(r"(?<![^.])\d+(?![^.])", "{}", layer) for layer in own} | blocks
+
+
+def _joined_prefixes(layers: Collection[str], known: re.Pattern[str]) -> dict[str, list[str]]:
+    found = by_prefix(layers, known)
+    # "lora_unet_pose_" before a patch_embedding: a layer of another name, behind "lora_unet_".
+    longer = {one for one in found for other in found if one != other and one.startswith(other)}
+    return {
+        prefix: behind for prefix, behind in found.items() if prefix not in longer and not prefix.endswith(_OTHER_PARTS)
+    }
 
 
 def is_lora(names: Iterable[str]) -> bool:
@@ -80,7 +116,7 @@ def is_lora(names: Iterable[str]) -> bool:
 
 
 def other_kind(names: Iterable[str]) -> tuple[str, str] | None:
-    """The kind of adapter that a file holds instead of a plain LoRA, with a name that shows it."""
+    """The kind of adapter that a file holds and that is not merged, with a name that shows it."""
     for name in names:
         for pattern, kind in OTHER_KINDS.items():
             if re.search(pattern, name):

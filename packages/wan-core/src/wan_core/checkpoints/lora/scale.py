@@ -1,61 +1,96 @@
-"""The factor of a low-rank update: ``alpha / rank``, from the file's tensors or from the settings that go with it."""
+"""What goes with the tensors of an adapter: alpha, rank, and the settings that peft and diffusers keep beside them."""
 
 import json
 import math
-import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from wan_core.checkpoints.lora.patterns import PatternTable
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
 
 PEFT_CONFIG = "adapter_config.json"
 _METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's settings
 _MAX_BYTES = 4_000_000
+_PEFT_ROOT = "base_model.model."
+
+_MERGED_TYPES = ("LORA", "LOHA", "LOKR")
+# Ways to start a training that leave the weights as they were; others (pissa, olora, corda, loftq, lora_ga) take what
+# the pair starts with out of them, so that the file changes weights which nobody else has.
+_PLAIN_STARTS = ("gaussian", "eva", "orthogonal", "mica", "true", "false")
+_PLAIN_FLAGS = ("use_rslora", "use_dora", "use_effective_conv2d")
+# Settings whose presence changes what is computed, beside every use_... and ..._config that is not known.
+_NOT_MERGED = ("layer_replication", "alora_invocation_tokens", "target_parameters", "trainable_token_indices")
+_NO_EFFECT = ("runtime_config", "loftq_config", "eva_config", "megatron_config", "megatron_core")
 
 
-@dataclass(frozen=True)
-class ScaleSettings:
-    """What peft's settings say of ``alpha``; ``patterns`` are regular expressions over the ends of layer names."""
+@dataclass(frozen=True, kw_only=True)
+class AdapterSettings:
+    """peft's settings of an adapter, as far as they say how its tensors change weights.
+
+    ``whole`` are the ends of names of modules that are saved whole, ``has_biases`` says that biases are, ``decomposed``
+    that every layer has a magnitude (DoRA).
+    """
 
     alpha: float | None = None
-    patterns: Mapping[str, float] = field(default_factory=dict)
+    alphas: PatternTable | None = None
+    rank: float | None = None
+    ranks: PatternTable | None = None
     by_root: bool = False
+    decomposed: bool = False
+    has_biases: bool = False
+    whole: tuple[str, ...] = ()
 
-    def factor(self, layer: str, rank: int, stored_alpha: float | None) -> float:
-        """``alpha / rank``, with the alpha stored beside the tensors first, and alpha = rank where none is known."""
-        alpha = stored_alpha
-        if alpha is None:
-            alpha = next((value for end, value in self.patterns.items() if _ends_with(layer, end)), self.alpha)
-        if alpha is None:
+    def factor(self, module: str, rank: int | None, stored_alpha: float | None) -> float:
+        """``alpha / rank`` of a module, with the alpha stored beside its tensors first; 1 where nothing is known.
+
+        ``module`` is its name as peft knows it; ``rank`` None means that the tensors have none, as a LoKr of two whole
+        matrices, whose stored alpha lycoris and ComfyUI pass over while peft takes the settings' alpha and rank.
+        """
+        if stored_alpha is not None:
+            return 1.0 if rank is None else stored_alpha / rank
+        alpha = _first(self.alphas, module, self.alpha)
+        divisor = _first(self.ranks, module, self.rank) if rank is None else rank
+        if alpha is None or not divisor:
             return 1.0
-        return alpha / math.sqrt(rank) if self.by_root and stored_alpha is None else alpha / rank
+        return alpha / math.sqrt(divisor) if self.by_root else alpha / divisor
+
+    def is_whole(self, module: str) -> bool:
+        """Whether a module, or one that it is in, was saved whole: peft compares the ends of names."""
+        parts = module.split(".")
+        names = [".".join(parts[: index + 1]) for index in range(len(parts))]
+        return any(name.endswith(end) for name in names for end in self.whole)
 
 
-def scale_settings(source: TensorSource) -> ScaleSettings:
-    """The settings in a file's metadata (diffusers) or in ``adapter_config.json`` beside it (peft).
+def adapter_settings(source: TensorSource) -> Mapping[str, AdapterSettings]:
+    """The settings in a file's metadata (diffusers) or in ``adapter_config.json`` beside it (peft), by component.
 
-    Raises CheckpointError when they are there and make no sense.
+    The component is ``transformer`` or ``transformer_2`` in diffusers' files, empty in peft's. Raises CheckpointError
+    when they are there and make no sense, or say that the adapter is one that cannot be merged.
     """
     text, where = source.metadata.get(_METADATA), str(source.path)
     beside = source.path.with_name(PEFT_CONFIG)
     if text is None and source.path.name.startswith("adapter_model") and beside.is_file():
         text, where = _text(beside), str(beside)
     if text is None:
-        return ScaleSettings()
+        return {}
     try:
-        loaded = json.loads(text)
-        values: dict[str, Any] = {name.rpartition(".")[2]: value for name, value in loaded.items()}
-        alpha = values.get("lora_alpha")
-        return ScaleSettings(
-            alpha=None if alpha is None else _finite(alpha),
-            patterns={str(name): _finite(value) for name, value in (values.get("alpha_pattern") or {}).items()},
-            by_root=bool(values.get("use_rslora")),
-        )
+        components: dict[str, dict[str, Any]] = {}
+        for name, value in json.loads(text).items():
+            component, _, key = name.rpartition(".")
+            components.setdefault(component, {})[key] = value
+        return {component: _settings(values, where) for component, values in components.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the LoRA settings in {where} are damaged; fetch the file again") from error
+
+
+def module_name(layer: str, prefix: str, component: str) -> str:
+    """A layer of a file as peft calls it: without peft's own root, or without the pipeline's component."""
+    if component:
+        return layer.removeprefix(prefix)
+    return layer.rpartition(_PEFT_ROOT)[2]
 
 
 def stored_alpha(source: TensorSource, name: str) -> float:
@@ -67,17 +102,59 @@ def stored_alpha(source: TensorSource, name: str) -> float:
     return float(value)
 
 
+def _settings(values: Mapping[str, Any], where: str) -> AdapterSettings:
+    _check_kind(values, where)
+    # A LoRA's is lora_alpha, a LoHa's and a LoKr's alpha.
+    alpha = next((values[key] for key in ("lora_alpha", "alpha") if values.get(key) is not None), None)
+    return AdapterSettings(
+        alpha=None if alpha is None else _finite(alpha),
+        alphas=_patterns(values, "alpha_pattern", where),
+        rank=None if values.get("r") is None else _finite(values["r"]),
+        ranks=_patterns(values, "rank_pattern", where),
+        by_root=bool(values.get("use_rslora")),
+        decomposed=bool(values.get("use_dora")),
+        has_biases=values.get("bias", "none") not in ("none", None),
+        whole=tuple(str(name) for name in values.get("modules_to_save") or ()),
+    )
+
+
+def _check_kind(values: Mapping[str, Any], where: str) -> None:
+    kind = str(values.get("peft_type") or "LORA").rpartition(".")[2].upper()
+    if kind not in _MERGED_TYPES:
+        raise CheckpointError(f"{where} says that this is {kind}, which cannot be merged; get it as a plain LoRA")
+    start = values.get("init_lora_weights")
+    if isinstance(start, str) and start.lower() not in _PLAIN_STARTS:
+        raise CheckpointError(
+            f"{where} says init_lora_weights {start[:40]!r}: it changes weights that peft altered at the start of its "
+            "training; save it as a plain LoRA (peft's path_initial_model_for_weight_conversion)"
+        )
+    unknown = [key for key, value in values.items() if value and value != [] and _changes(key)]
+    if unknown:
+        value = str(values[unknown[0]])[:60]
+        raise CheckpointError(f"{where} says {unknown[0]} = {value}, which cannot be merged; get it as a plain LoRA")
+
+
+def _changes(key: str) -> bool:
+    is_variant = (key.startswith("use_") and key not in _PLAIN_FLAGS) or key.endswith("_config")
+    return key in _NOT_MERGED or (is_variant and key not in _NO_EFFECT)
+
+
+def _patterns(values: Mapping[str, Any], key: str, where: str) -> PatternTable | None:
+    found = values.get(key) or {}
+    table = {str(pattern): _finite(value) for pattern, value in found.items()}
+    return PatternTable(table, f"{key} in {where}") if table else None
+
+
+def _first(table: PatternTable | None, module: str, otherwise: float | None) -> float | None:
+    found = None if table is None else table.get(module)
+    return otherwise if found is None else found
+
+
 def _finite(value: Any) -> float:
     number = float(value)
     if not math.isfinite(number):
         raise ValueError(f"{value} is not finite")
     return number
-
-
-def _ends_with(layer: str, pattern: str) -> bool:
-    # Compared as text, too: a stranger's regular expression could be made to run for ever.
-    plain = pattern.lstrip("^").rstrip("$").replace("\\", "")
-    return re.fullmatch(rf"(?:.*\.)?{re.escape(plain)}", layer) is not None
 
 
 def _text(path: Path) -> str:
