@@ -32,7 +32,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     # Planned: 300 for errors and files; drafts of files and sets, locks, hashes and texts in all encodings came on top.
     tuple(f"wan_core/{name}.py" for name in ("__init__", "__main__", "errors", "lazy", "files", "drafts")): 730,
     ("wan_core/models/",): 5_500,
-    ("wan_core/media/",): 2_300,
+    ("wan_core/media/",): 2_550,  # planned: 2,300, before colours, alpha, fields and shapes that files say
     ("wan_core/hub/",): 770,  # planned: 500; the refusals of two clients, and a list that is not trusted
     ("wan_core/sampling/",): 1_200,
     # Planned: 4,500, before packed layers of ComfyUI, networks found in any trainer's file, shapes that others fold,
@@ -46,7 +46,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     # and dataset files of the peers, and lists of what is wrong with them.
     ("wan_core/training/",): 4_240,
     ("wan_core/llm/", "wan_core/prompt_extend/", "wan_core/animate_prep/"): 2_400,
-    ("wan_core/cli/",): 2_060,
+    ("wan_core/cli/",): 2_100,
     ("wan_mi2v/",): 600,
     ("pi3/",): 3_300,  # planned: 2,200, before Pi3X, the viewer and the exports
     ("poze/",): 1_750,  # planned: 900, without a data set and an objective of its own

@@ -92,7 +92,7 @@ def reconstruct(
             f"out of memory with {len(images)} views of {images.shape[-1]}x{images.shape[-2]}; "
             "use fewer views (--interval), smaller ones (--pixel-limit) or the CPU"
         ) from error
-    except torch.linalg.LinAlgError as error:
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
         raise _no_numbers() from error
     if not bool(output.camera_poses.isfinite().all() and (logits.isfinite().any())):
         raise _no_numbers()
