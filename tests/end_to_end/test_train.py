@@ -12,6 +12,8 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
+import av
+import numpy as np
 import pytest
 import torch
 from click.testing import Result
@@ -20,8 +22,8 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 
 import wan_core.loading
+from tests.colour_profiles import P3, rgb_profile
 from tools.tiny.clips import write_clips
-from wan_core.media import write_video
 from wan_core.training import Cache, CheckpointFolder
 
 Run = Callable[..., Result]
@@ -161,31 +163,54 @@ def test_every_kind_of_model_is_trained(
     assert (tmp_path / "out" / made).is_file()
 
 
-def test_photos_and_clips_as_a_phone_has_them_train_a_lora(run: Run, tmp_path: Path) -> None:
-    folder = tmp_path / "phone"
+def phone_folder(folder: Path) -> Path:
+    """Twelve photos in Display P3 and four clips of 5.000 s, two of them HDR, with captions and a note."""
     folder.mkdir()
-    for number in range(3):
-        Image.new("RGB", (64, 48), (60 * number, 90, 30)).save(folder / f"IMG_{number}.JPG")
+    for number in range(12):
+        photo = Image.new("RGB", (64, 48), (200, 60, 20 * number))
+        photo.save(folder / f"IMG_{number}.JPG", icc_profile=rgb_profile(P3))
         (folder / f"IMG_{number}.txt").write_text(f"a photo, {number}", encoding="utf-16")
-        frames = torch.rand(3, 25, 48, 64) * 2 - 1
-        write_video(iter([frames]), folder / f"MOV_{number}.mp4", fps=25)
+    for number in range(4):
+        with av.open(str(folder / f"MOV_{number}.MOV"), "w") as container:
+            stream = container.add_stream("libx264", rate=25)
+            stream.width, stream.height = 64, 48
+            stream.pix_fmt = "yuv420p10le" if number < 2 else "yuv420p"
+            if number < 2:  # HLG in BT.2020, as phones record it
+                stream.codec_context.color_primaries = stream.codec_context.colorspace = 9
+                stream.codec_context.color_trc = 18
+            for index in range(125):
+                pixels = np.full((48, 64, 3), (3 * index // 2, 90, 40), np.uint8)
+                frame = av.VideoFrame.from_ndarray(pixels, format="rgb24").reformat(format=stream.pix_fmt)
+                container.mux(stream.encode(frame))
+            container.mux(stream.encode(None))
         (folder / f"MOV_{number}.txt").write_text("a clip")
     (folder / "README.txt").write_text("what this is")
     (folder / "._IMG_0.JPG").write_bytes(b"resource fork")
-    words = ["--data", folder, "--output", tmp_path / "out", "--lora-rank", 2, "--batch-size", 2]
-    # 25 frames at 25 fps are one second: the ninth frame of 8 fps is the video's last, held.
-    good(run("train", *words, "--steps", 3, "--num-frames", 9, "--fps", 8, "--size", "32*32", "--quiet"))
+    return folder
+
+
+def test_photos_and_clips_as_a_phone_has_them_train_a_lora(run: Run, tmp_path: Path) -> None:
+    folder = phone_folder(tmp_path / "phone")
+    words = ["--data", folder, "--lora-rank", 2, "--steps", 2, "--fps", 8, "--size", "32*32"]
+    # 125 frames at 25 fps are five seconds: the 41st frame of 8 fps is the last one of the video, held.
+    result = good(run("train", *words, "--output", tmp_path / "out", "--batch-size", 2, "--num-frames", 41))
+    assert "HDR (HLG, BT.2020); it is tone-mapped" in result.stderr
     cache = Cache(tmp_path / "out/cache")
-    assert sorted({cache.shape(number, "latents")[1] for number in range(6)}) == [1, 3]
+    assert Counter(cache.shape(number, "latents")[1] for number in range(16)) == {1: 12, 11: 4}
     assert (tmp_path / "out/lora.safetensors").is_file()
-    (folder / "bad.mp4").write_bytes(b"no video")
-    (folder / "bad.txt").write_text("a clip")
-    refused = run("train", *words, "--steps", 3, "--num-frames", 9, "--fps", 8, "--size", "32*32", "--quiet")
+
+
+def test_bad_examples_are_refused_together_or_left_out(run: Run, few: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(few, tmp_path / "data")
+    for name in ("bad", "worse"):
+        (folder / f"{name}.mp4").write_bytes(b"no video")
+        (folder / f"{name}.txt").write_text("a clip")
+    refused = run("train", "--data", folder, "--output", tmp_path / "out", *SHORT)
     assert refused.exit_code == 4
     assert "bad.mp4" in refused.output
-    skipped = run("train", *words[:2], "--output", tmp_path / "skip", "--skip-bad", "--lora-rank", 2, *SHORT)
-    assert skipped.exit_code == 0, skipped.output
-    assert "left out 1" in skipped.output
+    assert "worse.mp4" in refused.output
+    skipped = good(run("train", "--data", folder, "--output", tmp_path / "out", "--skip-bad", "--lora-rank", 2, *SHORT))
+    assert "left out 2" in skipped.output
 
 
 def test_a_cache_serves_several_runs(run: Run, few: Path, tmp_path: Path) -> None:

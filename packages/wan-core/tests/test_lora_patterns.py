@@ -66,10 +66,13 @@ def test_the_first_that_matches_wins_as_in_peft(patterns: list[str], name: str) 
     ["(a+)+", "(a*)*b", "(a|a)*", r"(.*)*x", ".*" * 40 + "x", "(a|aa)+c", "(" * 40 + "a*" + ")*" * 40, "(.*.*.*)*y",
      "(?=.*(?=.*(?=.*(?=.*x))))", "(a|a)" * 60 + "b", "a{0,65000}" * 30 + "b", "(a?){400}a{400}"],
 )  # fmt: skip
-def test_no_pattern_takes_long(pattern: str) -> None:
+def test_no_pattern_takes_long(pattern: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wan_core.checkpoints.lora.patterns._SECONDS", 0.2)
     start = time.process_time()
     try:
-        PatternTable({pattern: 1.0}, "alpha_pattern in here").get("blocks.0." + "a" * 120 + ".!")
+        table = PatternTable({pattern: 1.0}, "alpha_pattern in here")
+        for number in range(100):
+            table.get(f"blocks.{number}." + "a" * 120 + ".!")
     except CheckpointError as error:
         assert "alpha_pattern in here" in str(error)  # noqa: PT017 - either is an answer
     assert time.process_time() - start < 15
@@ -81,13 +84,11 @@ def test_no_pattern_takes_long(pattern: str) -> None:
         ("(", "no regular expression"),
         ("a)|(b", "no regular expression"),
         ("*a", "no regular expression"),
-        (r"(a)\1*", "groupref"),
-        ("(?<=a)b*", "assert"),
-        ("(?i:a)*", "subpattern"),
+        (r"\p{L}", "no regular expression"),
         ("a" * 2_000, "2000 characters"),
     ],
 )
-def test_what_has_no_bound_is_refused_by_name(pattern: str, words: str) -> None:
+def test_what_is_no_pattern_is_refused_by_name(pattern: str, words: str) -> None:
     with pytest.raises(CheckpointError, match=words) as caught:
         PatternTable({pattern: 1.0}, "rank_pattern in x.json").get("a.b")
     assert "rank_pattern in x.json" in str(caught.value)

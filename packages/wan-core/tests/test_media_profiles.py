@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from tests.colour_profiles import ADOBE, BT709, P3, chrm, cmyk_profile, gama, grey_profile, png_with, rgb_profile
 from wan_core.errors import MediaError
 from wan_core.media import load_image
-
-from .colour_profiles import ADOBE, BT709, P3, chrm, cmyk_profile, gama, grey_profile, png_with, rgb_profile
 
 Colour = tuple[int, int, int]
 PIXEL = (200, 60, 40)
