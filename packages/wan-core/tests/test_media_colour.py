@@ -21,9 +21,8 @@ from wan_core.media.colour import (
     pq_light,
 )
 
-from .media_clips import centre, encode_frames, flat_frame
+from .media_clips import PATCH, centre, encode_frames, flat_frame
 
-PATCH = (200, 60, 40)
 BT2020, DISPLAY_P3, PQ, HLG, UNSPECIFIED = 9, 12, 16, 18, 2
 REFERENCE_WHITE = 203
 
