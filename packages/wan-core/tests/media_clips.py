@@ -8,7 +8,13 @@ from typing import Any
 import av
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
+
+from wan_core.media import to_uint8
+
+PATCH = (200, 60, 40)
+"""A colour that shows what is wrong: red, green and blue differ, none is at an end."""
 
 
 def smooth_clip(num_frames: int = 12, height: int = 48, width: int = 64) -> Tensor:
@@ -77,6 +83,17 @@ def flat_frame(
     return frame.reformat(
         format=pixel_format, dst_colorspace=matrix, dst_color_range=2 if full else 1, interpolation=0x4 | 0x40000
     )
+
+
+def rgb_frame(image: NDArray[np.uint8], pixel_format: str = "yuv420p") -> av.VideoFrame:
+    """An image [H, W, 3] in a pixel format, by the matrix of BT.709."""
+    frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(image), format="rgb24")
+    return frame.reformat(format=pixel_format, dst_colorspace=1, interpolation=0x4 | 0x40000)
+
+
+def clip_frames(clip: Tensor) -> list[av.VideoFrame]:
+    """The frames of a clip [3, T, H, W] in [-1, 1] in yuv420p."""
+    return [rgb_frame(image) for image in to_uint8(clip).permute(1, 2, 3, 0).numpy()]
 
 
 def centre(frames: Tensor) -> list[int]:

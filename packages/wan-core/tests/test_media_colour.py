@@ -21,9 +21,8 @@ from wan_core.media.colour import (
     pq_light,
 )
 
-from .media_clips import centre, encode_frames, flat_frame
+from .media_clips import PATCH, centre, encode_frames, flat_frame
 
-PATCH = (200, 60, 40)
 BT2020, DISPLAY_P3, PQ, HLG, UNSPECIFIED = 9, 12, 16, 18, 2
 REFERENCE_WHITE = 203
 
@@ -176,11 +175,12 @@ def test_gamut_and_curve_become_those_of_bt709(
 
 @pytest.mark.parametrize("pixel_format", ["yuv420p10le", "yuv420p12le", "yuv420p"])
 @pytest.mark.parametrize("transfer", [1, 14, 15])
-def test_sdr_in_bt2020_becomes_bt709(tmp_path: Path, pixel_format: str, transfer: int) -> None:
+@pytest.mark.parametrize("primaries", [BT2020, UNSPECIFIED])
+def test_sdr_in_bt2020_becomes_bt709(tmp_path: Path, pixel_format: str, transfer: int, primaries: int) -> None:
     curve = TRANSFERS[transfer]
     light = np.linalg.solve(PRIMARIES[BT2020].to_xyz(), BT709.to_xyz()) @ curve.to_light(np.array(PATCH) / 255)
     frames = [flat_frame(curve.to_code(light), pixel_format, 9)]
-    path = encode_frames(tmp_path / "a.mkv", frames, "ffv1", tags=tags(9, BT2020, transfer))
+    path = encode_frames(tmp_path / "a.mkv", frames, "ffv1", tags=tags(9, primaries, transfer))
     assert centre(read_video(path).frames) == pytest.approx(PATCH, abs=2)
 
 
@@ -287,12 +287,17 @@ def test_a_matrix_that_is_not_said_is_the_one_of_that_size(tmp_path: Path, size:
     assert note.startswith(f"does not say its colour matrix; {'BT.709' if taken == 1 else 'BT.601'} is taken")
 
 
-def test_hdr_without_a_matrix_has_that_of_bt2020(tmp_path: Path) -> None:
-    codes = hdr_codes(light_of(primaries=BT2020), PQ)
+@pytest.mark.parametrize("transfer", [PQ, HLG])
+@pytest.mark.parametrize(("matrix", "primaries"), [(UNSPECIFIED, BT2020), (9, UNSPECIFIED), (UNSPECIFIED, UNSPECIFIED)])
+def test_what_hdr_does_not_say_is_that_of_bt2020(tmp_path: Path, transfer: int, matrix: int, primaries: int) -> None:
+    codes = hdr_codes(light_of(primaries=BT2020), transfer)
     frames = [flat_frame(codes, "yuv420p10le", 9)]
-    path = encode_frames(tmp_path / "a.mkv", frames, "ffv1", tags=tags(UNSPECIFIED, BT2020, PQ))
+    path = encode_frames(tmp_path / "a.mkv", frames, "ffv1", tags=tags(matrix, primaries, transfer))
     assert centre(read_video(path).frames) == pytest.approx((203, 70, 51), abs=2)
-    assert "BT.2020 is taken" in probe_video(path).notes[1]
+    hdr, *guess = probe_video(path).notes
+    assert "BT.2020" in hdr
+    assert len(guess) == (matrix == UNSPECIFIED)
+    assert all("BT.2020 is taken" in note for note in guess)
 
 
 def test_what_is_said_may_change_midway(tmp_path: Path) -> None:

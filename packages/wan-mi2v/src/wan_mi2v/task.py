@@ -10,8 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from wan_core import RequestError, sampling
-from wan_core.media import LatentSpec, VideoGeometry, check_output, plain_text, probe_video
+from wan_core import RequestError, media, sampling
+from wan_core.media import LatentSpec, VideoGeometry, check_output, plain_text
 from wan_core.tasks import (
     AnchoredVideo,
     Components,
@@ -124,7 +124,7 @@ def _check_preview(request: MI2VRequest) -> None:
 
 
 def _clip_notes(request: MI2VRequest) -> Iterator[str]:
-    for note in () if request.clip is None else probe_video(request.clip).notes:
+    for note in () if request.clip is None else media.probe_video(request.clip).notes:
         yield f"{plain_text(request.clip)} {note}"
 
 

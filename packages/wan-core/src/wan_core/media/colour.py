@@ -116,7 +116,8 @@ class Transfer:
 _TO_CAMERA_LIGHT, _TO_CAMERA_CODE = _camera(1.09929682680944, 0.018053968510807)
 _CAMERA = Transfer("BT.709", _TO_CAMERA_LIGHT, _TO_CAMERA_CODE)
 _SRGB = Transfer("sRGB", _srgb_light, _srgb_code)
-_PQ, _HLG = 16, 18
+_PQ, _HLG, _BT2020 = 16, 18, 9
+_OF_BT2020 = (14, 15, _PQ, _HLG)
 
 
 def _bt1886(light: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -174,6 +175,13 @@ class Description:
         return not self.is_rgb and self.matrix in UNSAID
 
     @property
+    def gamut(self) -> int:
+        """The primaries. Those that are not said are of BT.2020 where the matrix or the transfer characteristic is."""
+        if self.primaries in UNSAID and (self.matrix == _BT2020 or self.transfer in _OF_BT2020):
+            return _BT2020
+        return self.primaries
+
+    @property
     def is_hdr(self) -> bool:
         """Whether its transfer characteristic is PQ or HLG."""
         return self.transfer in (_PQ, _HLG)
@@ -202,8 +210,8 @@ class Description:
         if self.matrix == _DERIVED:
             return _DERIVED_FROM.get(self.primaries)
         if self.matrix in UNSAID:
-            if self.is_hdr or self.primaries == 9:
-                return 9
+            if self.gamut == _BT2020:
+                return _BT2020
             return 1 if self.width >= 1280 or self.height > 576 else 5
         return _MATRICES.get(self.matrix)
 
@@ -212,9 +220,10 @@ def conversion(primaries: int, transfer: int, peak: float = DEFAULT_PEAK) -> "Co
     """What turns RGB of ``primaries`` and ``transfer`` into BT.709, or ``None`` where it is that already.
 
     ``peak`` is the brightest light of PQ material in cd/m2. The numbers have to be those of `PRIMARIES`, `TRANSFERS`
-    or `UNSAID`.
+    or `UNSAID`; primaries that are not said are those of BT.2020 where the transfer characteristic is of BT.2020 or
+    BT.2100, else of BT.709.
     """
-    gamut = PRIMARIES.get(primaries, BT709)
+    gamut = PRIMARIES.get(primaries, PRIMARIES[_BT2020] if transfer in _OF_BT2020 else BT709)
     curve = TRANSFERS.get(transfer, _CAMERA)
     if gamut == BT709 and curve in (_CAMERA, _SRGB):
         return None

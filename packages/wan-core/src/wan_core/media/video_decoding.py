@@ -62,7 +62,7 @@ def decoded_frames(file: Path, seek_to: float = 0.0) -> Generator[TimedFrame, No
 def stream_frames(container: "InputContainer", stream: Any, file: Path) -> Iterator[TimedFrame]:
     """The frames of an open container from where it stands. Raises ``MediaError``."""
     try:
-        yield from _deinterlaced(_timed(container, stream, file))
+        yield from deinterlaced(_timed(container, stream, file))
     except DECODE_ERRORS as error:
         raise read_error(file, "video", error) from error
 
@@ -119,7 +119,7 @@ def _decoded(container: "InputContainer", stream: Any) -> Iterator["av.VideoFram
             yield frame
 
 
-def _deinterlaced(frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
+def deinterlaced(frames: Iterator[TimedFrame]) -> Iterator[TimedFrame]:
     """The same frames at the same times; those that are flagged as interlaced have become whole (FFmpeg's bwdif)."""
     graph: Graph | None = None
     last: tuple[object, ...] | None = None

@@ -69,7 +69,7 @@ def look_of(frame: "av.VideoFrame", ratio: Fraction | None = None) -> Look:
     until the garbage is collected.
     """
     seen = description(frame)
-    convert = conversion(seen.primaries, seen.transfer, _peak(frame) if seen.is_hdr else DEFAULT_PEAK)
+    convert = conversion(seen.gamut, seen.transfer, _peak(frame) if seen.is_hdr else DEFAULT_PEAK)
     return Look(
         target=_TARGETS[convert is not None, _has_alpha(frame.format.name)],
         width=max(1, round(frame.width * square_pixels(ratio))),
@@ -148,8 +148,7 @@ def notes_on(frame: "av.VideoFrame", ratio: Fraction | None) -> Iterator[str]:
     if ratio and not 1 / _LARGEST_STRETCH <= ratio <= _LARGEST_STRETCH:
         yield f"says that its pixels are {ratio.numerator}:{ratio.denominator}; that is ignored"
     if seen.is_hdr:
-        gamut = PRIMARIES[seen.primaries].name if seen.primaries in PRIMARIES else "unknown primaries"
-        yield f"is HDR ({TRANSFERS[seen.transfer].name}, {gamut}); it is tone-mapped to BT.709"
+        yield f"is HDR ({TRANSFERS[seen.transfer].name}, {PRIMARIES[seen.gamut].name}); it is tone-mapped to BT.709"
     if seen.lacks_matrix:
         taken = {1: "BT.709", 5: "BT.601", 9: "BT.2020"}[seen.swscale_matrix or 1]
         yield f"does not say its colour matrix; {taken} is taken, as players do for {frame.width}x{frame.height}"
