@@ -57,6 +57,11 @@ def test_a_network_is_found_under_any_key(tmp_path: Path, key: str) -> None:
     assert_equal(taken(saved(tmp_path / "w.pt", content)), weights())
 
 
+def test_weights_in_a_tuple_beside_a_step_are_found(tmp_path: Path) -> None:
+    torch.save((weights(), 600), tmp_path / "w.pt")
+    assert_equal(taken(tmp_path / "w.pt"), weights())
+
+
 @pytest.mark.parametrize(
     "prefix",
     [

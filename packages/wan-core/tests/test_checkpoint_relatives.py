@@ -94,6 +94,12 @@ def test_a_part_of_one_is_named_too(tmp_path: Path) -> None:
     assert (result.exit_code, "part of Wan VACE" in result.output) == (3, True)
 
 
+@pytest.mark.parametrize("name", ["_flat_param", "blocks.0._fsdp_wrapped_module._flat_param", "flat_param_0"])
+def test_flat_parameters_of_one_process_are_named(tmp_path: Path, name: str) -> None:
+    save_file({name: torch.zeros(9)}, tmp_path / "w.safetensors")
+    assert "FSDP checkpoint with flat parameters" in inspected(tmp_path / "w.safetensors")["weights"][0]["problem"]
+
+
 def test_the_loader_refuses_before_the_config_is_read(tmp_path: Path) -> None:
     folder = make_checkpoint("t2v-1.3B", tmp_path / "w")
     (file,) = folder.glob("diffusion_pytorch_model*.safetensors")

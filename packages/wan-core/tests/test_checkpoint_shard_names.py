@@ -89,6 +89,26 @@ def test_an_index_may_have_a_variant_in_its_name(tmp_path: Path, pattern: str, i
     assert len(find_weights(tmp_path).weights) == 1
 
 
+def test_weights_without_a_variant_are_taken_where_both_are_there(tmp_path: Path) -> None:
+    for folder, with_index in ((tmp_path / "index", True), (tmp_path / "numbers", False)):
+        folder.mkdir()
+        for variant, factor in ((".fp16", 0.0), ("", 1.0)):
+            weight_map: dict[str, str] = {}
+            for number, part in enumerate(pieces(2), start=1):
+                name = f"diffusion_pytorch_model-0000{number}-of-00002{variant}.safetensors"
+                save_file({key: tensor * factor for key, tensor in part.items()}, folder / name)
+                weight_map |= dict.fromkeys(part, name)
+            if with_index:
+                write_json(
+                    folder / f"diffusion_pytorch_model.safetensors.index{variant}.json", {"weight_map": weight_map}
+                )
+        assert_read(folder, weights())
+    (tmp_path / "one").mkdir()
+    save_file(weights(), tmp_path / "one" / "model.safetensors")
+    save_file({name: tensor * 0 for name, tensor in weights().items()}, tmp_path / "one" / "model.fp16.safetensors")
+    assert_read(tmp_path / "one", weights())
+
+
 def test_two_sets_of_shards_in_one_folder_are_two_models(tmp_path: Path) -> None:
     high = sharded(tmp_path, "wan_high-{:05d}-of-{:05d}.safetensors")
     low = sharded(tmp_path, "wan_low-{:05d}-of-{:05d}.safetensors", 3)

@@ -67,6 +67,11 @@ RELATIVES = (
     Relative(r"\.motion_attn\.", "MTVCrafter", "motion tokens"),
     Relative(r"\.[kv]_fusion\.", "Ovi", "a second network, for sound"),
     Relative(r"\.ffn\.w[123]\.", "LongCat-Video", "another transformer block"),
+    Relative(
+        r"(?:^|\.)_?flat_param(?:_\d+)?$",
+        "an FSDP checkpoint with flat parameters, one process's piece",
+        "saving again as a full state dict",
+    ),
     Relative(r"^_?(?:gan_ca_blocks|cls_pred_branch)\.", "the discriminator of Self-Forcing", "a trainer"),
 )
 

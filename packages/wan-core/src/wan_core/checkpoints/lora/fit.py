@@ -5,6 +5,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from wan_core.checkpoints.families.relatives import relative_of
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
 
@@ -68,7 +69,8 @@ def refuse_other_models(source: TensorSource, native: TensorSource) -> None:
     Wan-Animate has the layers of Wan2.1 and was trained further; its authors advise against LoRAs made for Wan2.2.
     Raises CheckpointError.
     """
-    if not any(name.startswith(("face_adapter.", "pose_patch_embedding.")) for name in native):
+    relative = relative_of(native.keys())
+    if relative is None or not _ANIMATE.search(relative.title):
         return
     says = [value for name, value in source.metadata.items() if any(word in name.lower() for word in _SAYS)]
     says.append(source.path.name)

@@ -91,6 +91,8 @@ def _read_torch(path: Path, use_mmap: bool) -> TensorSource:
     loaded = _load(path)
     if isinstance(loaded, Tensor):
         loaded = {"tensor": loaded}
+    if isinstance(loaded, list | tuple) and any(isinstance(item, dict) for item in loaded):  # weights and a step, say
+        loaded = dict(enumerate(loaded))
     if not isinstance(loaded, dict):
         raise CheckpointError(f"{path} holds a {type(loaded).__name__}, not tensors by name")
     tensors: dict[str, Tensor] = {}

@@ -89,6 +89,7 @@ def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> Tens
         return read_index(folder / index, read_file)
     files = [name for name in names if name.endswith(WEIGHT_ENDINGS)]
     shards = [match for name in files if (match := _SHARD.fullmatch(name))]
+    shards = [match for match in shards if match["end"].count(".") == 1] or shards  # those without a variant
     if shards:
         return _join(folder, _complete(folder, shards), read_file)
     single = _choose(folder, files, "files of weights")
@@ -113,13 +114,14 @@ def _names(folder: Path) -> list[str]:
 
 
 def _choose(folder: Path, names: list[str], what: str) -> str | None:
-    """The only one, or the one with the usual name."""
+    """The only one, or the one with the usual name; without a variant (``.fp16``) where there are both."""
     if len(names) <= 1:
         return names[0] if names else None
     for stem in USUAL_NAMES:
         usual = [name for name in names if name.split(".")[0] == stem]
-        if len(usual) == 1:
-            return usual[0]
+        plain = [name for name in usual if name.count(".") == min(each.count(".") for each in usual)]
+        if len(plain) == 1:
+            return plain[0]
     raise CheckpointError(f"{folder} holds several {what} ({', '.join(names[:5])}); name the one to read")
 
 
