@@ -14,6 +14,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
+from PIL import Image
+
 from wan_core.errors import MediaError, RequestError
 from wan_core.files import DECODE_ERRORS, existing_file, plain_text, read_error
 from wan_core.media.tags import read_text
@@ -125,7 +127,7 @@ def read_provenance(path: str | os.PathLike[str]) -> Provenance:
     file = _first_of_pattern(path)
     try:
         text = read_text(file)
-    except DECODE_ERRORS as error:
+    except (*DECODE_ERRORS, Image.DecompressionBombError) as error:
         raise read_error(file, "file", error) from error
     try:
         return Provenance.from_json(text or "")

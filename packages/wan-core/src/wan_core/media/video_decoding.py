@@ -71,7 +71,9 @@ def video_stream(container: "InputContainer", file: Path) -> Any:
     """The stream that is read. Raises ``MediaError`` when there is none."""
     if not container.streams.video:
         raise MediaError(f"{plain_text(file)} has no video; give a file with pictures in it")
-    stream = container.streams.video[0]
+    stream: Any = container.streams.video[0]
+    if stream.codec_context is None:
+        raise MediaError(f"video {plain_text(file)} is of a kind that has no decoder here; save it as mp4 (H.264)")
     stream.thread_type = "AUTO"
     return stream
 

@@ -359,8 +359,18 @@ def _restore_rest(state: TrainingState, tensors: Mapping[str, Tensor], saved: Ma
             name: _fitted(tensor, _owner(optimizer, name))
             for name, tensor in _below(tensors, f"optimizer.{number}.").items()
         }
-        unpack_optimizer(optimizer, entries, saved["optimizers"][number])
+        plain = saved["optimizers"][number]
+        _compare_groups(optimizer.param_groups, plain["groups"])
+        unpack_optimizer(optimizer, entries, plain)
     if state.average is not None:
         state.average.updates = saved["average_updates"]
         for name, tensor in _below(tensors, "average.").items():
             copy_whole(state.average.tensors[name], tensor)
+
+
+def _compare_groups(present: Sequence[Mapping[str, Any]], saved: Sequence[Mapping[str, Any]]) -> None:
+    """The settings of an optimizer are the run's own, but for the rate of the moment. Raises ValueError."""
+    for own, other in zip(present, saved, strict=True):
+        for name in (own.keys() & other.keys()) - {"params", "lr"}:
+            if json.loads(json.dumps(own[name])) != other[name]:
+                raise ValueError(f"the optimizer's {name} was {other[name]!r:.40}, is {own[name]!r:.40}")
