@@ -213,6 +213,26 @@ def test_bad_examples_are_refused_together_or_left_out(run: Run, few: Path, tmp_
     assert "left out 2" in skipped.output
 
 
+def test_how_clips_of_a_phone_are_read_is_noted(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "phone").mkdir()
+    with av.open(str(tmp_path / "phone/IMG_1.MOV"), "w", format="mov") as container:
+        stream = container.add_stream("libx264", rate=8)
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p10le"
+        context = stream.codec_context
+        context.colorspace, context.color_primaries, context.color_trc = 9, 9, 18  # BT.2020, HLG
+        for index in range(6):
+            frame = av.VideoFrame(64, 48, "yuv420p10le")
+            frame.pts = index
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    (tmp_path / "phone/IMG_1.txt").write_text("a clip")
+    words = ["--num-frames", 5, "--fps", 8, "--size", "32*32"]
+    cached = good(run("cache", tmp_path / "phone", tmp_path / "cache", *words))
+    planned = good(run("train", "--data", tmp_path / "phone", "--output", tmp_path / "out", *words, "--dry-run"))
+    for told in (cached.output, planned.output):
+        assert told.count("IMG_1.MOV is HDR (HLG, BT.2020); it is tone-mapped to BT.709") == 1
+
+
 def test_a_cache_serves_several_runs(run: Run, few: Path, tmp_path: Path) -> None:
     result = good(run("cache", few, tmp_path / "cache", "--num-frames", 5, "--size", "32*32", "--quiet"))
     assert "3 examples" in result.output

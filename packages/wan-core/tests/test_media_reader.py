@@ -249,3 +249,20 @@ def test_streaming_can_stop_anywhere(clip_24fps: Path) -> None:
 def test_probing_sees_sound(tmp_path: Path) -> None:
     track = AudioTrack(torch.zeros(2, 8000), 16_000)
     assert probe_video(write_video([smooth_clip(4)], tmp_path / "a.mp4", fps=8, audio=track)).has_audio
+
+
+@pytest.mark.parametrize("kind", [av.error.ExternalError, av.error.PatchWelcomeError, av.error.UnknownError])
+def test_errors_of_ffmpeg_that_are_none_of_pythons_are_media_errors(
+    clip_24fps: Path, monkeypatch: pytest.MonkeyPatch, kind: type[av.FFmpegError]
+) -> None:
+    def fail(*_: object) -> None:
+        raise kind(1, "an external library failed")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("wan_core.media.video_reader.pixels", fail)
+        with pytest.raises(MediaError, match="external library"):
+            read_video(clip_24fps)
+    monkeypatch.setattr("wan_core.media.video_decoding._decoded", fail)
+    for read in (read_video, probe_video):
+        with pytest.raises(MediaError, match="external library"):
+            read(clip_24fps)

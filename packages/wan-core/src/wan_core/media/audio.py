@@ -77,7 +77,7 @@ def _decode(file: os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
     """All samples [N, channels] of the first audio stream, through FFmpeg."""
     import av
 
-    from wan_core.media.containers import open_container
+    from wan_core.media.containers import ffmpeg_errors, open_container
 
     blocks: list[NDArray[np.float32]] = []
     with open_container(file, "audio") as container:
@@ -88,7 +88,7 @@ def _decode(file: os.PathLike[str]) -> tuple[NDArray[np.float32], int]:
         try:
             for frame in itertools.chain(container.decode(stream), [None]):
                 blocks += [part.to_ndarray().astype(np.float32) for part in resampler.resample(frame)]
-        except (OSError, ValueError) as error:
+        except ffmpeg_errors() as error:
             raise read_error(file, "audio", error) from error
         rate = stream.rate
     if not blocks:

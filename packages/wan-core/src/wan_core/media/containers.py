@@ -19,6 +19,13 @@ _DEMUXERS = (
 )  # fmt: skip
 
 
+def ffmpeg_errors() -> tuple[type[BaseException], ...]:
+    """What PyAV raises for files that nobody writes: several kinds of FFmpeg's errors are none of Python's."""
+    from av import FFmpegError
+
+    return *DECODE_ERRORS, FFmpegError
+
+
 @contextlib.contextmanager
 def open_container(path: str | os.PathLike[str], what: str) -> Iterator["InputContainer"]:
     """An existing file as a PyAV container; ``what`` names its role in messages.
@@ -35,7 +42,7 @@ def open_container(path: str | os.PathLike[str], what: str) -> Iterator["InputCo
         container = av.open(os.path.abspath(path), "r", options=options, **lenient)
     except PermissionError as error:
         raise read_error(path, what, error) from error
-    except DECODE_ERRORS as error:
+    except ffmpeg_errors() as error:
         raise MediaError(
             f"{what} {plain_text(path)} is no video or sound that can be read here, or is cut off; save it as mp4"
         ) from error

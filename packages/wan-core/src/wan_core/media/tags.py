@@ -11,6 +11,7 @@ from PIL import Image
 from PIL.ExifTags import Base
 from PIL.PngImagePlugin import PngImageFile
 
+from wan_core.files import read_error
 from wan_core.media.containers import open_container
 
 PNG_KEY = "wan-core"
@@ -68,17 +69,18 @@ def _uint24(value: int) -> bytes:
 
 
 def webp_durations(path: Path) -> list[int]:
-    """How long an animated WebP shows each frame, in milliseconds; empty for any other file. Raises ``OSError``."""
+    """How long an animated WebP shows each frame, in milliseconds; empty for any other file. Raises ``MediaError``."""
     durations: list[int] = []
-    with path.open("rb") as file:
-        header = file.read(_RIFF_HEADER)
-        if header[:4] != b"RIFF" or header[8:] != b"WEBP":
-            return durations
-        while len(chunk := file.read(8)) == 8:
-            begin, size = file.tell(), struct.unpack("<I", chunk[4:])[0]
-            if chunk[:4] == b"ANMF":
-                durations.append(int.from_bytes(file.read(16)[12:15], "little"))
-            file.seek(begin + size + size % 2)
+    try:
+        with path.open("rb") as file:
+            header = file.read(_RIFF_HEADER)
+            while header[:4] + header[8:] == b"RIFFWEBP" and len(chunk := file.read(8)) == 8:
+                begin, size = file.tell(), struct.unpack("<I", chunk[4:])[0]
+                if chunk[:4] == b"ANMF":
+                    durations.append(int.from_bytes(file.read(16)[12:15], "little"))
+                file.seek(begin + size + size % 2)
+    except OSError as error:
+        raise read_error(path, "video", error) from error
     return durations
 
 

@@ -12,7 +12,7 @@ from PIL import Image
 from wan_core.errors import MediaError
 from wan_core.files import DECODE_ERRORS, plain_text, read_error
 from wan_core.media.colour import UNSAID
-from wan_core.media.containers import open_container
+from wan_core.media.containers import ffmpeg_errors, open_container
 from wan_core.media.images import to_rgb
 from wan_core.media.profiles import colours_of
 from wan_core.media.tags import webp_durations
@@ -54,7 +54,7 @@ def decoded_frames(file: Path, seek_to: float = 0.0) -> Generator[TimedFrame, No
         if seek_to > step:
             try:
                 container.seek(int((seek_to + _begin(stream)) * _MICROSECONDS), backward=True)
-            except DECODE_ERRORS as error:
+            except ffmpeg_errors() as error:
                 raise read_error(file, "video", error) from error
         yield from stream_frames(container, stream, file)
 
@@ -63,7 +63,7 @@ def stream_frames(container: "InputContainer", stream: Any, file: Path) -> Itera
     """The frames of an open container from where it stands. Raises ``MediaError``."""
     try:
         yield from deinterlaced(_timed(container, stream, file))
-    except DECODE_ERRORS as error:
+    except ffmpeg_errors() as error:
         raise read_error(file, "video", error) from error
 
 

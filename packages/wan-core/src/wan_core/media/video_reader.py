@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from wan_core.errors import MediaError, RequestError
-from wan_core.files import existing_file, plain_text
-from wan_core.media.containers import open_container
+from wan_core.files import existing_file, plain_text, read_error
+from wan_core.media.containers import ffmpeg_errors, open_container
 from wan_core.media.tags import webp_durations
 from wan_core.media.video_decoding import (
     TimedFrame,
@@ -96,7 +96,11 @@ def stream_video(
     ``RequestError`` for an impossible range or a missing file, and ``MediaError`` for no video or a damaged one.
     """
     for shown in _chosen_frames(path, start, end, fps, max_frames):
-        yield pixels(shown.frame, shown.look)
+        try:
+            frame = pixels(shown.frame, shown.look)
+        except ffmpeg_errors() as error:
+            raise read_error(path, "video", error) from error
+        yield frame
 
 
 def count_frames(
