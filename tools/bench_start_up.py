@@ -35,9 +35,11 @@ START_UP: Mapping[str, tuple[Sequence[str] | None, float]] = {
 }
 
 WAN = "from wan_core.cli import main\nmain()\n"
-# Prints the CPU seconds of sampling, which are what a video costs however it is started.
+# Prints the CPU seconds of sampling, which are what a video costs however it is started. The command comes first, as
+# always: it lets waiting threads sleep, which must be said before torch is loaded.
 WAN_TIMED = """
 import time
+import wan_core.cli
 from wan_core.pipeline import Pipeline
 
 denoise = Pipeline.denoise

@@ -271,7 +271,7 @@ def heavy_reach(start: str, modules: dict[str, Module]) -> tuple[str, str] | Non
             top = item.module.partition(".")[0]
             if item.eager and top in HEAVY:
                 return top, modules[name].path
-            if item.eager and top == modules[name].package:
+            if item.eager and top in modules:
                 parts = item.module.split(".")
                 queue += [".".join(parts[: i + 1]) for i in range(len(parts))]
                 queue += [f"{item.module}.{n}" for n in item.names]

@@ -129,6 +129,11 @@ def test_a_package_that_exports_on_demand_brings_in_what_is_asked_of_it(
     assert [fault for fault in check(tmp_path) if "wan_core.cli " in fault] == [heavy] * is_heavy
 
 
+def test_the_preset_of_a_project_brings_in_no_torch_by_way_of_the_core(tmp_path: Path) -> None:
+    (fault,) = check(write(tmp_path, POZE + "presets.py", "from wan_core.models import WanDiT\n"))
+    assert fault.startswith("importing poze.presets imports torch")
+
+
 def test_modules_that_import_each_other_are_named_even_for_types(tmp_path: Path) -> None:
     write(
         tmp_path,

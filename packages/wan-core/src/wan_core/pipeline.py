@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wan_core import media
 from wan_core.errors import RequestError
-from wan_core.media import LatentSpec, Provenance
+from wan_core.media import LatentSpec
 from wan_core.presets import Preset
 from wan_core.sampling import Denoiser, ExpertDenoiser, draw_noise, make_solver, sample, seeded_generator
 from wan_core.tasks import (
@@ -28,6 +28,7 @@ from wan_core.tasks import (
 )
 
 if TYPE_CHECKING:
+    from wan_core.media import Provenance
     from wan_core.models import DiTInputs, WanDiT
     from wan_core.runtime import Placed
 
@@ -184,7 +185,7 @@ class Pipeline:
 
     def provenance(self, inputs: TaskInputs[Any]) -> Provenance:
         """How this output was made: model, settings, versions."""
-        return Provenance.of(preset=self.preset.name, settings=inputs.record(), record=self._record)
+        return media.Provenance.of(preset=self.preset.name, settings=inputs.record(), record=self._record)
 
     def _denoiser(
         self, conditioning: Conditioning, scale: float | Experts[float]
