@@ -45,7 +45,7 @@ class PatternTable:
         return self._values.get(name)
 
     def _compile(self, pattern: str) -> Any:
-        import regex
+        import regex  # type: ignore[import-untyped]
 
         if len(pattern) > _MAX_LENGTH:
             raise CheckpointError(
