@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from wan_core.errors import MediaError, RequestError
-from wan_core.media import probe_video, read_video, stream_video, to_uint8, write_video
+from wan_core.media import count_frames, probe_video, read_video, stream_video, to_uint8, write_video
 from wan_core.media.audio import AudioTrack
 
 from .media_clips import levels_clip, levels_of, smooth_clip
@@ -249,6 +249,14 @@ def test_streaming_can_stop_anywhere(clip_24fps: Path) -> None:
 def test_probing_sees_sound(tmp_path: Path) -> None:
     track = AudioTrack(torch.zeros(2, 8000), 16_000)
     assert probe_video(write_video([smooth_clip(4)], tmp_path / "a.mp4", fps=8, audio=track)).has_audio
+
+
+def test_an_unknown_codec_is_a_media_error(tmp_path: Path) -> None:
+    path = write_video([smooth_clip(4)], tmp_path / "a.mp4", fps=8)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"zzzz").replace(b"avcC", b"zzzC"))
+    for read in (read_video, probe_video, count_frames):
+        with pytest.raises(MediaError, match="no decoder here"):
+            read(path)
 
 
 @pytest.mark.parametrize("kind", [av.error.ExternalError, av.error.PatchWelcomeError, av.error.UnknownError])
