@@ -130,13 +130,11 @@ def test_a_resumed_run_ends_with_the_same_bytes(run: Run, few: Path, tmp_path: P
 
 
 def test_a_finished_run_called_again_reports_the_loss_of_its_log(run: Run, few: Path, tmp_path: Path) -> None:
-    arguments = ["--data", few, "--output", tmp_path / "out", "--lora-rank", 2, *SHORT[:-1]]
-    first = good(run("train", *arguments))
+    arguments = ["--data", few, "--output", tmp_path / "out", "--lora-rank", 2, "--json", *SHORT]
+    first = json.loads(good(run("train", *arguments)).stdout)
     lines = (tmp_path / "out/log.jsonl").read_text()
-    again = good(run("train", *arguments))
-    loss = f"{log_of(tmp_path / 'out', 'loss')[-1]:.4f}"
-    assert f"loss {loss}" in first.stderr
-    assert f"loss {loss}" in again.stderr
+    again = json.loads(good(run("train", *arguments)).stdout)
+    assert first["loss"] == again["loss"] == {"model": log_of(tmp_path / "out", "loss")[-1]}
     assert (tmp_path / "out/log.jsonl").read_text() == lines
 
 

@@ -133,7 +133,7 @@ def write_colmap(scene: Scene, path: str | os.PathLike[str], *, max_points: int 
     rows = ["# POINT3D_ID X Y Z R G B ERROR TRACK[]"]
     for number, (point, colour) in enumerate(zip(points.tolist(), colours.tolist(), strict=True), 1):
         rows.append(f"{number} {' '.join(f'{v:.6f}' for v in point)} {' '.join(map(str, colour))} 0")
-    with merged_folder(path) as folder:
+    with merged_folder(path, owned=["images"]) as folder:
         (folder / "images").mkdir()
         for name, image in zip(scene.names, scene.images, strict=True):
             Image.fromarray(image).save(folder / "images" / f"{name}.png")

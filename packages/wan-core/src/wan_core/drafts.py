@@ -12,7 +12,7 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -34,12 +34,15 @@ class Draft:
     parent folders included. ``path`` is where to write: a name that is free, or with ``is_folder`` an empty folder.
     An old file or folder stays whole until the commit, and so does a set of files: with ``merge`` the files of the
     folder come into one that is there already, all at once, replacing those of their names. (One by one only where
-    the folder cannot be exchanged: the root of a disk, the working folder, a disk without links.) Raises ``MediaError``
-    when the disk refuses.
+    the folder cannot be exchanged: the root of a disk, the working folder, a disk without links.) What lies below the
+    names in ``owned`` belongs to the set, and goes with the old one. Raises ``MediaError`` when the disk refuses.
     """
 
-    def __init__(self, target: Path, *, is_folder: bool = False, merge: bool = False) -> None:
+    def __init__(
+        self, target: Path, *, is_folder: bool = False, merge: bool = False, owned: Collection[str] = ()
+    ) -> None:
         self.target, self._is_folder, self._merge = target, is_folder or merge, merge
+        self._owned = frozenset(owned)
         self._created: list[Path] = []
         self._folder = target if merge and target.is_dir() and not _can_be_exchanged(target) else target.parent
         self.path = _draft_path(self._folder, target.name)
@@ -48,7 +51,7 @@ class Draft:
         with contextlib.ExitStack() as on_failure, self.errors():
             on_failure.callback(self.discard)
             self._make_folders()
-            _remove_abandoned(self._folder)
+            remove_abandoned(self._folder)
             _own_drafts.add(self.path.name)
             if self._is_folder:
                 self.path.mkdir()
@@ -109,6 +112,8 @@ class Draft:
         try:
             for entry in sorted(self.target.rglob("*")):
                 place = self.path / entry.relative_to(self.target)
+                if entry.relative_to(self.target).parts[0] in self._owned:
+                    continue
                 if entry.is_dir() and not entry.is_symlink():
                     place.mkdir(exist_ok=True)
                 elif not os.path.lexists(place):
@@ -119,6 +124,10 @@ class Draft:
         return True
 
     def _move_files(self) -> None:
+        for name in self._owned:
+            for old in (self.target / name).rglob("*"):
+                if not old.is_dir() and not os.path.lexists(self.path / old.relative_to(self.target)):
+                    old.unlink()
         for entry in sorted(self.path.rglob("*")):
             place = self.target / entry.relative_to(self.path)
             if entry.is_dir():
@@ -151,9 +160,9 @@ def replaced_file(path: str | os.PathLike[str]) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def merged_folder(path: str | os.PathLike[str]) -> Iterator[Path]:
-    """A draft folder to fill, whose files move into ``path`` when the block ends well. Raises as `Draft`."""
-    with Draft(Path(path), merge=True) as draft, draft.errors():
+def merged_folder(path: str | os.PathLike[str], *, owned: Collection[str] = ()) -> Iterator[Path]:
+    """A draft folder to fill, whose files come into ``path`` when the block ends well; see `Draft`."""
+    with Draft(Path(path), merge=True, owned=owned) as draft, draft.errors():
         yield draft.path
         draft.commit()
 
@@ -243,7 +252,7 @@ def abandoned_drafts(folder: Path) -> Iterator[tuple[Path, Path]]:
             yield folder / name, folder / found["name"]
 
 
-def _remove_abandoned(folder: Path) -> None:
+def remove_abandoned(folder: Path) -> None:
     """Remove what processes that are no more left here; a folder put aside gets its name back."""
     for draft, target in abandoned_drafts(folder):
         if draft.suffix == ".old" and not os.path.lexists(target):

@@ -20,7 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, distributed, nn
 
-from wan_core.drafts import Draft, abandoned_drafts, remove_folder
+from wan_core.drafts import Draft, abandoned_drafts, remove_abandoned, remove_folder
 from wan_core.errors import CheckpointError, ConfigError, MediaError
 from wan_core.files import hash_file
 from wan_core.runtime import is_sharded
@@ -165,12 +165,14 @@ class CheckpointFolder:
         return int(saved["step"])
 
     def _whole_steps(self) -> list[int]:
-        """The steps of the checkpoints, with those that were whole when their run was killed before naming them."""
-        for draft, target in abandoned_drafts(self.root) if self.root.is_dir() else ():
-            if target.name.startswith("step-") and not target.exists():
-                with suppress(CheckpointError):
-                    _check_files(draft, _read_state(draft))
-                    draft.rename(target)
+        """The steps of the checkpoints, with a newest one that was whole when its run was killed before naming it."""
+        if self.root.is_dir():
+            for draft, target in abandoned_drafts(self.root):
+                if target.name.startswith("step-") and target > self.path(self.steps()[-1] if self.steps() else -1):
+                    with suppress(CheckpointError):
+                        _check_files(draft, _read_state(draft))
+                        draft.rename(target)
+            remove_abandoned(self.root)
         return self.steps()
 
     def settings(self) -> dict[str, Any] | None:
