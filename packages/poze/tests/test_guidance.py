@@ -14,8 +14,9 @@ from pi3 import DinoConfig, Pi3, Pi3Config, Pi3Latents
 from pi3.checkpoints import build
 from poze import TINY_POZE, GuidedImageToVideo, Pi3FeatureAdapter, guidance_tokens, load_adapter, save_adapter
 from poze.guidance import check_adapter, image_views, is_silent, look
-from poze.outputs import Findings
+from poze.outputs import Findings, write_findings
 from poze.task import guide
+from tests.crash_points import crash_everywhere
 from wan_core import CheckpointError, ConfigError
 from wan_core.models import DiTInputs
 from wan_core.sampling import Anchors
@@ -163,6 +164,19 @@ def test_findings_name_the_latents_as_the_reference_does(pi3: Pi3) -> None:
     arrays = found.arrays()
     assert arrays["depth"].shape == (1, 28, 42)
     assert arrays["rgb"].shape == (1, 28, 42, 3)
+
+
+def test_what_pi3_saw_is_the_old_or_the_new_at_every_crash_point(pi3: Pi3, tmp_path: Path) -> None:
+    found = []
+    for level in (0.2, 0.8):
+        views = torch.full((1, 2, 3, 28, 42), level)
+        seen, output = look(pi3, views)
+        found.append(Findings(views=views, latents=seen, output=output))
+
+    def prepare(folder: Path) -> None:
+        write_findings(found[0], folder / "seen", "a")
+
+    assert crash_everywhere(tmp_path, prepare, lambda folder: write_findings(found[1], folder / "seen", "a")) >= 6
 
 
 def test_the_task_says_when_nothing_guides(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wan_core.drafts import replaced_file
+from wan_core.drafts import merged_folder, replaced_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,10 +84,10 @@ def write_findings(findings: Findings, path: Path, stem: str) -> int:
     if path.suffix == ".ply":
         return _write_cloud(findings, path, slice(None))
     total = 0
-    with replaced_file(path / f"{stem}.npz") as temporary:
-        save_arrays(temporary, findings.arrays())
-    for view in range(findings.latents.num_views):
-        total += _write_cloud(findings, path / f"{stem}_{view:04d}.ply", slice(view, view + 1))
+    with merged_folder(path) as folder:
+        save_arrays(folder / f"{stem}.npz", findings.arrays())
+        for view in range(findings.latents.num_views):
+            total += _write_cloud(findings, folder / f"{stem}_{view:04d}.ply", slice(view, view + 1))
     return total
 
 

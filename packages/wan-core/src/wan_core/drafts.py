@@ -83,8 +83,7 @@ class Draft:
                 self._swap_folders()
             else:
                 os.replace(self.path, self.target)
-            if self._is_folder:
-                _sync(self._folder)
+            _sync(self._folder)
         self._created.clear()
 
     def discard(self) -> None:
