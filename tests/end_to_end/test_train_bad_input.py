@@ -99,6 +99,23 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
                                     ("rate was 0.0001, is 0.01", "another output")),
     "resumed as a LoRA": ([*DATA, "--output", "{tmp}/begun", "--lora-rank", "4"], 2, ("lora_rank was None, is 4",)),
     "damaged checkpoint": ([*DATA, "--output", "{tmp}/cut"], 3, ("step-00000007", "damaged")),
+    "output in the data": ([*DATA, "--output", "{tmp}/good/out"], 2, ("good/out", "data folder", "outside")),
+    "output that is the data": ([*DATA, "--output", "{tmp}/good"], 2, ("data folder", "outside")),
+    "seed of more bits": ([*GOOD, "--seed", "2147483648"], 2, ("seed", "2147483648", "2147483647")),
+    "negative seed": ([*GOOD, "--seed", "-1"], 2, ("seed", "-1")),
+    "fewer steps than reached": ([*DATA, "--output", "{tmp}/begun", "--steps", "6"], 2, ("step 7", "6 steps")),
+    **{f"{name} {value}": ([*GOOD, "--lora-rank", "2", name, value], 2, (f"'{name}'", value, "finite"))
+       for name in ("--shift", "--lora-alpha", "--lr", "--clip", "--fps", "--ema", "--weight-decay", "--clean-share",
+                    "--caption-dropout", "--decay-share") for value in ("nan", "inf")},
+    "shift of nothing": ([*GOOD, "--shift", "0"], 2, ("shift", "above 0")),
+    "number in a config that is none": ([*GOOD, "--config", "{tmp}/nan.toml"], 2, ("--lr", "nan", "finite")),
+    "config with a name of the code": ([*GOOD, "--config", "{tmp}/option.toml"], 2, ("'jso'", "did you mean json")),
+    "config with a strange name": ([*GOOD, "--config", "{tmp}/strange.toml"], 2, ("known are", ", json,", ", part,")),
+    "validation image without prompt": ([*GOOD, "--validation-image", "{tmp}/good/a.mp4"], 2, ("--validation-prompt",)),
+    "validation image of a text model": ([*GOOD, "--model", "tiny-t2v", "--validation-prompt", "a",
+                                          "--validation-image", "{tmp}/good/a.mp4"], 2, ("takes no image",)),
+    "targets without rank": ([*GOOD, "--lora-targets", "blocks.*"], 2, ("lora-targets", "--lora-rank")),
+    "replicas of one process": ([*GOOD, "--replicas", "2"], 2, ("--replicas 2", "torchrun")),
     "unknown option": ([*GOOD, "--frobnicate"], 2, ("--frobnicate",)),
 }  # fmt: skip
 
@@ -151,7 +168,13 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tar-noise").mkdir()
     (root / "tar-noise/bad.tar").write_bytes(b"no tar file" * 100)
     configs = {"bad": "steps = = 1", "key": "lora_rang = 4", "table": "[optimizer]\nlr = 1", "word": "steps = 'many'"}
-    for name, text in {**configs, "half": "steps = 2.5"}.items():
+    for name, text in {
+        **configs,
+        "half": "steps = 2.5",
+        "nan": "lr = nan",
+        "option": "jso = 1",
+        "strange": "qqq = 1",
+    }.items():
         (root / f"{name}.toml").write_text(text + "\n")
     spoil_weights(root)
     return root
@@ -182,7 +205,8 @@ def folder(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, sizes in (("begun", {}), ("cut", {"model.safetensors": 100})):
         step = pristine / name / "checkpoints/step-00000007"
         step.mkdir(parents=True)
-        (step / "state.json").write_text(json.dumps({"settings": identity, "sizes": sizes}))
+        state = {"step": 7, "settings": identity, "optimizers": [], "average_updates": 0, "sizes": sizes, "shapes": {}}
+        (step / "state.json").write_text(json.dumps(state))
     (pristine / "cut/checkpoints/step-00000007/model.safetensors").write_bytes(b"cut off")
     return pristine
 

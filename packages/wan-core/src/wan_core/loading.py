@@ -72,6 +72,8 @@ def load_pipeline(
     """
     preset = get_preset(preset) if isinstance(preset, str) else preset
     folder = checkpoint_folder(preset, checkpoint_dir)
+    if checkpoint_dir is not None:  # a whole model in one folder, as training writes it
+        preset = replace(preset, parts=tuple(replace(part, file=part.place) for part in preset.parts))
     return _Loader(preset, folder, options or RuntimeOptions()).pipeline()
 
 
@@ -191,7 +193,8 @@ class _Loader:
             native = native_weights(weights, family, expert=expert)
             self.notes += [note for note in native.notes if note not in self.notes]
             return native
-        return with_delta(self._source(self.folder / base, family), weights)
+        # The base is in the package, wherever the change itself was copied to.
+        return with_delta(self._source(checkpoint_folder(self.preset, None) / base, family), weights)
 
     def _merged(self, source: TensorSource, expert: Expert | None) -> TensorSource:
         loras = loras_for(self.options.loras, expert)

@@ -206,7 +206,9 @@ def _check(value: float, what: str, step: int, checkpoints: CheckpointFolder) ->
         return
     steps = checkpoints.steps()
     kept = f"the last good checkpoint is {checkpoints.path(steps[-1])}" if steps else "nothing was saved yet"
-    raise RequestError(f"the {what} became {value} at step {step}; {kept}; try a lower learning rate")
+    raise RequestError(
+        f"the {what} became {value} at step {step}; {kept}; try a lower learning rate, in another output folder"
+    )
 
 
 def _clip(weights: Sequence[Tensor], limit: float | None) -> float:

@@ -34,6 +34,9 @@ _WEIGHTS = "model."
 _STATE_VALUES = {
     "step": int, "settings": dict, "optimizers": list, "average_updates": int, "sizes": dict, "shapes": dict,
 }  # fmt: skip
+BASE_WEIGHTS = "base_weights"
+"""The setting that names the weights which a run starts from."""
+
 _REMEDY = "remove it to go on from an earlier one"
 _T = TypeVar("_T")
 
@@ -318,6 +321,8 @@ def _check_files(folder: Path, saved: Mapping[str, Any], rank: int = 0, world: i
 
 def _compare_settings(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: set[str], folder: Path) -> None:
     saved, now = _flat(saved), _flat(json.loads(json.dumps(dict(now))))  # tuples become lists, as in the file
+    if f"recipe.{BASE_WEIGHTS}" not in saved:  # a run from before it was noted
+        may_change = {*may_change, f"recipe.{BASE_WEIGHTS}"}
     names = sorted((set(saved) | set(now)) - may_change)
     changed = [
         f"{name} was {saved.get(name)!r}, is {now.get(name)!r}" for name in names if saved.get(name) != now.get(name)
