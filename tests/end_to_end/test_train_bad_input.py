@@ -94,11 +94,22 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
                                ("shard-00000.safetensors", "damaged")),
     "unfinished cache": (["--cache", "{tmp}/cache-part", "--output", "{tmp}/out"], 2, ("0 of 1", "wan cache")),
     "cache of another model": (["--cache", "{tmp}/cache", "--model", "tiny-i2v", "--output", "{tmp}/out"], 2,
-                               ("conditions was 'ti2v', is 'i2v'",)),
+                               ("conditions was 'ti2v', is 'i2v'", "--output or --cache")),
     "resumed with other settings": ([*DATA, "--output", "{tmp}/begun", "--lr", "0.01"], 2,
                                     ("rate was 0.0001, is 0.01", "another output")),
     "resumed as a LoRA": ([*DATA, "--output", "{tmp}/begun", "--lora-rank", "4"], 2, ("lora_rank was None, is 4",)),
     "damaged checkpoint": ([*DATA, "--output", "{tmp}/cut"], 3, ("step-00000007", "damaged")),
+    "output that is a file": ([*DATA, "--output", "{tmp}/bad.toml"], 4, ("bad.toml", "it is a file", "folder")),
+    "part that is a whole model": ([*GOOD, "--model", "tiny-t2v", "--part", "dit={tmp}/whole"],
+        3, ("whole model", "--part dit=", "whole/t2v")),
+    "vae that is a whole model": ([*GOOD, "--model", "tiny-t2v", "--part", "vae={tmp}/whole"],
+        3, ("--part vae=", "whole/vae.safetensors")),
+    "part of poze that is nowhere": ([*GOOD, "--model", "tiny-poze", "--num-frames", "5", "--part", "pi3=none-there"],
+        3, ("no file or folder none-there", "OWNER/NAME")),
+    "validation of several images without any": ([*GOOD, "--model", "tiny-mi2v", "--validation-prompt", "a"],
+        2, ("--validation-image",)),
+    "nothing left to train on": (["--data", "{tmp}/broken", "--output", "{tmp}/out", "--skip-bad"],
+        2, ("a.mp4 is a link to", "which is not there", "no caption b.txt is a link", "nothing else is there")),
     "output in the data": ([*DATA, "--output", "{tmp}/good/out"], 2, ("good/out", "data folder", "outside")),
     "output that is the data": ([*DATA, "--output", "{tmp}/good"], 2, ("data folder", "outside")),
     "seed of more bits": ([*GOOD, "--seed", "2147483648"], 2, ("seed", "2147483648", "2147483647")),
@@ -146,6 +157,11 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(video, folder / f"{stem}.mp4")
             (folder / f"{stem}.txt").write_text(f"clip {stem}")
     (root / "empty").mkdir()
+    (root / "broken").mkdir()
+    (root / "broken/a.txt").write_text("a")
+    (root / "broken/a.mp4").symlink_to("elsewhere.mp4")
+    shutil.copy(video, root / "broken/b.mp4")
+    (root / "broken/b.txt").symlink_to("elsewhere.txt")
     (root / "silent/b.txt").unlink()
     (root / "blind/c.txt").write_text("c")
     (root / "mute/a.txt").write_text(" \n")
@@ -186,6 +202,7 @@ def spoil_weights(root: Path) -> None:
     shutil.copytree(bundled, root / "other")
     shutil.rmtree(root / "other/i2v")
     shutil.copytree(bundled / "t2v", root / "other/i2v")
+    shutil.copytree(bundled, root / "whole")
 
 
 @pytest.fixture(scope="session")

@@ -9,6 +9,7 @@ import time
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from wan_core.errors import BackendError, CheckpointError, ConfigError, MediaError, RequestError
@@ -186,14 +187,21 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path)
     assert CheckpointFolder(tmp_path).steps()[-1] == 4
 
 
-def test_a_full_disk_stops_and_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_stops_and_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, error) -> None:
     run(tmp_path, 2)
 
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr("wan_core.training.state.save_file", full)
-    with pytest.raises(MediaError, match=r"No space left.*step-00000002"):
+    with pytest.raises(MediaError, match=r"the disk is full; free some space.*step-00000002"):
         run(tmp_path, 4)
     assert CheckpointFolder(tmp_path).steps() == [1, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
@@ -279,7 +287,7 @@ def test_a_second_signal_ends_at_once_and_keeps_what_was_saved(tmp_path) -> None
         return loss_of(step, index)
 
     settings = LoopSettings(steps=9, warmup_steps=3, save_seconds=99.0, log_steps=5, decay_share=0.0)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"after step 3; the last good checkpoint is .*step-00000002"):
         train(Stage.of(model, optimizers, interrupted, average), settings, checkpoints=Slow(tmp_path))
     assert CheckpointFolder(tmp_path).steps() == [2]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler

@@ -177,6 +177,8 @@ def check_place(path: str | os.PathLike[str], *, is_folder: bool = False) -> Non
             raise MediaError(f"output {shown} exists and is no regular file; choose another name")
         if not os.access(target, os.W_OK):
             raise MediaError(f"cannot write {shown}: it is write-protected; choose another name")
+    if is_folder and os.path.lexists(target) and not target.is_dir():
+        raise MediaError(f"cannot write into {shown}: it is a file; name a folder, there or new")
     near = nearest_folder(target if is_folder else target.parent, shown)
     try:
         with tempfile.TemporaryFile(dir=near) as probe:

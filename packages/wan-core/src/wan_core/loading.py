@@ -162,6 +162,8 @@ class _Loader:
         place = self.places.get(part.name, part.source)
         is_remote = place is not None and part.family.find is not None and not Path(place).exists()
         if is_remote and Path(place or "").suffix not in WEIGHT_ENDINGS:
+            if not part.family.is_repository(place or ""):
+                raise CheckpointError(f"there is no file or folder {place}, and a repository is OWNER/NAME")
             return _Opened(part, None, None, part.config)
         return self._read(part, self._path(part))
 
@@ -174,7 +176,17 @@ class _Loader:
             return part.family.find(place)
         if not Path(place).exists():
             raise CheckpointError(f"{place} does not exist; check the name of the part's file or folder")
+        self._refuse_whole_model(part, Path(place))
         return Path(place)
+
+    def _refuse_whole_model(self, part: Part, folder: Path) -> None:
+        """Raises CheckpointError naming the part inside for the folder of a whole model, given as one part of it."""
+        layout = CheckpointLayout(folder)
+        if not folder.is_dir() or layout.missing(replace(each, file=each.place) for each in self.preset.parts):
+            return
+        inside = layout.find(replace(part, file=part.place))
+        if inside != folder:
+            raise CheckpointError(f"{folder} is a whole model; name the part in it: --part {part.name}={inside}")
 
     def _read(self, part: Part, path: Path) -> _Opened:
         if part.family.load is not None:

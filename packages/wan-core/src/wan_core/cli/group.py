@@ -82,7 +82,8 @@ class ErrorReporting(click.Command):
                 raise click.exceptions.Exit(error.exit_code) from error
             raise ReportedError(error) from error
         except KeyboardInterrupt as interrupt:
-            click.echo("interrupted; nothing half-written was left behind", err=True)
+            said = f": {interrupt}" if str(interrupt) else ""
+            click.echo(f"interrupted{said}; nothing half-written was left behind", err=True)
             raise exit_of(signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT) from interrupt
         except (MemoryError, RuntimeError) as error:
             if ctx.meta.get(DEBUG_KEY) or not _is_out_of_memory(error):

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wan_core.checkpoints.readers.shards import USUAL_NAMES, weight_files
+from wan_core.checkpoints.readers.shards import USUAL_NAMES, index_shards, is_index, shard_files, weight_files
 from wan_core.errors import ConfigError
 from wan_core.files import sample_file
 from wan_core.pipeline import Pipeline
@@ -57,10 +57,12 @@ def weights_fingerprint(path: Path) -> str:
     """
     if not path.exists():
         return str(path)
-    files = [path]
-    if path.is_dir():
+    files: Sequence[Path] = shard_files(path)
+    if is_index(path.name):
+        files = [path.parent / name for name in index_shards(path)]
+    elif path.is_dir():
         groups = weight_files(path)
-        usual = [group for group in groups if group.path.name.split(".")[0] in USUAL_NAMES or group.path == path]
+        usual = [group for group in groups if group.path.name.startswith(USUAL_NAMES)]
         files = [file for group in usual or groups for file in group.files]
         files = files or sorted(each for each in path.rglob("*") if each.is_file())
     return hashlib.sha256("".join(map(sample_file, files)).encode()).hexdigest()[:16]

@@ -310,7 +310,9 @@ def examples_of(
             if example.is_image and not preset.task.learns_from_images:
                 raise RequestError(f"{example.name} is an image; {preset.name} learns from videos only")
             usable.examples += check_example(example, clips, seed)
-    if not skip_bad or not usable.examples:
+    if skip_bad and not usable.examples:
+        usable.refuse(where, "mend some of them: nothing else is there to train on")
+    if not skip_bad:
         usable.refuse(where)
     return usable
 

@@ -9,6 +9,7 @@ need no state: the loop seeds them from (seed, step, rank) at every step.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch import Tensor, distributed, nn
 
 from wan_core.drafts import Draft, abandoned_drafts, remove_abandoned, remove_folder
 from wan_core.errors import CheckpointError, ConfigError, MediaError
-from wan_core.files import hash_file
+from wan_core.files import hash_file, write_error
 from wan_core.runtime import is_sharded
 from wan_core.training.average import AveragedWeights, trained_tensors
 from wan_core.training.sharded import copy_whole, is_sharded_folder, read_parts, write_parts, zeros_of
@@ -127,7 +128,7 @@ class CheckpointFolder:
             first_alone(lambda: self._finish(draft, tensors, summary, together), together)
         except (OSError, SafetensorError, MediaError) as error:
             last = f"the last good one is {self.path(self.steps()[-1])}" if self.steps() else "there is no earlier one"
-            raise MediaError(f"cannot save a checkpoint in {self.root}: {error}; {last}") from error
+            raise MediaError(f"cannot save a checkpoint: {_reason(self.root, error)}; {last}") from error
         finally:
             draft.discard()
         return self.path(step)
@@ -196,6 +197,15 @@ class CheckpointFolder:
         return steps[-1] if steps else 0
 
 
+def _reason(folder: Path, error: Exception) -> str:
+    """The sentence of what the disk refused; safetensors gives the number of the system's error in its text only."""
+    if isinstance(error, MediaError):
+        return str(error)
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    return str(write_error(folder, OSError(number, getattr(error, "strerror", None) or str(error))))
+
+
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
@@ -209,10 +219,10 @@ def first_alone(action: Callable[[], _T], together: bool) -> _T:
         try:
             outcome[0] = action()
         except (OSError, SafetensorError, MediaError) as error:
-            outcome[1] = str(error)
+            outcome[1] = getattr(error, "errno", None), str(error)
     distributed.broadcast_object_list(outcome)
     if outcome[1] is not None:
-        raise OSError(outcome[1])
+        raise OSError(*outcome[1])
     result: _T = outcome[0]
     return result
 
