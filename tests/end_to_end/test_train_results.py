@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 import wan_core.loading
 from tools.tiny.clips import write_clips
 from wan_core.errors import MediaError
-from wan_core.loading import checkpoint_folder
+from wan_core.loading import RuntimeOptions, checkpoint_folder
 from wan_core.presets import get_preset
 from wan_core.training.export import complete_model
 
@@ -125,3 +125,12 @@ def test_a_disk_that_fills_in_the_export_leaves_no_file_under_its_name(
     with pytest.raises(MediaError, match=r"cannot write .*the disk is full"):
         complete_model(replace(preset, bundled=bundled), source, tmp_path / "model")
     assert not list(tmp_path.rglob("*.*"))
+
+
+def test_the_weights_of_a_checkpoint_are_read_with_their_own_dims(run: Run, few: Path, tmp_path: Path) -> None:
+    good(run("train", "--model", "tiny-t2v", "--data", few, "--output", tmp_path / "out", *SHORT))
+    place = tmp_path / "out/checkpoints/step-00000001/model.safetensors"
+    read = wan_core.loading.load_pipeline("tiny-t2v", None, RuntimeOptions(parts={"dit": place}))
+    exported = wan_core.loading.load_pipeline("tiny-t2v", tmp_path / "out/model")
+    assert read.components.configs["dit"] == exported.components.configs["dit"]
+    assert read.components.configs["dit"].num_heads == 4

@@ -125,7 +125,8 @@ class CheckpointFolder:
             tensors, summary = _packed(state, step)
             if together:
                 summary["sha256"] = write_parts(temporary, tensors)
-            first_alone(lambda: self._finish(draft, tensors, summary, together), together)
+            about = _unseen_dims(state.model)
+            first_alone(lambda: self._finish(draft, tensors, summary, None if together else about), together)
         except (OSError, SafetensorError, MediaError) as error:
             last = f"the last good one is {self.path(self.steps()[-1])}" if self.steps() else "there is no earlier one"
             raise MediaError(f"cannot save a checkpoint: {_reason(self.root, error)}; {last}") from error
@@ -133,10 +134,12 @@ class CheckpointFolder:
             draft.discard()
         return self.path(step)
 
-    def _finish(self, draft: Draft, tensors: Mapping[str, Tensor], summary: dict[str, Any], together: bool) -> None:
-        """Complete the folder, give it its name and remove old ones."""
-        if not together:
-            _write_files(draft.path, tensors)
+    def _finish(
+        self, draft: Draft, tensors: Mapping[str, Tensor], summary: dict[str, Any], about: Mapping[str, str] | None
+    ) -> None:
+        """Complete the folder, give it its name and remove old ones; ``about`` None: the weights are in it already."""
+        if about is not None:
+            _write_files(draft.path, tensors, about)
             summary["sha256"] = {name: hash_file(draft.path / name) for name in (_MODEL, _TRAINING)}
         summary["sizes"] = {name: (draft.path / name).stat().st_size for name in summary["sha256"]}
         (draft.path / _STATE).write_text(json.dumps(summary, indent=1))
@@ -248,12 +251,19 @@ def _packed(state: TrainingState, step: int) -> tuple[dict[str, Tensor], dict[st
     return tensors, summary
 
 
-def _write_files(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Whole tensors in two files: the weights, which others may read too, and the rest."""
+def _unseen_dims(model: nn.Module) -> dict[str, str]:
+    """What a reader of the weights cannot tell by their shapes, as the metadata of their file."""
+    config = getattr(getattr(model, "dit", model), "config", None)
+    values = {name: getattr(config, name) for name in ("num_heads", "text_len", "eps") if hasattr(config, name)}
+    return {"config": json.dumps(values)} if values else {}
+
+
+def _write_files(folder: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Whole tensors in two files: the weights, which others may read too, with what is ``about`` them, and the rest."""
     weights = _below(tensors, _WEIGHTS)
     training = {name: tensor for name, tensor in tensors.items() if not name.startswith(_WEIGHTS)}
-    for file, content in ((_MODEL, weights), (_TRAINING, training)):
-        save_file(_apart(content), folder / file)
+    for file, content, metadata in ((_MODEL, weights, about), (_TRAINING, training, {})):
+        save_file(_apart(content), folder / file, {"format": "pt", **metadata})
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
