@@ -125,8 +125,7 @@ class CheckpointFolder:
             tensors, summary = _packed(state, step)
             if together:
                 summary["sha256"] = write_parts(temporary, tensors)
-            about = _unseen_dims(state.model)
-            first_alone(lambda: self._finish(draft, tensors, summary, None if together else about), together)
+            first_alone(lambda: self._finish(draft, tensors, summary, state.model), together)
         except (OSError, SafetensorError, MediaError) as error:
             last = f"the last good one is {self.path(self.steps()[-1])}" if self.steps() else "there is no earlier one"
             raise MediaError(f"cannot save a checkpoint: {_reason(self.root, error)}; {last}") from error
@@ -134,12 +133,10 @@ class CheckpointFolder:
             draft.discard()
         return self.path(step)
 
-    def _finish(
-        self, draft: Draft, tensors: Mapping[str, Tensor], summary: dict[str, Any], about: Mapping[str, str] | None
-    ) -> None:
-        """Complete the folder, give it its name and remove old ones; ``about`` None: the weights are in it already."""
-        if about is not None:
-            _write_files(draft.path, tensors, about)
+    def _finish(self, draft: Draft, tensors: Mapping[str, Tensor], summary: dict[str, Any], model: nn.Module) -> None:
+        """Complete the folder, give it its name and remove old ones."""
+        if not is_sharded(model):
+            _write_files(draft.path, tensors, _unseen_dims(model))
             summary["sha256"] = {name: hash_file(draft.path / name) for name in (_MODEL, _TRAINING)}
         summary["sizes"] = {name: (draft.path / name).stat().st_size for name in summary["sha256"]}
         (draft.path / _STATE).write_text(json.dumps(summary, indent=1))
