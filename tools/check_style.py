@@ -41,10 +41,11 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_core/runtime/",): 1_800,
     ("wan_core/tasks/",): 1_800,
     ("wan_core/presets/",): 600,
-    ("wan_core/pipeline.py", "wan_core/loading.py"): 540,  # planned: 500; a prompt that is too long is told
+    ("wan_core/pipeline.py", "wan_core/loading.py"): 550,  # planned: 500; a prompt that is too long is told
     # Planned: 3,000, before stages of several losses and networks, and before images, several clips of a video, tables
     # and dataset files of the peers, and lists of what is wrong with them.
-    ("wan_core/training/",): 4_450,
+    # Then checks of what is asked for, base weights and whole exports.
+    ("wan_core/training/",): 4_500,
     ("wan_core/llm/", "wan_core/prompt_extend/", "wan_core/animate_prep/"): 2_400,
     ("wan_core/cli/",): 2_100,
     ("wan_mi2v/",): 600,

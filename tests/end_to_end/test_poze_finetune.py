@@ -1,5 +1,6 @@
 """``poze-finetune``: the seed's command line on a tiny checkpoint in the real layout, and what it refuses."""
 
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,13 +10,17 @@ from click.testing import Result
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+import poze.cli.finetune
 import wan_core.loading
 from pi3.checkpoints import bundled_weights
 from poze import Pi3FeatureAdapter, save_adapter
 from poze.cli.finetune import finetune
+from poze.cli.infer import infer
 from wan_core.loading import load_pipeline
 from wan_core.media import write_video
 from wan_core.runtime import Placed
+from wan_core.training import RunResult
+from wan_core.training.loop import TrainingResult
 
 Run = Callable[..., Result]
 
@@ -88,6 +93,35 @@ def test_the_seeds_command_line_trains_and_goes_on(
     assert load_file(folder / "adapter_step2.safetensors")["proj.3.bias"].abs().max() > 0
 
 
+def test_what_the_tiny_model_became_is_read_by_its_folder(run: Run, files: Path, tmp_path: Path) -> None:
+    words = ["--prompt", "a walk", "--image", files / "ref.png", "--sample-steps", 1]
+    taught = ["--gt-video", files / "video.pt", "--steps", 1, "--save-dir", tmp_path / "out"]
+    result = run(*words, *taught, command=finetune)
+    assert result.exit_code == 0, result.output
+    folder = ["--wan-ckpt-dir", tmp_path / "out/wan_finetune_step1"]
+    adapter = ["--adapter", tmp_path / "out/adapter_step1.safetensors"]
+    shape = ["--frame-num", 5, "--size", "64*64"]
+    result = run(*folder, *words, *adapter, *shape, "--output", tmp_path / "v.mp4", command=infer)
+    assert result.exit_code == 0, result.output
+    assert "bundled" not in result.output
+    result = run(*folder, *words, *taught[:4], "--save-dir", tmp_path / "more", "--dry-run", command=finetune)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_signal_ends_the_command_with_its_own_status(
+    run: Run, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: signal.Signals, status: int
+) -> None:
+    def interrupted(*args: object) -> RunResult:
+        return RunResult({"": TrainingResult(3, 0.5, number)}, (), number)
+
+    monkeypatch.setattr(poze.cli.finetune, "carry_out", interrupted)
+    words = ["--prompt", "a walk", "--image", files / "ref.png", "--gt-video", files / "video.pt"]
+    result = run(*words, "--save-dir", tmp_path / "out", command=finetune)
+    assert result.exit_code == status
+    assert "interrupted after step 3" in result.output
+
+
 def test_points_of_two_views_train_without_a_video(run: Run, checkpoint: Callable[[str], Path], files: Path) -> None:
     words = arguments(checkpoint, files, "--gt-points", files / "points.safetensors", "--frame-num", 5)
     result = run(*words, "--size", "64*64", "--train", "lora,adapter", "--steps", 1, command=finetune)
@@ -118,6 +152,14 @@ def test_wan_train_trains_the_guided_model_and_poze_infer_uses_what_it_made(
     result = run("generate", "poze-5B", *model, *words, *made, "--sample-steps", 1, "--output", tmp_path / "v.mp4")
     assert result.exit_code == 0, result.output
     assert "--adapter FILE" not in result.output, "the adapter speaks"
+
+
+def test_a_lora_of_a_network_that_is_not_trained_is_refused(run: Run, files: Path, tmp_path: Path) -> None:
+    words = ["--data", files / "plain", "--output", tmp_path / "out", "--num-frames", 5, "--fps", 24]
+    result = run("train", "--model", "tiny-poze", *words, "--network", "adapter", "--lora-rank", 2)
+    assert result.exit_code == 2, result.output
+    assert "--lora-rank" in result.output
+    assert "adapter is trained alone" in result.output
 
 
 SMALL = ("--frame-num", "5", "--size", "64*64")
@@ -157,6 +199,17 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "adapter of others": ([*VIDEO, "--adapter", "{files}/adapter.safetensors"], 2, ("48 to 24", "192 to 64")),
     "no tokens": ([*VIDEO, "--adapter-tokens", "0"], 2, ("--adapter-tokens", "0")),
     "no rate": ([*VIDEO, "--lr", "0"], 2, ("lr", "above 0")),
+    "output in the data": (
+        ["--objective", "flow", "--dataset-root", "{files}/data", "--save-dir", "{files}/data/out"],
+        2, ("data folder",),
+    ),
+    **{
+        f"{name} {value}": ([*VIDEO, "--train", "lora", name, value], 2, (f"'{name}'", value))
+        for name in ("--noise-shift", "--lora-alpha", "--lr", "--max-grad-norm", "--video-weight", "--sample-shift")
+        for value in ("nan", "inf")
+    },
+    "seed of more bits": ([*VIDEO, "--seed", "2147483648"], 2, ("seed", "2147483647")),
+    "alpha without a LoRA": ([*VIDEO, "--lora-alpha", "4"], 2, ("--lora-alpha", "--train lora")),
     "no steps": ([*VIDEO, "--steps", "0"], 2, ("steps", "at least 1")),
     "folder below a file": ([*VIDEO, "--save-dir", "{files}/ref.png/out"], 4, ("no folder",)),
     "missing picture": ([*VIDEO, "--image", "{files}/none.png"], 2, ("none.png",)),

@@ -94,11 +94,39 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
                                ("shard-00000.safetensors", "damaged")),
     "unfinished cache": (["--cache", "{tmp}/cache-part", "--output", "{tmp}/out"], 2, ("0 of 1", "wan cache")),
     "cache of another model": (["--cache", "{tmp}/cache", "--model", "tiny-i2v", "--output", "{tmp}/out"], 2,
-                               ("conditions was 'ti2v', is 'i2v'",)),
+                               ("conditions was 'ti2v', is 'i2v'", "--output or --cache")),
     "resumed with other settings": ([*DATA, "--output", "{tmp}/begun", "--lr", "0.01"], 2,
                                     ("rate was 0.0001, is 0.01", "another output")),
     "resumed as a LoRA": ([*DATA, "--output", "{tmp}/begun", "--lora-rank", "4"], 2, ("lora_rank was None, is 4",)),
     "damaged checkpoint": ([*DATA, "--output", "{tmp}/cut"], 3, ("step-00000007", "damaged")),
+    "output that is a file": ([*DATA, "--output", "{tmp}/bad.toml"], 4, ("bad.toml", "it is a file", "folder")),
+    "part that is a whole model": ([*GOOD, "--model", "tiny-t2v", "--part", "dit={tmp}/whole"],
+        3, ("whole model", "--part dit=", "whole/t2v")),
+    "vae that is a whole model": ([*GOOD, "--model", "tiny-t2v", "--part", "vae={tmp}/whole"],
+        3, ("--part vae=", "whole/vae.safetensors")),
+    "part of poze that is nowhere": ([*GOOD, "--model", "tiny-poze", "--num-frames", "5", "--part", "pi3=none-there"],
+        3, ("no file or folder none-there", "OWNER/NAME")),
+    "validation of several images without any": ([*GOOD, "--model", "tiny-mi2v", "--validation-prompt", "a"],
+        2, ("--validation-image",)),
+    "nothing left to train on": (["--data", "{tmp}/broken", "--output", "{tmp}/out", "--skip-bad"],
+        2, ("a.mp4 is a link to", "which is not there", "no caption b.txt is a link", "nothing else is there")),
+    "output in the data": ([*DATA, "--output", "{tmp}/good/out"], 2, ("good/out", "data folder", "outside")),
+    "output that is the data": ([*DATA, "--output", "{tmp}/good"], 2, ("data folder", "outside")),
+    "seed of more bits": ([*GOOD, "--seed", "2147483648"], 2, ("seed", "2147483648", "2147483647")),
+    "negative seed": ([*GOOD, "--seed", "-1"], 2, ("seed", "-1")),
+    "fewer steps than reached": ([*DATA, "--output", "{tmp}/begun", "--steps", "6"], 2, ("step 7", "6 steps")),
+    **{f"{name} {value}": ([*GOOD, "--lora-rank", "2", name, value], 2, (f"'{name}'", value, "finite"))
+       for name in ("--shift", "--lora-alpha", "--lr", "--clip", "--fps", "--ema", "--weight-decay", "--clean-share",
+                    "--caption-dropout", "--decay-share") for value in ("nan", "inf")},
+    "shift of nothing": ([*GOOD, "--shift", "0"], 2, ("shift", "above 0")),
+    "number in a config that is none": ([*GOOD, "--config", "{tmp}/nan.toml"], 2, ("--lr", "nan", "finite")),
+    "config with a name of the code": ([*GOOD, "--config", "{tmp}/option.toml"], 2, ("'jso'", "did you mean json")),
+    "config with a strange name": ([*GOOD, "--config", "{tmp}/strange.toml"], 2, ("known are", ", json,", ", part,")),
+    "validation image without prompt": ([*GOOD, "--validation-image", "{tmp}/good/a.mp4"], 2, ("--validation-prompt",)),
+    "validation image of a text model": ([*GOOD, "--model", "tiny-t2v", "--validation-prompt", "a",
+                                          "--validation-image", "{tmp}/good/a.mp4"], 2, ("takes no image",)),
+    "targets without rank": ([*GOOD, "--lora-targets", "blocks.*"], 2, ("lora-targets", "--lora-rank")),
+    "replicas of one process": ([*GOOD, "--replicas", "2"], 2, ("--replicas 2", "torchrun")),
     "unknown option": ([*GOOD, "--frobnicate"], 2, ("--frobnicate",)),
 }  # fmt: skip
 
@@ -129,6 +157,11 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
             shutil.copy(video, folder / f"{stem}.mp4")
             (folder / f"{stem}.txt").write_text(f"clip {stem}")
     (root / "empty").mkdir()
+    (root / "broken").mkdir()
+    (root / "broken/a.txt").write_text("a")
+    (root / "broken/a.mp4").symlink_to("elsewhere.mp4")
+    shutil.copy(video, root / "broken/b.mp4")
+    (root / "broken/b.txt").symlink_to("elsewhere.txt")
     (root / "silent/b.txt").unlink()
     (root / "blind/c.txt").write_text("c")
     (root / "mute/a.txt").write_text(" \n")
@@ -151,7 +184,13 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (root / "tar-noise").mkdir()
     (root / "tar-noise/bad.tar").write_bytes(b"no tar file" * 100)
     configs = {"bad": "steps = = 1", "key": "lora_rang = 4", "table": "[optimizer]\nlr = 1", "word": "steps = 'many'"}
-    for name, text in {**configs, "half": "steps = 2.5"}.items():
+    for name, text in {
+        **configs,
+        "half": "steps = 2.5",
+        "nan": "lr = nan",
+        "option": "jso = 1",
+        "strange": "qqq = 1",
+    }.items():
         (root / f"{name}.toml").write_text(text + "\n")
     spoil_weights(root)
     return root
@@ -163,6 +202,7 @@ def spoil_weights(root: Path) -> None:
     shutil.copytree(bundled, root / "other")
     shutil.rmtree(root / "other/i2v")
     shutil.copytree(bundled / "t2v", root / "other/i2v")
+    shutil.copytree(bundled, root / "whole")
 
 
 @pytest.fixture(scope="session")
@@ -182,7 +222,8 @@ def folder(pristine: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, sizes in (("begun", {}), ("cut", {"model.safetensors": 100})):
         step = pristine / name / "checkpoints/step-00000007"
         step.mkdir(parents=True)
-        (step / "state.json").write_text(json.dumps({"settings": identity, "sizes": sizes}))
+        state = {"step": 7, "settings": identity, "optimizers": [], "average_updates": 0, "sizes": sizes, "shapes": {}}
+        (step / "state.json").write_text(json.dumps(state))
     (pristine / "cut/checkpoints/step-00000007/model.safetensors").write_bytes(b"cut off")
     return pristine
 

@@ -2,8 +2,10 @@ import pytest
 import torch
 
 from wan_core.errors import CheckpointError, ConfigError, MediaError, RequestError
+from wan_core.files import sample_file
 from wan_core.training import Cache, write_cache
 from wan_core.training.cache import ShuffledBatches
+from wan_core.training.examples import weights_fingerprint
 
 SETTINGS = {"fps": 8, "size": [64, 64]}
 
@@ -109,3 +111,28 @@ def test_an_index_that_nobody_writes_is_damage(tmp_path, text) -> None:
     for use in (lambda: Cache(tmp_path), lambda: write_cache(tmp_path, 2, encode, SETTINGS)):
         with pytest.raises(CheckpointError, match=r"cache\.json is damaged.*; remove the folder and make it anew"):
             use()
+
+
+def test_a_sample_of_a_file_sees_its_size_its_header_and_its_whole_length(tmp_path) -> None:
+    file = tmp_path / "large"
+    content = bytearray(5 << 20)
+    names = set()
+    for place in (None, 0, (1 << 20) - 1, len(content) // 3, len(content) - 1):
+        if place is not None:
+            content[place] ^= 1
+        file.write_bytes(content)
+        names.add(sample_file(file))
+    file.write_bytes(content[:-1])
+    assert len({*names, sample_file(file)}) == 6
+
+
+def test_the_weights_of_a_folder_are_its_network_not_what_lies_beside(tmp_path) -> None:
+    for name in ("diffusion_pytorch_model-00001-of-00002", "diffusion_pytorch_model-00002-of-00002"):
+        (tmp_path / f"{name}.safetensors").write_bytes(name.encode())
+    before = weights_fingerprint(tmp_path)
+    (tmp_path / "lora.safetensors").write_bytes(b"large" * 100)
+    first = tmp_path / "diffusion_pytorch_model-00001-of-00002.safetensors"
+    assert weights_fingerprint(tmp_path) == weights_fingerprint(first) == before
+    (tmp_path / "diffusion_pytorch_model-00001-of-00002.safetensors").write_bytes(b"other")
+    assert weights_fingerprint(tmp_path) != before
+    assert weights_fingerprint(tmp_path / "owner/name") == str(tmp_path / "owner/name")

@@ -82,6 +82,13 @@ def test_what_does_not_belong_together_is_named(tmp_path: Path, files: list[str]
         find_examples(tmp_path)
 
 
+def test_a_link_of_a_table_to_nothing_is_named_as_such(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").symlink_to("elsewhere.mp4")
+    (tmp_path / "metadata.csv").write_text("file,caption\na.mp4,a\n")
+    with pytest.raises(RequestError, match=r"line 2: a.mp4 is a link to elsewhere.mp4, which is not there"):
+        find_examples(tmp_path)
+
+
 def test_all_that_is_wrong_is_listed_and_cut_after_twenty(tmp_path: Path) -> None:
     touch(tmp_path, "good.mp4", *(f"{number:02d}.mp4" for number in range(25)))
     (tmp_path / "good.txt").write_text("fine")

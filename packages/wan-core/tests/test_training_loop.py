@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -8,6 +9,7 @@ import time
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from wan_core.errors import BackendError, CheckpointError, ConfigError, MediaError, RequestError
@@ -19,10 +21,12 @@ from wan_core.training import (
     Muon,
     Stage,
     TrainingState,
+    TrainSettings,
     WeightUpdate,
     build_optimizers,
     train,
 )
+from wan_core.training.loop import seed_step
 from wan_core.training.muon import orthogonalize
 from wan_core.training.optimizers import require_optimizer
 
@@ -178,19 +182,26 @@ def test_a_loss_that_is_not_finite_stops_and_keeps_the_last_checkpoint(tmp_path)
         return loss_of(step, index) * (float("nan") if step == 4 else 1.0)
 
     settings = LoopSettings(steps=9, save_seconds=0.0)
-    with pytest.raises(RequestError, match="nan at step 4"):
+    with pytest.raises(RequestError, match=r"nan at step 4.*lower learning rate, in another output"):
         train(Stage.of(model, optimizers, failing), settings, checkpoints=CheckpointFolder(tmp_path))
     assert CheckpointFolder(tmp_path).steps()[-1] == 4
 
 
-def test_a_full_disk_stops_and_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(28, "No space left on device"),
+        SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)"),
+    ],
+)
+def test_a_full_disk_stops_and_leaves_the_last_checkpoint_whole(tmp_path, monkeypatch, error) -> None:
     run(tmp_path, 2)
 
     def full(*_: object, **__: object) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr("wan_core.training.state.save_file", full)
-    with pytest.raises(MediaError, match=r"No space left.*step-00000002"):
+    with pytest.raises(MediaError, match=r"the disk is full; free some space.*step-00000002"):
         run(tmp_path, 4)
     assert CheckpointFolder(tmp_path).steps() == [1, 2]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-00000001", "step-00000002"]
@@ -276,7 +287,7 @@ def test_a_second_signal_ends_at_once_and_keeps_what_was_saved(tmp_path) -> None
         return loss_of(step, index)
 
     settings = LoopSettings(steps=9, warmup_steps=3, save_seconds=99.0, log_steps=5, decay_share=0.0)
-    with pytest.raises(KeyboardInterrupt):
+    with pytest.raises(KeyboardInterrupt, match=r"after step 3; the last good checkpoint is .*step-00000002"):
         train(Stage.of(model, optimizers, interrupted, average), settings, checkpoints=Slow(tmp_path))
     assert CheckpointFolder(tmp_path).steps() == [2]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
@@ -314,6 +325,25 @@ def test_the_rate_rises_stays_and_falls() -> None:
 def test_impossible_settings_are_refused(wrong) -> None:
     with pytest.raises(ConfigError):
         LoopSettings(**wrong)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("kind", [TrainSettings, LoopSettings])
+def test_no_number_of_the_settings_may_be_endless(kind, value) -> None:
+    needed = {"steps": 1} if kind is LoopSettings else {"lora_rank": 2}
+    for field in (each for each in dataclasses.fields(kind) if "float" in str(each.type)):
+        with pytest.raises(ConfigError, match=f"must be a finite number, got {value}"):
+            kind(**needed, **{field.name: value})
+
+
+@pytest.mark.parametrize("kind", [TrainSettings, LoopSettings])
+def test_a_seed_has_31_bits_so_that_no_step_overflows(kind) -> None:
+    needed = {"steps": 1} if kind is LoopSettings else {}
+    assert kind(seed=2**31 - 1, **needed)
+    seed_step(2**31 - 1, 10**6, 4000)
+    for seed in (2**31, 2**64, -1):
+        with pytest.raises(ConfigError, match=f"seed must be from 0 to 2147483647, got {seed}"):
+            kind(seed=seed, **needed)
 
 
 @pytest.mark.parametrize("shape", [(6, 20), (20, 6), (8, 8)])

@@ -13,7 +13,7 @@ from poze.adapter import load_adapter
 from poze.datasets import find_dataset, read_wanted, with_latents
 from poze.guidance import PI3_ID
 from poze.objectives import Rollout, Supervision, check_point_size
-from poze.presets import BUNDLED_ADAPTER, TINY_POZE, with_pi3
+from poze.presets import BUNDLED_ADAPTER, TINY_POZE, is_tiny, with_pi3
 from poze.task import GuidedImageToVideo
 from wan_core import ConfigError, RequestError
 from wan_core.presets import Preset, get_preset
@@ -26,6 +26,7 @@ from wan_core.training import (
     RunOptions,
     TrainingPlan,
     TrainSettings,
+    check_apart,
     plan_training,
 )
 
@@ -147,9 +148,11 @@ def _check_sources(options: FinetuneOptions) -> None:
         raise RequestError(f"--pi3-checkpoint: there is no file or folder {options.pi3_checkpoint}")
     if options.dataset_root is None:
         _check_single(options)
-    elif options.objective != "flow":
+        return
+    check_apart(options.save_dir, [options.dataset_root])
+    if options.objective != "flow":
         raise RequestError("--dataset-root is for --objective flow; rollout learns from one --gt-video or --gt-points")
-    elif options.gt_video is not None or options.gt_points is not None:
+    if options.gt_video is not None or options.gt_points is not None:
         raise RequestError("give --dataset-root, or --gt-video and --gt-points, not both")
 
 
@@ -174,12 +177,12 @@ def _check_single(options: FinetuneOptions) -> None:
 
 def _adapter_file(options: FinetuneOptions) -> Path | None:
     """The adapter to go on from: the one given, or the tiny model's own."""
-    return options.adapter or (BUNDLED_ADAPTER if options.wan_ckpt_dir is None else None)
+    return options.adapter or (BUNDLED_ADAPTER if is_tiny(options.wan_ckpt_dir) else None)
 
 
 def _preset(options: FinetuneOptions) -> Preset:
     """The model under guidance, if there is any; without a folder the tiny one."""
-    preset = TINY_POZE if options.wan_ckpt_dir is None else get_preset(options.wan_config)
+    preset = TINY_POZE if is_tiny(options.wan_ckpt_dir) else get_preset(options.wan_config)
     if not isinstance(preset.task, AnchoredVideo) or preset.has_experts:
         raise RequestError(f"--wan-config must be ti2v-5B, got {options.wan_config!r}: the others take no picture")
     if "pi3" not in preset.part_names:

@@ -37,3 +37,14 @@ TINY_POZE = replace(
     summary="camera moves in rendered rooms guided by Pi3, in seconds on a CPU",
     task=GuidedImageToVideo(adapter=BUNDLED_ADAPTER),
 )
+
+
+def is_tiny(folder: Path | None) -> bool:
+    """Whether a folder of weights, or None for the bundled ones, is of the tiny model: its network says so where
+    finetuning has written it. Raises CheckpointError for a damaged one."""
+    place = None if folder is None else folder / TINY_POZE.part("dit").place
+    if place is None or not place.is_dir():
+        return place is None
+    from wan_core.checkpoints import read_weights
+
+    return read_weights(place).metadata.get("base_model") == TINY_POZE.name

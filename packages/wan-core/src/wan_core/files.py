@@ -177,6 +177,8 @@ def check_place(path: str | os.PathLike[str], *, is_folder: bool = False) -> Non
             raise MediaError(f"output {shown} exists and is no regular file; choose another name")
         if not os.access(target, os.W_OK):
             raise MediaError(f"cannot write {shown}: it is write-protected; choose another name")
+    if is_folder and os.path.lexists(target) and not target.is_dir():
+        raise MediaError(f"cannot write into {shown}: it is a file; name a folder, there or new")
     near = nearest_folder(target if is_folder else target.parent, shown)
     try:
         with tempfile.TemporaryFile(dir=near) as probe:
@@ -230,6 +232,22 @@ def hash_file(path: Path, advance: Callable[[int], object] = lambda count: None)
     return digest.hexdigest()
 
 
+def sample_file(path: Path) -> str:
+    """A short name of a file's content, cheap for one of many gigabytes: the SHA-256 of its size, of its first MiB,
+    where a header is, and of 16 pieces of 64 KiB from its beginning to its end. Raises CheckpointError."""
+    try:
+        size = path.stat().st_size
+        digest = hashlib.sha256(str(size).encode())
+        with path.open("rb") as file:
+            digest.update(file.read(1 << 20))
+            for number in range(16):
+                file.seek(max(0, size - 65536) * number // 15)
+                digest.update(file.read(65536))
+    except OSError as error:
+        raise _unreadable(path, error) from error
+    return digest.hexdigest()[:16]
+
+
 def file_pieces(path: Path) -> Iterator[memoryview]:
     """The bytes of a file in pieces of at most 4 MiB, each valid until the next. Raises CheckpointError."""
     buffer = memoryview(bytearray(1 << 22))
@@ -238,5 +256,8 @@ def file_pieces(path: Path) -> Iterator[memoryview]:
             while count := file.readinto(buffer):
                 yield buffer[:count]
     except OSError as error:
-        reason = plain_text(error.strerror or error)
-        raise CheckpointError(f"cannot read {plain_text(path)}: {reason}") from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: OSError) -> CheckpointError:
+    return CheckpointError(f"cannot read {plain_text(path)}: {plain_text(error.strerror or error)}")

@@ -72,6 +72,8 @@ def load_pipeline(
     """
     preset = get_preset(preset) if isinstance(preset, str) else preset
     folder = checkpoint_folder(preset, checkpoint_dir)
+    if checkpoint_dir is not None:  # a whole model in one folder, as training writes it
+        preset = replace(preset, parts=tuple(replace(part, file=part.place) for part in preset.parts))
     return _Loader(preset, folder, options or RuntimeOptions()).pipeline()
 
 
@@ -160,6 +162,8 @@ class _Loader:
         place = self.places.get(part.name, part.source)
         is_remote = place is not None and part.family.find is not None and not Path(place).exists()
         if is_remote and Path(place or "").suffix not in WEIGHT_ENDINGS:
+            if not part.family.is_repository(place or ""):
+                raise CheckpointError(f"there is no file or folder {place}, and a repository is OWNER/NAME")
             return _Opened(part, None, None, part.config)
         return self._read(part, self._path(part))
 
@@ -172,7 +176,17 @@ class _Loader:
             return part.family.find(place)
         if not Path(place).exists():
             raise CheckpointError(f"{place} does not exist; check the name of the part's file or folder")
+        self._refuse_whole_model(part, Path(place))
         return Path(place)
+
+    def _refuse_whole_model(self, part: Part, folder: Path) -> None:
+        """Raises CheckpointError naming the part inside for the folder of a whole model, given as one part of it."""
+        layout = CheckpointLayout(folder)
+        if not folder.is_dir() or layout.missing(replace(each, file=each.place) for each in self.preset.parts):
+            return
+        inside = layout.find(replace(part, file=part.place))
+        if inside != folder:
+            raise CheckpointError(f"{folder} is a whole model; name the part in it: --part {part.name}={inside}")
 
     def _read(self, part: Part, path: Path) -> _Opened:
         if part.family.load is not None:
@@ -191,7 +205,8 @@ class _Loader:
             native = native_weights(weights, family, expert=expert)
             self.notes += [note for note in native.notes if note not in self.notes]
             return native
-        return with_delta(self._source(self.folder / base, family), weights)
+        # The base is in the package, wherever the change itself was copied to.
+        return with_delta(self._source(checkpoint_folder(self.preset, None) / base, family), weights)
 
     def _merged(self, source: TensorSource, expert: Expert | None) -> TensorSource:
         loras = loras_for(self.options.loras, expert)

@@ -80,6 +80,8 @@ class MultiImageToVideo(AnchoredVideo[MI2VRequest, MI2VInputs]):
         return watch_anchors(inputs, clip.frames, preview, log)
 
     def validation_request(self, prompt: str, images: Sequence[Path], **settings: Any) -> MI2VRequest:
+        if not images:
+            raise RequestError("validation prompts need images here; give --validation-image, once for each")
         return MI2VRequest(prompt=prompt, images=tuple(images), **settings)
 
     def describe(self, inputs: MI2VInputs) -> Mapping[str, object]:

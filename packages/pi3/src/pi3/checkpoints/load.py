@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pi3.checkpoints.locate import find_weights
+from pi3.checkpoints.locate import find_weights, is_repository
 from pi3.config import Pi3Config, Pi3XConfig
 from wan_core import CheckpointError, ConfigError, checkpoints
 from wan_core.checkpoints import Family
@@ -53,6 +53,7 @@ PI3 = Family(
     signature=r"(?:^|\.)camera_head\.fc_rot\.weight$",
     half_dtype="float32",
     find=find_weights,
+    is_repository=is_repository,
 )
 """Pi3 and Pi3X under their published names; always in float32, as geometry needs it."""
 

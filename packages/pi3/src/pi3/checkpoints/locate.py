@@ -43,10 +43,14 @@ def find_weights(source: str | os.PathLike[str] | None, *, revision: str | None 
     if path.is_dir():
         return _in_folder(path)
     name = os.fspath(source)
-    repository = HUB_IDS.get(name.lower(), name)
-    if path.suffix or not _HUB_ID.fullmatch(repository):
+    if not is_repository(name):
         raise CheckpointError(f"checkpoint {name} is no file, folder or hub id (OWNER/NAME); try pi3 or pi3x")
-    return download_weights(repository, revision=revision)
+    return download_weights(HUB_IDS.get(name.lower(), name), revision=revision)
+
+
+def is_repository(name: str) -> bool:
+    """Whether a name that is no file or folder may be one of the hub: ``OWNER/NAME``, ``pi3`` or ``pi3x``."""
+    return not Path(name).suffix and _HUB_ID.fullmatch(HUB_IDS.get(name.lower(), name)) is not None
 
 
 def _in_folder(folder: Path) -> Path:

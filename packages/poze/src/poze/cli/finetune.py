@@ -13,7 +13,7 @@ import click
 from poze.finetune import OBJECTIVES, FinetuneOptions, known_seed, parse_trained, plan_finetuning
 from poze.task import GuidedImageToVideo
 from wan_core import RequestError
-from wan_core.cli import ErrorReporting, debug_option, main_of, reporter, version_option
+from wan_core.cli import FINITE, ErrorReporting, debug_option, exit_of, main_of, reporter, version_option
 from wan_core.media import parse_size
 from wan_core.runtime import launched
 from wan_core.sampling import SOLVERS
@@ -47,10 +47,10 @@ def seed_options() -> list[click.Parameter]:
         click.Option(["--gt-points"], type=_FILE, help="The wanted Pi3 points [1, views, h, w, 3]; 2 views or more."),
         click.Option(["--frame-num", "num_frames"], type=int, help="Frames, 4n+1; default: those of --gt-video."),
         click.Option(["--adapter-tokens"], type=int, default=64, show_default=True, help="Guidance tokens."),
-        click.Option(["--video-weight"], type=float, default=1.0, show_default=True, help="Weight of the MSE."),
-        click.Option(["--point-weight"], type=float, default=1.0, show_default=True, help="Weight of the L1."),
-        click.Option(["--lr"], type=float, default=1e-5, show_default=True, help="Learning rate of AdamW."),
-        click.Option(["--weight-decay"], type=float, default=0.0, show_default=True, help="Of AdamW."),
+        click.Option(["--video-weight"], type=FINITE, default=1.0, show_default=True, help="Weight of the MSE."),
+        click.Option(["--point-weight"], type=FINITE, default=1.0, show_default=True, help="Weight of the L1."),
+        click.Option(["--lr"], type=FINITE, default=1e-5, show_default=True, help="Learning rate of AdamW."),
+        click.Option(["--weight-decay"], type=FINITE, default=0.0, show_default=True, help="Of AdamW."),
         click.Option(["--steps"], type=int, default=10, show_default=True, help="Steps of the optimizer."),
         click.Option(["--log-every"], type=int, default=1, show_default=True, help="Steps between log lines."),
         click.Option(
@@ -64,7 +64,7 @@ def seed_options() -> list[click.Parameter]:
         click.Option(["--device"], help="cpu, cuda, cuda:INDEX or mps; default: the best there is."),
         click.Option(["--offload-model"], type=bool, default=False, show_default=True, help="Idle parts leave it."),
         click.Option(["--amp"], type=bool, default=True, show_default=True, help="bfloat16 on an accelerator."),
-        click.Option(["--max-grad-norm"], type=float, help="Clip gradients to this norm; default: not."),
+        click.Option(["--max-grad-norm"], type=FINITE, help="Clip gradients to this norm; default: not."),
         click.Option(["--seed"], type=int, help="Of noise and order; default: one is drawn, or the run's own."),
     ]
 
@@ -83,19 +83,19 @@ def further_options() -> list[click.Parameter]:
         click.Option(["--use-pi3"], type=bool, default=True, show_default=True, help="False: without guidance."),
         click.Option(["--align-points"], is_flag=True, help="Compare points after the similarity that fits best."),
         click.Option(["--lora-rank"], type=int, default=16, show_default=True, help="Of --train lora."),
-        click.Option(["--lora-alpha"], type=float, help="Of --train lora; default: the rank."),
-        click.Option(["--ema", "average"], type=float, help="Decay of averaged weights, such as 0.999."),
+        click.Option(["--lora-alpha"], type=FINITE, help="Of --train lora; default: the rank."),
+        click.Option(["--ema", "average"], type=FINITE, help="Decay of averaged weights, such as 0.999."),
         click.Option(["--batch-size"], type=int, default=1, show_default=True, help="Examples a step of flow."),
-        click.Option(["--noise-shift"], type=float, default=5.0, show_default=True, help="Of flow's noise levels."),
+        click.Option(["--noise-shift"], type=FINITE, default=5.0, show_default=True, help="Of flow's noise levels."),
         click.Option(
-            ["--empty-share"], type=float, default=0.1, show_default=True, help="Captions left empty in flow."
+            ["--empty-share"], type=FINITE, default=0.1, show_default=True, help="Captions left empty in flow."
         ),
         click.Option(
             ["--size"], metavar="W*H", help="Area as width*height; default: that of --gt-video, else the model's."
         ),
         click.Option(["--sample-steps", "num_inference_steps"], type=int, help="Steps of a rollout."),
-        click.Option(["--sample-shift", "flow_shift"], type=float, help="Shift of a rollout's schedule."),
-        click.Option(["--sample-guide-scale", "guidance_scale"], type=float, help="Guidance of a rollout."),
+        click.Option(["--sample-shift", "flow_shift"], type=FINITE, help="Shift of a rollout's schedule."),
+        click.Option(["--sample-guide-scale", "guidance_scale"], type=FINITE, help="Guidance of a rollout."),
         click.Option(["--sample-solver", "solver"], type=click.Choice(list(SOLVERS)), help="Solver of a rollout."),
         click.Option(["--dry-run"], is_flag=True, help="Check everything, read no weights."),
         click.Option(["--quiet"], is_flag=True, help="Say nothing."),
@@ -129,7 +129,7 @@ def run(**values: Any) -> None:
     if result.signal is not None:
         done = max(each.step for each in result.results.values())
         log(f"interrupted after step {done}; the same command goes on from there")
-        raise click.exceptions.Exit(143)
+        raise exit_of(result.signal)
 
 
 def listeners(plan: TrainingPlan, log: Callable[[str], None]) -> Listeners:
@@ -154,6 +154,8 @@ def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
         raise RequestError(f"--adapter-tokens must be at least 1, got {options.adapter_tokens}")
     seed = seed_of(values["seed"], options.save_dir)
     is_lora = "lora" in options.trained
+    if values["lora_alpha"] is not None and not is_lora:
+        raise RequestError("--lora-alpha is for --train lora; leave it out, or train a LoRA")
     settings = TrainSettings(
         rate=values["lr"],
         batch=values["batch_size"],

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from poze.presets import POZE_5B, TINY_POZE
+from poze.presets import POZE_5B, TINY_POZE, is_tiny
 from wan_core import RequestError, cli
 from wan_core.cli import build_command, main_of, reporter, version_option
 from wan_core.presets import Preset
@@ -27,6 +27,7 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     chosen = CONFIGS[config]
     if values["ckpt_dir"] is None:
         reporter(values["quiet"])("note: no --wan-ckpt-dir, so the bundled tiny models make this video")
+    if is_tiny(values["ckpt_dir"]):
         chosen = TINY_POZE
     cli.run_generate(chosen, values)
 

@@ -1,6 +1,7 @@
 """The parts of a model as data: what each is, where it lies, and its dims."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from wan_core.checkpoints.families import Expert, Family
@@ -23,3 +24,8 @@ class Part:
     config: Any = None
     expert: Expert | None = None
     source: str | None = None
+
+    @property
+    def place(self) -> str:
+        """Where it lies in a folder with a whole model: a part whose ``file`` is a whole path, by its name."""
+        return Path(self.file).name if Path(self.file).is_absolute() else self.file

@@ -5,14 +5,14 @@ For the scripts of projects: :func:`build_command` makes a preset's command, :fu
 
 from typing import TYPE_CHECKING
 
-from wan_core.cli.group import ErrorReporting, LazyCommand, LazyGroup, main_of, version_option
+from wan_core.cli.group import ErrorReporting, LazyCommand, LazyGroup, exit_of, main_of, version_option
 from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
     from wan_core.cli.download import fetch_model
     from wan_core.cli.generate import build_command
     from wan_core.cli.jobs import run_generate
-    from wan_core.cli.options import ListCommand, ListOption, debug_option
+    from wan_core.cli.options import FINITE, ListCommand, ListOption, debug_option
     from wan_core.cli.progress import reporter
 else:
     __getattr__, __dir__ = on_demand(__name__)
@@ -35,6 +35,7 @@ main = main_of(wan)
 
 __all__ = [
     "COMMANDS",
+    "FINITE",
     "ErrorReporting",
     "LazyCommand",
     "LazyGroup",
@@ -42,6 +43,7 @@ __all__ = [
     "ListOption",
     "build_command",
     "debug_option",
+    "exit_of",
     "fetch_model",
     "main",
     "main_of",

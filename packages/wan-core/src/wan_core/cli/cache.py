@@ -7,7 +7,7 @@ import click
 
 from wan_core.cli.data import clip_options, report_left_out
 from wan_core.cli.group import ErrorReporting
-from wan_core.cli.options import ParsedType, debug_option, part_option
+from wan_core.cli.options import FINITE, ParsedType, debug_option, part_option
 from wan_core.cli.progress import item_progress, reporter
 from wan_core.files import check_place
 from wan_core.loading import RuntimeOptions, load_pipeline
@@ -37,7 +37,7 @@ _FOLDER = click.Path(path_type=Path)
 @click.option("--model", default="tiny-ti2v", show_default=True, help="The model to train later.")
 @click.option("--ckpt-dir", "ckpt_dir", type=_FOLDER, help="Folder of its weights.")
 @click.option("--num-frames", "--frame-num", "num_frames", type=int, help="Frames of a clip, 4n+1.")
-@click.option("--fps", type=float, help="Frames per second of a clip.")
+@click.option("--fps", type=FINITE, help="Frames per second of a clip.")
 @click.option("--size", type=ParsedType("W*H", parse_size), help="The area of a clip.")
 @click.option("--pictures", is_flag=True, help="ti2v, mi2v: single pictures too, for training with several.")
 @click.option("--seed", type=int, default=0, help="Draws the clips of --clips random:N.")

@@ -39,6 +39,11 @@ class LazyCommand:
         return command
 
 
+def exit_of(number: int) -> click.exceptions.Exit:
+    """How a command ends that a signal has stopped: with 128 and its number, so 130 on Ctrl-C and 143 on SIGTERM."""
+    return click.exceptions.Exit(128 + number)
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM arrived."""
 
@@ -77,8 +82,9 @@ class ErrorReporting(click.Command):
                 raise click.exceptions.Exit(error.exit_code) from error
             raise ReportedError(error) from error
         except KeyboardInterrupt as interrupt:
-            click.echo("interrupted; nothing half-written was left behind", err=True)
-            raise click.exceptions.Exit(143 if isinstance(interrupt, Terminated) else 130) from interrupt
+            said = f": {interrupt}" if str(interrupt) else ""
+            click.echo(f"interrupted{said}; nothing half-written was left behind", err=True)
+            raise exit_of(signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT) from interrupt
         except (MemoryError, RuntimeError) as error:
             if ctx.meta.get(DEBUG_KEY) or not _is_out_of_memory(error):
                 raise

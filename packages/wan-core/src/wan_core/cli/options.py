@@ -1,6 +1,7 @@
 """The options that generation commands share, in the original's spelling and in ours."""
 
 import dataclasses
+import math
 import sys
 import typing
 from collections import deque
@@ -30,6 +31,18 @@ class ParsedType(click.ParamType):  # type: ignore[type-arg]  # generic only in 
             return self.parse(value) if isinstance(value, str) else value
         except RequestError as error:
             self.fail(str(error), param, ctx)
+
+
+class _FiniteFloat(click.types.FloatParamType):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        number = super().convert(value, param, ctx)
+        if not math.isfinite(number):
+            self.fail(f"{value!r} is no finite number", param, ctx)
+        return number
+
+
+FINITE = _FiniteFloat()
+"""A number; nan and infinity are refused by the option's name."""
 
 
 def parse_guidance(text: str) -> float | Experts[float]:
@@ -154,7 +167,7 @@ def request_options() -> list[click.Option]:
         click.Option(["--frame-num", "--num-frames", "num_frames"], type=int, help="Frames, 4n+1."),
         click.Option(["--fps"], type=int, help="Frames per second of the file."),
         click.Option(["--sample-steps", "num_inference_steps"], type=int, help="Sampling steps."),
-        click.Option(["--sample-shift", "flow_shift"], type=float, help="Shift of the schedule."),
+        click.Option(["--sample-shift", "flow_shift"], type=FINITE, help="Shift of the schedule."),
         click.Option(["--sample-solver", "solver"], type=click.Choice(list(SOLVERS)), help="How to integrate."),
         click.Option(
             ["--sample-guide-scale", "guidance_scale"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -14,8 +13,8 @@ import click
 
 from wan_core import runtime, training
 from wan_core.cli.data import data_options, report_left_out
-from wan_core.cli.group import ErrorReporting
-from wan_core.cli.options import ParsedType, debug_option, part_option
+from wan_core.cli.group import ErrorReporting, exit_of
+from wan_core.cli.options import FINITE, ParsedType, debug_option, part_option
 from wan_core.cli.progress import item_progress, reporter, training_progress
 from wan_core.errors import RequestError
 from wan_core.media import parse_size
@@ -40,8 +39,11 @@ _NO_CONFIG = ("config", "debug", "help")
 def _use_config(ctx: click.Context, param: click.Parameter, value: Path | None) -> None:
     """Make the file's values the defaults of the command line."""
     if value is not None:
-        options = {option.name: option for option in ctx.command.params if option.name not in _NO_CONFIG}
-        read = read_config(value, [name for name in options if name])
+        options = {option.name or "": option for option in ctx.command.params if option.name not in _NO_CONFIG}
+        named = {name[2:].replace("-", "_"): key for key, option in options.items() for name in option.opts}
+        named.pop("", None)  # of -o
+        given = read_config(value, named, also=options)
+        read = {named.get(name, name): each for name, each in given.items()}
         # One value of an option that may come again is a list of one, not of its letters.
         single = {name for name, each in read.items() if isinstance(each, str) and options[name].multiple}
         ctx.default_map = {**(ctx.default_map or {}), **read, **{name: [read[name]] for name in single}}
@@ -68,23 +70,23 @@ _OPTIONS = [
     _option("--batch-size", "batch_size", type=int, default=1, help="Videos a step and process."),
     _option("--accumulation", type=int, default=1, help="Batches whose gradients make one step."),
     _option("--optimizer", type=click.Choice(OPTIMIZERS), default="adamw", help="adamw8bit needs bitsandbytes."),
-    _option("--lr", type=float, help="Learning rate.  [default: 1e-4, LoRA 1e-3; muon 5e-3 and 1e-2]"),
-    _option("--weight-decay", type=float, default=0.0, help="Decoupled weight decay."),
+    _option("--lr", type=FINITE, help="Learning rate.  [default: 1e-4, LoRA 1e-3; muon 5e-3 and 1e-2]"),
+    _option("--weight-decay", type=FINITE, default=0.0, help="Decoupled weight decay."),
     _option("--warmup", type=int, default=20, help="Steps over which the rate rises."),
     _option("--schedule", type=click.Choice(SCHEDULES), default="linear", help="How the rate falls at the end."),
-    _option("--decay-share", type=float, default=0.3, help="Share of the steps over which it falls."),
-    _option("--clip", type=float, default=1.0, help="Largest norm of the gradient; 0 does not clip."),
-    _option("--ema", type=float, help="Decay of averaged weights, which are then validated and saved, e.g. 0.999."),
+    _option("--decay-share", type=FINITE, default=0.3, help="Share of the steps over which it falls."),
+    _option("--clip", type=FINITE, default=1.0, help="Largest norm of the gradient; 0 does not clip."),
+    _option("--ema", type=FINITE, help="Decay of averaged weights, which are then validated and saved, e.g. 0.999."),
     _option("--lora-rank", type=int, help="Train a LoRA of this rank instead of all weights."),
-    _option("--lora-alpha", type=float, help="Its alpha.  [default: the rank]"),
+    _option("--lora-alpha", type=FINITE, help="Its alpha.  [default: the rank]"),
     _option("--lora-targets", multiple=True, help="Layer names as a pattern; repeatable.  [default: blocks]"),
     _option("--timesteps", type=click.Choice(TIMESTEPS), default="logit-normal", help="How noise levels are drawn."),
-    _option("--shift", type=float, help="Shift of the noise levels.  [default: 1; 'shifted': the model's]"),
+    _option("--shift", type=FINITE, help="Shift of the noise levels.  [default: 1; 'shifted': the model's]"),
     _option("--clean-frames", type=int, default=0, help="ti2v, mi2v: up to so many leading latent frames are given."),
-    _option("--clean-share", type=float, default=0.5, help="Share of the samples with given frames."),
-    _option("--caption-dropout", type=float, default=0.1, help="Share of the samples without caption, for guidance."),
+    _option("--clean-share", type=FINITE, default=0.5, help="Share of the samples with given frames."),
+    _option("--caption-dropout", type=FINITE, default=0.1, help="Share of the samples without caption, for guidance."),
     _option("--num-frames", "--frame-num", "num_frames", type=int, help="Frames of a clip.  [default: the model's]"),
-    _option("--fps", type=float, help="Frames per second of a clip.  [default: the model's]"),
+    _option("--fps", type=FINITE, help="Frames per second of a clip.  [default: the model's]"),
     _option("--size", type=ParsedType("W*H", parse_size), help="The area of a clip.  [default: the model's]"),
     _option("--held-out", type=int, help="Examples kept for the validation loss.  [default: one in five, at most 16]"),
     _option("--validate-every", type=int, help="Steps between validations.  [default: start and end]"),
@@ -110,6 +112,10 @@ def _call(**values: Any) -> None:
     launch = runtime.launched()
     if launch is not None:
         values["device"] = launch.device(values["device"])
+    elif values["replicas"] != 1:
+        raise RequestError(
+            f"--replicas {values['replicas']} divides processes, and torchrun started none; leave it out"
+        )
     plan = plan_of(values, world=1 if launch is None else launch.world)
     is_first = launch is None or launch.rank == 0
     if values["dry_run"]:
@@ -123,7 +129,7 @@ def _call(**values: Any) -> None:
         if plan.found is not None:
             report_left_out(plan.found)
     if result.signal is not None:
-        raise click.exceptions.Exit(143 if result.signal == signal.SIGTERM else 130)
+        raise exit_of(result.signal)
 
 
 def _report(plan: TrainingPlan, result: RunResult, as_json: bool) -> None:

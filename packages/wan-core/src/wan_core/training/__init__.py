@@ -21,10 +21,9 @@ if TYPE_CHECKING:
     from wan_core.training.optimizers import build_optimizers
     from wan_core.training.plan import (
         Objective,
-        ResultNames,
-        RunOptions,
         TrainedNetworks,
         TrainingPlan,
+        check_apart,
         examples_of,
         lost_words,
         machine,
@@ -32,6 +31,7 @@ if TYPE_CHECKING:
     )
     from wan_core.training.ranks import Ranks, distributed_ranks
     from wan_core.training.run import Listeners, RunResult, carry_out, one_loss
+    from wan_core.training.run_options import ResultNames, RunOptions
     from wan_core.training.settings import (
         DEFAULT_TARGETS,
         EXPERTS,
@@ -83,6 +83,7 @@ __all__ = [
     "autocast",
     "build_optimizers",
     "carry_out",
+    "check_apart",
     "clip_settings",
     "count_parameters",
     "data_folders",

@@ -230,7 +230,8 @@ def _compare(made: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -
     ]
     if changed:
         raise ConfigError(
-            f"the cache {folder} was made with other settings: {'; '.join(changed[:5])}; give another folder"
+            f"the cache {folder} was made with other settings: {'; '.join(changed[:5])}; name another folder with "
+            "--output or --cache, or make it anew with 'wan cache'"
         )
 
 

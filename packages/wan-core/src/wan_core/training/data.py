@@ -5,6 +5,7 @@ An image is a clip of one frame. What a folder has is found in `wan_core.trainin
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -46,7 +47,7 @@ class ClipSettings:
         if self.num_frames < 1 or self.num_frames % 4 != 1:
             lower = max(1, (self.num_frames - 1) // 4 * 4 + 1)
             raise ConfigError(f"num_frames must be 4n+1, got {self.num_frames}; nearest are {lower} and {lower + 4}")
-        if self.fps <= 0 or self.multiple < 1 or self.area < self.multiple**2:
+        if not 0 < self.fps < math.inf or self.multiple < 1 or self.area < self.multiple**2:
             raise ConfigError(
                 f"fps and multiple must be positive and area at least multiple squared, got {self.fps}, "
                 f"{self.multiple} and {self.area}"

@@ -11,14 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from wan_core.checkpoints.readers.shards import USUAL_NAMES, index_shards, is_index, shard_files, weight_files
 from wan_core.errors import ConfigError
+from wan_core.files import sample_file
 from wan_core.pipeline import Pipeline
 from wan_core.presets import Preset
 from wan_core.tasks import TrainingClip
 from wan_core.training.cache import Cache, ShuffledBatches
 from wan_core.training.data import ClipSettings, Example, load_clip, load_first_image
 
-_SAMPLE_BYTES = 1 << 20
 _TEXT = ("context", "empty")
 
 
@@ -50,20 +51,21 @@ def examples_fingerprint(examples: Sequence[Example]) -> str:
 
 
 def weights_fingerprint(path: Path) -> str:
-    """A short name of a file of weights, from its size, beginning and end; a folder's largest file stands for it.
+    """A short name of the weights in a file, or of the network in a folder, by samples of the files' content.
 
-    A repository that is still to be fetched stands for itself.
+    A repository that is still to be fetched stands for itself. Raises CheckpointError for a file that cannot be read.
     """
-    files = (each for each in path.rglob("*") if each.is_file())
-    path = max(files, key=lambda each: each.stat().st_size, default=path)
-    if not path.is_file():
+    if not path.exists():
         return str(path)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        digest = hashlib.sha256(file.read(_SAMPLE_BYTES) + str(size).encode())
-        file.seek(max(0, size - _SAMPLE_BYTES))
-        digest.update(file.read(_SAMPLE_BYTES))
-    return digest.hexdigest()[:16]
+    files: Sequence[Path] = shard_files(path)
+    if is_index(path.name):
+        files = [path.parent / name for name in index_shards(path)]
+    elif path.is_dir():
+        groups = weight_files(path)
+        usual = [group for group in groups if group.path.name.startswith(USUAL_NAMES)]
+        files = [file for group in usual or groups for file in group.files]
+        files = files or sorted(each for each in path.rglob("*") if each.is_file())
+    return hashlib.sha256("".join(map(sample_file, files)).encode()).hexdigest()[:16]
 
 
 class ExampleEncoder:

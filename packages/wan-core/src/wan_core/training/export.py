@@ -4,14 +4,24 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
-from wan_core.checkpoints import CheckpointLayout, MemorySource, official_config, write_file, write_json, write_shards
-from wan_core.files import write_error
+from wan_core.checkpoints import (
+    CheckpointLayout,
+    MemorySource,
+    official_config,
+    read_weights,
+    write_file,
+    write_json,
+    write_shards,
+)
+from wan_core.drafts import replaced_file
+from wan_core.errors import CheckpointError
 from wan_core.models import WanDiT
 from wan_core.presets import Preset
 from wan_core.tasks import Companion
@@ -66,33 +76,37 @@ def _gathered(network: nn.Module, ranks: Ranks) -> dict[str, Tensor]:
 def complete_model(preset: Preset, source: Path, target: Path) -> Path:
     """Put the parts that were not trained beside a trained network, so that ``target`` is a whole model; returns it.
 
-    Files are linked where the disk can, else copied, as those of the installed package always are; parts that have a
-    place of their own stay there. Raises CheckpointError for a part that is missing, MediaError.
+    Files are linked where the disk can, else copied, as those of the installed package always are; each appears whole
+    or not at all, and one of another size than its source's is put again. Parts that come from elsewhere, and a trained
+    network that ``target`` has, stay. Raises CheckpointError for a part that is missing, MediaError.
     """
-    put = shutil.copy2 if preset.bundled else _link_file
     layout = CheckpointLayout(source, preset.name)
-    for part in (each for each in preset.parts if each.source is None and not Path(each.file).is_absolute()):
+    for part in (each for each in preset.parts if each.source is None):
+        if part.family.is_denoiser and _is_trained(target / part.place):
+            continue
         found = layout.find(part)
-        place = target / found.relative_to(layout.folder)
-        if not place.exists():
-            _put(found.resolve(), place, put)
+        place = target / (part.place if Path(part.file).is_absolute() else found.relative_to(layout.folder))
+        files = [each for each in sorted(found.rglob("*")) if each.is_file()] if found.is_dir() else [found]
+        for file in files:
+            _put(file, place / file.relative_to(found), may_link=not preset.bundled)
     return target
 
 
-def _put(source: Path, place: Path, put: Callable[[str, str], object]) -> None:
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        if source.is_dir():
-            shutil.copytree(source, place, copy_function=put, dirs_exist_ok=True)
-        else:
-            put(str(source), str(place))
-    except OSError as error:
-        raise write_error(place, error) from error
+def _is_trained(folder: Path) -> bool:
+    """Whether a network lies there that a run has written, this one or an earlier one of the other expert."""
+    with suppress(CheckpointError):
+        return "training" in read_weights(folder).metadata
+    return False
 
 
-def _link_file(source: str, place: str) -> None:
-    real = os.path.realpath(source)
-    try:
-        os.link(real, place)
-    except OSError:
-        shutil.copy2(real, place)
+def _put(source: Path, place: Path, *, may_link: bool) -> None:
+    """A link to a file or a copy of it, unless ``place`` has one of its size."""
+    source = source.resolve()
+    if place.is_file() and place.stat().st_size == source.stat().st_size:
+        return
+    with replaced_file(place) as draft:
+        if may_link:
+            with suppress(OSError):
+                os.link(source, draft)
+                return
+        shutil.copy2(source, draft)

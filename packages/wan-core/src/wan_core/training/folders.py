@@ -63,15 +63,14 @@ class FoundExamples:
             text = str(error)
             self.bad.append(error if Path(name).name in text else type(error)(f"{name}: {text}"))
 
-    def refuse(self, where: str) -> None:
+    def refuse(self, where: str, remedy: str = "mend them, or leave them out with --skip-bad") -> None:
         """Raise the error of all bad examples together, if there are any: one keeps its own sentence."""
         if len(self.bad) == 1:
             raise self.bad[0]
         if self.bad:
             total = len(self.bad) + len(self.examples)
             raise type(self.bad[0])(
-                f"{len(self.bad)} of {total} examples in {where} cannot be trained on:\n{self.report()}\n"
-                "mend them, or leave them out with --skip-bad"
+                f"{len(self.bad)} of {total} examples in {where} cannot be trained on:\n{self.report()}\n{remedy}"
             )
 
     def report(self) -> str:
@@ -168,10 +167,14 @@ def _by_name(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
 def _pair(folder: Path, name: str, media: Sequence[Path], texts: Sequence[Path]) -> tuple[Path, Path]:
     if not media:
         others = [each.name for each in sorted(folder.glob("*")) if plain_name(each.stem) == name and each not in texts]
+        broken = [name for name in others if not (folder / name).exists()]
+        if broken:
+            raise RequestError(f"{texts[0]} has no video or image; {_broken_link(folder / broken[0])}")
         kinds = f"{others[0]} is none of {', '.join(MEDIA_ENDINGS)}" if others else "remove it, or name it README.txt"
         raise RequestError(f"{texts[0]} has no video or image; {kinds}")
     if not texts:
-        raise RequestError(f"{media[0]} has no caption {name}.txt")
+        text = folder / f"{name}.txt"
+        raise RequestError(f"{media[0]} has no caption {_broken_link(text) if text.is_symlink() else text.name}")
     for several in (media, texts):
         if len(several) > 1:
             raise RequestError(
@@ -249,6 +252,9 @@ def _existing(folder: Path, name: str, place: str) -> Path:
     files = [each for each in candidates if each.is_file()]
     if len(files) != 1:
         among = f" ({files[0]} and {files[1]} are alike)" if files else ""
+        links = [each for each in candidates if each.is_symlink()]
+        if links and not files:
+            raise RequestError(f"{place}: {_broken_link(links[0])}")
         raise RequestError(f"{place}: there is no file {folder / shown}{among}")
     if not stays_inside(folder, files[0]):
         raise RequestError(f"{place}: {shown} is a link out of its folder, to {plain_text(files[0].resolve())}")
@@ -261,6 +267,10 @@ def _from_folder_on(folder: Path, name: str) -> str | None:
         name = str(Path(name).relative_to(folder.absolute()))
     windows = PureWindowsPath(name)
     return None if windows.root or windows.drive or ".." in windows.parts else name
+
+
+def _broken_link(path: Path) -> str:
+    return f"{path.name} is a link to {plain_text(path.readlink())}, which is not there"
 
 
 def _is_file(path: Path) -> bool:

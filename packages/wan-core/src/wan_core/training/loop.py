@@ -10,7 +10,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -96,7 +96,7 @@ def train(
     base_rates = _base_rates(optimizers)
     clock = _Clock(settings.save_seconds)
     told = False
-    with Signals(is_alone=reduce is this_rank_only) as signals:
+    with _ending(lambda: step, checkpoints), Signals(is_alone=reduce is this_rank_only) as signals:
 
         def look() -> None:
             with averaged(stage.model, stage.average), signals.abandoning():
@@ -123,6 +123,21 @@ def train(
         if step not in checkpoints.steps():
             checkpoints.save(state, step)
     return TrainingResult(step, log.loss, signals.first() if told else None)
+
+
+@contextmanager
+def _ending(step: Callable[[], int], checkpoints: CheckpointFolder) -> Iterator[None]:
+    """Let an interruption at once say where the run ended and what is left of it."""
+    try:
+        yield
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (f"ended at once after step {step()}; {_kept(checkpoints)}",)
+        raise
+
+
+def _kept(checkpoints: CheckpointFolder) -> str:
+    steps = checkpoints.steps()
+    return f"the last good checkpoint is {checkpoints.path(steps[-1])}" if steps else "nothing was saved yet"
 
 
 def _change(
@@ -204,9 +219,8 @@ def _backward(update: WeightUpdate, settings: LoopSettings, step: int) -> dict[s
 def _check(value: float, what: str, step: int, checkpoints: CheckpointFolder) -> None:
     if math.isfinite(value):
         return
-    steps = checkpoints.steps()
-    kept = f"the last good checkpoint is {checkpoints.path(steps[-1])}" if steps else "nothing was saved yet"
-    raise RequestError(f"the {what} became {value} at step {step}; {kept}; try a lower learning rate")
+    remedy = "try a lower learning rate, in another output folder"
+    raise RequestError(f"the {what} became {value} at step {step}; {_kept(checkpoints)}; {remedy}")
 
 
 def _clip(weights: Sequence[Tensor], limit: float | None) -> float:

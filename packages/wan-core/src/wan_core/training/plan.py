@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
-from wan_core.checkpoints import Part
+from wan_core.checkpoints import CheckpointLayout, Part
 from wan_core.errors import ConfigError, RequestError
 from wan_core.files import check_place
 from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
@@ -21,67 +21,20 @@ from wan_core.presets import Preset, get_preset
 from wan_core.runtime import Placed, resolve_device, resolve_dtype
 from wan_core.tasks import Companion, Experts, GenerationRequest
 from wan_core.training.cache import Cache, check_cache
-from wan_core.training.clip_rules import ClipRule
 from wan_core.training.data import ClipSettings, Example, check_example
-from wan_core.training.examples import clip_settings, describe_cache, describe_conditions
-from wan_core.training.folders import DataFolder, FoundExamples, look_into, reading_notes, shortened
+from wan_core.training.examples import clip_settings, describe_cache, describe_conditions, weights_fingerprint
+from wan_core.training.folders import FoundExamples, look_into, reading_notes, shortened
 from wan_core.training.loop import run_identity
 from wan_core.training.lora import attach_lora
 from wan_core.training.optimizers import require_optimizer
 from wan_core.training.ranks import Ranks
+from wan_core.training.run_options import RunOptions
 from wan_core.training.settings import EXPERTS, LoopSettings, TrainSettings
 from wan_core.training.stage import Stage
-from wan_core.training.state import CheckpointFolder
+from wan_core.training.state import BASE_WEIGHTS, CheckpointFolder
 from wan_core.training.tensorboard import require_tensorboard
 
 DIT = "dit"
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResultNames:
-    """What the files for others are called below the output; ``{step}`` is filled in, and ``{expert}`` as ``-high``."""
-
-    model: str = "model"
-    lora: str = "lora{expert}.safetensors"
-    companion: str = "{name}{expert}.safetensors"
-
-
-@dataclass(frozen=True, kw_only=True)
-class RunOptions:
-    """What to train on what, where: files, machine, and what is watched on the way.
-
-    ``data`` are folders of videos and images, ``cache`` a folder made by ``wan cache``, ``examples`` a list; one of
-    them. ``clips`` are cut from each video; with ``skip_bad`` what cannot be trained on is left out, not refused.
-    ``size`` is width, height; what is None is the model's own. ``parts`` and ``offload`` as for `RuntimeOptions`.
-    ``validation_images`` are those that the validation prompts start from. ``networks`` are trained: ``dit`` and the
-    companions of the model's task, all by default. With ``export_at_validation`` the files for others, ``names``, are
-    written at each validation, too. ``world`` processes work together.
-    """
-
-    model: str | Preset
-    output: Path
-    data: Sequence[DataFolder] = ()
-    cache: Path | None = None
-    examples: Sequence[Example] | None = None
-    clips: ClipRule | None = None
-    skip_bad: bool = False
-    checkpoint_dir: Path | None = None
-    parts: Mapping[str, str | Path] = field(default_factory=dict)
-    offload: bool | None = None
-    networks: Sequence[str] = ()
-    expert: str | None = None
-    num_frames: int | None = None
-    fps: float | None = None
-    size: tuple[int, int] | None = None
-    device: str | None = None
-    dtype: str | None = None
-    keep: int = 2
-    validation_prompts: Sequence[str] = ()
-    validation_images: Sequence[Path] = ()
-    tensorboard: bool = False
-    names: ResultNames = field(default_factory=ResultNames)
-    export_at_validation: bool = False
-    world: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +70,7 @@ class TrainingPlan:
     """A run that was checked; nothing big is in memory.
 
     ``networks`` are the names of those trained, ``parts`` the transformers, one run each; ``beside`` are the companions
-    that it begins with, as fingerprints. ``found`` is None when a
+    that it begins with, as fingerprints, ``base`` those of the transformers by expert. ``found`` is None when a
     finished cache is given, or where an ``objective`` needs none; it says, too, which others were left out. ``notes``
     are sentences that the user should see before the work starts.
     """
@@ -130,6 +83,7 @@ class TrainingPlan:
     parts: Sequence[Part]
     networks: Sequence[str]
     beside: Mapping[str, str]
+    base: Mapping[str | None, str]
     clips: ClipSettings
     found: FoundExamples | None
     cache_settings: dict[str, Any]
@@ -190,6 +144,7 @@ class TrainingPlan:
         values |= {"rate": self.settings.base_rate(), "lora_targets": list(self.settings.lora_targets)}
         # The batch of all processes together: a run may go on with another number of them.
         values |= {"batch": self.settings.batch * self.options.world}
+        values |= {BASE_WEIGHTS: self.base[part.expert]}
         values |= {"model": self.preset.name, "expert": part.expert or "", "dtype": str(self.dtype)[6:]}
         if list(self.networks) != [DIT]:
             values["networks"] = list(self.networks)
@@ -209,12 +164,13 @@ def plan_training(
     """
     preset = get_preset(options.model) if isinstance(options.model, str) else options.model
     _check_task(preset, settings, loop)
-    parts = choose_experts(preset, options.expert)
+    choose_experts(preset, options.expert)
     require_optimizer(settings.optimizer, options.world)
     if options.tensorboard:
         require_tensorboard()
     device, dtype = machine(options.device, options.dtype)
     requests = _validation_requests(preset, options)
+    check_apart(options.output, [folder.path for folder in options.data])
     clips = clip_settings(preset, num_frames=options.num_frames, fps=options.fps, size=options.size)
     found = _examples(options, preset, clips, seed=settings.seed, is_needed=objective is None)
     check_place(options.output, is_folder=True)
@@ -223,20 +179,30 @@ def plan_training(
         device=str(device), dtype=str(dtype).removeprefix("torch."), parts=options.parts, offload=options.offload
     )
     pipeline = load_pipeline(preset, options.checkpoint_dir, runtime)  # reads the headers of all files
+    parts = choose_experts(pipeline.preset, options.expert)
+    parts = choose_experts(pipeline.preset, options.expert)
     plan = TrainingPlan(
         options=options, settings=settings, loop=loop, pipeline=pipeline, parts=parts, clips=clips, found=found,
         folder=checkpoint_folder(preset, options.checkpoint_dir), networks=(), beside={},
+        base={part.expert: weights_fingerprint(_base(pipeline, part, options)) for part in parts},
         cache_settings={}, requests=requests, dtype=dtype, objective=objective,
     )  # fmt: skip
     companions = plan.companions()
     beside = {name: _fingerprint(each) for name, each in companions.items()}
     notes = [*reading_notes(plan.examples or ()), *lost_words(pipeline, plan.examples or (), requests)]
     plan = replace(plan, networks=_networks(preset, companions, options.networks), beside=beside, notes=notes)
+    if DIT not in plan.networks and settings.lora() is not None:
+        raise ConfigError(f"--lora-rank is for the network dit, and {', '.join(plan.networks)} is trained alone")
     meta_network(plan)
     if objective is None:
         plan = replace(plan, cache_settings=_cache_settings(plan))
-    for part in parts:
-        plan.checkpoints(part).compare(run_identity(loop, plan.recipe(part)))
+    for part in plan.parts:
+        reached = plan.checkpoints(part).compare(run_identity(loop, plan.recipe(part)))
+        if reached > loop.steps:
+            raise RequestError(
+                f"the run in {options.output} has reached step {reached}, {loop.steps} steps are asked for; ask for "
+                f"{reached} or more, or name another output folder"
+            )
     return plan
 
 
@@ -257,6 +223,16 @@ def _examples(
     return examples_of(FoundExamples(list(options.examples)), preset, clips, where="the list", seed=seed)
 
 
+def check_apart(output: Path, data: Sequence[Path]) -> None:
+    """Raises RequestError when the output would lie among what is trained on."""
+    for folder in data:
+        if folder.is_dir() and output.resolve().is_relative_to(folder.resolve()):
+            raise RequestError(
+                f"the output {output} lies in the data folder {folder}, where the next run would look for examples; "
+                "name a folder outside of it"
+            )
+
+
 def _networks(preset: Preset, companions: Collection[str], asked: Sequence[str]) -> list[str]:
     """The names of the networks to train. Raises ConfigError for one that there is not."""
     known = [DIT, *companions]
@@ -273,6 +249,13 @@ def _fingerprint(companion: Companion) -> str:
         digest.update(name.encode())
         digest.update(tensor.float().cpu().contiguous().numpy().data)
     return digest.hexdigest()[:16]
+
+
+def _base(pipeline: Pipeline, part: Part, options: RunOptions) -> Path:
+    """The file or folder that a transformer is read from."""
+    if part.expert is None:
+        return Path(pipeline.components.found[DIT])
+    return CheckpointLayout(checkpoint_folder(pipeline.preset, options.checkpoint_dir)).find(part)
 
 
 def _cache_settings(plan: TrainingPlan) -> dict[str, Any]:
@@ -327,7 +310,9 @@ def examples_of(
             if example.is_image and not preset.task.learns_from_images:
                 raise RequestError(f"{example.name} is an image; {preset.name} learns from videos only")
             usable.examples += check_example(example, clips, seed)
-    if not skip_bad or not usable.examples:
+    if skip_bad and not usable.examples:
+        usable.refuse(where, "mend some of them: nothing else is there to train on")
+    if not skip_bad:
         usable.refuse(where)
     return usable
 
@@ -382,6 +367,8 @@ def _validation_requests(preset: Preset, options: RunOptions) -> list[Generation
     if options.num_frames is not None:
         size["num_frames"] = options.num_frames
     make, images = preset.task.validation_request, options.validation_images
+    if images and not options.validation_prompts:
+        raise RequestError("--validation-image needs a --validation-prompt that starts from it")
     requests = [make(prompt, images, **size) for prompt in options.validation_prompts]
     for request in requests:
         plan_request(preset, request, preset.latent_spec)

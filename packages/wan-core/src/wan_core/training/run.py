@@ -222,9 +222,7 @@ def _export(plan: TrainingPlan, part: Part, networks: TrainedNetworks, step: int
     written = []
     if plan.trains_all:
         target = output / names.model.format(**known)
-        # A part with a place of its own is below the model by its name.
-        below = Path(part.file).name if Path(part.file).is_absolute() else part.file
-        save_network(networks.dit, target / below, dtype=plan.dtype, metadata=metadata, ranks=ranks)
+        save_network(networks.dit, target / part.place, dtype=plan.dtype, metadata=metadata, ranks=ranks)
         if ranks.is_first and part == plan.parts[-1]:
             complete_model(plan.preset, plan.folder, target)
         written.append(target)

@@ -6,7 +6,7 @@ import difflib
 import math
 import tomllib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,6 +24,9 @@ DATASET_TABLES = ("datasets", "directory")
 EXPERTS = ("high", "low", "both")
 SCHEDULES = ("linear", "cosine", "constant")
 DEFAULT_TARGETS = ("blocks.*.self_attn.[qkvo]", "blocks.*.cross_attn.[qkvo]", "blocks.*.ffn.[02]")
+SEEDS = 2**31
+"""How many seeds there are: each is multiplied with a number of steps into the 64 bits that torch takes."""
+
 _FREE = ("steps", "save_seconds", "save_steps", "log_steps", "validate_steps")
 _DEFAULT_RATES = {"adamw": 1e-4, "adamw8bit": 1e-4, "muon": 5e-3}
 _LORA_RATES = {"adamw": 1e-3, "adamw8bit": 1e-3, "muon": 1e-2}
@@ -77,6 +80,8 @@ class LoopSettings:
     validate_steps: int | None = None
 
     def __post_init__(self) -> None:
+        _finite(self)
+        _check_seed(self.seed)
         if self.steps < 1 or self.accumulation < 1 or self.log_steps < 1:
             least = {"steps": self.steps, "accumulation": self.accumulation, "log_steps": self.log_steps}
             raise ConfigError(f"steps, accumulation and log_steps must be at least 1, got {least}")
@@ -141,28 +146,33 @@ class TrainSettings:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        _finite(self)
+        _check_seed(self.seed)
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("timesteps", self.timesteps, TIMESTEPS)
         if self.rate is not None and not 0 < self.rate < 100:
             raise ConfigError(f"lr must be above 0 and below 100, got {self.rate:g}; 1e-4 is usual")
-        if self.batch < 1:
-            raise ConfigError(f"batch-size must be at least 1, got {self.batch}")
-        is_decay = 0 <= self.weight_decay < float("inf")
-        if self.clean_frames < 0 or (self.held_out or 0) < 0 or not is_decay or self.seed < 0:
-            least = f"{self.clean_frames}, {self.held_out}, {self.weight_decay:g} and {self.seed}"
-            raise ConfigError(f"clean-frames, held-out, weight-decay and seed must be at least 0, got {least}")
+        for name, least in (("batch", 1), ("clean_frames", 0), ("held_out", 0), ("weight_decay", 0)):
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ConfigError(f"{_shown(name)} must be at least {least}, got {value:g}")
+        if self.shift is not None and self.shift <= 0:
+            raise ConfigError(f"shift must be above 0, got {self.shift:g}; 1 shifts nothing")
         for name in ("clean_share", "caption_dropout"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ConfigError(f"{name.replace('_', '-')} must be in 0..1, got {getattr(self, name):g}")
+                raise ConfigError(f"{_shown(name)} must be in 0..1, got {getattr(self, name):g}")
         if self.ema is not None and not 0 < self.ema < 1:
             raise ConfigError(f"ema must be between 0 and 1, got {self.ema:g}; 0.999 is usual")
-        if self.lora_rank is None and self.lora_alpha is not None:
-            raise ConfigError("lora-alpha needs a LoRA; give --lora-rank too")
         self.lora()
 
     def lora(self) -> LoRASettings | None:
-        """The adapters to train; None when all weights are trained."""
+        """The adapters to train; None when all weights are trained. Raises ConfigError as `LoRASettings` does, and for
+        settings of a LoRA without a rank."""
         if self.lora_rank is None:
+            idle = ["alpha"] * (self.lora_alpha is not None)
+            idle += ["targets"] * (tuple(self.lora_targets) != DEFAULT_TARGETS)
+            if idle:
+                raise ConfigError(f"lora-{idle[0]} needs a LoRA; give --lora-rank too")
             return None
         return LoRASettings(rank=self.lora_rank, alpha=self.lora_alpha, targets=tuple(self.lora_targets))
 
@@ -191,13 +201,15 @@ class TrainSettings:
         return self.held_out
 
 
-def read_config(path: str | Path, known: Iterable[str]) -> dict[str, Any]:
+def read_config(path: str | Path, known: Iterable[str], *, also: Iterable[str] = ()) -> dict[str, Any]:
     """The settings of a TOML file by option name (``_`` for ``-``), as text, as a command line would have them.
 
     A list stays a list; ``[[datasets]]`` are the entries of ``data``. Raises RequestError for a file that is missing or
-    no TOML, and for a name that is not in ``known``, with the nearest one that is.
+    no TOML, and for a name that is not in ``known``, with the nearest one that is; those in ``also`` are taken and not
+    told of.
     """
     path, names = Path(path), sorted(known)
+    accepted = {*names, *also}
     text = read_text(path)
     try:
         values = tomllib.loads(text)
@@ -209,7 +221,7 @@ def read_config(path: str | Path, known: Iterable[str]) -> dict[str, Any]:
         if "data" in names and key in ("data", *DATASET_TABLES) and _has_tables(value):
             read["data"] = [*read.get("data", []), *value]
             continue
-        if name not in names:
+        if name not in accepted:
             near = difflib.get_close_matches(name, names, 1)
             hint = f"; did you mean {near[0]}?" if near else f"; known are {', '.join(names)}"
             raise RequestError(f"the config {path} has an unknown setting {key!r}{hint}")
@@ -225,6 +237,23 @@ def _has_tables(value: object) -> bool:
 
 def _text(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def _finite(settings: LoopSettings | TrainSettings) -> None:
+    for field in fields(settings):
+        value = getattr(settings, field.name)
+        if isinstance(value, float) and not math.isfinite(value):
+            raise ConfigError(f"{_shown(field.name)} must be a finite number, got {value}")
+
+
+def _shown(name: str) -> str:
+    """What the option of a setting is called."""
+    return {"rate": "lr", "clip_norm": "clip", "batch": "batch-size"}.get(name, name).replace("_", "-")
+
+
+def _check_seed(seed: int) -> None:
+    if not 0 <= seed < SEEDS:
+        raise ConfigError(f"seed must be from 0 to {SEEDS - 1}, got {seed}")
 
 
 def _one_of(name: str, value: str, known: Sequence[str]) -> None:

@@ -9,6 +9,7 @@ need no state: the loop seeds them from (seed, step, rank) at every step.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from torch import Tensor, distributed, nn
 
 from wan_core.drafts import Draft, abandoned_drafts, remove_abandoned, remove_folder
 from wan_core.errors import CheckpointError, ConfigError, MediaError
-from wan_core.files import hash_file
+from wan_core.files import hash_file, write_error
 from wan_core.runtime import is_sharded
 from wan_core.training.average import AveragedWeights, trained_tensors
 from wan_core.training.sharded import copy_whole, is_sharded_folder, read_parts, write_parts, zeros_of
@@ -34,6 +35,9 @@ _WEIGHTS = "model."
 _STATE_VALUES = {
     "step": int, "settings": dict, "optimizers": list, "average_updates": int, "sizes": dict, "shapes": dict,
 }  # fmt: skip
+BASE_WEIGHTS = "base_weights"
+"""The setting that names the weights which a run starts from."""
+
 _REMEDY = "remove it to go on from an earlier one"
 _T = TypeVar("_T")
 
@@ -121,18 +125,18 @@ class CheckpointFolder:
             tensors, summary = _packed(state, step)
             if together:
                 summary["sha256"] = write_parts(temporary, tensors)
-            first_alone(lambda: self._finish(draft, tensors, summary, together), together)
+            first_alone(lambda: self._finish(draft, tensors, summary, state.model), together)
         except (OSError, SafetensorError, MediaError) as error:
             last = f"the last good one is {self.path(self.steps()[-1])}" if self.steps() else "there is no earlier one"
-            raise MediaError(f"cannot save a checkpoint in {self.root}: {error}; {last}") from error
+            raise MediaError(f"cannot save a checkpoint: {_reason(self.root, error)}; {last}") from error
         finally:
             draft.discard()
         return self.path(step)
 
-    def _finish(self, draft: Draft, tensors: Mapping[str, Tensor], summary: dict[str, Any], together: bool) -> None:
+    def _finish(self, draft: Draft, tensors: Mapping[str, Tensor], summary: dict[str, Any], model: nn.Module) -> None:
         """Complete the folder, give it its name and remove old ones."""
-        if not together:
-            _write_files(draft.path, tensors)
+        if not is_sharded(model):
+            _write_files(draft.path, tensors, _unseen_dims(model))
             summary["sha256"] = {name: hash_file(draft.path / name) for name in (_MODEL, _TRAINING)}
         summary["sizes"] = {name: (draft.path / name).stat().st_size for name in summary["sha256"]}
         (draft.path / _STATE).write_text(json.dumps(summary, indent=1))
@@ -193,6 +197,15 @@ class CheckpointFolder:
         return steps[-1] if steps else 0
 
 
+def _reason(folder: Path, error: Exception) -> str:
+    """The sentence of what the disk refused; safetensors gives the number of the system's error in its text only."""
+    if isinstance(error, MediaError):
+        return str(error)
+    found = re.search(r"os error (\d+)", str(error))
+    number = int(found[1]) if found else getattr(error, "errno", None)
+    return str(write_error(folder, OSError(number, getattr(error, "strerror", None) or str(error))))
+
+
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
@@ -206,10 +219,10 @@ def first_alone(action: Callable[[], _T], together: bool) -> _T:
         try:
             outcome[0] = action()
         except (OSError, SafetensorError, MediaError) as error:
-            outcome[1] = str(error)
+            outcome[1] = getattr(error, "errno", None), str(error)
     distributed.broadcast_object_list(outcome)
     if outcome[1] is not None:
-        raise OSError(outcome[1])
+        raise OSError(*outcome[1])
     result: _T = outcome[0]
     return result
 
@@ -235,12 +248,19 @@ def _packed(state: TrainingState, step: int) -> tuple[dict[str, Tensor], dict[st
     return tensors, summary
 
 
-def _write_files(folder: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Whole tensors in two files: the weights, which others may read too, and the rest."""
+def _unseen_dims(model: nn.Module) -> dict[str, str]:
+    """What a reader of the weights cannot tell by their shapes, as the metadata of their file."""
+    config = getattr(getattr(model, "dit", model), "config", None)
+    values = {name: getattr(config, name) for name in ("num_heads", "text_len", "eps") if hasattr(config, name)}
+    return {"config": json.dumps(values)} if values else {}
+
+
+def _write_files(folder: Path, tensors: Mapping[str, Tensor], about: Mapping[str, str]) -> None:
+    """Whole tensors in two files: the weights, which others may read too, with what is ``about`` them, and the rest."""
     weights = _below(tensors, _WEIGHTS)
     training = {name: tensor for name, tensor in tensors.items() if not name.startswith(_WEIGHTS)}
-    for file, content in ((_MODEL, weights), (_TRAINING, training)):
-        save_file(_apart(content), folder / file)
+    for file, content, metadata in ((_MODEL, weights, about), (_TRAINING, training, {})):
+        save_file(_apart(content), folder / file, {"format": "pt", **metadata})
 
 
 def _apart(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -318,6 +338,8 @@ def _check_files(folder: Path, saved: Mapping[str, Any], rank: int = 0, world: i
 
 def _compare_settings(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: set[str], folder: Path) -> None:
     saved, now = _flat(saved), _flat(json.loads(json.dumps(dict(now))))  # tuples become lists, as in the file
+    if f"recipe.{BASE_WEIGHTS}" not in saved:  # a run from before it was noted
+        may_change = {*may_change, f"recipe.{BASE_WEIGHTS}"}
     names = sorted((set(saved) | set(now)) - may_change)
     changed = [
         f"{name} was {saved.get(name)!r}, is {now.get(name)!r}" for name in names if saved.get(name) != now.get(name)

@@ -63,7 +63,8 @@ class Family:
     ``keeps_rest`` copies what the network does not use along, ``carries_tokenizer`` tells single files that hold one.
 
     A part that another library reads has no ``network`` but ``load``, from a path, a dtype and a device; ``files`` are
-    patterns of which one must match in its folder. ``find`` looks a part up outside of a checkpoint folder.
+    patterns of which one must match in its folder. ``find`` looks a part up outside of a checkpoint folder, and
+    ``is_repository`` tells names of repositories from those of files.
     """
 
     name: str
@@ -84,6 +85,7 @@ class Family:
     load: Callable[[Path, torch.dtype, torch.device], Any] | None = None
     files: tuple[str, ...] = WEIGHT_FILES
     find: Callable[[str], Path] | None = None
+    is_repository: Callable[[str], bool] = lambda name: name.count("/") == 1
 
     @property
     def where(self) -> Places:
