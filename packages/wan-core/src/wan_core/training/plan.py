@@ -70,9 +70,9 @@ class TrainingPlan:
     """A run that was checked; nothing big is in memory.
 
     ``networks`` are the names of those trained, ``parts`` the transformers, one run each; ``beside`` are the companions
-    that it begins with, as fingerprints, ``base`` those of the transformers by expert. ``found`` is None when a
-    finished cache is given, or where an ``objective`` needs none; it says, too, which others were left out. ``notes``
-    are sentences that the user should see before the work starts.
+    that it begins with, as fingerprints, ``base`` those of the transformers by expert. ``found`` is None when a finished
+    cache is given, or where an ``objective`` needs none; it says, too, which others were left out. ``notes`` are
+    sentences that the user should see before the work starts.
     """
 
     options: RunOptions
@@ -179,7 +179,6 @@ def plan_training(
         device=str(device), dtype=str(dtype).removeprefix("torch."), parts=options.parts, offload=options.offload
     )
     pipeline = load_pipeline(preset, options.checkpoint_dir, runtime)  # reads the headers of all files
-    parts = choose_experts(pipeline.preset, options.expert)
     parts = choose_experts(pipeline.preset, options.expert)
     plan = TrainingPlan(
         options=options, settings=settings, loop=loop, pipeline=pipeline, parts=parts, clips=clips, found=found,

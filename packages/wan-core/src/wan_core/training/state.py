@@ -37,7 +37,6 @@ _STATE_VALUES = {
 }  # fmt: skip
 BASE_WEIGHTS = "base_weights"
 """The setting that names the weights which a run starts from."""
-
 _REMEDY = "remove it to go on from an earlier one"
 _T = TypeVar("_T")
 
