@@ -298,3 +298,12 @@ def test_a_cache_made_with_other_settings_is_refused(run: Run, folder: Path, tmp
     (tmp_path / "cache/shard-00000.safetensors").write_bytes(b"")
     repaired = run("cache", folder / "good", tmp_path / "cache", "--quiet")
     assert repaired.exit_code == 0, repaired.output
+
+
+def test_names_from_a_strangers_folder_do_not_command_the_terminal(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/a\x1b[31m\u202eb.mp4").write_bytes(b"no video")
+    result = run("train", "--data", tmp_path / "data", "--output", tmp_path / "out")
+    assert result.exit_code == 2
+    assert "has no caption" in result.output
+    assert not {"\x1b", "\u202e"} & set(result.output)

@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 import click
 
 from wan_core.errors import BackendError, MediaError, WanError
+from wan_core.files import plain_text
 from wan_core.lazy import load
 
 DEBUG_KEY = "wan_core.debug"
@@ -49,10 +50,13 @@ class Terminated(KeyboardInterrupt):
 
 
 class ReportedError(click.ClickException):
-    """A :class:`WanError` as click prints it: ``Error: sentence``, with the error's exit code."""
+    """A :class:`WanError` as click prints it: ``Error: sentence``, with the error's exit code.
+
+    A name in it may be a stranger's; nothing in it reaches the terminal that could command it.
+    """
 
     def __init__(self, error: WanError) -> None:
-        super().__init__(str(error))
+        super().__init__("\n".join(plain_text(line) for line in str(error).split("\n")))
         self.exit_code = error.exit_code  # type: ignore[misc]  # click declares a class variable, and reads it so
 
 

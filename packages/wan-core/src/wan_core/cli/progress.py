@@ -8,6 +8,8 @@ from typing import Any
 import click
 from tqdm import tqdm
 
+from wan_core.files import plain_text
+
 
 def show_progress(steps: Iterable[Any], phase: str) -> Iterable[Any]:
     """Wrap ``steps``: a bar on a terminal, otherwise a line now and then; time per step and time left in both."""
@@ -36,7 +38,7 @@ def reporter(quiet: bool) -> Callable[[str], None]:
 
     def log(text: str) -> None:
         if not quiet:
-            click.echo(text, err=True)
+            click.echo("\n".join(plain_text(line) for line in text.split("\n")), err=True)
 
     return log
 

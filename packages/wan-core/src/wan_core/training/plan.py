@@ -70,9 +70,9 @@ class TrainingPlan:
     """A run that was checked; nothing big is in memory.
 
     ``networks`` are the names of those trained, ``parts`` the transformers, one run each; ``beside`` are the companions
-    that it begins with, as fingerprints, ``base`` those of the transformers by expert. ``found`` is None when a finished
-    cache is given, or where an ``objective`` needs none; it says, too, which others were left out. ``notes`` are
-    sentences that the user should see before the work starts.
+    that it begins with, as fingerprints, ``base`` those of the transformers by expert. ``found`` is None when a
+    finished cache is given, or where an ``objective`` needs none; it says, too, which others were left out. ``notes``
+    are sentences that the user should see before the work starts.
     """
 
     options: RunOptions
