@@ -200,9 +200,8 @@ def _reason(folder: Path, error: Exception) -> str:
     """The sentence of what the disk refused; safetensors gives the number of the system's error in its text only."""
     if isinstance(error, MediaError):
         return str(error)
-    found = re.search(r"os error (\d+)", str(error))
-    number = int(found[1]) if found else getattr(error, "errno", None)
-    return str(write_error(folder, OSError(number, getattr(error, "strerror", None) or str(error))))
+    found, reason = re.search(r"os error (\d+)", str(error)), getattr(error, "strerror", None) or str(error)
+    return str(write_error(folder, OSError(int(found[1]) if found else getattr(error, "errno", None), reason)))
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -218,10 +217,10 @@ def first_alone(action: Callable[[], _T], together: bool) -> _T:
         try:
             outcome[0] = action()
         except (OSError, SafetensorError, MediaError) as error:
-            outcome[1] = getattr(error, "errno", None), str(error)
+            outcome[1] = OSError(str(error)) if isinstance(error, SafetensorError) else error
     distributed.broadcast_object_list(outcome)
     if outcome[1] is not None:
-        raise OSError(*outcome[1])
+        raise outcome[1]
     result: _T = outcome[0]
     return result
 
