@@ -15,9 +15,10 @@ from wan_core.files import check_place, check_space, folder_files
 
 # Writes half of a draft, says so, and waits to be killed or told to go on.
 HALF = """
-import sys
+import signal, sys
 from pathlib import Path
 from wan_core.drafts import {name}
+signal.signal(signal.SIGINT, signal.default_int_handler)  # in the background it would be ignored
 with {name}(Path(sys.argv[1]){more}) as draft:
     place = draft / "new" if draft.is_dir() else draft
     place.write_text(sys.argv[2])
@@ -132,7 +133,7 @@ def test_a_check_makes_nothing(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(MediaError, match="file is no folder"):
         check_place(tmp_path / "file" / "a.ply")
-    with pytest.raises(MediaError, match="file is no folder"):
+    with pytest.raises(MediaError, match="it is a file; name a folder"):
         check_place(tmp_path / "file", is_folder=True)
     with pytest.raises(MediaError, match="a folder of that name"):
         check_place(tmp_path)

@@ -273,6 +273,7 @@ def test_a_signal_ends_a_validation_which_is_made_when_the_run_goes_on(tmp_path,
 
 
 def test_a_second_signal_ends_at_once_and_keeps_what_was_saved(tmp_path) -> None:
+    before = signal.getsignal(signal.SIGINT)
     run(tmp_path, 2, save_seconds=99.0)
     model, optimizers, loss_of, average = parts()
 
@@ -290,7 +291,7 @@ def test_a_second_signal_ends_at_once_and_keeps_what_was_saved(tmp_path) -> None
     with pytest.raises(KeyboardInterrupt, match=r"after step 3; the last good checkpoint is .*step-00000002"):
         train(Stage.of(model, optimizers, interrupted, average), settings, checkpoints=Slow(tmp_path))
     assert CheckpointFolder(tmp_path).steps() == [2]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_logs_have_one_line_per_interval(tmp_path) -> None:
