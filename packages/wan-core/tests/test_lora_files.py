@@ -234,7 +234,7 @@ def test_whole_numbers_that_nothing_describes_are_refused(tmp_path: Path, role: 
     name = f"diffusion_model.{QUERY}.{role}"
     alpha = {f"diffusion_model.{QUERY}.alpha": torch.tensor(2)}  # which may be one
     path = write(tmp_path / "lora.safetensors", tensors | alpha | {name: torch.ones(shape, dtype=dtype)})
-    with pytest.raises(CheckpointError, match="1 stored as whole numbers: .*16-bit file of the LoRA") as caught:
+    with pytest.raises(CheckpointError, match=r"1 stored as whole numbers: .*16-bit file of the LoRA") as caught:
         read(path, force=True)
     assert name in str(caught.value)
 

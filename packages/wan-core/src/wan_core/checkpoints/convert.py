@@ -104,6 +104,7 @@ def _notes(
     source: TensorSource, family: Family, members: Sequence[FoundNetwork], chosen: FoundNetwork
 ) -> Iterator[str]:
     name = source.path.name
+    yield from source.remarks
     if len(members) > 1 and not experts_of(members):
         names = labels(members)
         yield f"note: {name} holds {', '.join(names)}; {names[members.index(chosen)]} is taken"

@@ -114,7 +114,7 @@ def _notes(weights: Weights) -> tuple[str, ...]:
     packed = described_formats(weights.source)
     said = note_of(weights.files[0]) if weights.family == "dit" else None
     listed = ", ".join(f"{form} ({count} layers)" for form, count in packed.items())
-    return (*([f"packed as {listed}"] if packed else []), *([said] if said else []))
+    return (*weights.source.remarks, *([f"packed as {listed}"] if packed else []), *([said] if said else []))
 
 
 def _groups(weights: Weights) -> tuple[str, ...]:

@@ -20,9 +20,9 @@ _SAYS = ("base", "model", "architecture", "title", "name", "trained", "network")
 
 @dataclass
 class Misfits:
-    """Of ``total`` tensors of the LoRA ``source``: without a place in ``native``, of a wrong shape, incomplete, or whole numbers.
+    """Of ``total`` tensors of the LoRA ``source``: without a place in ``native``, of a wrong shape, or incomplete.
 
-    Such are packed by something that the file does not describe.
+    ``whole`` are whole numbers: packed by something that the file does not describe.
     """
 
     source: TensorSource
