@@ -10,7 +10,7 @@ from wan_core.checkpoints.families import Family
 from wan_core.checkpoints.lora.changes import PLAIN, Change, change_in
 from wan_core.checkpoints.lora.file import Layer, LoRAFile
 from wan_core.checkpoints.lora.fit import Misfits
-from wan_core.checkpoints.lora.names import LayerNames, Role, part_of
+from wan_core.checkpoints.lora.names import LayerNames, Role, part_of, without_copy
 from wan_core.checkpoints.lora.scale import AdapterSettings, adapter_settings, module_name, stored_alpha
 from wan_core.checkpoints.lora.updates import AddedUpdate, DecomposedUpdate, NewValue, Update
 from wan_core.checkpoints.prefixes import unwrapped
@@ -157,12 +157,13 @@ class Matching:
 
     def _add_saved_whole(self, name: str, prefix: str) -> None:
         """A tensor of a module that peft saved whole, or one of the biases that it trained."""
-        own = unwrapped(name)
+        own = without_copy(unwrapped(name))
         component, settings = self._settings_of(prefix)
         module = module_name(own, prefix, component)
         target = self._names.native(own.removeprefix(prefix))
         is_bias = settings.has_biases and own.endswith(".bias")
-        if target is None or not (is_bias or settings.is_whole(module.rpartition(".")[0])):
+        is_whole = own != unwrapped(name) or settings.is_whole(module.rpartition(".")[0])
+        if target is None or not (is_bias or is_whole):
             self.misfits.unmatched.append(name)
             return
         self._add(NewValue(target=target, names={"whole": name}, source=self._source))

@@ -30,7 +30,7 @@ from wan_core.checkpoints.readers.shards import (
     shard_files,
     variants_beside,
 )
-from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
+from wan_core.checkpoints.readers.sources import LIST_OF_TENSORS, TensorInfo, TensorSource
 from wan_core.checkpoints.readers.trainer_folders import DCP_ENDING, refuse_trainer_folder
 from wan_core.errors import CheckpointError
 
@@ -120,6 +120,8 @@ def _read_torch(path: Path, use_mmap: bool) -> TensorSource:
             tensors[name] = value
         elif isinstance(value, str | int | float | bool):
             metadata[name] = str(value)
+        elif isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+            metadata[name] = f"{LIST_OF_TENSORS}{len(value)}"
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors")
     return FileSource(path, _places(path, tensors, records), metadata=metadata, use_mmap=use_mmap)
