@@ -18,7 +18,8 @@ PATTERNS = [
     "q", "ffn.0", r"ffn\.0", "^blocks.0.self_attn.q", "^self_attn.q", r"blocks\.1\..*", r"blocks\.\d+\.ffn\.[02]",
     r"(self|cross)_attn\.[qk]", r"blocks\.(?:0|12)\..+", r".*\.k$", "blocks.1", "head", "head.head", r"\w+\.q",
     r"blocks\.[^1]\.", r"(?!.*ffn).*", r"blocks\.1{1,2}\.ffn\.0", r"\d+\.ffn.0", "b?locks.0.ffn.0|head.head",
-    r"(?:.*\.)?self_attn\.q\b", r"blocks\.1(2)?\.(ffn\.0|self_attn\.q)?", "", r"\Ablocks.*?0\Z", r"\D*", r"a\s", ".*", "q)|(ffn.0",
+    r"(?:.*\.)?self_attn\.q\b", r"blocks\.1(2)?\.(ffn\.0|self_attn\.q)?", "", r"\Ablocks.*?0\Z", r"\D*", r"a\s", ".*",
+    "q)|(ffn.0",
 ]  # fmt: skip
 
 

@@ -36,9 +36,10 @@ CONFIGS: dict[str, Any] = {
     "all biases": LoraConfig(r=3, lora_alpha=5, bias="all"),
     "biases of the layers": LoraConfig(r=3, lora_alpha=5, bias="lora_only"),
     "whole modules": LoraConfig(r=3, lora_alpha=5, modules_to_save=["head.head", "time_projection", "norm3"]),
-    "whole modules and all biases": LoraConfig(r=3, lora_alpha=5, bias="all", modules_to_save=["head"]),
     "whole layers and all biases": LoraConfig(r=3, lora_alpha=5, bias="all", modules_to_save=["head.head", "norm3"]),
-    "whole modules and biases of layers": LoraConfig(r=3, lora_alpha=5, bias="lora_only", modules_to_save=["head"]),
+    "whole modules and biases of layers": LoraConfig(
+        r=3, lora_alpha=5, bias="lora_only", modules_to_save=["head.head"]
+    ),
     "a transposed layer that is none": LoraConfig(r=3, lora_alpha=5, fan_in_fan_out=True),
     "one block": LoraConfig(r=3, lora_alpha=5, layers_to_transform=[1], layers_pattern="blocks"),
     "orthogonal start": LoraConfig(r=4, lora_alpha=5, init_lora_weights="orthogonal"),
@@ -187,3 +188,11 @@ def test_a_trained_module_is_taken_and_what_it_was_before_is_not(tmp_path: Path)
     save_file(tensors, tmp_path / "lora.safetensors")
     source = with_loras(MemorySource(PLAIN), [LoRA(tmp_path / "lora.safetensors")])
     assert torch.equal(source.read("head.head.bias"), PLAIN["head.head.bias"] + 1)
+
+
+@pytest.mark.parametrize("bias", ["none", "all"])
+def test_a_module_that_peft_wraps_twice_is_refused(tmp_path: Path, bias: Any) -> None:
+    """Of ``head`` and ``head.head``, both of that name, the file has the inner one as it was, and peft merges another."""
+    adapted(LoraConfig(r=3, lora_alpha=5, bias=bias, modules_to_save=["head"])).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"peft saves whole, inside another that it does \(head\)"):
+        ours(tmp_path)

@@ -162,7 +162,13 @@ class Matching:
         module = module_name(own, prefix, component)
         target = self._names.native(own.removeprefix(prefix))
         is_bias = settings.has_biases and own.endswith(".bias")
-        is_whole = own != unwrapped(name) or settings.is_whole(module.rpartition(".")[0])
+        times = settings.times_whole(module.rpartition(".")[0])
+        if times > 1:
+            raise CheckpointError(
+                f"{self._source.path}: {name} is in a module that peft saves whole, inside another that it does "
+                f"({', '.join(settings.whole)}); it saves such ones without their training. Name one of them alone"
+            )
+        is_whole = own != unwrapped(name) or times > 0
         if target is None or not (is_bias or is_whole):
             self.misfits.unmatched.append(name)
             return
