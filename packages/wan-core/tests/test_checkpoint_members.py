@@ -113,6 +113,50 @@ def test_the_state_of_an_optimizer_is_never_taken(tmp_path: Path) -> None:
     assert find_weights(only).weights[0].family == ""
 
 
+@pytest.mark.parametrize(
+    "key",
+    ["gradient", "gradients", "grad", "grad_accum", "accumulated_grads", "m", "v", "muon", "muon_momentum", "mu", "nu",
+     "state.m", "first_moment"],
+)  # fmt: skip
+def test_what_an_optimizer_keeps_of_each_weight_is_never_taken(tmp_path: Path, key: str) -> None:
+    content: dict[str, Any] = weights(seed=1)
+    for part in reversed(key.split(".")):
+        content = {part: content}
+    path = saved(tmp_path / "w.pt", {"model": weights(), **content})
+    assert_equal(taken(path), weights())
+    assert not native_weights(find_weights(path).of("dit")[0].source, "dit").notes
+    assert find_weights(saved(tmp_path / "o.pt", content)).weights[0].family == ""
+
+
+@pytest.mark.parametrize("counts", [("decay", "num_updates"), ("initted", "step"), ("n_averaged",)])
+def test_counts_beside_averaged_weights_are_passed_over(tmp_path: Path, counts: tuple[str, ...]) -> None:
+    numbers = {name: torch.tensor(1) for name in counts}
+    path = saved(tmp_path / "w.pt", {"model": weights(seed=1), "model_ema": weights() | numbers})
+    assert_equal(taken(path), weights())
+    flat = weights(seed=1) | {f"model_ema.{name}": tensor for name, tensor in (weights() | numbers).items()}
+    assert_equal(taken(saved(tmp_path / "flat.pt", flat)), weights())
+
+
+AVERAGES: dict[str, dict[str, Any]] = {
+    "a list": {"ema": {"shadow_params": list(weights(seed=1).values()), "decay": 0.99}},
+    "a list, diffusers": {"ema_state": {"shadow_params": tuple(weights(seed=1).values()), "optimization_step": 3}},
+    "LitEma": {"model_ema": {name.replace(".", ""): tensor for name, tensor in weights(seed=1).items()}},
+    "LitEma, counted": {
+        "model_ema": {"decay": torch.tensor(0.9), "num_updates": torch.tensor(3), "blocks0normweight": torch.ones(3)}
+    },
+}
+
+
+@pytest.mark.parametrize("kind", AVERAGES)
+def test_averaged_weights_that_cannot_be_read_are_told(tmp_path: Path, kind: str) -> None:
+    path = saved(tmp_path / "w.pt", {"model": weights(), **AVERAGES[kind]})
+    assert_equal(taken(path), weights())
+    (found,) = find_weights(path).of("dit")
+    (note,) = native_weights(found.source, "dit").notes
+    assert f"also holds averaged weights ({next(iter(AVERAGES[kind]))}." in note
+    assert note in inspect_weights(found).notes
+
+
 @pytest.mark.parametrize("helper", ["critic", "discriminator", "teacher", "fake_score", "real_score", "ref_model"])
 def test_networks_that_only_help_training_are_not_taken(tmp_path: Path, helper: str) -> None:
     path = saved(tmp_path / "w.pt", {helper: {"model": weights(seed=1)}, "student": {"model": weights()}})

@@ -341,3 +341,15 @@ def test_whole_numbers_without_scales_are_no_weights() -> None:
     stored, _, layers = network(lambda layer, weight: ({"weight": weight.to(torch.int8)}, weight))
     with pytest.raises(CheckpointError, match=f"{len(layers)} stored as whole numbers: blocks.0"):
         load_model(DIT, native_weights(MemorySource(stored), "dit"), family="dit")
+
+
+@pytest.mark.parametrize("place", ["marks", "header"])
+def test_a_description_of_some_int8_layers_does_not_do_for_the_others(place: str) -> None:
+    stored, _, layers = network(convrot)
+    metadata: dict[str, str] = {}
+    if place == "marks":
+        stored |= {f"{layer}.comfy_quant": mark(SAID) for layer in layers[1:]}
+    else:
+        metadata[DESCRIPTIONS] = json.dumps({"layers": dict.fromkeys(layers[1:], SAID)})
+    with pytest.raises(CheckpointError, match=f"describes how {len(layers) - 1} layers are packed.*{layers[0]}.weight"):
+        native_weights(MemorySource(stored, metadata=metadata), "dit")

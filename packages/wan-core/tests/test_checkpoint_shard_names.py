@@ -12,7 +12,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from tools.make_checkpoint import make_checkpoint
-from wan_core.checkpoints import CheckpointLayout, find_weights, native_weights, networks_in, read_weights, write_json
+from wan_core.checkpoints import (
+    CheckpointLayout,
+    find_weights,
+    inspect_weights,
+    native_weights,
+    networks_in,
+    read_weights,
+    write_json,
+)
 from wan_core.cli import wan
 from wan_core.errors import CheckpointError
 from wan_core.loading import load_pipeline
@@ -109,6 +117,83 @@ def test_weights_without_a_variant_are_taken_where_both_are_there(tmp_path: Path
     assert_read(tmp_path / "one", weights())
 
 
+PLAIN, SHARD = "diffusion_pytorch_model", "diffusion_pytorch_model-0000{}-of-00002"
+VARIANTS = {  # the names without a variant and with one, as diffusers has written them
+    "single": ([f"{PLAIN}.safetensors"], [f"{PLAIN}.bf16.safetensors"], ""),
+    "bin": ([f"{PLAIN}.bin"], [f"{PLAIN}.non_ema.bin"], ""),
+    "sharded": ([f"{SHARD}.safetensors"] * 2, [f"{SHARD}.bf16.safetensors"] * 2, ".safetensors.index.bf16.json"),
+    "sharded, older": (
+        [f"{SHARD}.safetensors"] * 2, [f"{PLAIN}.fp16-0000{{}}-of-00002.safetensors"] * 2,
+        ".safetensors.index.fp16.json",
+    ),
+    "sharded without": ([f"{SHARD}.safetensors"] * 2, [f"{PLAIN}.bf16.safetensors"], ""),
+    "sharded with": ([f"{PLAIN}.safetensors"], [f"{SHARD}.bf16.safetensors"] * 2, ".safetensors.index.bf16.json"),
+    "any stem": (["wan.safetensors"], ["wan.fp16.safetensors"], ""),
+}  # fmt: skip
+
+
+def save_variants(folder: Path, kind: str, tensors: Mapping[str, Tensor]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    plain, variant, index = VARIANTS[kind]
+    for names, factor, end in ((plain, 1.0, ".safetensors.index.json"), (variant, 0.0, index)):
+        weight_map: dict[str, str] = {}
+        for number, name in enumerate(names):
+            part = {key: tensors[key] * factor for key in list(tensors)[number :: len(names)]}
+            path = folder / name.format(number + 1)
+            save_file(part, path) if path.suffix == ".safetensors" else torch.save(part, path)
+            weight_map |= dict.fromkeys(part, path.name)
+        if len(names) > 1:
+            write_json(folder / f"{PLAIN}{end}", {"weight_map": weight_map})
+
+
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_all_take_the_weights_without_a_variant_and_say_so(tmp_path: Path, kind: str) -> None:
+    save_variants(tmp_path / "w", kind, weights())
+    assert_read(tmp_path / "w", weights())
+    (found,) = find_weights(tmp_path / "w").of("dit")
+    (note,) = inspect_weights(found).notes
+    assert "those without are taken" in note
+    (network,) = networks_in(find_weights(tmp_path / "w"))
+    assert network.notes == (note,)
+    assert all(torch.equal(network.native.read(name), tensor) for name, tensor in weights().items())
+    assert native_weights(read_weights(tmp_path / "w"), "dit").notes[0].endswith(note.partition(": of")[2])
+
+
+@pytest.mark.parametrize("folder", ["transformer", "", "diffusion_models"])
+@pytest.mark.parametrize("kind", VARIANTS)
+def test_a_run_takes_the_weights_without_a_variant_and_says_so(tmp_path: Path, kind: str, folder: str) -> None:
+    whole = make_checkpoint("t2v-1.3B", tmp_path / "w")
+    source = read_weights(whole / "diffusion_pytorch_model.safetensors")
+    stored = {name: source.read(name).clone() for name in source}
+    config = (whole / "config.json").read_bytes()
+    for path in [*whole.glob("diffusion_pytorch_model*"), whole / "config.json"]:
+        path.unlink()
+    save_variants(whole / folder, kind, stored)
+    (whole / folder / "config.json").write_bytes(config)
+    pipeline = load_pipeline("t2v-1.3B", whole)
+    assert ["those without are taken" in note for note in pipeline.notes] == [True]
+    with pipeline.components.dit.active() as network:
+        assert torch.equal(network.state_dict()["head.head.bias"].float(), stored["head.head.bias"].float())
+    assert [found.family for found in find_weights(whole).weights].count("dit") == 1
+
+
+def test_what_accelerate_and_transformers_save_beside_weights_is_passed_over(tmp_path: Path) -> None:
+    save_file(weights(), tmp_path / "model.safetensors")
+    for name in ("optimizer.bin", "optimizer_1.bin", "scheduler.bin", "scaler.pt", "sampler.bin", "training_args.bin",
+                 "rng_state_0.pth", "random_states_0.pkl", "scheduler.pt"):  # fmt: skip
+        torch.save(
+            {"state": {0: {"exp_avg": torch.ones(3)}}, "what": lambda: 0} if "args" not in name else [1],
+            tmp_path / name,
+        ) if False else (tmp_path / name).write_bytes(b"\x80\x02}q\x00.")
+    contents = find_weights(tmp_path)
+    assert [found.family for found in contents.weights] == ["dit"]
+    assert not contents.unreadable
+    assert len(networks_in(contents)) == 1
+    assert_read(tmp_path, weights())
+    (tmp_path / "model.safetensors").rename(tmp_path / "any.safetensors")
+    assert_read(tmp_path, weights())
+
+
 def test_two_sets_of_shards_in_one_folder_are_two_models(tmp_path: Path) -> None:
     high = sharded(tmp_path, "wan_high-{:05d}-of-{:05d}.safetensors")
     low = sharded(tmp_path, "wan_low-{:05d}-of-{:05d}.safetensors", 3)
@@ -123,6 +208,24 @@ def test_a_missing_shard_is_named(tmp_path: Path) -> None:
     for path in (tmp_path, paths[0]):
         with pytest.raises(CheckpointError, match="lacks shards 2 of 3"):
             read_weights(path)
+
+
+@pytest.mark.parametrize("pattern", [*NAMES[:4], "wan2.1-{:05d}-of-{:05d}.fp16.safetensors"])
+@pytest.mark.parametrize("left", [0, 1])
+def test_one_shard_alone_lacks_the_others(tmp_path: Path, pattern: str, left: int) -> None:
+    paths = sharded(tmp_path, pattern)
+    paths[1 - left].unlink()
+    words = f"lacks shards {2 - left} of 2"
+    for path in (tmp_path, paths[left]):
+        with pytest.raises(CheckpointError, match=words):
+            read_weights(path)
+    with pytest.raises(CheckpointError, match=words):
+        networks_in(find_weights(tmp_path))
+    whole = make_checkpoint("t2v-1.3B", tmp_path / "w")
+    (whole / "diffusion_pytorch_model.safetensors").unlink()
+    paths[left].rename(whole / paths[left].name)
+    with pytest.raises(CheckpointError, match=words):
+        load_pipeline("t2v-1.3B", whole)
 
 
 @pytest.mark.parametrize("empty_first", [False, True])

@@ -220,3 +220,67 @@ def test_inspect_names_wan22_for_a_lora_with_an_image_branch() -> None:
     found = lora_presets(5120, 40, has_image_branch=True)
     assert {"i2v-14B-480P", "i2v-A14B"} <= set(found)
     assert not any(name.startswith("t2v") for name in found)
+
+
+# -- packed, and twice ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.uint8, torch.int32])
+@pytest.mark.parametrize("role", ["diff", "set_weight", "lora_down.weight", "lora_up.weight", "diff_b"])
+def test_whole_numbers_that_nothing_describes_are_refused(tmp_path: Path, role: str, dtype: torch.dtype) -> None:
+    tensors = {f"diffusion_model.{QUERY}.lora_down.weight": torch.ones(2, 24)}
+    tensors[f"diffusion_model.{QUERY}.lora_up.weight"] = torch.ones(24, 2)
+    shape = {"lora_down.weight": (2, 24), "lora_up.weight": (24, 2), "diff_b": (24,)}.get(role, (24, 24))
+    name = f"diffusion_model.{QUERY}.{role}"
+    alpha = {f"diffusion_model.{QUERY}.alpha": torch.tensor(2)}  # which may be one
+    path = write(tmp_path / "lora.safetensors", tensors | alpha | {name: torch.ones(shape, dtype=dtype)})
+    with pytest.raises(CheckpointError, match=r"1 stored as whole numbers: .*16-bit file of the LoRA") as caught:
+        read(path, force=True)
+    assert name in str(caught.value)
+
+
+@pytest.mark.parametrize("place", ["mark", "header"])
+def test_halves_that_say_how_they_are_packed_are_unpacked(tmp_path: Path, place: str) -> None:
+    said = {"format": "int8_tensorwise"}
+    layer = f"diffusion_model.{QUERY}"
+    down, up = torch.randint(-9, 9, (2, 24), dtype=torch.int8), torch.randn(24, 2)
+    tensors = {f"{layer}.lora_down.weight": down, f"{layer}.lora_up.weight": up}
+    tensors[f"{layer}.lora_down.weight_scale"] = torch.tensor(0.01)
+    metadata = {"format": "pt"}
+    if place == "mark":
+        text = bytearray(json.dumps(said).encode())
+        tensors[f"{layer}.lora_down.comfy_quant"] = torch.frombuffer(text, dtype=torch.uint8)
+    else:
+        metadata["_quantization_metadata"] = json.dumps({"layers": {f"{layer}.lora_down": said}})
+    path = write(tmp_path / "lora.safetensors", tensors, metadata)
+    assert_close(read(path), merged(BASE, {QUERY: (down * 0.01, up)}, 1.0))
+    metadata["_quantization_metadata"] = json.dumps({"layers": {f"{layer}.lora_down": said | {"format": "int3"}}})
+    with pytest.raises(CheckpointError, match="packed as 'int3'"):
+        read(write(tmp_path / "lora.safetensors", tensors, metadata))
+
+
+@pytest.mark.parametrize("role", ["diff", "set_weight"])
+def test_a_header_that_describes_nothing_of_a_lora_is_refused(tmp_path: Path, role: str) -> None:
+    tensors = {f"diffusion_model.{QUERY}.{role}": torch.ones(24, 24, dtype=torch.int8)}
+    said = json.dumps({"layers": {f"diffusion_model.{QUERY}": {"format": "int8_tensorwise"}}})
+    with pytest.raises(CheckpointError, match="describes packed layers"):
+        read(write(tmp_path / "lora.safetensors", tensors, {"_quantization_metadata": said}))
+
+
+@pytest.mark.parametrize("prefix", ["", "diffusion_model.", "base_model.model."])
+def test_a_layer_in_two_spellings_is_refused(tmp_path: Path, prefix: str) -> None:
+    halves = updates(BASE, 2)
+    one = {QUERY: halves[QUERY]}
+    tensors: dict[str, Tensor] = {}
+    for layer in (QUERY, diffusers_name(QUERY)):
+        down, up = one[QUERY]
+        tensors |= {f"{prefix}{layer}.lora_A.weight": down, f"{prefix}{layer}.lora_B.weight": up}
+    path = write(tmp_path / "lora.safetensors", tensors)
+    with pytest.raises(CheckpointError, match=r"both change blocks.0.self_attn.q.weight; the file mixes two layouts"):
+        read(path)
+    fused = {f"{prefix}blocks.0.attn1.to_qkv.lora_A.weight": one[QUERY][0]}
+    fused[f"{prefix}blocks.0.attn1.to_qkv.lora_B.weight"] = torch.cat([one[QUERY][1]] * 3)
+    for spelling in (QUERY, diffusers_name(QUERY)):
+        own = {f"{prefix}{spelling}.lora_A.weight": one[QUERY][0], f"{prefix}{spelling}.lora_B.weight": one[QUERY][1]}
+        with pytest.raises(CheckpointError, match="the file mixes two layouts"):
+            read(write(tmp_path / "lora.safetensors", fused | own))

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import torch
 from peft import LoHaConfig, LoKrConfig, LoraConfig, PeftModel, get_peft_model
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from wan_core.checkpoints import LoRA, MemorySource, with_loras
@@ -35,6 +36,10 @@ CONFIGS: dict[str, Any] = {
     "all biases": LoraConfig(r=3, lora_alpha=5, bias="all"),
     "biases of the layers": LoraConfig(r=3, lora_alpha=5, bias="lora_only"),
     "whole modules": LoraConfig(r=3, lora_alpha=5, modules_to_save=["head.head", "time_projection", "norm3"]),
+    "whole layers and all biases": LoraConfig(r=3, lora_alpha=5, bias="all", modules_to_save=["head.head", "norm3"]),
+    "whole modules and biases of layers": LoraConfig(
+        r=3, lora_alpha=5, bias="lora_only", modules_to_save=["head.head"]
+    ),
     "a transposed layer that is none": LoraConfig(r=3, lora_alpha=5, fan_in_fan_out=True),
     "one block": LoraConfig(r=3, lora_alpha=5, layers_to_transform=[1], layers_pattern="blocks"),
     "orthogonal start": LoraConfig(r=4, lora_alpha=5, init_lora_weights="orthogonal"),
@@ -150,9 +155,44 @@ def test_other_adapters_of_peft_are_refused_by_name(tmp_path: Path, kind: str) -
     config = configs[kind]
     config.target_modules = {"self_attn.q", "ffn.2"} if kind == "IA3" else {"self_attn.q"}
     get_peft_model(network(CONFIG), config).save_pretrained(tmp_path)
-    with pytest.raises(CheckpointError, match="VeRA" if kind == "VERA" else kind) as caught:
+    with pytest.raises(CheckpointError, match=f"this is {kind}") as caught:
         ours(tmp_path)
     assert "cannot be merged" in str(caught.value)
     (tmp_path / "adapter_config.json").unlink()  # the names tell it, too
     with pytest.raises(CheckpointError, match="VeRA" if kind == "VERA" else kind):
+        ours(tmp_path)
+
+
+TYPES = (
+    "FOURIERFT", "LN_TUNING", "MISS", "VBLORA", "RANDLORA", "SHIRA", "C3A", "ROAD", "WAVEFT", "DELORA", "GRALORA",
+    "OSF", "PVERA", "XLORA", "OF_NEXT_YEAR",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_a_type_of_adapter_without_names_that_are_known_is_refused_by_its_settings(tmp_path: Path, kind: str) -> None:
+    layer = "base_model.model.blocks.0.self_attn.q"
+    save_file({f"{layer}.some_vector": torch.ones(24)}, tmp_path / "adapter_model.safetensors")
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": kind, "r": 2}))
+    for path in (tmp_path, tmp_path / "adapter_model.safetensors"):
+        with pytest.raises(CheckpointError, match=f"says that this is {kind}, which cannot be merged"):
+            with_loras(MemorySource(PLAIN), [LoRA(path)])
+
+
+def test_a_trained_module_is_taken_and_what_it_was_before_is_not(tmp_path: Path) -> None:
+    start = "base_model.model.head"
+    tensors = {f"{start}.original_module.head.bias": torch.zeros(PLAIN["head.head.bias"].shape)}
+    tensors[f"{start}.modules_to_save.default.head.bias"] = PLAIN["head.head.bias"] + 1
+    layer = "base_model.model.blocks.0.self_attn.q"
+    tensors |= {f"{layer}.lora_A.weight": torch.zeros(2, 24), f"{layer}.lora_B.weight": torch.zeros(24, 2)}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    source = with_loras(MemorySource(PLAIN), [LoRA(tmp_path / "lora.safetensors")])
+    assert torch.equal(source.read("head.head.bias"), PLAIN["head.head.bias"] + 1)
+
+
+@pytest.mark.parametrize("bias", ["none", "all"])
+def test_a_module_that_peft_wraps_twice_is_refused(tmp_path: Path, bias: Any) -> None:
+    """Of ``head`` and ``head.head``, both of that name, the file has the inner one as it was, and peft merges another."""
+    adapted(LoraConfig(r=3, lora_alpha=5, bias=bias, modules_to_save=["head"])).save_pretrained(tmp_path)
+    with pytest.raises(CheckpointError, match=r"peft saves whole, inside another that it does \(head\)"):
         ours(tmp_path)

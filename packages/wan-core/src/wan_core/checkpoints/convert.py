@@ -10,7 +10,15 @@ from wan_core.checkpoints.families.relatives import note_of
 from wan_core.checkpoints.folds import unfolded
 from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_format, rename
 from wan_core.checkpoints.lora.names import is_lora
-from wan_core.checkpoints.members import FoundNetwork, chosen_member, experts_of, labels, members_of, plain_names
+from wan_core.checkpoints.members import (
+    FoundNetwork,
+    averaged_elsewhere,
+    chosen_member,
+    experts_of,
+    labels,
+    members_of,
+    plain_names,
+)
 from wan_core.checkpoints.readers.quantized import dequantized
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
@@ -104,9 +112,12 @@ def _notes(
     source: TensorSource, family: Family, members: Sequence[FoundNetwork], chosen: FoundNetwork
 ) -> Iterator[str]:
     name = source.path.name
+    yield from source.remarks
     if len(members) > 1 and not experts_of(members):
         names = labels(members)
         yield f"note: {name} holds {', '.join(names)}; {names[members.index(chosen)]} is taken"
+    if chosen.rank and (averaged := averaged_elsewhere(source, members)) is not None:
+        yield f"note: {name} also holds averaged weights ({averaged}, ...), which are not read as they are stored"
     inside = {own for member in members for own in member.names.values()}
     if family.is_denoiser and is_lora([own for own in source if own not in inside]):
         yield f"note: {name} also holds a LoRA, which is left out; give the file with --lora for it"

@@ -1,7 +1,7 @@
 """A report on weights from their headers: what they are, in which format, of which size and dtype."""
 
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any
@@ -94,7 +94,7 @@ def inspect_weights(weights: Weights) -> Inspection:
         native = native_weights(source, family)
     except CheckpointError as error:
         return Inspection(**common, problem=str(error))
-    common |= {"format": native.format, "num_parameters": native.num_parameters, "notes": _notes(weights)}
+    common |= {"format": native.format, "num_parameters": native.num_parameters, "notes": _notes(weights, native.notes)}
     try:
         config = family.read_config(weights.files[0], native)
     except CheckpointError as error:
@@ -110,11 +110,12 @@ def inspect_weights(weights: Weights) -> Inspection:
     )
 
 
-def _notes(weights: Weights) -> tuple[str, ...]:
+def _notes(weights: Weights, taken: Sequence[str]) -> tuple[str, ...]:
     packed = described_formats(weights.source)
     said = note_of(weights.files[0]) if weights.family == "dit" else None
+    notes = [*taken, said] if said and said not in taken else taken
     listed = ", ".join(f"{form} ({count} layers)" for form, count in packed.items())
-    return (*([f"packed as {listed}"] if packed else []), *([said] if said else []))
+    return (*([f"packed as {listed}"] if packed else []), *notes)
 
 
 def _groups(weights: Weights) -> tuple[str, ...]:

@@ -46,10 +46,14 @@ class CheckpointLayout:
         if not self.folder.is_dir():
             what = "is a file, not a folder" if self.folder.exists() else "does not exist"
             raise CheckpointError(f"the checkpoint folder {self.folder} {what}{self._remedy()}")
+        from wan_core.checkpoints.readers.shards import refuse_incomplete
+
         missing = self.missing(parts)
         if not missing:
             return
         refuse_trainer_folder(self.folder, [path.name for path in self.folder.iterdir()])
+        for folder in {folder for part in missing if part.family.is_denoiser for folder in part.family.where.also}:
+            refuse_incomplete(self.folder / folder)
         looked_for = "; ".join(
             f"{part.family.title} ({' or '.join(_shown(part, candidate) for candidate in _candidates(part))})"
             for part in missing
@@ -70,10 +74,11 @@ class CheckpointLayout:
 
     def _single_dit(self, part: Part) -> Path | None:
         """The one file with the network's tensors; of two experts with that word in its name, or with both inside."""
-        from wan_core.checkpoints.readers.shards import is_later_shard
+        from wan_core.checkpoints.readers.shards import is_later_shard, without_variants
 
         for folder in part.family.where.also:
-            files = sorted(path for pattern in WEIGHT_FILES for path in (self.folder / folder).glob(pattern))
+            names = {path.name for pattern in WEIGHT_FILES for path in (self.folder / folder).glob(pattern)}
+            files = [self.folder / folder / name for name in sorted(without_variants(names))]
             found = [path for path in files if not is_later_shard(path.name) and _is_of(part, path)]
             if len(found) > 1:
                 names = ", ".join(path.name for path in found[:5])

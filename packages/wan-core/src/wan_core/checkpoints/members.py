@@ -14,15 +14,20 @@ from typing import TYPE_CHECKING
 from wan_core.checkpoints.families import Expert, Family, families
 from wan_core.checkpoints.lora.names import is_lora
 from wan_core.checkpoints.prefixes import by_prefix, unwrapped
+from wan_core.checkpoints.readers.sources import LIST_OF_TENSORS
 from wan_core.errors import CheckpointError
 
 if TYPE_CHECKING:
     from wan_core.checkpoints.readers.sources import TensorSource
 
 _STATE = re.compile(
-    r"(?:^|\.)(?:optim\w*|opt|opt_state\w*|exp_avg\w*|adam\w*|momentum\w*|\w*scheduler\w*|grads?|master_param\w*)(?:\.|$)",
+    r"(?:^|\.)(?:optim\w*|opt|opt_state\w*|exp_avg\w*|adam\w*|momentum\w*|\w*scheduler\w*|\w*grad(?:s|ients?|_\w+)?|muon\w*|\w*moments?|master_param\w*)(?:\.|$)",
     re.IGNORECASE,
 )
+# Adam's, where a whole network's names stand behind them: alone they are also names of layers.
+_MOMENT = re.compile(r"(?:^|\.)(?:[mv]\d?|mu|nu)\.$")
+# Single numbers beside averaged weights: those of LitEma, ema-pytorch and torch.
+_COUNT = re.compile(r"(?:^|\.)(?:decay|num_updates|initted|step|n_averaged)$")
 _AVERAGED = re.compile(r"(?:^|[._-])(?:ema|averaged?|swa|shadow)(?![a-z])", re.IGNORECASE)
 _HELPER = re.compile(
     r"(?:^|[._-])(?:critic|discriminator|teacher|fake|real_score|guidance|reward|ref|reference|target|lora)(?![a-z])",
@@ -58,7 +63,7 @@ def members_of(source: TensorSource, *also: Family) -> list[FoundNetwork]:
 
     Raises CheckpointError when two of its names are one without wrappers.
     """
-    plain = plain_names(source, [name for name in source if not is_state(name)])
+    plain = plain_names(source, [name for name in source if not (is_state(name) or _is_count(source, name))])
     found: dict[str, list[str]] = {}
     # What a project adds is more particular than what it builds on, and is looked at first.
     for family in [*also, *(family for family in reversed(families()) if family not in also)]:
@@ -66,8 +71,20 @@ def members_of(source: TensorSource, *also: Family) -> list[FoundNetwork]:
             for prefix in by_prefix(plain, re.compile(family.signature)):
                 found.setdefault(prefix, []).append(family.name)
     members = [FoundNetwork(prefix, tuple(found[prefix]), names) for prefix, names in _by_longest(plain, found).items()]
-    members = [member for member in members if not is_lora(member.names)]
+    members = [member for member in members if not (_MOMENT.search(member.prefix) or is_lora(member.names))]
     return sorted(members, key=lambda member: (member.rank, member.prefix))
+
+
+def _is_count(source: TensorSource, name: str) -> bool:
+    return _COUNT.search(name) is not None and source.info(name).numel == 1
+
+
+def averaged_elsewhere(source: TensorSource, members: Sequence[FoundNetwork]) -> str | None:
+    """A name of averaged weights that are no network of the file: in a list, or under names that say too little."""
+    inside = {own for member in members for own in member.names.values()}
+    lists = [name for name, value in source.metadata.items() if value.startswith(LIST_OF_TENSORS)]
+    names = [*(name for name in source if name not in inside and not _is_count(source, name)), *lists]
+    return next((name for name in names if _AVERAGED.search(name) and not is_state(name)), None)
 
 
 def _by_longest(plain: Mapping[str, str], prefixes: Collection[str]) -> dict[str, dict[str, str]]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from wan_core.checkpoints.families import Expert
 from wan_core.checkpoints.formats import CheckpointFormat
-from wan_core.checkpoints.lora.names import Role, other_kind, part_of, prefixes_in
+from wan_core.checkpoints.lora.names import Role, is_copy, other_kind, part_of, prefixes_in
 from wan_core.checkpoints.members import FoundNetwork, experts_of, is_state, labels
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
@@ -37,8 +37,9 @@ class LoRAFile:
         self.source = source
         self.others: list[str] = []
         self.notes: list[str] = []
-        parts = {name: part for name in source if (part := part_of(name)) is not None}
-        other = other_kind(name for name in source if name not in parts)
+        every = [name for name in source if not is_copy(name, source.keys())]
+        parts = {name: part for name in every if (part := part_of(name)) is not None}
+        other = other_kind(name for name in every if name not in parts)
         if other is not None:
             raise CheckpointError(
                 f"{source.path} is {other[0]} ({other[1]}), which cannot be merged; get it as a plain LoRA"
@@ -46,7 +47,7 @@ class LoRAFile:
         prefixes = prefixes_in({part.layer for part in parts.values()}, formats, names)
         taken = self._taken(prefixes)
         self._layers: dict[tuple[str, str], Layer] = {}
-        for name in source:
+        for name in every:
             part = parts.get(name)
             if part is None:
                 is_count = "." not in name and not source.info(name).shape  # a trainer's step, for instance

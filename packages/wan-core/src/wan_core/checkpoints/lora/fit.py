@@ -20,7 +20,10 @@ _SAYS = ("base", "model", "architecture", "title", "name", "trained", "network")
 
 @dataclass
 class Misfits:
-    """Of ``total`` tensors of the LoRA ``source``: without a place in ``native``, of a wrong shape, or incomplete."""
+    """Of ``total`` tensors of the LoRA ``source``: without a place in ``native``, of a wrong shape, or incomplete.
+
+    ``whole`` are whole numbers: packed by something that the file does not describe.
+    """
 
     source: TensorSource
     native: TensorSource
@@ -28,6 +31,7 @@ class Misfits:
     unmatched: list[str] = field(default_factory=list)
     misshaped: list[str] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
+    whole: list[str] = field(default_factory=list)
 
     def check(self, *, force: bool) -> None:
         """Raise one CheckpointError for all of them; ``force`` passes over unmatched ones unless all are."""
@@ -37,6 +41,7 @@ class Misfits:
             _listed(unmatched, "without a place in this model"),
             _listed(self.misshaped, "of another shape"),
             _listed(self.incomplete, "without the other half"),
+            _listed(self.whole, "stored as whole numbers"),
         ]
         found = "; ".join(problem for problem in problems if problem)
         if found:
@@ -58,6 +63,8 @@ class Misfits:
     def _remedy(self, all_unmatched: bool) -> str:
         if self.incomplete and not self.unmatched and not self.misshaped:
             return "The file is incomplete; fetch it again"
+        if self.whole:
+            return "Nothing says how they are packed; get the 16-bit file of the LoRA"
         if self.misshaped or all_unmatched:
             return "It was made for another model; use one made for this"
         return "It was made for another model; use one made for this, or --force-lora to leave these tensors out"

@@ -10,11 +10,12 @@ from wan_core.checkpoints.families import Family
 from wan_core.checkpoints.lora.changes import PLAIN, Change, change_in
 from wan_core.checkpoints.lora.file import Layer, LoRAFile
 from wan_core.checkpoints.lora.fit import Misfits
-from wan_core.checkpoints.lora.names import LayerNames, Role
+from wan_core.checkpoints.lora.names import LayerNames, Role, part_of, without_copy
 from wan_core.checkpoints.lora.scale import AdapterSettings, adapter_settings, module_name, stored_alpha
 from wan_core.checkpoints.lora.updates import AddedUpdate, DecomposedUpdate, NewValue, Update
 from wan_core.checkpoints.prefixes import unwrapped
 from wan_core.checkpoints.readers.sources import TensorSource
+from wan_core.errors import CheckpointError
 
 _LENGTHS = {"magnitude", "dora_scale"}
 _COMPANIONS = {"bias", "alpha", *_LENGTHS}  # which mean nothing alone
@@ -48,13 +49,19 @@ class Matching:
         self._native = native
         self._names = LayerNames([layer.name for layer in layers], native.keys(), family.formats)
         self._settings = adapter_settings(file.source)
+        self._owners: dict[str, tuple[str, str]] = {}
+        self._check_numbers([name for layer in layers for role, name in layer.tensors.items() if role != "alpha"])
         for layer in layers:
             self._add_layer(layer)
         for name in file.others:
             if plain_tensors and name in native:
                 self._add(NewValue(target=name, names={"whole": name}, source=self._source, reshapes=True))
             else:
+                self._check_numbers([name])
                 self._add_saved_whole(name, file.prefix_of(name))
+
+    def _check_numbers(self, names: Sequence[str]) -> None:
+        self.misfits.whole += [name for name in names if not self._source.info(name).dtype.is_floating_point]
 
     def _settings_of(self, prefix: str) -> tuple[str, AdapterSettings]:
         """The settings for what stands behind a prefix, and the pipeline's component that they name."""
@@ -150,12 +157,19 @@ class Matching:
 
     def _add_saved_whole(self, name: str, prefix: str) -> None:
         """A tensor of a module that peft saved whole, or one of the biases that it trained."""
-        own = unwrapped(name)
+        own = without_copy(unwrapped(name))
         component, settings = self._settings_of(prefix)
         module = module_name(own, prefix, component)
         target = self._names.native(own.removeprefix(prefix))
         is_bias = settings.has_biases and own.endswith(".bias")
-        if target is None or not (is_bias or settings.is_whole(module.rpartition(".")[0])):
+        times = settings.times_whole(module.rpartition(".")[0])
+        if times > 1:
+            raise CheckpointError(
+                f"{self._source.path}: {name} is in a module that peft saves whole, inside another that it does "
+                f"({', '.join(settings.whole)}); it saves such ones without their training. Name one of them alone"
+            )
+        is_whole = own != unwrapped(name) or times > 0
+        if target is None or not (is_bias or is_whole):
             self.misfits.unmatched.append(name)
             return
         self._add(NewValue(target=target, names={"whole": name}, source=self._source))
@@ -170,7 +184,19 @@ class Matching:
         if shape != wanted:
             self.misfits.misshaped.append(f"{names[-1]} for {list(shape)} instead of {list(wanted)}")
             return
+        # A layer may change a tensor in several ways; another that does is the same layer in another spelling.
+        layer = _layer_of(names[0])
+        first, name = self._owners.setdefault(update.target, (layer, names[0]))
+        if first != layer:
+            raise CheckpointError(
+                f"{self._source.path}: {name} and {names[0]} both change {update.target}; the file mixes two layouts"
+            )
         self.updates.append(update)
+
+
+def _layer_of(name: str) -> str:
+    part = part_of(name)
+    return unwrapped(name).rpartition(".")[0] if part is None else part.layer
 
 
 def _complete_roles(

@@ -17,7 +17,9 @@ from wan_core.checkpoints.families import DIT, Expert, Family
 from wan_core.checkpoints.lora.file import LoRAFile
 from wan_core.checkpoints.lora.fit import refuse_other_models
 from wan_core.checkpoints.lora.matching import Matching
+from wan_core.checkpoints.lora.scale import adapter_settings
 from wan_core.checkpoints.lora.updates import NewValue, Update
+from wan_core.checkpoints.readers.quantized import dequantized
 from wan_core.checkpoints.readers.reader import read_weights
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError, RequestError
@@ -72,7 +74,9 @@ def read_lora(path: str | Path, family: Family = DIT, names: Collection[str] = (
     """
     path = Path(path)
     found = next((path / name for name in _FOLDER_FILES if (path / name).is_file()), path)
-    file = LoRAFile(read_weights(found), family.formats, names)
+    source = dequantized(read_weights(found))
+    adapter_settings(source)  # a kind of adapter may have no names of its own
+    file = LoRAFile(source, family.formats, names)
     if not file.layers:
         shown = ", ".join(file.others[:3])
         raise CheckpointError(f"{found} is not a LoRA: none of its {len(file.others)} tensors is an update ({shown})")

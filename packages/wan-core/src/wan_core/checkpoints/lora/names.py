@@ -38,6 +38,8 @@ _ENDINGS: tuple[tuple[Role, str], ...] = (
 )
 _ROLES = tuple((role, re.compile(rf"(?P<layer>.+)\.(?:{ending})")) for role, ending in _ENDINGS)
 
+_COPY = re.compile(r"(?<=\.)modules_to_save\.(?:(?!weight$|bias$)[^.]+\.)?")
+
 OTHER_KINDS: Mapping[str, str] = {
     r"\.oft_[rR]|\.oft_s|\.boft_[RPs]": "OFT or BOFT",
     r"\.oft_(?:blocks|diag)": "OFT or BOFT",
@@ -72,6 +74,17 @@ def part_of(name: str) -> LayerPart | None:
         if match is not None:
             return LayerPart(match["layer"], role or match["factor"])
     return None
+
+
+def without_copy(name: str) -> str:
+    """A name without the segments that peft puts before a module that it saves whole."""
+    return _COPY.sub("", name)
+
+
+def is_copy(name: str, names: Collection[str]) -> bool:
+    """Whether a tensor is one that peft saved beside its trained value: what it was before, or the same again."""
+    plain = (without_copy(name), name.replace(".modules_to_save.", "."))
+    return ".original_module." in name or any(each != name and each in names for each in plain)
 
 
 def prefixes_in(

@@ -52,7 +52,8 @@ class PatternTable:
                 f"{self._where}: a pattern of {len(pattern)} characters is too long: {pattern[:40]!r}"
             )
         try:
-            re.compile(pattern)  # peft's own; the package knows more, which peft would refuse
-            return regex.compile(rf"(.*\.)?({pattern})$", regex.VERSION0)
+            whole = rf"(.*\.)?({pattern})$"
+            re.compile(whole)  # peft's own; the package knows more, which peft would refuse
+            return regex.compile(whole, regex.VERSION0)
         except (re.error, regex.error, RecursionError, OverflowError) as error:
             raise CheckpointError(f"{self._where}: {pattern[:80]!r} is no regular expression: {error}") from error

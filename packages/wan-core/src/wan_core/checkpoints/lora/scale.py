@@ -57,11 +57,11 @@ class AdapterSettings:
             return 1.0
         return alpha / math.sqrt(divisor) if self.by_root else alpha / divisor
 
-    def is_whole(self, module: str) -> bool:
-        """Whether a module, or one that it is in, was saved whole: peft compares the ends of names."""
+    def times_whole(self, module: str) -> int:
+        """How many of a module and those that it is in were saved whole: peft compares the ends of names."""
         parts = module.split(".")
         names = [".".join(parts[: index + 1]) for index in range(len(parts))]
-        return any(name.endswith(end) for name in names for end in self.whole)
+        return sum(name.endswith(self.whole) for name in names)
 
 
 def adapter_settings(source: TensorSource) -> Mapping[str, AdapterSettings]:

@@ -69,6 +69,11 @@ def _recipes(source: TensorSource, unpacked: Mapping[str, Recipe]) -> dict[str, 
         if name in unpacked:
             recipes[name] = unpacked[name]
         elif name not in done and not name.endswith((*_SCALES, *_NOT_NEEDED)):
+            if unpacked and name in scales and source.info(name).dtype is torch.int8:
+                raise CheckpointError(
+                    f"{source.path} describes how {len(unpacked)} layers are packed, and not how {name} is, which has "
+                    "a scale; whether it is rotated is not known. Get the file as it was published"
+                )
             recipes[name] = _plain(source, name, scales.get(name))
     orphans = [scale for weight, scale in scales.items() if weight not in recipes]
     if orphans:
@@ -105,7 +110,7 @@ def described_formats(source: TensorSource) -> dict[str, int]:
 def _described(source: TensorSource) -> dict[str, dict[str, Any]]:
     """What the file says of its layers, by their own names."""
     found = dict(_in_metadata(source))
-    if DESCRIPTIONS in source.metadata and not found and any(name.endswith(_SCALES) for name in source):
+    if DESCRIPTIONS in source.metadata and not found and any(_is_packed(source, name) for name in source):
         raise CheckpointError(
             f"{source.path}: its header describes packed layers, and it holds none of them; get the file as published"
         )
@@ -116,6 +121,10 @@ def _described(source: TensorSource) -> dict[str, dict[str, Any]]:
         if found.setdefault(layer, settings) != settings:
             raise CheckpointError(f"{source.path}: {name} and the header say different things; fetch it again")
     return found
+
+
+def _is_packed(source: TensorSource, name: str) -> bool:
+    return name.endswith(_SCALES) or source.info(name).dtype in _STORED
 
 
 def _mark(source: TensorSource, name: str) -> Any:

@@ -8,7 +8,7 @@ import pickle
 import re
 import warnings
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -21,8 +21,16 @@ from wan_core.checkpoints.readers.file_source import FileSource, StoredTensor, f
 from wan_core.checkpoints.readers.file_systems import is_on_network
 from wan_core.checkpoints.readers.gguf_file import read_gguf
 from wan_core.checkpoints.readers.safetensors_header import read_header
-from wan_core.checkpoints.readers.shards import is_index, read_folder, read_index, read_shards, shard_files
-from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
+from wan_core.checkpoints.readers.shards import (
+    is_index,
+    is_shard,
+    read_folder,
+    read_index,
+    read_shards,
+    shard_files,
+    variants_beside,
+)
+from wan_core.checkpoints.readers.sources import LIST_OF_TENSORS, TensorInfo, TensorSource
 from wan_core.checkpoints.readers.trainer_folders import DCP_ENDING, refuse_trainer_folder
 from wan_core.errors import CheckpointError
 
@@ -39,7 +47,16 @@ def read_weights(path: str | Path, *, mmap: bool | None = None) -> TensorSource:
     Raises CheckpointError for files that are missing, damaged, unsafe to read or not weights.
     """
     path = Path(path)
-    read_file = partial(_read_file, mmap=mmap)
+    source = _read(path, partial(_read_file, mmap=mmap))
+    variants = variants_beside(path)
+    if variants:
+        source.remarks = (
+            f"note: {path.name}: of weights with a variant ({variants[0]}) and without, those without are taken",
+        )
+    return source
+
+
+def _read(path: Path, read_file: Callable[[Path], TensorSource]) -> TensorSource:
     if path.is_dir():
         return read_folder(path, read_file)
     if is_index(path.name):
@@ -47,7 +64,8 @@ def read_weights(path: str | Path, *, mmap: bool | None = None) -> TensorSource:
     if path.suffix == DCP_ENDING:
         refuse_trainer_folder(path.parent, [path.name])
     files = shard_files(path)
-    return read_shards(files, read_file) if len(files) > 1 or files != (path,) else _read_file(path, mmap=mmap)
+    is_one = files == (path,) and not (is_shard(path.name) and path.is_file())
+    return read_file(path) if is_one else read_shards(files, read_file)
 
 
 def _read_file(path: Path, *, mmap: bool | None) -> TensorSource:
@@ -102,6 +120,8 @@ def _read_torch(path: Path, use_mmap: bool) -> TensorSource:
             tensors[name] = value
         elif isinstance(value, str | int | float | bool):
             metadata[name] = str(value)
+        elif isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
+            metadata[name] = f"{LIST_OF_TENSORS}{len(value)}"
     if not tensors:
         raise CheckpointError(f"{path} holds no tensors")
     return FileSource(path, _places(path, tensors, records), metadata=metadata, use_mmap=use_mmap)

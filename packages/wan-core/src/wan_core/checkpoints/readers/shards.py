@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from wan_core.checkpoints.readers.file_source import file_size, unreadable
 from wan_core.checkpoints.readers.quantized import DESCRIPTIONS, joined_descriptions
 from wan_core.checkpoints.readers.sources import JoinedSource, TensorSource
-from wan_core.checkpoints.readers.trainer_folders import refuse_trainer_folder
+from wan_core.checkpoints.readers.trainer_folders import is_state_file, refuse_trainer_folder
 from wan_core.errors import CheckpointError
 from wan_core.files import WEIGHT_ENDINGS
 
@@ -22,6 +22,11 @@ _SHARD = re.compile(
     r"(?P<stem>.+)[-_.](?P<number>\d{1,6})-of-(?P<count>\d{1,6})(?P<end>(?:\.[\w-]+)?\.(?:safetensors|bin|gguf|pth|pt))"
 )
 _INDEX = re.compile(r".+\.index(?:\.[\w-]+)?\.json")
+# What a file name has besides its stem and variant.
+_REST = re.compile(
+    r"(?:\.(?:safetensors|bin))?\.index(?=\.)|[-_.]\d{1,6}-of-\d{1,6}(?=\.)|\.(?:json|safetensors|bin|pth|pt)$"
+)
+_VARIANT = re.compile(r"b?f(?:p|loat)?\d+\w*|half|(?:non_)?ema", re.IGNORECASE)
 _MAX_JSON_BYTES = 16_000_000
 _MAX_SHARDS = 1_000
 
@@ -39,14 +44,14 @@ def weight_files(folder: Path) -> list[WeightFiles]:
 
     Raises CheckpointError for a bad index, and for the folder of a trainer's checkpoint that must be put together.
     """
-    names = _names(folder)
+    names = without_variants(_names(folder))
     refuse_trainer_folder(folder, names)
     groups, taken = [], set[str]()
     for index in (name for name in names if is_index(name)):
         shards = index_shards(folder / index)
         taken.update(shards)
         groups.append(WeightFiles(folder / index, tuple(folder / name for name in shards)))
-    rest = [name for name in names if name.endswith(WEIGHT_ENDINGS) and name not in taken]
+    rest = [name for name in names if _is_weights(name) and name not in taken]
     sets: dict[object, list[str]] = {}
     for name in rest:
         sets.setdefault(_set_of(name) or name, []).append(name)
@@ -67,6 +72,49 @@ def is_later_shard(name: str) -> bool:
     return match is not None and int(match["number"]) > 1
 
 
+def is_shard(name: str) -> bool:
+    """Whether a file name is that of a numbered shard."""
+    return _SHARD.fullmatch(name) is not None
+
+
+def refuse_incomplete(folder: Path) -> None:
+    """Raises CheckpointError when one of the models in a folder lacks some of its numbered shards."""
+    for group in weight_files(folder) if folder.is_dir() else []:
+        shards = [match for file in group.files if (match := _SHARD.fullmatch(file.name))]
+        if shards and not is_index(group.path.name):
+            _complete(folder, shards)
+
+
+def without_variants(names: Iterable[str]) -> list[str]:
+    """File names without those of a variant (``.fp16``, as diffusers names them) of weights that are there without."""
+    parts = {name: _variant_of(name) for name in names}
+    plain = {stem for name, (stem, variant) in parts.items() if not variant and name.endswith(WEIGHT_ENDINGS)}
+    return [name for name, (stem, variant) in parts.items() if not variant or stem not in plain]
+
+
+def variants_beside(path: Path) -> list[str]:
+    """The files of variants that are passed over for the weights of a file, an index, or a folder."""
+    try:
+        names = _names(path if path.is_dir() else path.parent)
+    except CheckpointError:
+        return []
+    passed = sorted(set(names) - set(without_variants(names)))
+    return passed if path.is_dir() else [name for name in passed if _variant_of(name)[0] == _variant_of(path.name)[0]]
+
+
+def _variant_of(name: str) -> tuple[str, str]:
+    """The stem and the variant in a file name; whatever follows a usual stem is a variant, but for an expert's name."""
+    whole = _REST.sub("", name)
+    stem, _, variant = whole.rpartition(".")
+    is_usual = stem in USUAL_NAMES and not re.search("high|low", variant)
+    is_variant = stem and not name.endswith(".gguf") and (is_usual or _VARIANT.fullmatch(variant))
+    return (stem, variant) if is_variant else (whole, "")
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(WEIGHT_ENDINGS) and not is_state_file(name)
+
+
 def is_index(name: str) -> bool:
     """Whether a file name is that of an index of shards."""
     return _INDEX.fullmatch(name) is not None
@@ -82,12 +130,12 @@ def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> Tens
 
     Raises CheckpointError when there is none, several, or parts are missing.
     """
-    names = _names(folder)
+    names = without_variants(_names(folder))
     refuse_trainer_folder(folder, names)
     index = _choose(folder, [name for name in names if is_index(name)], "indexes of shards")
     if index is not None:
         return read_index(folder / index, read_file)
-    files = [name for name in names if name.endswith(WEIGHT_ENDINGS)]
+    files = [name for name in names if _is_weights(name)]
     shards = [match for name in files if (match := _SHARD.fullmatch(name))]
     shards = [match for match in shards if match["end"].count(".") == 1] or shards  # those without a variant
     if shards:

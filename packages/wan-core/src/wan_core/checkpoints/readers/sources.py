@@ -10,6 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+LIST_OF_TENSORS = "list of tensors: "
+"""How the metadata of a file begin that stand for a list of tensors, which is not read; its length follows."""
+
 
 @dataclass(frozen=True)
 class TensorInfo:
@@ -41,13 +44,15 @@ class TensorInfo:
 class TensorSource(ABC):
     """Named tensors in host memory or in files, in the order in which reading them is fastest.
 
-    ``path`` is where they come from, for messages; ``metadata`` are the strings stored beside them.
+    ``path`` is where they come from, for messages; ``metadata`` are the strings stored beside them,
+    ``remarks`` sentences about what lies beside them and is not read.
     """
 
     def __init__(self, path: Path, entries: Mapping[str, Any], metadata: Mapping[str, str]) -> None:
         """``entries`` are what a source of its kind knows of each tensor, by name."""
         self.path = path
         self.metadata = dict(metadata)
+        self.remarks: tuple[str, ...] = ()
         self._entries = dict(entries)
 
     def keys(self) -> tuple[str, ...]:
@@ -131,6 +136,7 @@ class DerivedSource(TensorSource):
     ) -> None:
         super().__init__(base.path, recipes, base.metadata if metadata is None else metadata)
         self.base = base
+        self.remarks = base.remarks
         self._users: dict[str, set[str]] = {}
         for name, recipe in self._entries.items():
             for source in recipe.inputs:
