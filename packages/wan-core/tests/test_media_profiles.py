@@ -1,14 +1,18 @@
 """Images say what their colours are; they are read as the same colours in sRGB, or refused by name."""
 
+import gc
+import io
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 from PIL import Image
 
 from tests.colour_profiles import ADOBE, BT709, P3, chrm, cmyk_profile, gama, grey_profile, png_with, rgb_profile
 from wan_core.errors import MediaError
-from wan_core.media import load_image
+from wan_core.media import load_image, read_video
 
 Colour = tuple[int, int, int]
 PIXEL = (200, 60, 40)
@@ -182,3 +186,50 @@ def test_heic_without_its_package_names_it(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x1cftypheic" + bytes(100))
     with pytest.raises(MediaError, match=r"a\.heic is a HEIC image; install the extra wan-core\[heif\]"):
         load_image(tmp_path / "a.heic")
+
+
+# -- videos
+
+
+def mjpeg(path: Path, profile: bytes) -> Path:
+    """Three JPEG files, each with its profile, as a video."""
+    buffer = io.BytesIO()
+    flat().save(buffer, "JPEG", quality=100, subsampling=0, icc_profile=profile)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuvj444p"
+        for index in range(3):
+            packet = av.Packet(buffer.getvalue())
+            packet.stream, packet.time_base = stream, Fraction(1, 10)
+            packet.pts = packet.dts = index
+            container.mux(packet)
+    return path
+
+
+def video_colours(path: Path, **part: float) -> list[Colour]:
+    return [tuple(frame[:, 5, 5].tolist()) for frame in read_video(path, **part).frames]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ending", ["avi", "mov", "mkv"])
+def test_the_profile_of_motion_jpeg_is_applied(tmp_path: Path, ending: str) -> None:
+    found = video_colours(mjpeg(tmp_path / f"a.{ending}", rgb_profile(P3)))
+    assert len(found) == 3
+    assert all(near(each, IN_P3, 3) for each in found)
+    with pytest.raises(MediaError, match=r"b\.\w+ is RGB, its colour profile is for CMYK"):
+        video_colours(mjpeg(tmp_path / f"b.{ending}", cmyk_profile(20)))
+
+
+@pytest.mark.parametrize("part", [{}, {"start": 0.15}])
+@pytest.mark.parametrize("opacity", [255, 0])
+def test_the_profile_of_an_animated_png_is_applied_to_all_frames(
+    tmp_path: Path, part: dict[str, float], opacity: int
+) -> None:
+    path = tmp_path / "a.apng"
+    shown = Image.new("RGBA", (16, 16), (*PIXEL, opacity))
+    others = [Image.new("RGBA", (16, 16), (*PIXEL[:2], 41 + index, opacity)) for index in range(4)]
+    shown.save(path, "PNG", save_all=True, append_images=others, duration=100, icc_profile=rgb_profile(P3))
+    wanted = IN_P3 if opacity else (255, 255, 255)
+    found = video_colours(path, **part)
+    assert len(found) == (3 if part else 5)
+    assert all(near(each, wanted, 7) for each in found)
+    gc.collect()  # PyAV's side data of such frames would end the process here

@@ -46,7 +46,7 @@ def colours_of(image: Image.Image, file: Path) -> ToSRGB | None:
     if points is not None and (image.format == "PNG" or "icc_profile" not in info):
         return _by_code_points(points, shown)
     if "icc_profile" in info:
-        return _by_profile(info["icc_profile"], image.mode, shown)
+        return by_profile(info["icc_profile"], image.mode, shown)
     if "srgb" in info:
         return None
     if "gamma" in info or "chromaticity" in info:
@@ -57,7 +57,12 @@ def colours_of(image: Image.Image, file: Path) -> ToSRGB | None:
 # -- ICC profiles
 
 
-def _by_profile(data: bytes | None, mode: str, shown: str) -> ToSRGB | None:
+def by_profile(data: bytes | None, mode: str, shown: str) -> ToSRGB | None:
+    """The way from the colours of an ICC profile to sRGB, ``None`` where they are that already.
+
+    ``mode`` is Pillow's mode of the image, ``shown`` its name. Raises ``MediaError`` for a profile that is damaged or
+    of another kind of image.
+    """
     try:
         profile, srgb = ImageCms.ImageCmsProfile(io.BytesIO(data or b"")), ImageCms.createProfile("sRGB")
         space = profile.profile.xcolor_space.strip()
