@@ -188,6 +188,53 @@ def test_heic_without_its_package_names_it(tmp_path: Path, monkeypatch: pytest.M
         load_image(tmp_path / "a.heic")
 
 
+@pytest.mark.parametrize(
+    ("chunks", "wanted"),
+    [
+        ({"cICP": bytes([2, 2, 0, 1]), "gAMA": gama(1.0)}, (128, 64, 255)),
+        ({"tEXt": b"a\0" + bytes(2_000_000), "cICP": bytes([1, 8, 0, 1])}, (128, 64, 255)),
+    ],
+)
+def test_what_cicp_leaves_open_others_say_and_no_long_chunk_hides_it(
+    tmp_path: Path, chunks: dict[str, bytes], wanted: Colour
+) -> None:
+    assert read(png_with(tmp_path / "a.png", flat(wanted), **chunks)) == (188, 137, 255)
+
+
+@pytest.mark.parametrize("data", [b"", b"\1\15\0", b"\1\15\0\1\0"])
+def test_a_cicp_chunk_of_another_length_is_damaged(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(MediaError, match=r"cICP chunk of .* is damaged"):
+        read(png_with(tmp_path / "a.png", flat(), cICP=data))
+
+
+# -- JPEG 2000
+
+
+def jp2_with(path: Path, image: Image.Image, content: bytes) -> Path:
+    """A JPEG 2000 file with another ``colr`` box."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG2000")
+    data = buffer.getvalue()
+    place, header = data.index(b"colr") - 4, data.index(b"jp2h") - 4
+    size = int.from_bytes(data[place : place + 4], "big")
+    box = (8 + len(content)).to_bytes(4, "big") + b"colr" + content
+    length = int.from_bytes(data[header : header + 4], "big") + len(box) - size
+    path.write_bytes(data[:header] + length.to_bytes(4, "big") + data[header + 4 : place] + box + data[place + size :])
+    return path
+
+
+def test_jpeg_2000_says_its_colours_in_a_box(tmp_path: Path) -> None:
+    file = tmp_path / "a.jp2"
+    assert read(jp2_with(file, flat(), b"\2\0\0" + rgb_profile(P3))) == IN_P3
+    assert read(jp2_with(file, flat(), b"\1\0\0\0\0\0\20")) == PIXEL
+    grey = jp2_with(file, flat(100, "L"), b"\2\0\0" + grey_profile(1.0))
+    assert near(read(grey), (168, 168, 168), 2)
+    with pytest.raises(MediaError, match=r"colour profile of .* is damaged"):
+        read(jp2_with(file, flat(), b"\2\0\0" + rgb_profile(P3)[:200]))
+    with pytest.raises(MediaError, match="colour space number 20 of JPEG 2000"):
+        read(jp2_with(file, flat(), b"\1\0\0\0\0\0\24"))
+
+
 # -- videos
 
 
