@@ -197,3 +197,12 @@ def test_what_a_gif_leaves_out_is_white(tmp_path: Path) -> None:
     frames = read_video(tmp_path / "a.gif").frames
     assert frames[0, :, 16, 4].tolist() == [255, 255, 255]
     assert frames[0, :, 16, 28].tolist() == pytest.approx(PATCH, abs=3)
+
+
+def test_a_webp_without_durations_shows_ten_frames_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "a.webp"
+    greys = [Image.new("RGB", (32, 32), (level,) * 3) for level in (16, 80, 160, 240)]
+    greys[0].save(path, save_all=True, append_images=greys[1:], duration=0, lossless=True)
+    assert probe_video(path).seconds == pytest.approx(0.4)
+    assert [int(frame[0, 0, 0]) for frame in read_video(path, fps=10).frames] == [16, 80, 160, 240]
+    assert probe_video(path).fps == pytest.approx(10)
