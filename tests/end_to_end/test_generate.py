@@ -111,16 +111,18 @@ def test_a_prompt_file_makes_a_video_a_line_and_seed(run: Run, tmp_path: Path) -
 
 
 def test_dry_run_reads_no_weights(run: Run, tmp_path: Path) -> None:
-    result = run(
-        "generate", "t2v-A14B", "--ckpt-dir", tmp_path / "not-there-yet", "--prompt", "p", "--dry-run", "--json"
-    )
+    words = ["generate", "t2v-A14B", "--prompt", "p", "--output", tmp_path / "a.mp4", "--dry-run"]
+    result = run(*words, "--json")
     assert result.exit_code == 0, result.output
     plan = json.loads(result.stdout)[0]
     assert plan["tokens"] == 75_600
     assert plan["latent_shape"] == [1, 16, 21, 90, 160]
     assert plan["num_inference_steps"] == 40
     assert plan["guidance_scale"] == {"high": 4.0, "low": 3.0}
-    assert "not-there-yet does not exist" in plan["missing"]
+    assert "needs its weights" in plan["missing"]
+    refused = run(*words, "--ckpt-dir", tmp_path / "not-there")
+    assert refused.exit_code == 3
+    assert "not-there does not exist" in refused.output
     assert plan["memory"]["dit (high noise)"] == plan["memory"]["dit (low noise)"] == "57.2 GB"
     assert not list(tmp_path.glob("*.mp4"))
 

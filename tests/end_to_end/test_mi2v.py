@@ -55,9 +55,9 @@ def test_wan_generate_takes_the_task_and_its_pictures(
     assert "nothing is generated" in result.output
 
 
-def test_the_scripts_defaults_are_those_of_the_seed(run_mi2v: Run, tmp_path: Path) -> None:
+def test_the_scripts_defaults_are_those_of_the_seed(run_mi2v: Run, checkpoint: Callable[[str], Path]) -> None:
     result = run_mi2v(
-        "--ckpt_dir", tmp_path / "none", "--images", *THREE, "--prompt", "p", "--dry-run", "--json", "--quiet"
+        "--ckpt_dir", checkpoint("ti2v-5B"), "--images", *THREE, "--prompt", "p", "--dry-run", "--json", "--quiet"
     )  # fmt: skip
     assert result.exit_code == 0, result.output
     plan = json.loads(result.stdout)[0]

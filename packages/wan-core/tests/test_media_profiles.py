@@ -1,14 +1,18 @@
 """Images say what their colours are; they are read as the same colours in sRGB, or refused by name."""
 
+import gc
+import io
 import sys
+from fractions import Fraction
 from pathlib import Path
 
+import av
 import pytest
 from PIL import Image
 
 from tests.colour_profiles import ADOBE, BT709, P3, chrm, cmyk_profile, gama, grey_profile, png_with, rgb_profile
 from wan_core.errors import MediaError
-from wan_core.media import load_image
+from wan_core.media import load_image, read_video
 
 Colour = tuple[int, int, int]
 PIXEL = (200, 60, 40)
@@ -182,3 +186,97 @@ def test_heic_without_its_package_names_it(tmp_path: Path, monkeypatch: pytest.M
     (tmp_path / "a.heic").write_bytes(b"\0\0\0\x1cftypheic" + bytes(100))
     with pytest.raises(MediaError, match=r"a\.heic is a HEIC image; install the extra wan-core\[heif\]"):
         load_image(tmp_path / "a.heic")
+
+
+@pytest.mark.parametrize(
+    ("chunks", "wanted"),
+    [
+        ({"cICP": bytes([2, 2, 0, 1]), "gAMA": gama(1.0)}, (128, 64, 255)),
+        ({"tEXt": b"a\0" + bytes(2_000_000), "cICP": bytes([1, 8, 0, 1])}, (128, 64, 255)),
+    ],
+)
+def test_what_cicp_leaves_open_others_say_and_no_long_chunk_hides_it(
+    tmp_path: Path, chunks: dict[str, bytes], wanted: Colour
+) -> None:
+    assert read(png_with(tmp_path / "a.png", flat(wanted), **chunks)) == (188, 137, 255)
+
+
+@pytest.mark.parametrize("data", [b"", b"\1\15\0", b"\1\15\0\1\0"])
+def test_a_cicp_chunk_of_another_length_is_damaged(tmp_path: Path, data: bytes) -> None:
+    with pytest.raises(MediaError, match=r"cICP chunk of .* is damaged"):
+        read(png_with(tmp_path / "a.png", flat(), cICP=data))
+
+
+# -- JPEG 2000
+
+
+def jp2_with(path: Path, image: Image.Image, content: bytes) -> Path:
+    """A JPEG 2000 file with another ``colr`` box."""
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG2000")
+    data = buffer.getvalue()
+    place, header = data.index(b"colr") - 4, data.index(b"jp2h") - 4
+    size = int.from_bytes(data[place : place + 4], "big")
+    box = (8 + len(content)).to_bytes(4, "big") + b"colr" + content
+    length = int.from_bytes(data[header : header + 4], "big") + len(box) - size
+    path.write_bytes(data[:header] + length.to_bytes(4, "big") + data[header + 4 : place] + box + data[place + size :])
+    return path
+
+
+def test_jpeg_2000_says_its_colours_in_a_box(tmp_path: Path) -> None:
+    file = tmp_path / "a.jp2"
+    assert read(jp2_with(file, flat(), b"\2\0\0" + rgb_profile(P3))) == IN_P3
+    assert read(jp2_with(file, flat(), b"\1\0\0\0\0\0\20")) == PIXEL
+    grey = jp2_with(file, flat(100, "L"), b"\2\0\0" + grey_profile(1.0))
+    assert near(read(grey), (168, 168, 168), 2)
+    with pytest.raises(MediaError, match=r"colour profile of .* is damaged"):
+        read(jp2_with(file, flat(), b"\2\0\0" + rgb_profile(P3)[:200]))
+    with pytest.raises(MediaError, match="colour space number 20 of JPEG 2000"):
+        read(jp2_with(file, flat(), b"\1\0\0\0\0\0\24"))
+
+
+# -- videos
+
+
+def mjpeg(path: Path, profile: bytes) -> Path:
+    """Three JPEG files, each with its profile, as a video."""
+    buffer = io.BytesIO()
+    flat().save(buffer, "JPEG", quality=100, subsampling=0, icc_profile=profile)
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mjpeg", rate=10)
+        stream.width, stream.height, stream.pix_fmt = 16, 16, "yuvj444p"
+        for index in range(3):
+            packet = av.Packet(buffer.getvalue())
+            packet.stream, packet.time_base = stream, Fraction(1, 10)
+            packet.pts = packet.dts = index
+            container.mux(packet)
+    return path
+
+
+def video_colours(path: Path, **part: float) -> list[Colour]:
+    return [tuple(frame[:, 5, 5].tolist()) for frame in read_video(path, **part).frames]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ending", ["avi", "mov", "mkv"])
+def test_the_profile_of_motion_jpeg_is_applied(tmp_path: Path, ending: str) -> None:
+    found = video_colours(mjpeg(tmp_path / f"a.{ending}", rgb_profile(P3)))
+    assert len(found) == 3
+    assert all(near(each, IN_P3, 3) for each in found)
+    with pytest.raises(MediaError, match=r"b\.\w+ is RGB, its colour profile is for CMYK"):
+        video_colours(mjpeg(tmp_path / f"b.{ending}", cmyk_profile(20)))
+
+
+@pytest.mark.parametrize("part", [{}, {"start": 0.15}])
+@pytest.mark.parametrize("opacity", [255, 0])
+def test_the_profile_of_an_animated_png_is_applied_to_all_frames(
+    tmp_path: Path, part: dict[str, float], opacity: int
+) -> None:
+    path = tmp_path / "a.apng"
+    shown = Image.new("RGBA", (16, 16), (*PIXEL, opacity))
+    others = [Image.new("RGBA", (16, 16), (*PIXEL[:2], 41 + index, opacity)) for index in range(4)]
+    shown.save(path, "PNG", save_all=True, append_images=others, duration=100, icc_profile=rgb_profile(P3))
+    wanted = IN_P3 if opacity else (255, 255, 255)
+    found = video_colours(path, **part)
+    assert len(found) == (3 if part else 5)
+    assert all(near(each, wanted, 7) for each in found)
+    gc.collect()  # PyAV's side data of such frames would end the process here

@@ -130,6 +130,12 @@ def test_times_count_from_the_first_frame_not_from_the_containers_zero(tmp_path:
     assert levels_of(read_video(path, start=0.5, end=0.75).frames) == list(range(12, 18))
 
 
+@pytest.mark.parametrize("name", ["a.mkv", "a.mp4", "a.ts"])
+def test_the_length_does_not_count_a_late_start(tmp_path: Path, name: str) -> None:
+    path = encode(tmp_path / name, [Fraction(1234, 1000) + Fraction(index, 10) for index in range(20)], bf="0")
+    assert probe_video(path).seconds == pytest.approx(2.0, abs=0.1)
+
+
 @pytest.mark.parametrize("name", ["a.mkv", "a.mov", "a.avi", "a.mp4"])
 def test_other_containers_are_read(tmp_path: Path, name: str) -> None:
     path = encode(tmp_path / name, [Fraction(index, 24) for index in range(8)], bf="0")

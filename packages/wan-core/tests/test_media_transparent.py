@@ -1,5 +1,7 @@
 """Transparent videos and animations, those that FFmpeg does not read among them."""
 
+import struct
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +9,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from wan_core.errors import MediaError
-from wan_core.media import count_frames, probe_video, read_video, write_video
+from wan_core.media import count_frames, load_image, probe_video, read_video, write_video
 
 from .media_clips import (
     PATCH,
@@ -25,6 +27,36 @@ CODES = np.array(PATCH) / 255
 
 
 # -- transparency
+
+
+@pytest.mark.parametrize(
+    ("depth", "kind", "row", "key", "clear"),
+    [
+        (1, 0, b"\x50", b"\0\1", [1, 3]),
+        (2, 0, b"\x1b", b"\0\1", [1]),
+        (4, 0, b"\x01\x2f", b"\0\2", [2]),
+        (8, 0, b"\0\1\2\3", b"\0\3", [3]),
+        (16, 0, b"\0\0\0\1\0\2\1\2", b"\0\2", [2]),
+        (16, 2, b"\1\0\2\0\3\0" + bytes(18), b"\1\0\2\0\3\0", [0]),
+    ],
+)
+def test_the_transparent_colour_of_a_png_is_one_of_its_own_depth(
+    tmp_path: Path, depth: int, kind: int, row: bytes, key: bytes, clear: list[int]
+) -> None:
+    header = struct.pack(">IIBBBBB", 4, 1, depth, kind, 0, 0, 0)
+    chunks = [(b"IHDR", header), (b"tRNS", key), (b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    path = tmp_path / "a.png"
+    path.write_bytes(
+        b"\x89PNG\r\n\x1a\n"
+        + b"".join(
+            struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
+            for name, data in chunks
+        )
+    )
+    image = load_image(path)
+    whites = [x for x in range(4) if image.getpixel((x, 0)) == (255, 255, 255)]
+    last_is_white = row in {b"\x1b", b"\x01\x2f"}  # the last level of these greys is white itself
+    assert whites == sorted({*clear, *([3] if last_is_white else [])})
 
 
 @pytest.mark.parametrize(
@@ -165,3 +197,12 @@ def test_what_a_gif_leaves_out_is_white(tmp_path: Path) -> None:
     frames = read_video(tmp_path / "a.gif").frames
     assert frames[0, :, 16, 4].tolist() == [255, 255, 255]
     assert frames[0, :, 16, 28].tolist() == pytest.approx(PATCH, abs=3)
+
+
+def test_a_webp_without_durations_shows_ten_frames_a_second(tmp_path: Path) -> None:
+    path = tmp_path / "a.webp"
+    greys = [Image.new("RGB", (32, 32), (level,) * 3) for level in (16, 80, 160, 240)]
+    greys[0].save(path, save_all=True, append_images=greys[1:], duration=0, lossless=True)
+    assert probe_video(path).seconds == pytest.approx(0.4)
+    assert [int(frame[0, 0, 0]) for frame in read_video(path, fps=10).frames] == [16, 80, 160, 240]
+    assert probe_video(path).fps == pytest.approx(10)

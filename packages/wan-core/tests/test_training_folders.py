@@ -359,3 +359,39 @@ def test_pipes_are_not_waited_for(tmp_path: Path) -> None:
         data_folders([tmp_path / "a.toml"])
     with pytest.raises(RequestError, match=r"/dev/zero is no regular file"):
         read_text("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('file,caption\na.mp4,a\nb.mp4,"b\nc.mp4,"c"\n', r"metadata.csv, line 3: .*is a quote open"),
+        ('file,caption\na.mp4,a\nb.mp4,"b\nc.mp4,c\n', r"metadata.csv, line 3: .*is a quote open"),
+        ("file,caption,Caption\na.mp4,a,b\n", r"metadata.csv, line 1: there are two columns 'caption'"),
+        ("file,caption,caption\na.mp4,a,\n", "two columns 'caption'"),
+    ],
+)
+def test_a_csv_that_loses_rows_or_columns_is_refused(tmp_path: Path, text: str, message: str) -> None:
+    touch(tmp_path, "a.mp4", "b.mp4", "c.mp4")
+    (tmp_path / "metadata.csv").write_text(text)
+    with pytest.raises(RequestError, match=message):
+        find_examples(tmp_path)
+
+
+def test_each_bad_row_is_one_entry_and_hides_no_other(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    bad = ['"caption": ["x"]', '"caption": true', '"caption": "x", "colour": 1', '"caption": "x", "text": "y"']
+    rows = ['{"file": "a.mp4", "caption": "good"}', *(f'{{"file": "a.mp4", {each}}}' for each in bad), "{", "[1]"]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(rows))
+    found = look_into([DataFolder(path=tmp_path)])
+    assert [each.caption for each in found.examples] == ["good"]
+    assert [f"line {number}:" in str(error) for number, error in enumerate(found.bad, 2)] == [True] * 6
+    (tmp_path / "metadata.jsonl").unlink()
+    (tmp_path / "metadata.csv").write_text("file,caption\na.mp4,x,y\na.mp4,good\n")
+    found = look_into([DataFolder(path=tmp_path)])
+    assert (len(found.examples), len(found.bad)) == (1, 1)
+
+
+def test_one_object_with_our_columns_is_one_row(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4")
+    (tmp_path / "metadata.json").write_text('{"file": "a.mp4", "caption": "x"}')
+    assert [(each.file.name, each.caption) for each in find_examples(tmp_path)] == [("a.mp4", "x")]

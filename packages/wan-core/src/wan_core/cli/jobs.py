@@ -170,12 +170,12 @@ def check_size(preset: Preset, values: Mapping[str, Any], log: Callable[[str], N
 
 
 def missing_weights(preset: Preset, folder: Path | None) -> str | None:
-    """Why there is no folder of weights to look at yet, if there is none: a plan can be made without."""
+    """Why there is no folder of weights to look at, if none is given: a plan can be made without."""
     try:
-        place = checkpoint_folder(preset, folder)
+        checkpoint_folder(preset, folder)
     except RequestError as error:
         return str(error)
-    return None if place.exists() else f"{place} does not exist; 'wan download {preset.name}' fetches the weights"
+    return None
 
 
 def show_plan(

@@ -33,6 +33,10 @@ if TYPE_CHECKING:
     from wan_core.training import Ranks, RunResult, TrainingPlan
 
 _FOLDER = click.Path(path_type=Path)
+_TARGETS_HELP = (
+    "Layers, by a glob of the whole name, e.g. 'blocks.*.ffn.0'; repeatable.  "
+    "[default: self_attn, cross_attn and ffn of all blocks]"
+)
 _NO_CONFIG = ("config", "debug", "help")
 
 
@@ -79,7 +83,7 @@ _OPTIONS = [
     _option("--ema", type=FINITE, help="Decay of averaged weights, which are then validated and saved, e.g. 0.999."),
     _option("--lora-rank", type=int, help="Train a LoRA of this rank instead of all weights."),
     _option("--lora-alpha", type=FINITE, help="Its alpha.  [default: the rank]"),
-    _option("--lora-targets", multiple=True, help="Layer names as a pattern; repeatable.  [default: blocks]"),
+    _option("--lora-targets", multiple=True, help=_TARGETS_HELP),
     _option("--timesteps", type=click.Choice(TIMESTEPS), default="logit-normal", help="How noise levels are drawn."),
     _option("--shift", type=FINITE, help="Shift of the noise levels.  [default: 1; 'shifted': the model's]"),
     _option("--clean-frames", type=int, default=0, help="ti2v, mi2v: up to so many leading latent frames are given."),

@@ -26,6 +26,7 @@ MAX_PIXELS = 100_000_000
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
 _MAX_ASPECT_CHANGE = 64
+_GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow's names of PNG's grey of 2 and 4 bits, which it stretches to 8
 
 
 def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -42,6 +43,7 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
             with Image.open(file, formats=_available_formats()) as image:
                 if image.width * image.height > max_pixels:
                     raise _too_large(shown, f"{image.width}x{image.height}", max_pixels)
+                _scale_key(image)
                 image.load()
                 with contextlib.suppress(*DECODE_ERRORS):  # a broken EXIF block only loses the orientation
                     ImageOps.exif_transpose(image, in_place=True)
@@ -89,18 +91,45 @@ def to_rgb(image: Image.Image, to_srgb: ToSRGB | None = None) -> Image.Image:
     """
     to_srgb = to_srgb or _as_rgb
     if image.mode in {"I", "F"} or image.mode.startswith("I;"):
-        return to_srgb(_deep_grey(image))
+        return _over_white(to_srgb(_deep_grey(image)), _unlike(image))
     if image.mode == "La":
         image = image.convert("LA")
     if image.has_transparency_data:
         layered = image.convert("RGBA")
         alpha = layered.getchannel("A")
-        colours = to_srgb(layered.convert("RGB"))
-        colours.putalpha(alpha)
-        white = Image.new("RGBA", layered.size, "white")
-        return Image.alpha_composite(white, colours).convert("RGB")
+        return _over_white(to_srgb(layered.convert("RGB")), alpha)
     rgb = to_srgb(image)
     return rgb.copy() if rgb is image else rgb
+
+
+def _over_white(colours: Image.Image, alpha: Image.Image | None) -> Image.Image:
+    if alpha is None:
+        return colours.convert("RGB")
+    layered = colours.convert("RGB")
+    layered.putalpha(alpha)
+    return Image.alpha_composite(Image.new("RGBA", layered.size, "white"), layered).convert("RGB")
+
+
+def _unlike(image: Image.Image) -> Image.Image | None:
+    """The opacity of deep grey of which one level (PNG's tRNS) is transparent."""
+    key = image.info.get("transparency")
+    if not isinstance(key, int):
+        return None
+    return Image.fromarray(np.where(np.asarray(image.convert("I")) == key, 0, 255).astype(np.uint8))
+
+
+def _scale_key(image: Image.Image) -> None:
+    """Make PNG's transparent colour one of the values that Pillow gives: it leaves the key in the file's own depth.
+
+    Of 16-bit RGB both are cut to their upper bytes.
+    """
+    key, stored = image.info.get("transparency"), image.tile[0].args if image.tile else None
+    if image.format != "PNG" or key is None:
+        return
+    if isinstance(key, int) and stored in _GREY_STEPS:
+        image.info["transparency"] = key * _GREY_STEPS[stored]
+    elif isinstance(key, tuple) and stored == "RGB;16B":
+        image.info["transparency"] = tuple(each >> 8 for each in key)
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

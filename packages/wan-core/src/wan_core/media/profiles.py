@@ -10,7 +10,7 @@ import struct
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import ExifTags, Image, ImageCms
@@ -31,7 +31,10 @@ ADOBE_RGB = Primaries("Adobe RGB (1998)", ((0.64, 0.33), (0.21, 0.71), (0.15, 0.
 _ADOBE_GAMMA = 563 / 256  # Adobe RGB (1998) Color Image Encoding, 4.3.1.2
 _SRGB_GAMMA = 1 / 2.2
 _UNCALIBRATED, _ADOBE_MARK = 0xFFFF, "R03"  # DCF 2.0: colour space and interoperability index of Adobe RGB
-_MAX_HEAD = 1 << 20  # bytes of an AVIF file, or chunks of a PNG file, that are searched
+_JP2_SPACES = (16, 17, 18)  # sRGB, grey and sYCC, which the decoder makes RGB
+_MAX_PROFILE, _MAX_BOXES = 1 << 24, 1000
+_UNSPECIFIED = 2  # H.273
+_MAX_HEAD = 1 << 20  # bytes of an AVIF file that are searched
 
 
 def colours_of(image: Image.Image, file: Path) -> ToSRGB | None:
@@ -46,7 +49,9 @@ def colours_of(image: Image.Image, file: Path) -> ToSRGB | None:
     if points is not None and (image.format == "PNG" or "icc_profile" not in info):
         return _by_code_points(points, shown)
     if "icc_profile" in info:
-        return _by_profile(info["icc_profile"], image.mode, shown)
+        return by_profile(info["icc_profile"], image.mode, shown)
+    if image.format == "JPEG2000":
+        return _of_jp2(image, file)
     if "srgb" in info:
         return None
     if "gamma" in info or "chromaticity" in info:
@@ -57,7 +62,12 @@ def colours_of(image: Image.Image, file: Path) -> ToSRGB | None:
 # -- ICC profiles
 
 
-def _by_profile(data: bytes | None, mode: str, shown: str) -> ToSRGB | None:
+def by_profile(data: bytes | None, mode: str, shown: str) -> ToSRGB | None:
+    """The way from the colours of an ICC profile to sRGB, ``None`` where they are that already.
+
+    ``mode`` is Pillow's mode of the image, ``shown`` its name. Raises ``MediaError`` for a profile that is damaged or
+    of another kind of image.
+    """
     try:
         profile, srgb = ImageCms.ImageCmsProfile(io.BytesIO(data or b"")), ImageCms.createProfile("sRGB")
         space = profile.profile.xcolor_space.strip()
@@ -94,13 +104,62 @@ def _is_grey(image: Image.Image) -> bool:
     return bool((red == green).all() and (green == blue).all())
 
 
+# -- JPEG 2000
+
+
+def _of_jp2(image: Image.Image, file: Path) -> ToSRGB | None:
+    """By the first ``colr`` box that is understood (ISO/IEC 15444-1, I.5.3.3); a bare code stream says nothing."""
+    shown = plain_text(file)
+    spaces: list[int] = []
+    for box in _colour_boxes(file):
+        method, number = box[:1], int.from_bytes(box[3:7], "big")
+        if method in {b"\2", b"\3"}:
+            return by_profile(box[3:], "RGB" if image.mode in {"LA", "RGBA"} else image.mode, shown)
+        if method == b"\1" and number in _JP2_SPACES:
+            return None
+        spaces += [number] * (method == b"\1")
+    if spaces:
+        raise MediaError(f"{shown} is in colour space number {spaces[0]} of JPEG 2000; save the image again as sRGB")
+    return None
+
+
+def _colour_boxes(file: Path) -> Iterator[bytes]:
+    with file.open("rb") as opened:
+        end = opened.seek(0, io.SEEK_END)
+        if _box_at(opened, 0, end)[0] != b"jP  ":
+            return
+        for _, start, stop in (each for each in _boxes(opened, 0, end) if each[0] == b"jp2h"):
+            for _, first, last in (each for each in _boxes(opened, start, stop) if each[0] == b"colr"):
+                opened.seek(first)
+                yield opened.read(min(last - first, _MAX_PROFILE))
+
+
+def _boxes(opened: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
+    """Names, begins and ends of the contents of at most `_MAX_BOXES` boxes."""
+    for _ in range(_MAX_BOXES):
+        if start + 8 > end:
+            return
+        name, first, stop = _box_at(opened, start, end)
+        yield name, first, stop
+        start = max(stop, start + 8)
+
+
+def _box_at(opened: BinaryIO, start: int, end: int) -> tuple[bytes, int, int]:
+    opened.seek(start)
+    head = opened.read(16)
+    size = int.from_bytes(head[:4], "big")
+    if size == 1:
+        return head[4:8], start + 16, min(end, start + int.from_bytes(head[8:], "big"))
+    return head[4:8], start + 8, min(end, start + size) if size else end
+
+
 # -- code points
 
 
 def _code_points(image: Image.Image, file: Path) -> tuple[int, int, bool] | None:
     """Primaries, transfer characteristic and whether black is 0, of H.273; ``None`` where a file does not say."""
     if image.format == "PNG":
-        return next((_of_png(data) for kind, data in _chunks(file) if kind == b"cICP"), None)
+        return _of_png(_cicp(file), file)
     if image.format == "HEIF" and image.info.get("nclx_profile"):
         nclx = image.info["nclx_profile"]
         return nclx["color_primaries"], nclx["transfer_characteristics"], True
@@ -111,19 +170,27 @@ def _code_points(image: Image.Image, file: Path) -> tuple[int, int, bool] | None
     return None
 
 
-def _of_png(data: bytes) -> tuple[int, int, bool]:
-    primaries, transfer, _, is_full = struct.unpack(">BBBB", data[:4].ljust(4, b"\0"))
-    return primaries, transfer, bool(is_full)
+def _of_png(data: bytes | None, file: Path) -> tuple[int, int, bool] | None:
+    """A cICP chunk; one that says neither primaries nor transfer characteristic leaves it to the other chunks."""
+    if data is None:
+        return None
+    if len(data) != 4:
+        raise MediaError(f"the cICP chunk of {plain_text(file)} is damaged; save the image again as sRGB")
+    primaries, transfer, _, is_full = data
+    is_unsaid = primaries == transfer == _UNSPECIFIED and is_full
+    return None if is_unsaid else (primaries, transfer, bool(is_full))
 
 
-def _chunks(file: Path) -> Iterator[tuple[bytes, bytes]]:
-    """Names and contents of a PNG's chunks before its pixels."""
+def _cicp(file: Path) -> bytes | None:
+    """The cICP chunk of a PNG, before its pixels; other chunks are skipped, however long they are."""
     with file.open("rb") as opened:
         opened.seek(8)
-        while len(head := opened.read(8)) == 8 and head[4:] != b"IDAT" and opened.tell() < _MAX_HEAD:
+        while len(head := opened.read(8)) == 8 and head[4:] != b"IDAT":
             length = int.from_bytes(head[:4], "big")
-            yield head[4:], opened.read(min(length, _MAX_HEAD))
-            opened.seek(4, io.SEEK_CUR)
+            if head[4:] == b"cICP":
+                return opened.read(min(length, _MAX_HEAD))
+            opened.seek(length + 4, io.SEEK_CUR)
+    return None
 
 
 def _by_code_points(points: tuple[int, int, bool], shown: str) -> ToSRGB | None:

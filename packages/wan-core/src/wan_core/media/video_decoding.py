@@ -1,5 +1,7 @@
 """The frames that a video file holds, decoded, and when each is shown: with their transparency, deinterlaced."""
 
+import contextlib
+import io
 from collections import deque
 from collections.abc import Generator, Iterator
 from fractions import Fraction
@@ -28,6 +30,7 @@ _MICROSECONDS = 1_000_000
 _BT601 = 5
 _BI_RGB = "\0\0\0\0"  # uncompressed AVI, whose fourth byte Windows leaves unused
 _PROGRESSIVE = 1  # FFmpeg's field orders: 0 is unknown, those above are interlaced
+_PICTURES = ("png", "apng", "mjpeg")
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
 
@@ -91,14 +94,32 @@ def _begin(stream: Any) -> float:
 def _timed(container: "InputContainer", stream: Any, file: Path) -> Iterator[TimedFrame]:
     begin, step = _begin(stream), 1 / frame_rate(stream)
     time, look, last = -step, None, None
+    profile = _picture_profile(stream.codec_context.name, file)
     for frame in _decoded(container, stream):
         time = time + step if frame.time is None else frame.time - begin
         if look is None or kind(frame) != last:
             reason = refusal(frame, stream.codec_context.codec_tag)
             if reason is not None:
                 raise MediaError(f"video {plain_text(file)} {reason}, which is not read here; convert it to BT.709")
-            look, last = look_of(frame, stream.sample_aspect_ratio), kind(frame)
+            look, last = look_of(frame, stream.sample_aspect_ratio, profile, plain_text(file)), kind(frame)
         yield TimedFrame(time, float((frame.duration or 0) * (frame.time_base or 0)), frame, look)
+
+
+def _picture_profile(codec: str, file: Path) -> bytes | None:
+    """The ICC profile in the first picture of a video of PNG or JPEG files, empty for one that is damaged.
+
+    PyAV's side data are no way to it: they free the profile's name of a PNG twice, and EXIF in a JPEG hides all.
+    """
+    if codec not in _PICTURES:
+        return None
+    with contextlib.suppress(*ffmpeg_errors(), StopIteration), contextlib.ExitStack() as opened:
+        source: Any = file
+        if codec != "apng":
+            container = opened.enter_context(open_container(file, "video"))
+            source = io.BytesIO(bytes(next(container.demux(video_stream(container, file)))))
+        with Image.open(source, formats=("PNG", "JPEG", "MPO")) as image:
+            return image.info["icc_profile"] or b"" if "icc_profile" in image.info else None
+    return None
 
 
 def _decoded(container: "InputContainer", stream: Any) -> Iterator["av.VideoFrame"]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 
 from wan_core.media.colour import (
@@ -22,6 +23,7 @@ from wan_core.media.colour import (
     Description,
     conversion,
 )
+from wan_core.media.profiles import ToSRGB, by_profile
 
 if TYPE_CHECKING:
     import av
@@ -47,7 +49,7 @@ _TARGETS = {
 @dataclass(frozen=True)
 class Look:
     """How the frames of a video become pixels: as swscale's ``target`` format of so many columns (``width``) by the
-    ``matrix`` that swscale knows, then by ``convert``, then ``turned``, see :func:`orientation`."""
+    ``matrix`` that swscale knows, then by ``convert`` or ``to_srgb``, then ``turned``, see :func:`orientation`."""
 
     target: str
     width: int
@@ -55,6 +57,7 @@ class Look:
     matrix: int | None
     convert: Conversion | None
     turned: tuple[bool, bool, bool]
+    to_srgb: ToSRGB | None = None
 
     @property
     def size(self) -> tuple[int, int]:
@@ -62,21 +65,37 @@ class Look:
         return (self.height, self.width) if self.turned[0] else (self.width, self.height)
 
 
-def look_of(frame: "av.VideoFrame", ratio: Fraction | None = None) -> Look:
+def look_of(
+    frame: "av.VideoFrame",
+    ratio: Fraction | None = None,
+    picture_profile: bytes | None = None,
+    named: str = "the video",
+) -> Look:
     """How a frame and those like it are shown; ``ratio`` is the width of a pixel by its height that the file says.
+
+    An ICC profile, of the frame or of the ``picture_profile`` in PNG and JPEG files that are frames, counts before code
+    points, but for HDR and in PNG. Raises ``MediaError`` for one that cannot be used.
 
     A reader asks this once and again when :func:`kind` changes, not for each frame: PyAV's side data keep a frame alive
     until the garbage is collected.
     """
     seen = description(frame)
-    convert = conversion(seen.gamut, seen.transfer, _peak(frame) if seen.is_hdr else DEFAULT_PEAK)
+    profile = picture_profile
+    if profile is None and not seen.is_hdr:
+        profile = _side_data(frame, "ICC_PROFILE")
+    if seen.is_hdr or (seen.is_rgb and not {seen.primaries, seen.transfer} <= {*UNSAID}):
+        profile = None
+    convert = None
+    if profile is None:
+        convert = conversion(seen.gamut, seen.transfer, _peak(frame) if seen.is_hdr else DEFAULT_PEAK)
     return Look(
         target=_TARGETS[convert is not None, _has_alpha(frame.format.name)],
         width=max(1, round(frame.width * square_pixels(ratio))),
         height=frame.height,
         matrix=seen.swscale_matrix,
         convert=convert,
-        turned=orientation(frame),
+        turned=_turned(frame) if picture_profile is not None else orientation(frame),
+        to_srgb=None if profile is None else by_profile(profile, "RGB", named),
     )
 
 
@@ -100,6 +119,8 @@ def pixels(frame: "av.VideoFrame", look: Look) -> Tensor:
         interpolation=_SWSCALE,
     ).to_ndarray()
     colours = image if look.convert is None else look.convert.apply(image[..., :3])
+    if look.to_srgb is not None:
+        colours = np.array(look.to_srgb(Image.fromarray(np.ascontiguousarray(image[..., :3]))))
     if image.shape[2] == 4:
         colours = _over_white(colours[..., :3], image[..., 3:])
     is_transposed, is_mirrored, is_flipped = look.turned
@@ -162,11 +183,15 @@ def orientation(frame: "av.VideoFrame") -> tuple[bool, bool, bool]:
     """
     data = _side_data(frame, "DISPLAYMATRIX")
     if data is None or len(data) < _MATRIX.size:
-        return _TURNS[round(frame.rotation / 90) % 4]
+        return _turned(frame)
     a, b, _, c, d, *_ = _MATRIX.unpack_from(data)
     if abs(b) + abs(c) > abs(a) + abs(d):
         return True, c < 0, b < 0
     return False, a < 0, d < 0
+
+
+def _turned(frame: "av.VideoFrame") -> tuple[bool, bool, bool]:
+    return _TURNS[round(frame.rotation / 90) % 4]
 
 
 def _over_white(colours: NDArray[np.uint8], alpha: NDArray[np.unsignedinteger[Any]]) -> NDArray[np.uint8]:

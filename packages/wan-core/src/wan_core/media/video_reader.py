@@ -62,8 +62,7 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
     if durations:
         seconds, count = sum(durations) / 1000, len(durations)
         first = next(webp_frames(file, durations))
-        rate = count / seconds if seconds else 25.0
-        return VideoInfo(first.frame.width, first.frame.height, rate, seconds, count, has_audio=False)
+        return VideoInfo(first.frame.width, first.frame.height, count / seconds, seconds, count, has_audio=False)
     with open_container(file, "video") as container:
         stream = video_stream(container, file)
         shown = next(stream_frames(container, stream, file), None)
@@ -167,7 +166,11 @@ def _chosen_frames(
 def _length(container: Any, stream: Any) -> float | None:
     if stream.duration is not None and stream.time_base is not None:
         return float(stream.duration * stream.time_base)
-    return None if container.duration is None else container.duration / _MICROSECONDS
+    if container.duration is None:
+        return None
+    # The duration of a Matroska segment is the time at which its last frame ends, others count from their start.
+    start = stream.start_time if "matroska" in container.format.name else None
+    return container.duration / _MICROSECONDS - float((start or 0) * (stream.time_base or 0))
 
 
 def _timed_frames(file: Path, start: float) -> Iterator[TimedFrame]:

@@ -202,8 +202,10 @@ def _from_shard(archive: Path, found: FoundExamples) -> None:
 def _from_table(table: Path, found: FoundExamples) -> None:
     for number, values in read_rows(table):
         place = f"{table.name}, line {number}"
-        row = normal_row(values, place)
         with found.judging(place):
+            if isinstance(values, RequestError):
+                raise values
+            row = normal_row(values, place)
             for name in ("file", "caption"):
                 if name not in row:
                     raise RequestError(f"{place}: {name} is missing")

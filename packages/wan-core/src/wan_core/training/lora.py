@@ -6,6 +6,7 @@ release. ComfyUI, diffusers and `wan_core.checkpoints` read them whatever was tr
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -20,6 +21,7 @@ from wan_core.training.ranks import Ranks
 from wan_core.training.settings import LoRASettings
 
 _PREFIX = "diffusion_model."
+_MOST_SHOWN = 30
 
 
 class LoRALinear(nn.Module):
@@ -52,12 +54,16 @@ class LoRALinear(nn.Module):
 def attach_lora(model: nn.Module, settings: LoRASettings) -> list[str]:
     """Freeze ``model`` and put an adapter on every matching linear layer, in place; returns the layers' names.
 
-    Raises ConfigError naming each pattern that matches nothing, with a few names it could have matched.
+    A pattern is a glob of a layer's whole name, as of `fnmatch`. Raises ConfigError naming each pattern that matches
+    nothing, with names it could have matched.
     """
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     idle = [target for target in settings.targets if not any(fnmatchcase(name, target) for name in linears)]
     if idle:
-        raise ConfigError(f"no linear layer matches {', '.join(idle)}; there are {', '.join(_shown(linears))} ...")
+        raise ConfigError(
+            f"no linear layer matches {', '.join(idle)}; a pattern is a glob of the whole name, such as "
+            f"'blocks.*.ffn.0', and there are {', '.join(_shown(linears))}"
+        )
     model.requires_grad_(False)
     chosen = [name for name in linears if any(fnmatchcase(name, target) for target in settings.targets)]
     for name in chosen:
@@ -66,8 +72,11 @@ def attach_lora(model: nn.Module, settings: LoRASettings) -> list[str]:
 
 
 def _shown(names: Iterable[str]) -> list[str]:
-    """A few names, those inside blocks first."""
-    return sorted(names, key=lambda name: not name.startswith("blocks."))[:4]
+    """The first name of each kind of layer: names that differ in the numbers of blocks are of one kind."""
+    kinds: dict[str, str] = {}
+    for name in sorted(names, key=lambda name: not name.startswith("blocks.")):
+        kinds.setdefault(re.sub(r"(blocks\.)\d+", r"\1*", name), name)
+    return [*kinds.values()][:_MOST_SHOWN]
 
 
 def merge_lora(model: nn.Module) -> None:

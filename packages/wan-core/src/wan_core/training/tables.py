@@ -30,10 +30,14 @@ _FACTS = (
 _MOST_LETTERS = 100_000  # a model reads some two thousand
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
+Row = Mapping[str, Any] | RequestError
+"""A row, or why a line is none."""
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """The rows of a table with their lines; of JSON that is one list, with their numbers in it.
 
-    Raises RequestError naming the line for what is no such table.
+    A line that is no row comes as its error. Raises RequestError naming the line for what is no such table.
     """
     text = read_text(path)
     match path.suffix.lower():
@@ -42,9 +46,11 @@ def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
         case ".jsonl":
             for number, line in enumerate(text.split("\n"), 1):  # JSON strings may hold other line separators
                 if line.strip():
-                    yield number, _object(_json(line, f"{path.name}, line {number}"), f"{path.name}, line {number}")
+                    yield number, _row(line, f"{path.name}, line {number}")
         case _:
             rows = _json(text, path.name)
+            if isinstance(rows, dict) and _is_row(rows):
+                rows = [rows]
             if isinstance(rows, dict) and all(isinstance(value, str) for value in rows.values()):
                 rows = [{"file": file, "caption": caption} for file, caption in rows.items()]
             if not isinstance(rows, list):
@@ -53,17 +59,29 @@ def read_rows(path: Path) -> Iterator[tuple[int, Mapping[str, Any]]]:
                 yield number, _object(row, f"{path.name}, line {number}")
 
 
-def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]]:
+def _is_row(values: Mapping[str, Any]) -> bool:
+    """Whether an object is one example, not a map of files to captions: a file has an ending, a column has none."""
+    names = {str(key).strip().lower() for key in values}
+    return any(names.intersection(_NAMES[name]) for name in ("file", "image", "caption"))
+
+
+def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
     first = text.partition("\n")[0]
     delimiter = max(",;\t", key=first.count)  # spreadsheets write those of their language
-    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter)  # a quoted caption may have lines
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
+    start = 1  # a quoted caption may have lines
     try:
+        columns = [name.strip().lower() for name in reader.fieldnames or []]
+        double = next((name for name in columns if name and columns.count(name) > 1), None)
+        if double is not None:
+            raise RequestError(f"{path.name}, line 1: there are two columns {double!r:.60}; keep one")
         for row in reader:
-            if None in row:
-                raise RequestError(f"{path.name}, line {reader.line_num}: more values than columns; quote commas")
-            yield reader.line_num, row
+            place = f"{path.name}, line {reader.line_num}"
+            is_long = None in row
+            yield reader.line_num, RequestError(f"{place}: more values than columns; quote commas") if is_long else row
+            start = reader.line_num + 1
     except csv.Error as error:
-        raise RequestError(f"{path.name}, line {reader.line_num}: {error}; is a quote open?") from error
+        raise RequestError(f"{path.name}, line {start}: {error}; is a quote open?") from error
 
 
 def _json(text: str, place: str) -> Any:
@@ -73,10 +91,15 @@ def _json(text: str, place: str) -> Any:
         raise RequestError(f"{place}: {error}; it must be JSON, an object for each example") from error
 
 
-def _object(value: Any, place: str) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise RequestError(f"{place}: each line must be one JSON object")
-    return value
+def _row(line: str, place: str) -> Row:
+    try:
+        return _object(_json(line, place), place)
+    except RequestError as error:
+        return error
+
+
+def _object(value: Any, place: str) -> Row:
+    return value if isinstance(value, dict) else RequestError(f"{place}: each line must be one JSON object")
 
 
 def normal_row(row: Mapping[str, Any], place: str) -> dict[str, str]:
