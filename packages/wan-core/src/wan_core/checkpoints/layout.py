@@ -77,8 +77,8 @@ class CheckpointLayout:
         from wan_core.checkpoints.readers.shards import is_later_shard, without_variants
 
         for folder in part.family.where.also:
-            names = {path.name for pattern in WEIGHT_FILES for path in (self.folder / folder).glob(pattern)}
-            files = [self.folder / folder / name for name in sorted(without_variants(names))]
+            there = {path.name for pattern in WEIGHT_FILES for path in (self.folder / folder).glob(pattern)}
+            files = [self.folder / folder / name for name in sorted(without_variants(there))]
             found = [path for path in files if not is_later_shard(path.name) and _is_of(part, path)]
             if len(found) > 1:
                 names = ", ".join(path.name for path in found[:5])

@@ -123,9 +123,10 @@ def _scale_key(image: Image.Image) -> None:
 
     Of 16-bit RGB both are cut to their upper bytes.
     """
-    key, stored = image.info.get("transparency"), image.tile[0].args if image.tile else None
-    if image.format != "PNG" or key is None:
+    key, tiles = image.info.get("transparency"), getattr(image, "tile", ())
+    if image.format != "PNG" or key is None or not tiles:
         return
+    stored = tiles[0].args
     if isinstance(key, int) and stored in _GREY_STEPS:
         image.info["transparency"] = key * _GREY_STEPS[stored]
     elif isinstance(key, tuple) and stored == "RGB;16B":

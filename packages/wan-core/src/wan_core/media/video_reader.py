@@ -170,7 +170,7 @@ def _length(container: Any, stream: Any) -> float | None:
         return None
     # The duration of a Matroska segment is the time at which its last frame ends, others count from their start.
     start = stream.start_time if "matroska" in container.format.name else None
-    return container.duration / _MICROSECONDS - float((start or 0) * (stream.time_base or 0))
+    return float(container.duration / _MICROSECONDS - (start or 0) * (stream.time_base or 0))
 
 
 def _timed_frames(file: Path, start: float) -> Iterator[TimedFrame]:

@@ -34,6 +34,15 @@ def refuse_trainer_folder(folder: Path, names: Collection[str]) -> None:
             f"{folder} is a distributed checkpoint of torch (DCP); put it together with 'python -m "
             f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} OUT.pt' and give OUT.pt"
         )
+    _refuse_zero(folder, names)
+    if any(name in names for name in _MEGATRON):
+        raise CheckpointError(
+            f"{folder} is a checkpoint of Megatron, in pieces and under other names; export it to diffusers' or the "
+            "official layout with the trainer that wrote it, and give that"
+        )
+
+
+def _refuse_zero(folder: Path, names: Collection[str]) -> None:
     script = next((place for place in (folder, folder.parent) if (place / "zero_to_fp32.py").is_file()), None)
     pieces = any(_ZERO.fullmatch(name) for name in names)
     if pieces or (script == folder and any(name.startswith("global_step") for name in names)):
@@ -41,9 +50,4 @@ def refuse_trainer_folder(folder: Path, names: Collection[str]) -> None:
         raise CheckpointError(
             f"{folder} is a checkpoint of DeepSpeed ZeRO, in pieces; put it together with 'python "
             f"{root / 'zero_to_fp32.py'} {root} OUT' and give OUT"
-        )
-    if any(name in names for name in _MEGATRON):
-        raise CheckpointError(
-            f"{folder} is a checkpoint of Megatron, in pieces and under other names; export it to diffusers' or the "
-            "official layout with the trainer that wrote it, and give that"
         )
