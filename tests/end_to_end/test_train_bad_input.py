@@ -58,7 +58,9 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "nothing kept": ([*GOOD, "--keep", "0"], 2, ("kept", "0")),
     "averages beyond one": ([*GOOD, "--ema", "1.5"], 2, ("ema", "1.5")),
     "more than all captions dropped": ([*GOOD, "--caption-dropout", "2"], 2, ("caption-dropout", "2")),
-    "patterns that match nothing": ([*GOOD, "--lora-rank", "4", "--lora-targets", "attn.*"], 2, ("attn.*", "*.ffn.0", "head.head")),
+    "patterns that match nothing": (
+        [*GOOD, "--lora-rank", "4", "--lora-targets", "attn.*"], 2, ("attn.*", "blocks.*.ffn.0", "head.head")
+    ),
     "no rank": ([*GOOD, "--lora-rank", "0"], 2, ("rank", "0")),
     "alpha without rank": ([*GOOD, "--lora-alpha", "8"], 2, ("--lora-rank",)),
     "expert of one network": ([*GOOD, "--expert", "high"], 2, ("tiny-ti2v", "one network")),

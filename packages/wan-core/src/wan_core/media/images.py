@@ -8,6 +8,7 @@ import os
 import re
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -118,11 +119,9 @@ def _unlike(image: Image.Image) -> Image.Image | None:
     return Image.fromarray(np.where(np.asarray(image.convert("I")) == key, 0, 255).astype(np.uint8))
 
 
-def _scale_key(image: Image.Image) -> None:
+def _scale_key(image: Any) -> None:
     """Make PNG's transparent colour one of the values that Pillow gives: it leaves the key in the file's own depth.
-
-    Of 16-bit RGB both are cut to their upper bytes.
-    """
+    Of 16-bit RGB both are cut to their upper bytes."""
     key, stored = image.info.get("transparency"), image.tile[0].args if image.tile else None
     if image.format != "PNG" or key is None:
         return
