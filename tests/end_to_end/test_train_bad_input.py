@@ -59,7 +59,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "averages beyond one": ([*GOOD, "--ema", "1.5"], 2, ("ema", "1.5")),
     "more than all captions dropped": ([*GOOD, "--caption-dropout", "2"], 2, ("caption-dropout", "2")),
     "patterns that match nothing": (
-        [*GOOD, "--lora-rank", "4", "--lora-targets", "attn.*"], 2, ("attn.*", "*.ffn.0", "head.head")
+        [*GOOD, "--lora-rank", "4", "--lora-targets", "attn.*"], 2, ("attn.*", "blocks.*.ffn.0", "head.head")
     ),
     "no rank": ([*GOOD, "--lora-rank", "0"], 2, ("rank", "0")),
     "alpha without rank": ([*GOOD, "--lora-alpha", "8"], 2, ("--lora-rank",)),

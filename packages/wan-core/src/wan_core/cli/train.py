@@ -33,10 +33,7 @@ if TYPE_CHECKING:
     from wan_core.training import Ranks, RunResult, TrainingPlan
 
 _FOLDER = click.Path(path_type=Path)
-_TARGETS_HELP = (
-    "Layers, by a glob of the whole name, e.g. 'blocks.*.ffn.0'; repeatable.  "
-    "[default: self_attn, cross_attn and ffn of all blocks]"
-)
+_TARGETS_HELP = "Layers, by globs of whole names: 'blocks.*.ffn.0'; repeatable.  [default: attention, ffn of blocks]"
 _NO_CONFIG = ("config", "debug", "help")
 
 

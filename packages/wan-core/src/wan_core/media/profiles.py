@@ -125,32 +125,26 @@ def _of_jp2(image: Image.Image, file: Path) -> ToSRGB | None:
 
 def _colour_boxes(file: Path) -> Iterator[bytes]:
     with file.open("rb") as opened:
-        end = opened.seek(0, io.SEEK_END)
-        if _box_at(opened, 0, end)[0] != b"jP  ":
-            return
-        for _, start, stop in (each for each in _boxes(opened, 0, end) if each[0] == b"jp2h"):
-            for _, first, last in (each for each in _boxes(opened, start, stop) if each[0] == b"colr"):
+        for start, end in _boxes(opened, b"jp2h", 0, opened.seek(0, io.SEEK_END)):
+            for first, last in _boxes(opened, b"colr", start, end):
                 opened.seek(first)
-                yield opened.read(min(last - first, _MAX_PROFILE))
+                yield opened.read(min(max(0, last - first), _MAX_PROFILE))
 
 
-def _boxes(opened: BinaryIO, start: int, end: int) -> Iterator[tuple[bytes, int, int]]:
-    """Names, begins and ends of the contents of at most `_MAX_BOXES` boxes."""
+def _boxes(opened: BinaryIO, name: bytes, start: int, end: int) -> Iterator[tuple[int, int]]:
+    """Begins and ends of the contents of boxes of a name, among the first `_MAX_BOXES`."""
     for _ in range(_MAX_BOXES):
+        opened.seek(start)
+        head = opened.read(16)
+        size, first = int.from_bytes(head[:4], "big"), start + 8
+        if size == 1:
+            size, first = int.from_bytes(head[8:], "big"), start + 16
+        stop = min(end, start + size) if size else end
+        if head[4:8] == name and start < end:
+            yield first, stop
+        start = max(stop, first)
         if start + 8 > end:
             return
-        name, first, stop = _box_at(opened, start, end)
-        yield name, first, stop
-        start = max(stop, start + 8)
-
-
-def _box_at(opened: BinaryIO, start: int, end: int) -> tuple[bytes, int, int]:
-    opened.seek(start)
-    head = opened.read(16)
-    size = int.from_bytes(head[:4], "big")
-    if size == 1:
-        return head[4:8], start + 16, min(end, start + int.from_bytes(head[8:], "big"))
-    return head[4:8], start + 8, min(end, start + size) if size else end
 
 
 # -- code points
@@ -177,8 +171,7 @@ def _of_png(data: bytes | None, file: Path) -> tuple[int, int, bool] | None:
     if len(data) != 4:
         raise MediaError(f"the cICP chunk of {plain_text(file)} is damaged; save the image again as sRGB")
     primaries, transfer, _, is_full = data
-    is_unsaid = primaries == transfer == _UNSPECIFIED and is_full
-    return None if is_unsaid else (primaries, transfer, bool(is_full))
+    return None if primaries == transfer == _UNSPECIFIED and is_full else (primaries, transfer, bool(is_full))
 
 
 def _cicp(file: Path) -> bytes | None:

@@ -68,9 +68,6 @@ def _uint24(value: int) -> bytes:
     return struct.pack("<I", value)[:3]
 
 
-_UNSAID_DURATION = 100  # milliseconds
-
-
 def webp_durations(path: Path) -> list[int]:
     """How long an animated WebP shows each frame, in milliseconds; empty for any other file.
 
@@ -87,7 +84,7 @@ def webp_durations(path: Path) -> list[int]:
                 file.seek(begin + size + size % 2)
     except OSError as error:
         raise read_error(path, "video", error) from error
-    return durations if any(durations) else [_UNSAID_DURATION] * len(durations)
+    return durations if any(durations) else [100] * len(durations)
 
 
 def read_text(path: Path) -> str | None:

@@ -30,6 +30,7 @@ _MICROSECONDS = 1_000_000
 _BT601 = 5
 _BI_RGB = "\0\0\0\0"  # uncompressed AVI, whose fourth byte Windows leaves unused
 _PROGRESSIVE = 1  # FFmpeg's field orders: 0 is unknown, those above are interlaced
+_NO_PROFILE = b"\0"
 _PICTURES = ("png", "apng", "mjpeg")
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -106,7 +107,7 @@ def _timed(container: "InputContainer", stream: Any, file: Path) -> Iterator[Tim
 
 
 def _picture_profile(codec: str, file: Path) -> bytes | None:
-    """The ICC profile in the first picture of a video of PNG or JPEG files, empty for one that is damaged.
+    """The ICC profile in the first picture of a video of PNG or JPEG files, `_NO_PROFILE` for one that is damaged.
 
     PyAV's side data are no way to it: they free the profile's name of a PNG twice, and EXIF in a JPEG hides all.
     """
@@ -118,7 +119,7 @@ def _picture_profile(codec: str, file: Path) -> bytes | None:
             container = opened.enter_context(open_container(file, "video"))
             source = io.BytesIO(bytes(next(container.demux(video_stream(container, file)))))
         with Image.open(source, formats=("PNG", "JPEG", "MPO")) as image:
-            return image.info["icc_profile"] or b"" if "icc_profile" in image.info else None
+            return image.info["icc_profile"] or _NO_PROFILE if "icc_profile" in image.info else None
     return None
 
 

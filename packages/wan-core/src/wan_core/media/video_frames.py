@@ -80,11 +80,8 @@ def look_of(
     until the garbage is collected.
     """
     seen = description(frame)
-    profile = picture_profile
-    if profile is None and not seen.is_hdr:
-        profile = _side_data(frame, "ICC_PROFILE")
-    if seen.is_hdr or (seen.is_rgb and not {seen.primaries, seen.transfer} <= {*UNSAID}):
-        profile = None
+    is_said = seen.is_hdr or (seen.is_rgb and not {seen.primaries, seen.transfer} <= {*UNSAID})
+    profile = None if is_said else picture_profile or _side_data(frame, "ICC_PROFILE")
     convert = None
     if profile is None:
         convert = conversion(seen.gamut, seen.transfer, _peak(frame) if seen.is_hdr else DEFAULT_PEAK)

@@ -169,8 +169,8 @@ def _length(container: Any, stream: Any) -> float | None:
     if container.duration is None:
         return None
     # The duration of a Matroska segment is the time at which its last frame ends, others count from their start.
-    start = stream.start_time if "matroska" in container.format.name else None
-    return float(container.duration / _MICROSECONDS - (start or 0) * (stream.time_base or 0))
+    late = (stream.start_time or 0) * (stream.time_base or 0) if "matroska" in container.format.name else 0
+    return float(container.duration / _MICROSECONDS - late)
 
 
 def _timed_frames(file: Path, start: float) -> Iterator[TimedFrame]:
