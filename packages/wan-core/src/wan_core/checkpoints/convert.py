@@ -12,15 +12,16 @@ from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_fo
 from wan_core.checkpoints.lora.names import is_lora
 from wan_core.checkpoints.members import (
     FoundNetwork,
-    averaged_elsewhere,
     chosen_member,
     experts_of,
+    is_state,
     labels,
     members_of,
     plain_names,
 )
 from wan_core.checkpoints.readers.quantized import dequantized
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
+from wan_core.checkpoints.readers.trainer_folders import LIST_OF_TENSORS
 from wan_core.errors import CheckpointError
 
 
@@ -116,10 +117,14 @@ def _notes(
     if len(members) > 1 and not experts_of(members):
         names = labels(members)
         yield f"note: {name} holds {', '.join(names)}; {names[members.index(chosen)]} is taken"
-    if chosen.rank and (averaged := averaged_elsewhere(source, members)) is not None:
-        yield f"note: {name} also holds averaged weights ({averaged}, ...), which are not read as they are stored"
     inside = {own for member in members for own in member.names.values()}
-    if family.is_denoiser and is_lora([own for own in source if own not in inside]):
+    rest = [own for own in source if own not in inside]
+    lists = [own for own, value in source.metadata.items() if value.startswith(LIST_OF_TENSORS)]
+    names = [*(own for own in rest if source.info(own).numel > 1 and not is_state(own)), *lists]
+    averaged = next((own for own in names if FoundNetwork(own, (), {}).rank == 0), None)
+    if chosen.rank and averaged is not None:
+        yield f"note: {name} also holds averaged weights ({averaged}, ...), which are not read as they are stored"
+    if family.is_denoiser and is_lora(rest):
         yield f"note: {name} also holds a LoRA, which is left out; give the file with --lora for it"
     said = note_of(source.path) if family.is_denoiser else None
     if said is not None:
