@@ -168,8 +168,7 @@ class Matching:
                 f"{self._source.path}: {name} is in a module that peft saves whole, inside another that it does "
                 f"({', '.join(settings.whole)}); it saves such ones without their training. Name one of them alone"
             )
-        is_whole = own != unwrapped(name) or times > 0
-        if target is None or not (is_bias or is_whole):
+        if target is None or not (is_bias or times or own != unwrapped(name)):
             self.misfits.unmatched.append(name)
             return
         self._add(NewValue(target=target, names={"whole": name}, source=self._source))

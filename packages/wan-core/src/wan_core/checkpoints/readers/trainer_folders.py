@@ -8,15 +8,13 @@ from wan_core.errors import CheckpointError
 
 DCP_ENDING = ".distcp"
 _ZERO = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_\d+_mp_rank_\d+_(?:optim|model)_states\.pt")
+# How metadata begin that stand for a list of tensors, which is not read; its length follows.
 LIST_OF_TENSORS = "list of tensors: "
-"""How the metadata of a file begin that stand for a list of tensors, which is not read; its length follows."""
-
+# What accelerate (save_state) and transformers save beside the weights.
 STATE_FILE = re.compile(
     r"(?:optimizer|(?:lr_)?scheduler|sampler|(?:grad_)?scaler|random_states?|rng_states?|dl_state_dict|training_args"
     r"|custom_checkpoint)(?:_\d+)*\.(?:bin|pt|pth|pkl)"
 )
-"""What accelerate (save_state) and transformers save beside the weights."""
-
 _MEGATRON = ("model_optim_rng.pt", "latest_checkpointed_iteration.txt")
 
 
