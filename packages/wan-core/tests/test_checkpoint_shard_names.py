@@ -153,6 +153,11 @@ def test_all_take_the_weights_without_a_variant_and_say_so(tmp_path: Path, kind:
     (found,) = find_weights(tmp_path / "w").of("dit")
     (note,) = inspect_weights(found).notes
     assert "those without are taken" in note
+    _, (variant, *_), _ = VARIANTS[kind]
+    if "-of-" not in variant:  # which may be named, and is read without a word
+        (given,) = find_weights(tmp_path / "w" / variant).of("dit")
+        assert inspect_weights(given).notes == ()
+        assert not given.source.read("head.head.bias").any()
     (network,) = networks_in(find_weights(tmp_path / "w"))
     assert network.notes == (note,)
     assert all(torch.equal(network.native.read(name), tensor) for name, tensor in weights().items())

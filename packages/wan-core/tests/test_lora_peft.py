@@ -192,7 +192,7 @@ def test_a_trained_module_is_taken_and_what_it_was_before_is_not(tmp_path: Path)
 
 @pytest.mark.parametrize("bias", ["none", "all"])
 def test_a_module_that_peft_wraps_twice_is_refused(tmp_path: Path, bias: Any) -> None:
-    """Of ``head`` and ``head.head``, both of that name, the file has the inner one as it was; peft merges another."""
+    """Of ``head`` and ``head.head``, both of that name, the file has the inner one as it was."""
     adapted(LoraConfig(r=3, lora_alpha=5, bias=bias, modules_to_save=["head"])).save_pretrained(tmp_path)
     with pytest.raises(CheckpointError, match=r"peft saves whole, inside another that it does \(head\)"):
         ours(tmp_path)

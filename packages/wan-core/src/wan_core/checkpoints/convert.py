@@ -10,17 +10,10 @@ from wan_core.checkpoints.families.relatives import note_of
 from wan_core.checkpoints.folds import unfolded
 from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_format, rename
 from wan_core.checkpoints.lora.names import is_lora
-from wan_core.checkpoints.members import (
-    FoundNetwork,
-    averaged_elsewhere,
-    chosen_member,
-    experts_of,
-    labels,
-    members_of,
-    plain_names,
-)
+from wan_core.checkpoints.members import FoundNetwork, chosen_member, experts_of, labels, members_of, plain_names
 from wan_core.checkpoints.readers.quantized import dequantized
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
+from wan_core.checkpoints.readers.trainer_folders import LIST_OF_TENSORS
 from wan_core.errors import CheckpointError
 
 
@@ -116,14 +109,23 @@ def _notes(
     if len(members) > 1 and not experts_of(members):
         names = labels(members)
         yield f"note: {name} holds {', '.join(names)}; {names[members.index(chosen)]} is taken"
-    if chosen.rank and (averaged := averaged_elsewhere(source, members)) is not None:
-        yield f"note: {name} also holds averaged weights ({averaged}, ...), which are not read as they are stored"
     inside = {own for member in members for own in member.names.values()}
-    if family.is_denoiser and is_lora([own for own in source if own not in inside]):
+    rest = [own for own in source if own not in inside]
+    averaged = _averaged(source, rest)
+    if chosen.rank and averaged is not None:
+        yield f"note: {name} also holds averaged weights ({averaged}, ...), which are not read as they are stored"
+    if family.is_denoiser and is_lora(rest):
         yield f"note: {name} also holds a LoRA, which is left out; give the file with --lora for it"
     said = note_of(source.path) if family.is_denoiser else None
     if said is not None:
         yield said
+
+
+def _averaged(source: TensorSource, rest: Sequence[str]) -> str | None:
+    """A name of averaged weights that are no network of the file: in a list, or under names that say too little."""
+    lists = [own for own, value in source.metadata.items() if value.startswith(LIST_OF_TENSORS)]
+    names = [*(own for own in rest if source.info(own).numel > 1), *lists]
+    return next((own for own in names if FoundNetwork(own, (), {}).rank == 0), None)
 
 
 def _same_name(source: TensorSource, one: str, other: str, target: str) -> CheckpointError:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from wan_core.checkpoints.families import Expert, Family, families
 from wan_core.checkpoints.lora.names import is_lora
 from wan_core.checkpoints.prefixes import by_prefix, unwrapped
-from wan_core.checkpoints.readers.sources import LIST_OF_TENSORS
 from wan_core.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -63,7 +62,8 @@ def members_of(source: TensorSource, *also: Family) -> list[FoundNetwork]:
 
     Raises CheckpointError when two of its names are one without wrappers.
     """
-    plain = plain_names(source, [name for name in source if not (is_state(name) or _is_count(source, name))])
+    counts = {name for name in source if _COUNT.search(name) and source.info(name).numel == 1}
+    plain = plain_names(source, [name for name in source if name not in counts and not is_state(name)])
     found: dict[str, list[str]] = {}
     # What a project adds is more particular than what it builds on, and is looked at first.
     for family in [*also, *(family for family in reversed(families()) if family not in also)]:
@@ -73,18 +73,6 @@ def members_of(source: TensorSource, *also: Family) -> list[FoundNetwork]:
     members = [FoundNetwork(prefix, tuple(found[prefix]), names) for prefix, names in _by_longest(plain, found).items()]
     members = [member for member in members if not (_MOMENT.search(member.prefix) or is_lora(member.names))]
     return sorted(members, key=lambda member: (member.rank, member.prefix))
-
-
-def _is_count(source: TensorSource, name: str) -> bool:
-    return _COUNT.search(name) is not None and source.info(name).numel == 1
-
-
-def averaged_elsewhere(source: TensorSource, members: Sequence[FoundNetwork]) -> str | None:
-    """A name of averaged weights that are no network of the file: in a list, or under names that say too little."""
-    inside = {own for member in members for own in member.names.values()}
-    lists = [name for name, value in source.metadata.items() if value.startswith(LIST_OF_TENSORS)]
-    names = [*(name for name in source if name not in inside and not _is_count(source, name)), *lists]
-    return next((name for name in names if _AVERAGED.search(name) and not is_state(name)), None)
 
 
 def _by_longest(plain: Mapping[str, str], prefixes: Collection[str]) -> dict[str, dict[str, str]]:

@@ -20,10 +20,7 @@ _SAYS = ("base", "model", "architecture", "title", "name", "trained", "network")
 
 @dataclass
 class Misfits:
-    """Of ``total`` tensors of the LoRA ``source``: without a place in ``native``, of a wrong shape, or incomplete.
-
-    ``whole`` are whole numbers: packed by something that the file does not describe.
-    """
+    """Of ``total`` tensors of a LoRA: without a place in ``native``, misshapen, incomplete, or ``whole`` numbers."""
 
     source: TensorSource
     native: TensorSource

@@ -10,7 +10,7 @@ from wan_core.checkpoints.families import Family
 from wan_core.checkpoints.lora.changes import PLAIN, Change, change_in
 from wan_core.checkpoints.lora.file import Layer, LoRAFile
 from wan_core.checkpoints.lora.fit import Misfits
-from wan_core.checkpoints.lora.names import LayerNames, Role, part_of, without_copy
+from wan_core.checkpoints.lora.names import LayerNames, LayerPart, Role, part_of, without_copy
 from wan_core.checkpoints.lora.scale import AdapterSettings, adapter_settings, module_name, stored_alpha
 from wan_core.checkpoints.lora.updates import AddedUpdate, DecomposedUpdate, NewValue, Update
 from wan_core.checkpoints.prefixes import unwrapped
@@ -168,8 +168,7 @@ class Matching:
                 f"{self._source.path}: {name} is in a module that peft saves whole, inside another that it does "
                 f"({', '.join(settings.whole)}); it saves such ones without their training. Name one of them alone"
             )
-        is_whole = own != unwrapped(name) or times > 0
-        if target is None or not (is_bias or is_whole):
+        if target is None or not (is_bias or times or own != unwrapped(name)):
             self.misfits.unmatched.append(name)
             return
         self._add(NewValue(target=target, names={"whole": name}, source=self._source))
@@ -185,18 +184,13 @@ class Matching:
             self.misfits.misshaped.append(f"{names[-1]} for {list(shape)} instead of {list(wanted)}")
             return
         # A layer may change a tensor in several ways; another that does is the same layer in another spelling.
-        layer = _layer_of(names[0])
+        layer = (part_of(names[0]) or LayerPart(unwrapped(names[0]).rpartition(".")[0], "whole")).layer
         first, name = self._owners.setdefault(update.target, (layer, names[0]))
         if first != layer:
             raise CheckpointError(
                 f"{self._source.path}: {name} and {names[0]} both change {update.target}; the file mixes two layouts"
             )
         self.updates.append(update)
-
-
-def _layer_of(name: str) -> str:
-    part = part_of(name)
-    return unwrapped(name).rpartition(".")[0] if part is None else part.layer
 
 
 def _complete_roles(

@@ -60,8 +60,7 @@ class AdapterSettings:
     def times_whole(self, module: str) -> int:
         """How many of a module and those that it is in were saved whole: peft compares the ends of names."""
         parts = module.split(".")
-        names = [".".join(parts[: index + 1]) for index in range(len(parts))]
-        return sum(name.endswith(self.whole) for name in names)
+        return sum(".".join(parts[: index + 1]).endswith(self.whole) for index in range(len(parts)))
 
 
 def adapter_settings(source: TensorSource) -> Mapping[str, AdapterSettings]:

@@ -110,7 +110,8 @@ def described_formats(source: TensorSource) -> dict[str, int]:
 def _described(source: TensorSource) -> dict[str, dict[str, Any]]:
     """What the file says of its layers, by their own names."""
     found = dict(_in_metadata(source))
-    if DESCRIPTIONS in source.metadata and not found and any(_is_packed(source, name) for name in source):
+    packed = (name for name in source if name.endswith(_SCALES) or source.info(name).dtype in _STORED)
+    if DESCRIPTIONS in source.metadata and not found and any(packed):
         raise CheckpointError(
             f"{source.path}: its header describes packed layers, and it holds none of them; get the file as published"
         )
@@ -121,10 +122,6 @@ def _described(source: TensorSource) -> dict[str, dict[str, Any]]:
         if found.setdefault(layer, settings) != settings:
             raise CheckpointError(f"{source.path}: {name} and the header say different things; fetch it again")
     return found
-
-
-def _is_packed(source: TensorSource, name: str) -> bool:
-    return name.endswith(_SCALES) or source.info(name).dtype in _STORED
 
 
 def _mark(source: TensorSource, name: str) -> Any:

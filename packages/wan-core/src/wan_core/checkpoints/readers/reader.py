@@ -21,17 +21,9 @@ from wan_core.checkpoints.readers.file_source import FileSource, StoredTensor, f
 from wan_core.checkpoints.readers.file_systems import is_on_network
 from wan_core.checkpoints.readers.gguf_file import read_gguf
 from wan_core.checkpoints.readers.safetensors_header import read_header
-from wan_core.checkpoints.readers.shards import (
-    is_index,
-    is_shard,
-    read_folder,
-    read_index,
-    read_shards,
-    shard_files,
-    variants_beside,
-)
-from wan_core.checkpoints.readers.sources import LIST_OF_TENSORS, TensorInfo, TensorSource
-from wan_core.checkpoints.readers.trainer_folders import DCP_ENDING, refuse_trainer_folder
+from wan_core.checkpoints.readers.shards import is_index, read_folder, read_index, read_shards, variant_notes
+from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
+from wan_core.checkpoints.readers.trainer_folders import DCP_ENDING, LIST_OF_TENSORS, refuse_trainer_folder
 from wan_core.errors import CheckpointError
 
 _GLOBAL = re.compile(r"(?:GLOBAL|global) (\S+)")
@@ -48,11 +40,7 @@ def read_weights(path: str | Path, *, mmap: bool | None = None) -> TensorSource:
     """
     path = Path(path)
     source = _read(path, partial(_read_file, mmap=mmap))
-    variants = variants_beside(path)
-    if variants:
-        source.remarks = (
-            f"note: {path.name}: of weights with a variant ({variants[0]}) and without, those without are taken",
-        )
+    source.remarks = variant_notes(path)
     return source
 
 
@@ -63,9 +51,7 @@ def _read(path: Path, read_file: Callable[[Path], TensorSource]) -> TensorSource
         return read_index(path, read_file)
     if path.suffix == DCP_ENDING:
         refuse_trainer_folder(path.parent, [path.name])
-    files = shard_files(path)
-    is_one = files == (path,) and not (is_shard(path.name) and path.is_file())
-    return read_file(path) if is_one else read_shards(files, read_file)
+    return read_shards(path, read_file)
 
 
 def _read_file(path: Path, *, mmap: bool | None) -> TensorSource:

@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,7 @@ from typing import Any
 from wan_core.checkpoints.readers.file_source import file_size, unreadable
 from wan_core.checkpoints.readers.quantized import DESCRIPTIONS, joined_descriptions
 from wan_core.checkpoints.readers.sources import JoinedSource, TensorSource
-from wan_core.checkpoints.readers.trainer_folders import is_state_file, refuse_trainer_folder
+from wan_core.checkpoints.readers.trainer_folders import STATE_FILE, refuse_trainer_folder
 from wan_core.errors import CheckpointError
 from wan_core.files import WEIGHT_ENDINGS
 
@@ -51,7 +51,7 @@ def weight_files(folder: Path) -> list[WeightFiles]:
         shards = index_shards(folder / index)
         taken.update(shards)
         groups.append(WeightFiles(folder / index, tuple(folder / name for name in shards)))
-    rest = [name for name in names if _is_weights(name) and name not in taken]
+    rest = [name for name in names if name.endswith(WEIGHT_ENDINGS) and name not in taken]
     sets: dict[object, list[str]] = {}
     for name in rest:
         sets.setdefault(_set_of(name) or name, []).append(name)
@@ -72,11 +72,6 @@ def is_later_shard(name: str) -> bool:
     return match is not None and int(match["number"]) > 1
 
 
-def is_shard(name: str) -> bool:
-    """Whether a file name is that of a numbered shard."""
-    return _SHARD.fullmatch(name) is not None
-
-
 def refuse_incomplete(folder: Path) -> None:
     """Raises CheckpointError when one of the models in a folder lacks some of its numbered shards."""
     for group in weight_files(folder) if folder.is_dir() else []:
@@ -86,20 +81,22 @@ def refuse_incomplete(folder: Path) -> None:
 
 
 def without_variants(names: Iterable[str]) -> list[str]:
-    """File names without those of a variant (``.fp16``, as diffusers names them) of weights that are there without."""
-    parts = {name: _variant_of(name) for name in names}
+    """File names without those of a variant (``.fp16``) of weights that are there without, and of trainers' state."""
+    parts = {name: _variant_of(name) for name in names if not STATE_FILE.fullmatch(name)}
     plain = {stem for name, (stem, variant) in parts.items() if not variant and name.endswith(WEIGHT_ENDINGS)}
     return [name for name, (stem, variant) in parts.items() if not variant or stem not in plain]
 
 
-def variants_beside(path: Path) -> list[str]:
-    """The files of variants that are passed over for the weights of a file, an index, or a folder."""
+def variant_notes(path: Path) -> tuple[str, ...]:
+    """What to say where files of a variant are passed over for the weights of a file, an index, or a folder."""
     try:
         names = _names(path if path.is_dir() else path.parent)
     except CheckpointError:
-        return []
-    passed = sorted(set(names) - set(without_variants(names)))
-    return passed if path.is_dir() else [name for name in passed if _variant_of(name)[0] == _variant_of(path.name)[0]]
+        return ()
+    passed = {name: _variant_of(name) for name in sorted(set(names) - set(without_variants(names)))}
+    beside = [n for n, (stem, end) in passed.items() if end and (path.is_dir() or (stem, "") == _variant_of(path.name))]
+    said = "of weights with a variant ({}) and without, those without are taken"
+    return (f"note: {path.name}: {said.format(beside[0])}",) if beside else ()
 
 
 def _variant_of(name: str) -> tuple[str, str]:
@@ -109,10 +106,6 @@ def _variant_of(name: str) -> tuple[str, str]:
     is_usual = stem in USUAL_NAMES and not re.search("high|low", variant)
     is_variant = stem and not name.endswith(".gguf") and (is_usual or _VARIANT.fullmatch(variant))
     return (stem, variant) if is_variant else (whole, "")
-
-
-def _is_weights(name: str) -> bool:
-    return name.endswith(WEIGHT_ENDINGS) and not is_state_file(name)
 
 
 def is_index(name: str) -> bool:
@@ -135,7 +128,7 @@ def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> Tens
     index = _choose(folder, [name for name in names if is_index(name)], "indexes of shards")
     if index is not None:
         return read_index(folder / index, read_file)
-    files = [name for name in names if _is_weights(name)]
+    files = [name for name in names if name.endswith(WEIGHT_ENDINGS)]
     shards = [match for name in files if (match := _SHARD.fullmatch(name))]
     shards = [match for match in shards if match["end"].count(".") == 1] or shards  # those without a variant
     if shards:
@@ -148,10 +141,11 @@ def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> Tens
     return read_file(folder / single)
 
 
-def read_shards(files: Sequence[Path], read_file: Callable[[Path], TensorSource]) -> TensorSource:
-    """The model of numbered shards. Raises CheckpointError when some are missing or do not belong together."""
-    folder = files[0].parent
-    return _join(folder, _complete(folder, [match for f in files if (match := _SHARD.fullmatch(f.name))]), read_file)
+def read_shards(path: Path, read_file: Callable[[Path], TensorSource]) -> TensorSource:
+    """The model of a file, with all other shards of a numbered one. Raises CheckpointError when some are missing."""
+    shards = [match for file in shard_files(path) if (match := _SHARD.fullmatch(file.name))]
+    names = _complete(path.parent, shards) if shards and path.is_file() else []
+    return _join(path.parent, names, read_file) if len(names) > 1 else read_file(path)
 
 
 def _names(folder: Path) -> list[str]:

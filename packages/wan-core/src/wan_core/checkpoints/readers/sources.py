@@ -10,9 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-LIST_OF_TENSORS = "list of tensors: "
-"""How the metadata of a file begin that stand for a list of tensors, which is not read; its length follows."""
-
 
 @dataclass(frozen=True)
 class TensorInfo:

@@ -8,17 +8,14 @@ from wan_core.errors import CheckpointError
 
 DCP_ENDING = ".distcp"
 _ZERO = re.compile(r"(?:bf16_|fp16_)?zero_pp_rank_\d+_mp_rank_\d+_(?:optim|model)_states\.pt")
+# How metadata begin that stand for a list of tensors, which is not read; its length follows.
+LIST_OF_TENSORS = "list of tensors: "
 # What accelerate (save_state) and transformers save beside the weights.
-_STATE = re.compile(
+STATE_FILE = re.compile(
     r"(?:optimizer|(?:lr_)?scheduler|sampler|(?:grad_)?scaler|random_states?|rng_states?|dl_state_dict|training_args"
     r"|custom_checkpoint)(?:_\d+)*\.(?:bin|pt|pth|pkl)"
 )
 _MEGATRON = ("model_optim_rng.pt", "latest_checkpointed_iteration.txt")
-
-
-def is_state_file(name: str) -> bool:
-    """Whether a file of this name holds the state of an optimizer, a schedule or random numbers, not weights."""
-    return _STATE.fullmatch(name) is not None
 
 
 def refuse_trainer_folder(folder: Path, names: Collection[str]) -> None:
@@ -27,7 +24,7 @@ def refuse_trainer_folder(folder: Path, names: Collection[str]) -> None:
     Not where whole weights lie beside the pieces, which trainers write as safetensors or ``.bin``. Raises
     CheckpointError with the command.
     """
-    if any(name.endswith((".safetensors", ".bin")) and not is_state_file(name) for name in names):
+    if any(name.endswith((".safetensors", ".bin")) for name in names):
         return
     if any(name.endswith(DCP_ENDING) for name in names):
         raise CheckpointError(
