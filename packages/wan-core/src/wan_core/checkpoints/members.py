@@ -70,8 +70,8 @@ def members_of(source: TensorSource, *also: Family) -> list[FoundNetwork]:
         if family.signature:
             for prefix in by_prefix(plain, re.compile(family.signature)):
                 found.setdefault(prefix, []).append(family.name)
-    members = [FoundNetwork(prefix, tuple(found[prefix]), names) for prefix, names in _by_longest(plain, found).items()]
-    members = [member for member in members if not (_MOMENT.search(member.prefix) or is_lora(member.names))]
+    inside = {prefix: names for prefix, names in _by_longest(plain, found).items() if not is_lora(names)}
+    members = [FoundNetwork(each, tuple(found[each]), inside[each]) for each in inside if not _MOMENT.search(each)]
     return sorted(members, key=lambda member: (member.rank, member.prefix))
 
 
