@@ -63,7 +63,7 @@ def members_of(source: TensorSource, *also: Family) -> list[FoundNetwork]:
     Raises CheckpointError when two of its names are one without wrappers.
     """
     counts = {name for name in source if _COUNT.search(name) and source.info(name).numel == 1}
-    plain = plain_names(source, [name for name in source if name not in counts and not is_state(name)])
+    plain = plain_names(source, [name for name in source if not (name in counts or is_state(name))])
     found: dict[str, list[str]] = {}
     # What a project adds is more particular than what it builds on, and is looked at first.
     for family in [*also, *(family for family in reversed(families()) if family not in also)]:
