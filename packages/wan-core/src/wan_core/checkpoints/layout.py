@@ -52,8 +52,8 @@ class CheckpointLayout:
         if not missing:
             return
         refuse_trainer_folder(self.folder, [path.name for path in self.folder.iterdir()])
-        for folder in {folder for part in missing if part.family.is_denoiser for folder in part.family.where.also}:
-            refuse_incomplete(self.folder / folder)
+        for below in {each for part in missing if part.family.is_denoiser for each in part.family.where.also}:
+            refuse_incomplete(self.folder / below)
         looked_for = "; ".join(
             f"{part.family.title} ({' or '.join(_shown(part, candidate) for candidate in _candidates(part))})"
             for part in missing
@@ -81,9 +81,9 @@ class CheckpointLayout:
             files = [self.folder / folder / name for name in sorted(without_variants(there))]
             found = [path for path in files if not is_later_shard(path.name) and _is_of(part, path)]
             if len(found) > 1:
-                names = ", ".join(path.name for path in found[:5])
+                listed = ", ".join(path.name for path in found[:5])
                 raise CheckpointError(
-                    f"{self.folder / folder} holds several transformers ({names}); leave the one to use, or put each "
+                    f"{self.folder / folder} holds several transformers ({listed}); leave the one to use, or put each "
                     "model into a folder of its own"
                 )
             if found:

@@ -63,15 +63,15 @@ def members_of(source: TensorSource, *also: Family) -> list[FoundNetwork]:
     Raises CheckpointError when two of its names are one without wrappers.
     """
     counts = {name for name in source if _COUNT.search(name) and source.info(name).numel == 1}
-    plain = plain_names(source, [name for name in source if name not in counts and not is_state(name)])
+    plain = plain_names(source, [name for name in source if not (name in counts or is_state(name))])
     found: dict[str, list[str]] = {}
     # What a project adds is more particular than what it builds on, and is looked at first.
     for family in [*also, *(family for family in reversed(families()) if family not in also)]:
         if family.signature:
             for prefix in by_prefix(plain, re.compile(family.signature)):
                 found.setdefault(prefix, []).append(family.name)
-    members = [FoundNetwork(prefix, tuple(found[prefix]), names) for prefix, names in _by_longest(plain, found).items()]
-    members = [member for member in members if not (_MOMENT.search(member.prefix) or is_lora(member.names))]
+    inside = {prefix: names for prefix, names in _by_longest(plain, found).items() if not is_lora(names)}
+    members = [FoundNetwork(each, tuple(found[each]), inside[each]) for each in inside if not _MOMENT.search(each)]
     return sorted(members, key=lambda member: (member.rank, member.prefix))
 
 

@@ -74,8 +74,7 @@ def read_lora(path: str | Path, family: Family = DIT, names: Collection[str] = (
     """
     path = Path(path)
     found = next((path / name for name in _FOLDER_FILES if (path / name).is_file()), path)
-    source = dequantized(read_weights(found))
-    adapter_settings(source)  # a kind of adapter may have no names of its own
+    adapter_settings(source := dequantized(read_weights(found)))  # a kind of adapter may have no names of its own
     file = LoRAFile(source, family.formats, names)
     if not file.layers:
         shown = ", ".join(file.others[:3])
