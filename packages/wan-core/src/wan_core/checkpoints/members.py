@@ -62,8 +62,7 @@ def members_of(source: TensorSource, *also: Family) -> list[FoundNetwork]:
 
     Raises CheckpointError when two of its names are one without wrappers.
     """
-    counts = {name for name in source if _COUNT.search(name) and source.info(name).numel == 1}
-    plain = plain_names(source, [name for name in source if not (name in counts or is_state(name))])
+    plain = plain_names(source, [name for name in source if not (is_state(name) or _is_count(source, name))])
     found: dict[str, list[str]] = {}
     # What a project adds is more particular than what it builds on, and is looked at first.
     for family in [*also, *(family for family in reversed(families()) if family not in also)]:
@@ -73,6 +72,10 @@ def members_of(source: TensorSource, *also: Family) -> list[FoundNetwork]:
     inside = {prefix: names for prefix, names in _by_longest(plain, found).items() if not is_lora(names)}
     members = [FoundNetwork(each, tuple(found[each]), inside[each]) for each in inside if not _MOMENT.search(each)]
     return sorted(members, key=lambda member: (member.rank, member.prefix))
+
+
+def _is_count(source: TensorSource, name: str) -> bool:
+    return _COUNT.search(name) is not None and source.info(name).numel == 1
 
 
 def _by_longest(plain: Mapping[str, str], prefixes: Collection[str]) -> dict[str, dict[str, str]]:
