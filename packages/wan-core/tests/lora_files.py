@@ -2,13 +2,16 @@
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from wan_core.checkpoints import DIT
+from wan_core.checkpoints import DIT, LoRA, MemorySource, with_loras
 from wan_core.checkpoints.formats import rename
+
+from .dit_networks import IMAGE, network
 
 Halves = tuple[Tensor, Tensor]
 Spelling = Callable[[str], tuple[str, str, str]]
@@ -102,3 +105,18 @@ def merged(weights: Mapping[str, Tensor], halves: Mapping[str, Halves], scale: f
         change = (up.double().flatten(1) @ down.double().flatten(1)).view(weight.shape)
         result[f"{layer}.weight"] = (weight.double() + scale * change).to(weight.dtype)
     return result
+
+
+BASE = {name: tensor.clone() for name, tensor in network(IMAGE).state_dict().items()}
+QUERY = "blocks.0.self_attn.q"
+
+
+def read(path: Path, strength: float = 1.0, **options: Any) -> dict[str, Tensor]:
+    source = with_loras(MemorySource(BASE), [LoRA(path, strength)], **options)
+    return {name: source.read(name) for name in source}
+
+
+def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=name)

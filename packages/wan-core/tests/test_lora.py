@@ -2,9 +2,7 @@
 
 import json
 import math
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -18,22 +16,20 @@ from wan_core.checkpoints.lora.names import is_lora
 from wan_core.checkpoints.lora.summary import lora_summary
 from wan_core.errors import CheckpointError, RequestError
 
-from .dit_networks import CONFIG, IMAGE, network
-from .lora_files import SPELLINGS, diffusers_name, layers_of, merged, spelt, updates, write
-
-BASE = {name: tensor.clone() for name, tensor in network(IMAGE).state_dict().items()}
-QUERY = "blocks.0.self_attn.q"
-
-
-def read(path: Path, strength: float = 1.0, **options: Any) -> dict[str, Tensor]:
-    source = with_loras(MemorySource(BASE), [LoRA(path, strength)], **options)
-    return {name: source.read(name) for name in source}
-
-
-def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    assert set(found) == set(expected)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
+from .dit_networks import CONFIG, IMAGE
+from .lora_files import (
+    BASE,
+    QUERY,
+    SPELLINGS,
+    assert_close,
+    diffusers_name,
+    layers_of,
+    merged,
+    read,
+    spelt,
+    updates,
+    write,
+)
 
 
 @settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))

@@ -1,7 +1,7 @@
 """What real LoRA files are like: any prefix, several models, halves for two experts, a branch that is not there."""
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,8 @@ from wan_core.checkpoints.lora.summary import lora_summary
 from wan_core.errors import CheckpointError
 from wan_core.presets.fit import lora_presets
 
-from .dit_networks import CONFIG, IMAGE, network
-from .lora_files import SPELLINGS, diffusers_name, merged, spelt, updates, write
-
-BASE = {name: tensor.clone() for name, tensor in network(IMAGE).state_dict().items()}
-QUERY = "blocks.0.self_attn.q"
-
-
-def read(path: Path, strength: float = 1.0, **options: Any) -> dict[str, Tensor]:
-    source = with_loras(MemorySource(BASE), [LoRA(path, strength)], **options)
-    return {name: source.read(name) for name in source}
-
-
-def assert_close(found: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
-    assert set(found) == set(expected)
-    for name, tensor in expected.items():
-        torch.testing.assert_close(found[name], tensor, rtol=1e-5, atol=1e-5, msg=name)
-
+from .dit_networks import CONFIG, network
+from .lora_files import BASE, QUERY, SPELLINGS, assert_close, diffusers_name, merged, read, spelt, updates, write
 
 # -- several in one file, and what stands before the names ------------------------------------------------------------
 

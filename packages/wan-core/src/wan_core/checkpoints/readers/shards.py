@@ -12,7 +12,7 @@ from wan_core.checkpoints.readers.quantized import DESCRIPTIONS, joined_descript
 from wan_core.checkpoints.readers.sources import JoinedSource, TensorSource
 from wan_core.checkpoints.readers.trainer_folders import STATE_FILE, refuse_trainer_folder
 from wan_core.errors import CheckpointError
-from wan_core.files import WEIGHT_ENDINGS
+from wan_core.files import WEIGHT_ENDINGS, stays_inside
 
 USUAL_NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")
 """Stems that a folder's weights have in the official and the diffusers layout, preferred over others."""
@@ -221,11 +221,7 @@ def _check_inside(folder: Path, name: str, index: Path) -> None:
     """An index may only name files beside it; links must stay inside, or in the blob store of a hub cache."""
     if Path(name).name != name or name in {"", ".", ".."} or "\\" in name or "\0" in name:
         raise CheckpointError(f"{index} names {name[:120]!r}, which is not a file beside it; such an index is refused")
-    allowed = [folder.resolve()]
-    # hub caches: <repository>/snapshots/<revision>/... links to <repository>/blobs/...
-    allowed += [parent.parent / "blobs" for parent in allowed[0].parents if parent.name == "snapshots"]
-    real = (folder / name).resolve()
-    if not any(real.is_relative_to(root) for root in allowed):
+    if not stays_inside(folder, folder / name):
         raise CheckpointError(f"{index} names {name!r}, a link out of its folder; such an index is refused")
 
 
