@@ -172,7 +172,8 @@ def test_a_camera_set_to_adobe_rgb_is_read_as_that(tmp_path: Path) -> None:
 
 
 def test_heic_is_read_with_its_profile(tmp_path: Path) -> None:
-    pillow_heif = pytest.importorskip("pillow_heif")
+    import pillow_heif
+
     pillow_heif.register_heif_opener()
     flat().save(tmp_path / "plain.HEIC", "HEIF", quality=100)
     flat().save(tmp_path / "p3.heic", quality=100, icc_profile=rgb_profile(P3))
