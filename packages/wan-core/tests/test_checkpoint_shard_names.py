@@ -305,6 +305,9 @@ FOLDERS = {
     "dcp": ([".metadata", "__0_0.distcp", "__1_0.distcp"], "format_utils dcp_to_torch"),
     "dcp without metadata": (["__0_0.distcp"], "format_utils dcp_to_torch"),
     "zero": (["zero_to_fp32.py", "latest", "global_step100/mp_rank_00_model_states.pt"], "zero_to_fp32.py"),
+    "zero, twice": (
+        ["zero_to_fp32.py", *(f"global_step{i}/zero_pp_rank_0_mp_rank_00_optim_states.pt" for i in range(2))],
+        "zero_to_fp32.py"),
     "zero, inside": (
         ["bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"], "zero_to_fp32.py"),
     "zero 3": (["zero_pp_rank_0_mp_rank_00_model_states.pt"], "zero_to_fp32.py"),
@@ -326,7 +329,7 @@ def test_pieces_of_a_trainer_are_refused_with_the_command(tmp_path: Path, kind: 
     for arguments in (["inspect", str(tmp_path / "w")], ["convert", str(tmp_path / "w"), str(tmp_path / "out")]):
         result = CliRunner().invoke(wan, arguments)
         assert result.exit_code == 3
-        assert command in result.output
+        assert result.output.count(command) == 1
 
 
 def test_a_piece_itself_names_the_command_too(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
+from wan_core.cli import COMMANDS
 from wan_core.cli.jobs import numbered
 from wan_core.cli.options import ListCommand, ListOption, one_value_each, task_options
 from wan_core.errors import RequestError
@@ -123,3 +124,14 @@ def test_files_of_several_videos_get_numbers() -> None:
     assert numbered(Path("x/s.png"), 0, 1) == Path("x/s.png")
     assert numbered(Path("x/s.png"), 2, 3) == Path("x/s-0002.png")
     assert numbered(Path("x/%04d.png"), 2, 3) == Path("x/0002/%04d.png")
+
+
+@pytest.mark.parametrize("name", ["train", "cache"])
+def test_every_option_with_a_value_says_its_default(name: str) -> None:
+    command = COMMANDS[name].load()
+    context = click.Context(command)
+    options = [each for each in command.params if isinstance(each, click.Option) and each.expose_value]
+    ours = [each for each in options if each.secondary_opts or not (each.is_flag or each.multiple)]
+    helps = {each.opts[0]: (each.get_help_record(context) or ("", ""))[1] for each in ours}
+    silent = [option.opts[0] for option in ours if "[default:" not in helps[option.opts[0]]]
+    assert [each for each in silent if each not in ("--ckpt-dir", "--cache", "--output")] == []

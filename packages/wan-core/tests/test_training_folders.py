@@ -67,8 +67,6 @@ def test_links_in_circles_end(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("files", "message"),
     [
-        (["a.mp4", "a.jpg", "a.txt"], r"a\.jpg and a\.mp4 share the name of one caption"),
-        (["a.mp4", "a.txt", "a.caption"], r"a\.caption and a\.txt share the name"),
         (["a.mp4", "a.txt", "b.txt"], r"b\.txt has no video or image; remove it, or name it README"),
         (["a.mp4", "a.txt", "b.wmv", "b.txt"], r"b\.txt has no video or image; b\.wmv is none of \.mp4"),
         (["a.mp4", "a.txt", "sub/b.png"], r"sub/b\.png has no caption b\.txt"),

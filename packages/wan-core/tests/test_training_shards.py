@@ -56,6 +56,21 @@ def test_folders_of_keys_are_kept_apart(tmp_path, clip) -> None:
 
 
 @pytest.mark.parametrize(
+    ("names", "captions"),
+    [
+        (["my.cat.mp4", "my.txt"], ["my.txt"]),  # one key of WebDataset
+        (["my.cat.mp4", "my.cat.txt"], ["my.cat.txt"]),
+        (["my.cat.mp4", "my.cat.txt", "my.dog.MP4", "my.dog.txt"], ["my.cat.txt", "my.dog.txt"]),
+        (["v1.5.cat.png", "v1.5.cat.txt", "v1.5.dog.mp4", "v1.5.dog.txt"], ["v1.5.cat.txt", "v1.5.dog.txt"]),
+        (["a/my.cat.mp4", "a/my.cat.json", "a/my.cat.txt"], ["a/my.cat.txt"]),
+    ],
+)
+def test_dots_in_the_names_of_members(tmp_path, names, captions) -> None:
+    pack(tmp_path / "a.tar", {name: b"{}" if name.endswith("json") else name.encode() for name in names})
+    assert [example.caption for example in find_examples(tmp_path)] == captions
+
+
+@pytest.mark.parametrize(
     ("members", "message"),
     [
         ({"/etc/a.mp4": b"x"}, "unsafe"),
@@ -68,6 +83,8 @@ def test_folders_of_keys_are_kept_apart(tmp_path, clip) -> None:
         ({"a.mp4": b"x", "a.json": json.dumps({"caption": "a", "start": "soon"}).encode()}, "seconds"),
         ({"a.mp4": b"x", "a.txt": b"x" * (1 << 20) + b"x"}, "possible"),
         ({"a.py": b"x"}, "unknown ending"),
+        ({"a.mp4": b"x", "a.mask.png": b"x", "a.txt": b"x"}, r"a\.mask\.png has no caption"),
+        ({"a.b.mp4": b"x", "a.b.txt": b"x", "a.txt": b"x"}, "a has 0 videos"),
     ],
 )
 def test_members_that_may_not_be_there_are_named(tmp_path, members, message) -> None:

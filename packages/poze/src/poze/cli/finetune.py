@@ -79,7 +79,9 @@ def further_options() -> list[click.Parameter]:
         click.Option(["--dataset-root"], type=_FILE, help="Folder of videos and captions, for --objective flow."),
         click.Option(["--dataset-latents"], is_flag=True, help="Take the latents that lie in --dataset-root."),
         click.Option(["--adapter"], type=_FILE, help="Go on from a trained adapter."),
-        click.Option(["--context-space"], type=click.Choice(["dit", "text"]), default="dit", help="Of a new adapter."),
+        click.Option(
+            ["--context-space"], type=click.Choice(["dit", "text"]), default="dit", help="New adapter; default: dit."
+        ),
         click.Option(["--use-pi3"], type=bool, default=True, show_default=True, help="False: without guidance."),
         click.Option(["--align-points"], is_flag=True, help="Compare points after the similarity that fits best."),
         click.Option(["--lora-rank"], type=int, default=16, show_default=True, help="Of --train lora."),

@@ -1,7 +1,7 @@
 """What lies in a file or folder: each model's weights, recognised by the names of their tensors; headers are read."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from wan_core.checkpoints.readers.file_source import unreadable
 from wan_core.checkpoints.readers.reader import read_weights
 from wan_core.checkpoints.readers.shards import WeightFiles, shard_files, weight_files
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorSource
+from wan_core.checkpoints.readers.trainer_folders import InPiecesError
 from wan_core.errors import CheckpointError
 
 _MAX_DEPTH = 3
@@ -52,8 +53,8 @@ class Contents:
 def find_weights(path: str | Path, *, mmap: bool | None = None) -> Contents:
     """The weights in a file, or in a folder and three levels below it.
 
-    A file that cannot be read is an error by itself, and a note in a folder. Raises CheckpointError; also when a folder
-    holds neither weights nor a tokenizer, or thousands of entries.
+    A file that cannot be read is an error by itself or where a folder has nothing else, and a note in a folder. Raises
+    CheckpointError; also when a folder holds neither weights nor a tokenizer, or thousands of entries.
     """
     path = Path(path)
     if not path.is_dir():
@@ -61,14 +62,9 @@ def find_weights(path: str | Path, *, mmap: bool | None = None) -> Contents:
     found: list[Weights] = []
     tokenizers: list[Path] = []
     notes: list[tuple[str, str]] = []
-    for folder in _folders(path):
+    for folder, groups in _models_in(path, notes):
         if any((folder / name).is_file() for name in TOKENIZER_FILES):
             tokenizers.append(folder)
-        try:
-            groups = weight_files(folder)
-        except CheckpointError as error:
-            notes.append((_below(path, folder), str(error)))
-            continue
         for group in groups:
             # A folder with one model is called by its own name.
             name = _below(path, folder if len(groups) == 1 and len(group.files) > 1 else group.path)
@@ -77,9 +73,32 @@ def find_weights(path: str | Path, *, mmap: bool | None = None) -> Contents:
             except CheckpointError as error:
                 notes.append((name, str(error)))
     found.sort(key=lambda weights: _order(weights.family))
-    if not found and not tokenizers and not notes:
-        raise CheckpointError(f"no weights in {path}: it holds no .safetensors, .pth, .pt, .bin, .ckpt or .gguf file")
+    if not found and not tokenizers:
+        nothing = f"no weights in {path}: it holds no .safetensors, .pth, .pt, .bin, .ckpt or .gguf file"
+        raise CheckpointError(told(notes) if notes else nothing)
     return Contents(path, tuple(found), tuple(tokenizers), tuple(notes))
+
+
+def _models_in(root: Path, notes: list[tuple[str, str]]) -> Iterator[tuple[Path, list[WeightFiles]]]:
+    """A folder and those below it, each with its models by file names; why one cannot be read is added to the notes."""
+    pieces: Path | None = None
+    for folder in _folders(root):
+        groups: list[WeightFiles] = []
+        try:
+            groups = weight_files(folder)
+        except InPiecesError as error:
+            if pieces not in folder.parents:  # a trainer's checkpoint is one, with all its folders
+                pieces = folder
+                notes.append((_below(root, folder) or root.name, str(error)))
+        except CheckpointError as error:
+            notes.append((_below(root, folder) or root.name, str(error)))
+        yield folder, groups
+
+
+def told(unreadable: Sequence[tuple[str, str]]) -> str:
+    """The reasons of what could not be read, for one message."""
+    more = [f"and {len(unreadable) - 3} more"] if unreadable[3:] else []
+    return "; ".join([*(reason for _, reason in unreadable[:3]), *more])
 
 
 def _recognised(root: Path, group: WeightFiles, name: str, mmap: bool | None) -> list[Weights]:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from wan_core.checkpoints.contents import Contents, Weights
+from wan_core.checkpoints.contents import Contents, Weights, told
 from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.families import Expert, Family, families, get_family
 from wan_core.checkpoints.families.relatives import relative_of
@@ -60,7 +60,7 @@ def networks_in(
     CheckpointError for files that cannot be read, that fit no network, or that belong to several models.
     """
     if contents.unreadable:
-        raise CheckpointError("; ".join(problem for _, problem in contents.unreadable[:3]))
+        raise CheckpointError(told(contents.unreadable))
     members: list[tuple[Weights, Expert | None]] = []
     for family in families():
         found = _of_one_model(contents, family)

@@ -36,14 +36,16 @@ _FOLDER = click.Path(path_type=Path)
 @click.argument("out", type=_FOLDER)
 @click.option("--model", default="tiny-ti2v", show_default=True, help="The model to train later.")
 @click.option("--ckpt-dir", "ckpt_dir", type=_FOLDER, help="Folder of its weights.")
-@click.option("--num-frames", "--frame-num", "num_frames", type=int, help="Frames of a clip, 4n+1.")
-@click.option("--fps", type=FINITE, help="Frames per second of a clip.")
-@click.option("--size", type=ParsedType("W*H", parse_size), help="The area of a clip.")
+@click.option(
+    "--num-frames", "--frame-num", "num_frames", type=int, help="Frames of a clip, 4n+1.  [default: the model's]"
+)
+@click.option("--fps", type=FINITE, help="Frames per second of a clip.  [default: the model's]")
+@click.option("--size", type=ParsedType("W*H", parse_size), help="The area of a clip.  [default: the model's]")
 @click.option("--pictures", is_flag=True, help="ti2v, mi2v: single pictures too, for training with several.")
-@click.option("--seed", type=int, default=0, help="Draws the clips of --clips random:N.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Draws the clips of --clips random:N.")
 @click.option("--shard-size", type=click.IntRange(1), default=16, show_default=True, help="Examples in a file.")
-@click.option("--device", help="cpu, cuda, cuda:INDEX or mps.")
-@click.option("--dtype", help="float32 or bfloat16.")
+@click.option("--device", help="cpu, cuda, cuda:INDEX or mps.  [default: the best there is]")
+@click.option("--dtype", help="float32 or bfloat16.  [default: float32 on the CPU, else bfloat16]")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def cache(
     data: Path,

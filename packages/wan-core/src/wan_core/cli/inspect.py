@@ -49,8 +49,7 @@ def inspect(path: Path, keys: bool, as_json: bool) -> None:
         for line in lines(contents, found, models, keys=keys):
             click.echo(line)
     if contents.unreadable:
-        count = len(contents.unreadable)
-        raise CheckpointError(f"{count} of the files in {path} cannot be read: {contents.unreadable[0][1]}")
+        raise CheckpointError(f"{len(contents.unreadable)} of the files in {path} cannot be read, as listed")
 
 
 def fitting_models(contents: Contents, found: list[Inspection]) -> dict[str, list[str]]:

@@ -51,8 +51,7 @@ def _use_config(ctx: click.Context, param: click.Parameter, value: Path | None) 
 
 
 def _option(*names: str, help: str, **values: Any) -> click.Option:
-    shown = values.get("default") not in (None, False)
-    return click.Option(list(names), help=help, show_default=shown, **values)
+    return click.Option(list(names), help=help, show_default=values.get("default") is not None, **values)
 
 
 _OPTIONS = [
@@ -77,8 +76,9 @@ _OPTIONS = [
     _option("--schedule", type=click.Choice(SCHEDULES), default="linear", help="How the rate falls at the end."),
     _option("--decay-share", type=FINITE, default=0.3, help="Share of the steps over which it falls."),
     _option("--clip", type=FINITE, default=1.0, help="Largest norm of the gradient; 0 does not clip."),
-    _option("--ema", type=FINITE, help="Decay of averaged weights, which are then validated and saved, e.g. 0.999."),
-    _option("--lora-rank", type=int, help="Train a LoRA of this rank instead of all weights."),
+    _option("--ema", type=FINITE,
+            help="Decay of averaged weights, which are then validated and saved, e.g. 0.999.  [default: none]"),
+    _option("--lora-rank", type=int, help="Train a LoRA of this rank.  [default: train all weights]"),
     _option("--lora-alpha", type=FINITE, help="Its alpha.  [default: the rank]"),
     _option("--lora-targets", multiple=True, help=_TARGETS_HELP),
     _option("--timesteps", type=click.Choice(TIMESTEPS), default="logit-normal", help="How noise levels are drawn."),

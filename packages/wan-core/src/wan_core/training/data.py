@@ -59,7 +59,7 @@ class Example:
     """A video or an image to train on, its caption, the part of it in seconds, perhaps another first image.
 
     ``clips`` are those to cut from it, ``repeats`` how often an epoch shows each. `check_example` gives one example for
-    each clip, with its ``shape``: frames, height, width, and ``notes`` on how the video is read.
+    each clip, with its ``shape``: frames, height, width, and ``notes`` on how it was found and is read.
     ``packed`` and ``packed_image`` say where the files lie inside a tar file; ``file`` and ``image`` are names then.
     ``frames`` [3, F, H, W] in [-1, 1] are those of ``file`` where they are in memory already, ``latents`` reads encoded
     ones [C, T, h, w] where there are some.
@@ -122,7 +122,7 @@ def check_example(example: Example, settings: ClipSettings, seed: int = 0) -> li
     """
     if example.frames is not None:
         return [replace(example, shape=tuple(example.frames.shape[1:]))]
-    notes: tuple[str, ...] = ()
+    notes = example.notes
     with example.opened() as path:
         if example.is_image:
             width, height = _still(example, path).size
@@ -130,7 +130,7 @@ def check_example(example: Example, settings: ClipSettings, seed: int = 0) -> li
         else:
             info = probe_video(path)
             width, height = info.width, info.height
-            notes = tuple(f"{example.name} {note}" for note in info.notes)
+            notes += tuple(f"{example.name} {note}" for note in info.notes)
             limit = settings.num_frames if example.clips.way in ("head", "full") else None
             count = count_frames(path, start=example.start, end=example.end, fps=settings.fps, max_frames=limit)
     width, height = best_output_size(width, height, settings.multiple, settings.multiple, settings.area)

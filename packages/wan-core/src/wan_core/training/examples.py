@@ -175,7 +175,8 @@ def describe_cache(
 ) -> dict[str, Any]:
     """The settings that a cache is made with, and refused by."""
     first: dict[object, int] = {}
-    sources = [first.setdefault((each.file, each.packed), number) for number, each in enumerate(examples)]
+    # An image and a video of one name show one moment.
+    sources = [first.setdefault((each.file.with_suffix(""), each.packed), i) for i, each in enumerate(examples)]
     repeats = [each.repeats for each in examples]
     return {
         **describe_conditions(pipeline),

@@ -33,6 +33,9 @@ from wan_core.training.tar_shards import is_note, read_groups
 MEDIA_ENDINGS = (*VIDEO_ENDINGS, *IMAGE_ENDINGS)
 CAPTION_ENDINGS = (".txt", ".caption")
 _TABLES = tuple(f"metadata{ending}" for ending in TABLE_ENDINGS)
+_WHICH_TABLES = f"a list in a folder is called {' or '.join(_TABLES)}, or is given itself to --data"
+# Lists of examples under other names, or of other kinds, that are worth a word where nothing else is found.
+_LISTS = (*TABLE_ENDINGS, ".tsv", ".ndjson", ".parquet", ".arrow", ".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml")
 _LONGEST_SHOWN = 120
 MOST_LISTED = 20
 """How many bad examples a message names."""
@@ -49,10 +52,12 @@ class DataFolder:
 
 @dataclass
 class FoundExamples:
-    """The ``examples`` that can be trained on, and why others (``bad``) cannot."""
+    """The ``examples`` that can be trained on, and why others (``bad``) cannot; ``lists`` are files that were passed
+    over and look like lists of examples."""
 
     examples: list[Example] = field(default_factory=list)
     bad: list[WanError] = field(default_factory=list)
+    lists: list[Path] = field(default_factory=list)
 
     @contextmanager
     def judging(self, name: str) -> Iterator[None]:
@@ -104,7 +109,7 @@ def find_examples(folder: str | Path) -> list[Example]:
 
 def look_into(folders: Sequence[DataFolder], clips: ClipRule | None = None) -> FoundExamples:
     """The examples of all folders; ``clips`` is the rule of those without one. Raises RequestError as `find_examples`
-    does for a folder that cannot be looked into, or has nothing."""
+    does for a folder that cannot be looked into, or has nothing, or nothing but what is in a list that is not read."""
     found = FoundExamples()
     for folder in folders:
         here = FoundExamples()
@@ -112,8 +117,16 @@ def look_into(folders: Sequence[DataFolder], clips: ClipRule | None = None) -> F
             _from_table(folder.path, here)
         elif folder.path.is_dir():
             _from_folder(folder.path, here, set())
+        elif folder.path.is_file():
+            raise RequestError(
+                f"{folder.path} is no folder and no list that is read; a list is {', '.join(TABLE_ENDINGS)} (.csv with "
+                "commas, semicolons or tabs), or .toml with [[datasets]]"
+            )
         else:
             raise RequestError(f"there is no folder {folder.path}; give the folder with the videos and their captions")
+        if not here.examples and here.lists:
+            more = f" (and {len(here.lists) - 1} more)" if here.lists[1:] else ""
+            here.bad.insert(0, RequestError(f"{here.lists[0]}{more} is not read: {_WHICH_TABLES}"))
         if not here.examples and not here.bad:
             raise RequestError(
                 f"{folder.path} has no examples; it needs {' or '.join(_TABLES)}, or videos or images with .txt files, "
@@ -129,12 +142,13 @@ def _from_folder(folder: Path, found: FoundExamples, seen: set[Path]) -> None:
     if folder.resolve() in seen:  # a link to a folder above
         return
     seen.add(folder.resolve())
-    tables = [folder / name for name in _TABLES if (folder / name).is_file()]
+    tables = [path for path in folder_files(folder, TABLE_ENDINGS) if path.name.lower() in _TABLES]
     if len(tables) > 1:
         raise RequestError(f"{folder} has both {tables[0].name} and {tables[1].name}; keep one")
     if tables:
         _from_table(tables[0], found)
         return
+    found.lists += [path for path in folder_files(folder, _LISTS) if not is_note(path)]
     _from_pairs(folder, found)
     for shard in folder_files(folder, {".tar"}):
         _from_shard(shard, found)
@@ -145,16 +159,32 @@ def _from_folder(folder: Path, found: FoundExamples, seen: set[Path]) -> None:
 
 def _from_pairs(folder: Path, found: FoundExamples) -> None:
     media, texts = _by_name(folder, MEDIA_ENDINGS), _by_name(folder, CAPTION_ENDINGS)
+    note = _sharing_note(
+        [each for name, each in media.items() if name in texts and len(_kinds(each)) == len(each) == 2]
+    )
     for name in sorted(set(media) | set(texts)):
         shown = (media.get(name) or texts[name])[0]
         if name not in media and is_note(shown):
             continue
         with found.judging(str(shown)):
-            file, text = _pair(folder, name, media.get(name, []), texts.get(name, []))
+            files, text = _pair(folder, name, media.get(name, []), texts.get(name, []))
             caption = read_text(text).strip()
             if not caption:
                 raise RequestError(f"{text} is empty; it must hold the caption")
-            found.examples.append(Example(file=file, caption=caption))
+            notes = (note,) if len(files) > 1 else ()
+            found.examples += [Example(file=file, caption=caption, notes=notes) for file in files]
+
+
+def _sharing_note(shared: Sequence[Sequence[Path]]) -> str:
+    """What to tell of images and videos of one name and caption, as phones make of a moment (Live Photos)."""
+    if not shared:
+        return ""
+    first, second = shared[0][:2]
+    more = f" (and {len(shared) - 1} more such pairs)" if shared[1:] else ""
+    return (
+        f"{first} and {second.name}{more} share a caption: both are trained on, the image as a clip of one frame; what "
+        "is moved out of the folder is left out"
+    )
 
 
 def _by_name(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
@@ -164,7 +194,8 @@ def _by_name(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
     return files
 
 
-def _pair(folder: Path, name: str, media: Sequence[Path], texts: Sequence[Path]) -> tuple[Path, Path]:
+def _pair(folder: Path, name: str, media: Sequence[Path], texts: Sequence[Path]) -> tuple[Sequence[Path], Path]:
+    """What has a caption, and the caption: one image or video, or one of each, as phones make of a moment."""
     if not media:
         others = [each.name for each in sorted(folder.glob("*")) if plain_name(each.stem) == name and each not in texts]
         broken = [name for name in others if not (folder / name).exists()]
@@ -175,13 +206,21 @@ def _pair(folder: Path, name: str, media: Sequence[Path], texts: Sequence[Path])
     if not texts:
         text = folder / f"{name}.txt"
         raise RequestError(f"{media[0]} has no caption {_broken_link(text) if text.is_symlink() else text.name}")
-    for several in (media, texts):
+    for what, several in {**_kinds(media), "captions": texts}.items():
         if len(several) > 1:
             raise RequestError(
-                f"{several[0]} and {several[1].name} share the name of one caption; rename one, or list both in a "
-                f"{_TABLES[0]}"
+                f"{several[0]} and {several[1].name} are two {what} of one name; move one out of the folder"
+                + ("" if several is texts else ", or give it another name and a caption of that name")
             )
-    return media[0], texts[0]
+    return media, texts[0]
+
+
+def _kinds(media: Sequence[Path]) -> dict[str, list[Path]]:
+    """Files as ``images`` and ``videos``, those of them that there are."""
+    kinds: dict[str, list[Path]] = {}
+    for path in media:
+        kinds.setdefault("images" if path.suffix.lower() in IMAGE_ENDINGS else "videos", []).append(path)
+    return kinds
 
 
 def _from_shard(archive: Path, found: FoundExamples) -> None:

@@ -1,7 +1,8 @@
 """WebDataset shards as a source of examples: tar files in which members of one key belong together.
 
 ``000001.mp4`` and ``000001.txt`` (the caption) are one example; ``000001.json`` may give ``caption``, ``start`` and
-``end`` instead, ``000001.png`` or ``.jpg`` its first image. An image without a video is an example itself. Members are
+``end`` instead, ``000001.png`` or ``.jpg`` its first image. An image without a video is an example itself. A key ends
+at the first dot of a name, as in WebDataset; where that joins several media, at the last (``my.cat.mp4``). Members are
 read in place, nothing is unpacked into the folder, and what a member may be is checked before it is read: a plain file,
 a safe name, a known ending, a sane size.
 """
@@ -95,20 +96,38 @@ class Group:
 def read_groups(archive: Path, video_endings: tuple[str, ...]) -> list[Group]:
     """The examples of one shard, in its order. Raises RequestError naming the first member that may not be there or
     the first key that is not whole, MediaError for a file that is no tar file."""
-    keys: dict[str, dict[str, Member]] = {}
+    keys: dict[str, list[Member]] = {}
     for member in _members(archive, (*video_endings, *IMAGE_ENDINGS, *TEXT_ENDINGS)):
         path = PurePosixPath(member.name)
-        key, _, ending = path.name.partition(".")
-        keys.setdefault(str(path.parent / key), {})[f".{ending}".lower()] = member
+        keys.setdefault(str(path.parent / path.name.partition(".")[0]), []).append(member)
     return [
-        _group(archive, key, members, video_endings)
+        _group(archive, inner, own, video_endings)
         for key, members in keys.items()
-        if not all(is_note(PurePosixPath(member.name)) for member in members.values())
+        for inner, own in _divided(key, members).items()
+        if not all(is_note(PurePosixPath(member.name)) for member in own)
     ]
 
 
-def _group(archive: Path, key: str, members: dict[str, Member], video_endings: tuple[str, ...]) -> Group:
+def _divided(key: str, members: list[Member]) -> dict[str, list[Member]]:
+    """The members of a key together, or by their names up to the last dot where its media differ in that, or its texts
+    are two of a kind."""
+    stems = {str(PurePosixPath(each.name).with_suffix("")) for each in members if _ending(each) not in TEXT_ENDINGS}
+    texts = [_ending(each) for each in members if _ending(each) in TEXT_ENDINGS]
+    if len(stems) <= 1 and len(set(texts)) == len(texts):
+        return {key: members}
+    divided: dict[str, list[Member]] = {}
+    for member in members:
+        divided.setdefault(str(PurePosixPath(member.name).with_suffix("")), []).append(member)
+    return divided
+
+
+def _ending(member: Member) -> str:
+    return PurePosixPath(member.name).suffix.lower()
+
+
+def _group(archive: Path, key: str, own: list[Member], video_endings: tuple[str, ...]) -> Group:
     place = f"{archive}: {plain_text(key)}"
+    members = {_ending(member): member for member in own}
     media, image = _media(place, members, video_endings)
     values: dict[str, Any] = {}
     if ".json" in members:
@@ -159,7 +178,7 @@ def _checked(archive: Path, info: tarfile.TarInfo, endings: tuple[str, ...]) -> 
         raise RequestError(f"{place} has an unsafe name; members have relative names inside the shard")
     if not info.isreg() or info.issparse():
         raise RequestError(f"{place} is no plain file (a link or a device); shards hold plain files")
-    ending = "." + path.name.partition(".")[2].lower()
+    ending = path.suffix.lower()
     if ending not in endings:
         raise RequestError(f"{place} has an unknown ending {ending!r}; known are {', '.join(endings)}")
     most = _MOST_TEXT if ending in TEXT_ENDINGS else _MOST_MEDIA

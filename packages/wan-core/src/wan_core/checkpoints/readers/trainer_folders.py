@@ -18,22 +18,26 @@ STATE_FILE = re.compile(
 _MEGATRON = ("model_optim_rng.pt", "latest_checkpointed_iteration.txt")
 
 
+class InPiecesError(CheckpointError):
+    """A trainer's checkpoint is in pieces; the message has the command that puts them together."""
+
+
 def refuse_trainer_folder(folder: Path, names: Collection[str]) -> None:
     """Refuse the folder of a distributed checkpoint (torch, DeepSpeed, Megatron); ``names`` are its files and folders.
 
     Not where whole weights lie beside the pieces, which trainers write as safetensors or ``.bin``. Raises
-    CheckpointError with the command.
+    InPiecesError.
     """
     if any(name.endswith((".safetensors", ".bin")) for name in names):
         return
     if any(name.endswith(DCP_ENDING) for name in names):
-        raise CheckpointError(
+        raise InPiecesError(
             f"{folder} is a distributed checkpoint of torch (DCP); put it together with 'python -m "
             f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} OUT.pt' and give OUT.pt"
         )
     _refuse_zero(folder, names)
     if any(name in names for name in _MEGATRON):
-        raise CheckpointError(
+        raise InPiecesError(
             f"{folder} is a checkpoint of Megatron, in pieces and under other names; export it to diffusers' or the "
             "official layout with the trainer that wrote it, and give that"
         )
@@ -44,7 +48,7 @@ def _refuse_zero(folder: Path, names: Collection[str]) -> None:
     pieces = any(_ZERO.fullmatch(name) for name in names)
     if pieces or (script == folder and any(name.startswith("global_step") for name in names)):
         root = script or folder.parent
-        raise CheckpointError(
+        raise InPiecesError(
             f"{folder} is a checkpoint of DeepSpeed ZeRO, in pieces; put it together with 'python "
             f"{root / 'zero_to_fp32.py'} {root} OUT' and give OUT"
         )
