@@ -19,18 +19,18 @@ ROOT = Path(__file__).resolve().parents[1]
 README_COMMAND = re.compile(r"<!-- main command -->\s+```bash\n[^\n]*uv run wan ([^\n]+)\n")
 
 # Row: the words after `wan`, None for the README's, and the largest share of import torch. What needs no tensor must
-# need no torch; a request is judged on this machine's devices, which needs it; the README's makes a video besides.
+# need no torch, a request that is wrong included; the README's makes a video besides.
 START_UP: Mapping[str, tuple[Sequence[str] | None, float]] = {
     "start-help": (["--help"], 0.4),
     "start-generate-help": (["generate", "--help"], 0.4),
     "start-presets": (["presets"], 0.4),
     "start-unknown-task": (["generate", "nonsense"], 0.4),
-    "start-task-help": (["generate", "ti2v-5B", "--help"], 1.1),
-    "start-train-help": (["train", "--help"], 1.1),
-    "start-wrong-option": (["generate", "tiny-t2v", "--frobnicate"], 1.1),
-    "start-wrong-frames": (["generate", "--prompt", "p", "--frame-num", "80"], 1.1),
-    "start-wrong-size": (["generate", "--prompt", "p", "--size", "65*64"], 1.1),
-    "start-unreadable-image": (["generate", "--prompt", "p", "--image", "unreadable.png"], 1.1),
+    "start-task-help": (["generate", "ti2v-5B", "--help"], 0.4),
+    "start-train-help": (["train", "--help"], 0.4),
+    "start-wrong-option": (["generate", "tiny-t2v", "--frobnicate"], 0.4),
+    "start-wrong-frames": (["generate", "--prompt", "p", "--frame-num", "80"], 0.4),
+    "start-wrong-size": (["generate", "--prompt", "p", "--size", "65*64"], 0.4),
+    "start-unreadable-image": (["generate", "--prompt", "p", "--image", "unreadable.png"], 0.4),
     "start-readme-command": (None, 1.5),
 }
 

@@ -34,6 +34,9 @@ LIGHT = {
     "generate tiny-t2v --frobnicate": (2, "--frobnicate"),
     "generate --prompt p --sample-solver heun": (2, "unipc"),
     "generate --prompt p --size 1280": (2, "width*height"),
+    "generate --prompt p --frame-num 80": (2, "77 and 81"),
+    "generate --prompt p --size 65*64": (2, "64 and 72"),
+    "generate i2v-A14B --prompt p --ckpt-dir nowhere --fps 0": (2, "fps"),
     "train --help": (0, "--lora-rank"),
     "train --frobnicate": (2, "--frobnicate"),
     "download --help": (0, "MODEL"),
@@ -71,8 +74,15 @@ def test_the_help_of_a_projects_command_imports_no_torch(module: str) -> None:
     assert done.stderr.splitlines()[-1] == "loaded:", done.stderr
 
 
+def test_an_image_that_cannot_be_read_imports_no_torch() -> None:
+    done = watched("wan_core.cli", "generate", "--prompt", "p", "--image", __file__)
+    assert done.returncode == 4
+    assert "no picture" in done.stderr
+    assert done.stderr.splitlines()[-1] == "loaded: numpy PIL", done.stderr
+
+
 def test_the_watch_sees_what_is_loaded() -> None:
-    done = watched("wan_core.cli", "generate", "--prompt", "p", "--frame-num", "80")
+    done = watched("wan_core.cli", "generate", "--prompt", "p", "--device", "abacus")
     assert done.returncode == 2
     assert "torch" in done.stderr.splitlines()[-1]
 

@@ -181,12 +181,11 @@ def test_what_pi3_saw_is_the_old_or_the_new_at_every_crash_point(pi3: Pi3, tmp_p
 
 def test_the_task_says_when_nothing_guides(tmp_path: Path) -> None:
     from poze import PozeRequest
-    from wan_core.pipeline import plan_request
 
     Image.new("RGB", (64, 64)).save(tmp_path / "a.png")
     untrained = replace(TINY_POZE, task=GuidedImageToVideo())
     request = PozeRequest(prompt="p", image=tmp_path / "a.png")
-    assert "no trained adapter" in plan_request(untrained, request, TINY_POZE.latent_spec).notes[-1]
+    assert "no trained adapter" in untrained.plan(request).notes[-1]
     save_adapter(trained(in_dim=192), tmp_path / "a.safetensors")
     told = replace(request, adapter=tmp_path / "a.safetensors")
-    assert plan_request(untrained, told, TINY_POZE.latent_spec).notes == ()
+    assert untrained.plan(told).notes == ()

@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from wan_core import RequestError
-from wan_core.pipeline import plan_request
 from wan_core.presets import get_preset
 from wan_core.tasks import TI2VRequest
 from wan_mi2v import MI2V_5B
@@ -95,7 +94,7 @@ def test_the_first_image_sets_the_size_within_the_area() -> None:
     wide, tall = colours(1, (400, 200))[0], colours(1, (200, 400))[0]
     asked = replace(request(width=1280, height=704, num_frames=121), guidance_scale=1.0)
     for pictures, size in (((wide, tall), (1312, 672)), ((tall, wide), (672, 1312))):
-        inputs = plan_request(MI2V_5B, replace(asked, pictures=pictures), spec)
+        inputs = MI2V_5B.plan(replace(asked, pictures=pictures), spec)
         assert (inputs.geometry.width, inputs.geometry.height) == size
         assert inputs.geometry.width * inputs.geometry.height <= 1280 * 704
         assert "another shape than the first" in inputs.notes[0]
@@ -136,7 +135,7 @@ def test_the_plan_names_the_anchored_latent_frames() -> None:
 
 def test_another_tasks_request_is_a_programming_error() -> None:
     with pytest.raises(TypeError, match="MI2VRequest"):
-        plan_request(MI2V_5B, TI2VRequest(prompt="p"), MI2V_5B.latent_spec)
+        MI2V_5B.plan(TI2VRequest(prompt="p"))
 
 
 def test_the_presets_differ_from_their_models_by_the_task_only() -> None:

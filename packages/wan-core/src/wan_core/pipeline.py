@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from wan_core import media
-from wan_core.errors import RequestError
 from wan_core.media import LatentSpec
 from wan_core.presets import Preset
 from wan_core.sampling import Denoiser, ExpertDenoiser, draw_noise, make_solver, sample, seeded_generator
@@ -99,7 +98,7 @@ class Pipeline:
 
         Raises ``RequestError`` or ``MediaError``.
         """
-        return plan_request(self.preset, request, self.latent_spec)
+        return self.preset.plan(request, self.latent_spec)
 
     def prompt_notes(self, inputs: TaskInputs[Any]) -> list[str]:
         """Sentences on what the model does not read of a prompt, or a negative one: its end, words without a token."""
@@ -241,17 +240,6 @@ class _Resident:
         if self._module is not None:
             self._module = None
             self._placed.rest()
-
-
-def plan_request(preset: Preset, request: GenerationRequest, latent_spec: LatentSpec) -> TaskInputs[Any]:
-    """Fill in a preset's defaults, read and check the user's files. Raises ``RequestError`` or ``MediaError``."""
-    wanted = preset.task.request_type
-    if not isinstance(request, wanted):
-        raise TypeError(f"{preset.name} needs a {wanted.__name__}, got {type(request).__name__}")
-    if isinstance(request.guidance_scale, Experts) and not preset.has_experts:
-        raise RequestError(f"{preset.name} is one network and takes one guidance_scale, got a low and a high one")
-    inputs: TaskInputs[Any] = preset.task.load(request, preset.settings_of(request), latent_spec)
-    return inputs
 
 
 def _single(scale: float | Experts[float]) -> float:

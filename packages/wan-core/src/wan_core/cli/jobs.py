@@ -1,27 +1,16 @@
-"""What ``wan generate`` does: requests from options, all checks before any weight, then one video after the other."""
+"""What ``wan generate`` is asked for: requests from options, checked before there is a model, a device or torch."""
 
-import json
-import os
 import random
 import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import click
-import torch
-
-from wan_core import media
-from wan_core.cli.progress import reporter, show_progress
 from wan_core.errors import RequestError
-from wan_core.files import gigabytes, plain_text, read_text
-from wan_core.loading import RuntimeOptions, check_loras, checkpoint_folder, load_pipeline
+from wan_core.files import read_text
 from wan_core.media import check_output
-from wan_core.pipeline import Pipeline, SamplingOptions, plan_request, silent
 from wan_core.presets import Preset
-from wan_core.runtime import resolve_device, resolve_dtype
 from wan_core.tasks import TaskInputs
 
 
@@ -35,72 +24,10 @@ class Job:
 
 def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
     """Check every request and output, then make the videos. ``values`` are the parsed options."""
-    log = reporter(values["quiet"])
-    runtime = runtime_of(preset, values)
-    check_loras(preset, runtime.loras)
     jobs = plan_jobs(preset, values)
-    check_size(preset, values, log)
-    missing = missing_weights(preset, values["ckpt_dir"]) if values["dry_run"] else None
-    pipeline = None if missing is not None else load_pipeline(preset, values["ckpt_dir"], runtime)
-    for note in notes_on(jobs, pipeline):
-        log(note)
-    if values["dry_run"] or pipeline is None:
-        show_plan(preset, jobs, runtime, values, pipeline, missing)
-        return
-    results = []
-    for job in jobs:
-        started = time.monotonic()
-        chunks = pipeline.stream(job.inputs, progress=silent if values["quiet"] else show_progress, log=log)
-        provenance = None if values["no_metadata"] else pipeline.provenance(job.inputs)
-        path = media.write_video(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance)
-        seconds = time.monotonic() - started
-        seed = job.inputs.request.seed
-        log(f"{path} (seed {seed}, {seconds:.1f} s)")
-        results.append({"path": str(path), "preset": preset.name, "seed": seed, "seconds": round(seconds, 2)})
-    if values["as_json"]:
-        click.echo(json.dumps(results, indent=2, ensure_ascii=False))
+    from wan_core.cli.making import make_videos  # a request that is wrong costs no torch
 
-
-def notes_on(jobs: Sequence[Job], pipeline: Pipeline | None) -> list[str]:
-    """What a user should see before the work starts, each sentence once."""
-    notes = [f"note: {note}" for job in jobs for note in job.inputs.notes]
-    notes += [f"note: {plain_text(job.output)} is there and will be replaced" for job in jobs if _is_there(job.output)]
-    if pipeline is not None:
-        notes += [*pipeline.notes, *(f"note: {note}" for job in jobs for note in pipeline.prompt_notes(job.inputs))]
-    return list(dict.fromkeys(notes))
-
-
-def _is_there(output: Path) -> bool:
-    return os.path.lexists(output.with_name(output.name % 0) if "%" in output.name else output)
-
-
-def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:
-    """The run settings among the options, checked against this machine."""
-    device = resolve_device(values["device"])
-    resolve_dtype(values["dtype"], device)
-    noise_device = resolve_device(values["noise_device"])
-    return RuntimeOptions(
-        device=str(device),
-        dtype=values["dtype"],
-        offload=values["offload"],
-        text_encoder_on_cpu=values["t5_cpu"],
-        attention=values["attention"],
-        mmap=values["mmap"],
-        loras=values["loras"],
-        force_lora=values["force_lora"],
-        parts=_places_of(preset, values),
-        sampling=SamplingOptions(batched_guidance=values["cfg"] == "batched", noise_device=str(noise_device)),
-    )
-
-
-def _places_of(preset: Preset, values: Mapping[str, Any]) -> dict[str, str | Path]:
-    """Where parts are taken from: ``--part``, or an option of the task that is for one part; the first given wins."""
-    places: dict[str, str | Path] = dict(values["parts"])
-    for field in fields(preset.task.request_type):
-        place = values.get(field.name)
-        if "part" in field.metadata and place is not None:
-            places.setdefault(field.metadata["part"], place)
-    return places
+    make_videos(preset, values, jobs)
 
 
 def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
@@ -118,7 +45,7 @@ def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
         for offset in range(values["num_videos"]):
             files: dict[str, Any] = {name: path and numbered(path, len(jobs), total) for name, path in written.items()}
             request = preset.task.request_type(prompt=prompt, seed=first_seed + offset, **shared, **files)
-            inputs = plan_request(preset, request, preset.latent_spec)
+            inputs = preset.plan(request)
             jobs.append(Job(inputs, output_path(values["output"], preset, inputs, len(jobs), total, len(prompts))))
     for job in jobs:
         check_output(job.output, num_frames=job.inputs.geometry.num_frames, fps=job.inputs.settings.fps)
@@ -159,67 +86,3 @@ def numbered(path: Path, index: int, total: int) -> Path:
     if "%" in path.name:
         return path.parent / f"{index:04d}" / path.name
     return path.with_name(f"{path.stem}-{index:04d}{path.suffix}")
-
-
-def check_size(preset: Preset, values: Mapping[str, Any], log: Callable[[str], None]) -> None:
-    """Say when the size is not one that the model was trained for."""
-    size = values["size"]
-    if size is not None and tuple(size) not in preset.sizes:
-        known = ", ".join(f"{width}*{height}" for width, height in preset.sizes)
-        log(f"note: {preset.name} was trained for {known}; {size[0]}*{size[1]} may look worse")
-
-
-def missing_weights(preset: Preset, folder: Path | None) -> str | None:
-    """Why there is no folder of weights to look at, if none is given: a plan can be made without."""
-    try:
-        checkpoint_folder(preset, folder)
-    except RequestError as error:
-        return str(error)
-    return None
-
-
-def show_plan(
-    preset: Preset,
-    jobs: Sequence[Job],
-    runtime: RuntimeOptions,
-    values: Mapping[str, Any],
-    pipeline: Pipeline | None,
-    missing: str | None,
-) -> None:
-    """Print what would happen; without a ``pipeline`` the sizes of parts are those of the released model."""
-    dtype = resolve_dtype(runtime.dtype, resolve_device(runtime.device))
-    configs = {} if pipeline is None else pipeline.components.configs
-    rows = [
-        {
-            "preset": preset.name,
-            **({"missing": missing} if missing else {"weights": str(checkpoint_folder(preset, values["ckpt_dir"]))}),
-            "device": runtime.device,
-            "dtype": str(dtype).removeprefix("torch."),
-            "memory": weight_bytes(preset, configs, dtype),
-            **({"lora": [str(lora) for lora in runtime.loras]} if runtime.loras else {}),
-            **job.inputs.record(),
-            **preset.task.describe(job.inputs),  # the size of the video, where the request's is an area
-            "output": str(job.output),
-        }
-        for job in jobs
-    ]
-    if values["as_json"]:
-        click.echo(json.dumps(rows, indent=2, ensure_ascii=False))
-        return
-    for row in rows:
-        for name, value in row.items():
-            click.echo(f"{name:<20} {value}")
-        click.echo()
-
-
-def weight_bytes(preset: Preset, configs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, str]:
-    """The memory of each part's weights in a run of ``dtype``; parts that other libraries read are left out."""
-    sizes: dict[str, str] = {}
-    for part in preset.parts:
-        if part.family.network is not None and (config := configs.get(part.name) or part.config) is not None:
-            with torch.device("meta"):
-                network = part.family.build(config)
-            count = sum(parameter.numel() for parameter in network.parameters())
-            name = f"{part.name} ({part.expert} noise)" if part.expert else part.name
-            sizes[name] = gigabytes(count * part.family.dtype_in(dtype).itemsize)
-    return sizes

@@ -3,21 +3,24 @@
 Resizing follows what the released Wan models were trained and run with, so that results match number by number.
 """
 
+from __future__ import annotations
+
 import contextlib
 import os
 import re
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
-from torch import Tensor
-from torch.nn import functional
 
 from wan_core.errors import MediaError, RequestError
 from wan_core.files import DECODE_ERRORS, existing_file, plain_text, read_error
 from wan_core.media.profiles import ToSRGB, colours_of
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 MAX_PIXELS = 100_000_000
 """Largest image that is decoded, in pixels: 300 MB of RGB."""
@@ -149,6 +152,8 @@ def _deep_grey(image: Image.Image) -> Image.Image:
 
 def image_to_tensor(image: Image.Image) -> Tensor:
     """An image as [3, H, W] float32 in [-1, 1]."""
+    import torch
+
     rgb = image if image.mode == "RGB" else to_rgb(image)
     pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1).contiguous()
     return pixels.float().div(255).sub(0.5).div(0.5)
@@ -156,11 +161,15 @@ def image_to_tensor(image: Image.Image) -> Tensor:
 
 def to_uint8(pixels: Tensor) -> Tensor:
     """Values in [-1, 1] of any shape as bytes: rounded to the nearest of 256 levels, clamped."""
+    import torch
+
     return pixels.float().add(1).mul(127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def tensor_to_image(frame: Tensor) -> Image.Image:
     """A frame [3, H, W] (float in [-1, 1], or uint8) as an RGB image. Raises ``ValueError`` for another shape."""
+    import torch
+
     if frame.ndim != 3 or frame.shape[0] != 3:
         raise ValueError(f"a frame is [3, H, W], got {list(frame.shape)}")
     pixels = frame if frame.dtype == torch.uint8 else to_uint8(frame)
@@ -190,6 +199,8 @@ def stretch_bicubic(pixels: Tensor, height: int, width: int) -> Tensor:
 
     Bicubic without antialiasing, as the reference of i2v does; values can overshoot [-1, 1] slightly.
     """
+    from torch.nn import functional
+
     batch = pixels if pixels.ndim == 4 else pixels.unsqueeze(0)
     resized = functional.interpolate(batch, size=(height, width), mode="bicubic", align_corners=False)
     return resized if pixels.ndim == 4 else resized[0]

@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from wan_core.checkpoints import CLIP, DIT, TOKENIZER, UMT5, VAE, Family, Part
+from wan_core.errors import RequestError
 from wan_core.media import LatentSpec
 from wan_core.models import UMT5_XXL, CLIPConfig, VAEConfig, WanDiTConfig
-from wan_core.tasks import GenerationRequest, SamplingDefaults, SamplingSettings, Task
+from wan_core.tasks import Experts, GenerationRequest, SamplingDefaults, SamplingSettings, Task, TaskInputs
 
 NEGATIVE_PROMPT = (
     "色调艳丽，过曝，静态，细节模糊不清，字幕，风格，作品，画作，画面，静止，整体发灰，最差质量，低质量，JPEG压缩残留，"
@@ -91,6 +92,19 @@ class Preset:
         size = request.width or self.sampling.width, request.height or self.sampling.height
         shift = dict(self.shifts).get(size, self.sampling.flow_shift)
         return request.sampling(replace(self.sampling, flow_shift=shift))
+
+    def plan(self, request: GenerationRequest, latent_spec: LatentSpec | None = None) -> TaskInputs[Any]:
+        """Fill in the defaults, read and check the user's files; no weight is touched, so nothing here needs a device.
+
+        ``latent_spec`` is that of loaded weights, where it differs. Raises ``RequestError`` or ``MediaError``.
+        """
+        wanted = self.task.request_type
+        if not isinstance(request, wanted):
+            raise TypeError(f"{self.name} needs a {wanted.__name__}, got {type(request).__name__}")
+        if isinstance(request.guidance_scale, Experts) and not self.has_experts:
+            raise RequestError(f"{self.name} is one network and takes one guidance_scale, got a low and a high one")
+        inputs: TaskInputs[Any] = self.task.load(request, self.settings_of(request), latent_spec or self.latent_spec)
+        return inputs
 
     @property
     def has_experts(self) -> bool:

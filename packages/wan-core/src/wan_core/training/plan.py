@@ -16,7 +16,7 @@ from wan_core.errors import ConfigError, RequestError
 from wan_core.files import check_place
 from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
 from wan_core.models import WanDiT
-from wan_core.pipeline import Pipeline, plan_request
+from wan_core.pipeline import Pipeline
 from wan_core.presets import Preset, get_preset
 from wan_core.runtime import Placed, resolve_device, resolve_dtype
 from wan_core.tasks import Companion, Experts, GenerationRequest
@@ -370,5 +370,5 @@ def _validation_requests(preset: Preset, options: RunOptions) -> list[Generation
         raise RequestError("--validation-image needs a --validation-prompt that starts from it")
     requests = [make(prompt, images, **size) for prompt in options.validation_prompts]
     for request in requests:
-        plan_request(preset, request, preset.latent_spec)
+        preset.plan(request)
     return requests
