@@ -255,8 +255,16 @@ def probe_memory(side: str, settings: Settings) -> float:
             their_dit(settings.folder, dtype, settings.device)(latents, timesteps, context, return_dict=False)
     if torch.device(settings.device).type == "cuda":
         return torch.cuda.max_memory_allocated(settings.device) / 1e6
+    return process_peak() / 1e6
+
+
+def process_peak() -> int:
+    """Bytes of this process's largest resident set. ``getrusage`` on Linux counts what its parent held at its start."""
+    status = Path("/proc/self/status")
+    if status.is_file():
+        return next(int(line.split()[1]) for line in status.read_text().splitlines() if line.startswith("VmHWM")) * 1024
     unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e6
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 # -- the autoencoders --------------------------------------------------------------------------------------------------
