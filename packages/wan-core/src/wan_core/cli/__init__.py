@@ -10,8 +10,7 @@ from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
     from wan_core.cli.download import fetch_model
-    from wan_core.cli.generate import build_command
-    from wan_core.cli.jobs import run_generate
+    from wan_core.cli.generate import build_command, run_generate
     from wan_core.cli.options import FINITE, ListCommand, ListOption, debug_option
     from wan_core.cli.progress import reporter
 else:

@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from wan_core.cli.group import ErrorReporting
+from wan_core.cli.jobs import plan_jobs
 from wan_core.cli.loras import lora_options
 from wan_core.cli.options import ListCommand, output_options, request_options, runtime_options, task_options
 from wan_core.errors import RequestError
@@ -99,8 +100,6 @@ def build_command(
     """
 
     def call(**values: Any) -> None:
-        from wan_core.cli.jobs import run_generate
-
         (run or run_generate)(preset, values)
 
     return ListCommand(
@@ -115,3 +114,11 @@ def build_command(
         callback=call,
         help=f"{preset.summary}.",
     )
+
+
+def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
+    """Check every request and output, then make the videos. ``values`` are the parsed options."""
+    jobs = plan_jobs(preset, values)
+    from wan_core.cli.making import make_videos  # a request that is wrong costs no torch
+
+    make_videos(preset, values, jobs)

@@ -22,14 +22,6 @@ class Job:
     output: Path
 
 
-def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
-    """Check every request and output, then make the videos. ``values`` are the parsed options."""
-    jobs = plan_jobs(preset, values)
-    from wan_core.cli.making import make_videos  # a request that is wrong costs no torch
-
-    make_videos(preset, values, jobs)
-
-
 def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
     """Every video to make, checked: prompts, pictures, sizes, and that its file can be written."""
     prompts = read_prompts(values["prompt"], values["prompt_file"])
