@@ -7,7 +7,7 @@ from wan_core.lazy import on_demand
 if TYPE_CHECKING:
     from wan_core.runtime.apply import prepare_model
     from wan_core.runtime.attention_backends import choose_attention_backend
-    from wan_core.runtime.devices import DTYPES, peak_memory, resolve_device, resolve_dtype
+    from wan_core.runtime.devices import DTYPES, device_facts, peak_memory, resolve_device, resolve_dtype
     from wan_core.runtime.fsdp import divided_as, is_divided, is_sharded, mean_over_processes, shard_model, whole_tensor
     from wan_core.runtime.launch import Launch, is_first_to_say, launched, make_mesh, process_group
     from wan_core.runtime.placement import Between, Placed
@@ -20,6 +20,7 @@ __all__ = [
     "Launch",
     "Placed",
     "choose_attention_backend",
+    "device_facts",
     "divided_as",
     "is_divided",
     "is_first_to_say",

@@ -1,6 +1,7 @@
 """What the machine has: compute device, number format, and where noise is drawn."""
 
 import sys
+from typing import Any
 
 import torch
 
@@ -56,6 +57,14 @@ def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return torch.float16
     return torch.bfloat16
+
+
+def device_facts(device: torch.device) -> dict[str, Any]:
+    """For people: the ``device``'s name, its ``memory`` in bytes (None: that of the machine), and ``bfloat16``."""
+    if device.type != "cuda":
+        return {"device": device.type, "memory": None, "bfloat16": True}
+    properties = torch.cuda.get_device_properties(device)
+    return {"device": properties.name, "memory": properties.total_memory, "bfloat16": torch.cuda.is_bf16_supported()}
 
 
 def peak_memory(device: torch.device) -> int:

@@ -1,0 +1,1 @@
+"""Pose-driven video as a stream: causal Wan2.1 under UniAnimate's conditions, and its teacher."""

@@ -1,0 +1,12 @@
+"""The ``sfu`` command. Subcommands are imported when called, so that ``sfu --help`` needs no torch."""
+
+from wan_core.cli import LazyCommand, LazyGroup, main_of
+
+COMMANDS = {
+    "doctor": LazyCommand("selfforcing_unianimate.cli.doctor:doctor", "Say what this machine has and lacks."),
+}
+
+sfu = LazyGroup("sfu", COMMANDS, help="Pose-driven video as a stream.", package="selfforcing-unianimate")
+main = main_of(sfu)
+
+__all__ = ["main"]
