@@ -68,7 +68,8 @@ def test_flags_win_over_the_config_file(run: Run, few: Path, tmp_path: Path) -> 
         'num_frames = 5\nlora_targets = ["blocks.*.ffn.0", "blocks.0.*.q"]\ncheckpointing = true\n'
     )
     result = good(run("train", "--config", config, "--lora-rank", 2, "--steps", 5, "--dry-run", "--json"))
-    plan = json.loads(result.output)
+    assert "check: 100%" in result.stderr  # every clip is read once, which is shown
+    plan = json.loads(result.stdout)
     assert plan["trains"] == "a LoRA of rank 2, alpha 2"
     assert plan["steps"] == 5
     assert plan["optimizer"] == "adamw, rate 0.002"

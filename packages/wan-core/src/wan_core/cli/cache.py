@@ -8,7 +8,7 @@ import click
 from wan_core.cli.data import clip_options, report_left_out
 from wan_core.cli.group import ErrorReporting
 from wan_core.cli.options import FINITE, ParsedType, debug_option, part_option
-from wan_core.cli.progress import item_progress, reporter
+from wan_core.cli.progress import item_progress, progress_unless, reporter
 from wan_core.files import check_place
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import FrameSize, parse_size
@@ -73,7 +73,8 @@ def cache(
     chosen, precision = machine(device, dtype)
     settings = clip_settings(preset, num_frames=num_frames, fps=fps, size=size)
     found = look_into(data_folders([data]), clips)
-    found = examples_of(found, preset, settings, where=str(data), seed=seed, skip_bad=skip_bad)
+    shown = progress_unless(quiet)
+    found = examples_of(found, preset, settings, where=str(data), seed=seed, skip_bad=skip_bad, progress=shown)
     examples = found.examples
     check_place(out, is_folder=True)
     runtime = RuntimeOptions(device=str(chosen), dtype=str(precision).removeprefix("torch."), parts=dict(parts))

@@ -13,11 +13,11 @@ import torch
 
 from wan_core import media
 from wan_core.cli.jobs import Job
-from wan_core.cli.progress import reporter, show_progress
+from wan_core.cli.progress import progress_unless, reporter
 from wan_core.errors import RequestError
 from wan_core.files import gigabytes, plain_text
 from wan_core.loading import RuntimeOptions, check_loras, checkpoint_folder, load_pipeline
-from wan_core.pipeline import Pipeline, SamplingOptions, silent
+from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset
 from wan_core.runtime import resolve_device, resolve_dtype
 
@@ -38,7 +38,7 @@ def make_videos(preset: Preset, values: Mapping[str, Any], jobs: Sequence[Job]) 
     results = []
     for job in jobs:
         started = time.monotonic()
-        chunks = pipeline.stream(job.inputs, progress=silent if values["quiet"] else show_progress, log=log)
+        chunks = pipeline.stream(job.inputs, progress=progress_unless(values["quiet"]), log=log)
         provenance = None if values["no_metadata"] else pipeline.provenance(job.inputs)
         path = media.write_video(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance)
         seconds = time.monotonic() - started

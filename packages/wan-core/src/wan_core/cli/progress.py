@@ -19,6 +19,11 @@ def show_progress(steps: Iterable[Any], phase: str) -> Iterable[Any]:
     return bar
 
 
+def progress_unless(quiet: bool) -> Callable[[Iterable[Any], str], Iterable[Any]]:
+    """:func:`show_progress`, or with ``quiet`` nothing."""
+    return (lambda steps, phase: steps) if quiet else show_progress
+
+
 def byte_progress(phase: str, *, quiet: bool) -> Callable[[int, int], AbstractContextManager[Callable[[int], object]]]:
     """Progress by bytes for :mod:`wan_core.checkpoints`: share, bytes, speed, time left; nothing when ``quiet``."""
 

@@ -15,7 +15,7 @@ from wan_core import runtime, training
 from wan_core.cli.data import data_options, report_left_out
 from wan_core.cli.group import ErrorReporting, exit_of
 from wan_core.cli.options import FINITE, ParsedType, debug_option, part_option
-from wan_core.cli.progress import item_progress, reporter, training_progress
+from wan_core.cli.progress import item_progress, progress_unless, reporter, training_progress
 from wan_core.errors import RequestError
 from wan_core.media import parse_size
 from wan_core.training import (
@@ -178,7 +178,9 @@ def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
     def made(kind: type[Any]) -> Any:
         return kind(**{field.name: known[field.name] for field in fields(kind) if field.name in known})
 
-    return training.plan_training(made(training.RunOptions), made(TrainSettings), made(LoopSettings))
+    return training.plan_training(
+        made(training.RunOptions), made(TrainSettings), made(LoopSettings), progress=progress_unless(values["quiet"])
+    )
 
 
 def run_plan(plan: TrainingPlan, *, quiet: bool, ranks: Ranks | None = None) -> RunResult:

@@ -16,7 +16,7 @@ from wan_core.errors import ConfigError, RequestError
 from wan_core.files import check_place
 from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
 from wan_core.models import WanDiT
-from wan_core.pipeline import Pipeline
+from wan_core.pipeline import Pipeline, Progress, silent
 from wan_core.presets import Preset, get_preset
 from wan_core.runtime import Placed, resolve_device, resolve_dtype
 from wan_core.tasks import Companion, Experts, GenerationRequest
@@ -155,9 +155,16 @@ class TrainingPlan:
 
 
 def plan_training(
-    options: RunOptions, settings: TrainSettings, loop: LoopSettings, objective: Objective | None = None
+    options: RunOptions,
+    settings: TrainSettings,
+    loop: LoopSettings,
+    objective: Objective | None = None,
+    *,
+    progress: Progress = silent,
 ) -> TrainingPlan:
     """Check a run as far as can be without reading weights; the model is opened once, here.
+
+    ``progress`` shows the check of the data: every clip is read once.
 
     Raises RequestError, ConfigError (impossible options), CheckpointError (no such or other weights), MediaError
     (unreadable data, unwritable output) and BackendError (absent hardware or package).
@@ -172,7 +179,7 @@ def plan_training(
     requests = _validation_requests(preset, options)
     check_apart(options.output, [folder.path for folder in options.data])
     clips = clip_settings(preset, num_frames=options.num_frames, fps=options.fps, size=options.size)
-    found = _examples(options, preset, clips, seed=settings.seed, is_needed=objective is None)
+    found = _examples(options, preset, clips, progress, seed=settings.seed, is_needed=objective is None)
     check_place(options.output, is_folder=True)
     CheckpointFolder(options.output, keep=options.keep)
     runtime = RuntimeOptions(
@@ -206,7 +213,7 @@ def plan_training(
 
 
 def _examples(
-    options: RunOptions, preset: Preset, clips: ClipSettings, *, seed: int, is_needed: bool
+    options: RunOptions, preset: Preset, clips: ClipSettings, progress: Progress, *, seed: int, is_needed: bool
 ) -> FoundExamples | None:
     given = [each for each in (options.data or None, options.cache, options.examples) if each is not None]
     if len(given) > 1 or (is_needed and not given):
@@ -216,10 +223,11 @@ def _examples(
     if options.data:
         found = look_into(options.data, options.clips)
         where = ", ".join(str(folder.path) for folder in options.data)
-        return examples_of(found, preset, clips, where=where, seed=seed, skip_bad=options.skip_bad)
+        return examples_of(found, preset, clips, where=where, seed=seed, skip_bad=options.skip_bad, progress=progress)
     if options.examples is None:
         return None
-    return examples_of(FoundExamples(list(options.examples)), preset, clips, where="the list", seed=seed)
+    found = FoundExamples(list(options.examples))
+    return examples_of(found, preset, clips, where="the list", seed=seed, progress=progress)
 
 
 def check_apart(output: Path, data: Sequence[Path]) -> None:
@@ -296,7 +304,14 @@ def choose_experts(preset: Preset, asked: str | None) -> list[Part]:
 
 
 def examples_of(
-    found: FoundExamples, preset: Preset, clips: ClipSettings, *, where: str, seed: int = 0, skip_bad: bool = False
+    found: FoundExamples,
+    preset: Preset,
+    clips: ClipSettings,
+    *,
+    where: str,
+    seed: int = 0,
+    skip_bad: bool = False,
+    progress: Progress = silent,
 ) -> FoundExamples:
     """The clips of all that was found, each read once; ``seed`` draws those of the rule ``random``.
 
@@ -304,7 +319,7 @@ def examples_of(
     be trained on: RequestError or MediaError, as the first of them is.
     """
     usable = FoundExamples(bad=list(found.bad))
-    for example in found.examples:
+    for example in progress(found.examples, "check"):
         with usable.judging(example.name):
             if example.is_image and not preset.task.learns_from_images:
                 raise RequestError(f"{example.name} is an image; {preset.name} learns from videos only")
