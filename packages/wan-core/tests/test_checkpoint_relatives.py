@@ -79,7 +79,8 @@ def test_each_is_named_by_its_keys(tmp_path: Path, key: str, naming: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("in_dim", "out_dim", "title"), [(48, 16, "2.1-Fun Control"), (52, 16, "2.2-Fun Control"), (148, 48, "5B")]
+    ("in_dim", "out_dim", "title"),
+    [(48, 16, "2.1-Fun Control"), (52, 16, "2.2-Fun Control"), (148, 48, "5B"), (96, 48, "Lucy Edit 5B")],
 )
 def test_some_are_told_by_their_channels_alone(tmp_path: Path, in_dim: int, out_dim: int, title: str) -> None:
     config = WanDiTConfig(**{**DIT.__dict__, "in_dim": in_dim, "out_dim": out_dim})
@@ -118,6 +119,58 @@ def test_options_of_relatives_are_no_matter_where_they_are_off(tmp_path: Path, v
     (folder / "config.json").write_text(json.dumps(config))
     problem = next(entry["problem"] for entry in inspected(folder)["weights"] if entry["family"] == "dit")
     assert ("inject_sample_info" in problem) == value
+
+
+def said_by_class(folder: Path, name: str, file: str = "config.json") -> list[dict[str, Any]]:
+    """The report on a network of ours in diffusers' names, which a file calls by the name of a class."""
+    foreign = in_format(MemorySource(weights()), "dit", "diffusers")
+    (folder / "transformer").mkdir(parents=True)
+    save_file(
+        {each: foreign.read(each) for each in foreign}, folder / "transformer/diffusion_pytorch_model.safetensors"
+    )
+    values = {"_class_name": name}
+    (folder / ("transformer" if file == "config.json" else "") / file).write_text(json.dumps(values))
+    return list(inspected(folder)["weights"])
+
+
+CLASSES = {
+    "SkyReelsV2Transformer3DModel": "SkyReels-V2",
+    "ChronoEditTransformer3DModel": "ChronoEdit",
+    "WanVACETransformer3DModel": "Wan VACE",
+    "VaceWanModel": "Wan VACE",
+    "WanAnimateTransformer3DModel": "Wan-Animate",
+    "WanAnimate2Transformer3DModel": "Wan-Animate",
+    "WanModel_S2V": "Wan S2V",
+    "LongCatVideoTransformer3DModel": "LongCat-Video",
+}
+
+
+@pytest.mark.parametrize("name", CLASSES)
+def test_a_class_of_another_model_refuses_tensors_that_look_like_ours(tmp_path: Path, name: str) -> None:
+    (entry,) = said_by_class(tmp_path / "w", name)
+    assert f"is {CLASSES[name]}" in entry["problem"]
+    assert f"(config.json says {name}), which needs" in entry["problem"]
+    result = CliRunner().invoke(wan, ["convert", str(tmp_path / "w"), str(tmp_path / "out"), "--to", "official"])
+    assert (result.exit_code, name in result.output) == (3, True)
+
+
+@pytest.mark.parametrize("name", ["ChronoEditPipeline", "LucyEditPipeline", "WanVACEPipeline"])
+def test_the_class_of_a_pipeline_tells_too(tmp_path: Path, name: str) -> None:
+    (entry,) = said_by_class(tmp_path / "w", name, "model_index.json")
+    assert f"(model_index.json says {name})" in entry["problem"]
+
+
+@pytest.mark.parametrize("name", ["WanModel", "WanTransformer3DModel", "CausalWanModel", "WanPipeline"])
+def test_classes_of_ours_are_no_matter(tmp_path: Path, name: str) -> None:
+    (entry,) = said_by_class(tmp_path / "w", name)
+    assert (entry["problem"], entry["notes"]) == ("", [])
+
+
+def test_a_class_that_is_not_known_is_one_note(tmp_path: Path) -> None:
+    (entry,) = said_by_class(tmp_path / "w", "Wan\x1b[2JNewTransformer3DModel")
+    assert entry["problem"] == ""
+    (note,) = entry["notes"]
+    assert "says that it is a Wan[2JNewTransformer3DModel, which is not known here; it is read as Wan" in note
 
 
 @pytest.mark.parametrize("method", ["bitsandbytes", "torchao", "quanto", "modelopt"])

@@ -6,7 +6,7 @@ from functools import partial
 from torch import Tensor
 
 from wan_core.checkpoints.families import Expert, Family, get_family
-from wan_core.checkpoints.families.relatives import note_of
+from wan_core.checkpoints.families.relatives import notes_of
 from wan_core.checkpoints.folds import unfolded
 from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_format, rename
 from wan_core.checkpoints.lora.names import is_lora
@@ -116,9 +116,7 @@ def _notes(
         yield f"note: {name} also holds averaged weights ({averaged}, ...), which are not read as they are stored"
     if family.is_denoiser and is_lora(rest):
         yield f"note: {name} also holds a LoRA, which is left out; give the file with --lora for it"
-    said = note_of(source.path) if family.is_denoiser else None
-    if said is not None:
-        yield said
+    yield from notes_of(source.path) if family.is_denoiser else ()
 
 
 def _averaged(source: TensorSource, rest: Sequence[str]) -> str | None:

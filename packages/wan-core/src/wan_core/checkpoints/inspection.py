@@ -9,7 +9,7 @@ from typing import Any
 from wan_core.checkpoints.contents import Weights
 from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.families import get_family
-from wan_core.checkpoints.families.relatives import note_of, relative_of
+from wan_core.checkpoints.families.relatives import notes_of, relative_of
 from wan_core.checkpoints.lora.summary import LoRASummary, lora_summary
 from wan_core.checkpoints.members import labels, members_of
 from wan_core.checkpoints.meta import build_on_meta
@@ -112,8 +112,8 @@ def inspect_weights(weights: Weights) -> Inspection:
 
 def _notes(weights: Weights, taken: Sequence[str]) -> tuple[str, ...]:
     packed = described_formats(weights.source)
-    said = note_of(weights.files[0]) if weights.family == "dit" else None
-    notes = [*taken, said] if said and said not in taken else taken
+    said = notes_of(weights.files[0]) if weights.family == "dit" else ()
+    notes = [*taken, *(each for each in said if each not in taken)]
     listed = ", ".join(f"{form} ({count} layers)" for form, count in packed.items())
     return (*([f"packed as {listed}"] if packed else []), *notes)
 
