@@ -1,5 +1,6 @@
 """Networks in trainers' files: found by the names that they have, wherever they lie; and two experts in one file."""
 
+import re
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,9 +8,19 @@ from typing import Any
 
 import pytest
 import torch
+from peft import LoKrConfig, LoraConfig, get_peft_model
 from torch import Tensor
 
-from wan_core.checkpoints import MemorySource, find_weights, in_format, inspect_weights, native_weights, networks_in
+from wan_core.checkpoints import (
+    LoRA,
+    MemorySource,
+    find_weights,
+    in_format,
+    inspect_weights,
+    native_weights,
+    networks_in,
+    with_loras,
+)
 from wan_core.checkpoints.families import DIT
 from wan_core.checkpoints.prefixes import by_prefix, known_layers, prefix_of, unwrapped
 from wan_core.errors import CheckpointError
@@ -281,3 +292,27 @@ def test_two_names_that_are_one_without_wrappers_are_refused() -> None:
     named = weights() | {"_orig_mod.head.head.bias": torch.ones(64)}
     with pytest.raises(CheckpointError, match="mixes two layouts"):
         native_weights(MemorySource(named), "dit")
+
+
+@pytest.mark.parametrize("nested", [False, True])
+@pytest.mark.parametrize("naming", ["official", "diffusers"])
+@pytest.mark.parametrize("adapter", [LoraConfig, LoKrConfig])
+def test_a_network_that_peft_has_wrapped_is_refused_with_what_merges_it(
+    tmp_path: Path, naming: str, nested: bool, adapter: Any
+) -> None:
+    layer = "blocks.0.self_attn.q" if naming == "official" else "blocks.0.attn1.to_q"
+    foreign = in_format(MemorySource(weights()), "dit", naming)
+    plain = {f"base_model.model.{name}": foreign.read(name) for name in foreign}
+    block = torch.nn.ModuleDict({"q": torch.nn.Linear(128, 128)})
+    wrapped = get_peft_model(block, adapter(r=2, target_modules=["q"])).state_dict()
+    own = {name.replace("model.q.", f"model.{layer}."): tensor for name, tensor in wrapped.items()}
+    kept = {name: t for name, t in plain.items() if not name.startswith(f"base_model.model.{layer}.")}
+    path = saved(tmp_path / "w.pt", {"model": {**kept, **own}} if nested else {**kept, **own})
+    (found,) = find_weights(path).weights
+    message = r"adapter of peft that is not merged into it .*base_layer\.weight.* after model\.merge_and_unload\(\)"
+    assert re.search(message, inspect_weights(found).problem)
+    for read in (lambda: native_weights(found.source, "dit"), lambda: networks_in(find_weights(path))):
+        with pytest.raises(CheckpointError, match=message):
+            read()
+    with pytest.raises(CheckpointError, match=message):
+        with_loras(MemorySource(weights()), [LoRA(path)])

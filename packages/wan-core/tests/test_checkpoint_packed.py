@@ -12,7 +12,7 @@ from torch import Tensor
 
 from wan_core.checkpoints import MemorySource, find_weights, inspect_weights, load_model, native_weights, read_weights
 from wan_core.checkpoints.readers.packings import PACKINGS, rotated, unblocked
-from wan_core.checkpoints.readers.quantized import DESCRIPTIONS, dequantized
+from wan_core.checkpoints.readers.quantized import DESCRIPTIONS, dequantized, joined_descriptions
 from wan_core.errors import CheckpointError
 from wan_core.models import WanDiTConfig
 
@@ -284,8 +284,12 @@ def test_a_damaged_mark_is_one_error(raw: bytes) -> None:
     ("text", "words"),
     [
         ("{", "damaged"),
-        ('{"layers": []}', "only 1.0 with a list of layers"),
-        ('{"format_version": "2.0", "layers": {}}', "version '2.0'"),
+        ('{"layers": []}', "no layers by name"),
+        ('{"format_version": "1.0"}', "no layers by name"),
+        (json.dumps({LAYER: GOOD}), "no layers by name"),
+        ('{"format_version": "2.0", "layers": {}}', "format_version '2.0', and only 1.0 is known"),
+        ('{"format_version": {"a": 1}, "layers": {}}', "format_version .*only 1.0 is known"),
+        ("\ud800", "damaged"),
         (json.dumps({"layers": {LAYER: {"format": "x"}}}), "packed as 'x'"),
         (json.dumps({"layers": {LAYER: "nvfp4"}}), "damaged"),
         (json.dumps({"layers": {LAYER: {"format": "int8_axiswise"}}}), "say different things"),
@@ -297,6 +301,20 @@ def test_a_header_that_is_not_understood_is_refused(text: str, words: str) -> No
     source = MemorySource(stored | {f"{LAYER}.comfy_quant": mark(GOOD)}, metadata={"_quantization_metadata": text})
     with pytest.raises(CheckpointError, match=words):
         dequantized(source)
+
+
+@pytest.mark.parametrize(
+    "version", ["", '"format_version": null, ', '"format_version": 1, ', '"format_version": "1.1", ']
+)
+def test_a_header_without_a_version_has_the_one_that_there_is(version: str) -> None:
+    stored = {f"{LAYER}.{name}": tensor for name, tensor in int8_rows(matrix()).items()}
+    text = f'{{{version}"layers": {{"{LAYER}": {json.dumps(GOOD)}}}}}'
+    assert set(dequantized(MemorySource(stored, metadata={DESCRIPTIONS: text}))) == {f"{LAYER}.weight"}
+
+
+def test_a_shard_of_an_unknown_version_is_not_read_as_the_others() -> None:
+    texts = [json.dumps({"format_version": version, "layers": {LAYER: GOOD}}) for version in ("3.0", "1.0")]
+    assert joined_descriptions(texts) == texts[0]
 
 
 def test_a_header_of_another_file_is_refused() -> None:

@@ -171,6 +171,72 @@ def test_a_lora_tells_rank_targets_and_model(tmp_path: Path, naming: str) -> Non
     text = inspect(tmp_path / "lora.safetensors")
     assert "16 (30 layers)" in text
     assert "N" in text
+    assert f"wan generate t2v-1.3B --ckpt-dir FOLDER --lora {tmp_path / 'lora.safetensors'} --prompt" in text
+    assert f"wan merge-lora WEIGHTS OUT --lora {tmp_path / 'lora.safetensors'}" in text
+
+
+def pair(layer: str, outputs: int, inputs: int) -> dict[str, Tensor]:
+    return {f"{layer}.lora_A.weight": torch.zeros(2, inputs), f"{layer}.lora_B.weight": torch.zeros(outputs, 2)}
+
+
+@pytest.mark.parametrize(
+    "tensors",
+    [
+        pair("blocks.0.ffn.0", 8960, 1536),
+        pair("blocks.0.ffn.2", 1536, 8960),
+        pair("blocks.0.attn2.to_out.0", 1536, 1536),
+        pair("blocks.0.ffn.net.0.proj", 8960, 1536),
+        pair("diffusion_model.head.head", 64, 1536),
+        pair("lora_unet_blocks_0_ffn_net_2", 1536, 8960),
+    ],
+)
+def test_any_layer_that_is_as_wide_as_its_network_tells_the_model(tmp_path: Path, tensors: dict[str, Tensor]) -> None:
+    save_file(tensors, tmp_path / "lora.safetensors")
+    assert list(inspected(tmp_path / "lora.safetensors")["models"]) == ["t2v-1.3B"]
+
+
+def test_a_lora_that_does_not_tell_its_network_says_so(tmp_path: Path) -> None:
+    save_file(pair("head.modulation", 3, 7) | pair("blocks.0.cross_attn.norm_q", 3, 7), tmp_path / "lora.safetensors")
+    assert "its layers do not tell; --lora compares them" in inspect(tmp_path / "lora.safetensors")
+
+
+def test_a_lora_of_two_halves_is_for_models_with_two_experts(tmp_path: Path) -> None:
+    halves = ("transformer.", "transformer_2.")
+    tensors = {f"{half}{n}": t for half in halves for n, t in pair("blocks.0.attn1.to_q", 5120, 5120).items()}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    report = inspected(tmp_path / "lora.safetensors")
+    assert list(report["models"]) == ["t2v-A14B", "i2v-A14B"]
+    assert report["weights"][0]["lora"]["experts"] == ["high", "low"]
+    assert "the high-noise expert and the low-noise expert" in inspect(tmp_path / "lora.safetensors")
+
+
+def test_an_adapter_that_is_not_merged_has_that_as_its_problem_and_no_command(tmp_path: Path) -> None:
+    save_file({"blocks.0.self_attn.q.oft_blocks": torch.zeros(2, 2)}, tmp_path / "lora.safetensors")
+    text = inspect(tmp_path / "lora.safetensors")
+    assert "which cannot be merged" in text
+    assert "wan generate" not in text
+
+
+@pytest.mark.parametrize("front", ["{}.", "model.{}.", "{}._fsdp_wrapped_module."])
+def test_two_experts_in_one_file_fit_models_with_two_experts_alone(
+    folders: Callable[[str], Path], tmp_path: Path, front: str
+) -> None:
+    names = [front.format(half) for half in ("transformer", "transformer_2")]
+    tensors = {f"{name}{own}": t for name in names for own, t in dit_tensors(folders("t2v-1.3B")).items()}
+    (tmp_path / "config.json").write_text((folders("t2v-1.3B") / "config.json").read_text())
+    torch.save(tensors, tmp_path / "two.pt")
+    report = inspected(tmp_path / "two.pt")
+    assert [entry["name"] for entry in report["weights"]] == [
+        f"two.pt (the diffusion transformer, {expert} noise)" for expert in ("high", "low")
+    ]
+    assert list(report["models"]) == ["t2v-A14B"]
+
+
+def test_showing_weights_leads_to_the_inspection(tmp_path: Path) -> None:
+    (tmp_path / "lora.safetensors").write_bytes(b"x")
+    result = CliRunner().invoke(wan, ["show", str(tmp_path / "lora.safetensors")])
+    assert result.exit_code == 2
+    assert "is a file of weights; 'wan inspect' says what it is" in result.output
 
 
 def test_damaged_files_in_a_folder_are_named_and_the_rest_is_shown(

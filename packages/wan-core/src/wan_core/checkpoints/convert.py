@@ -9,7 +9,7 @@ from wan_core.checkpoints.families import Expert, Family, get_family
 from wan_core.checkpoints.families.relatives import notes_of
 from wan_core.checkpoints.folds import unfolded
 from wan_core.checkpoints.formats import CheckpointFormat, detect_format, get_format, rename
-from wan_core.checkpoints.lora.names import is_lora
+from wan_core.checkpoints.lora.names import is_lora, refuse_unmerged
 from wan_core.checkpoints.members import FoundNetwork, chosen_member, experts_of, labels, members_of, plain_names
 from wan_core.checkpoints.readers.quantized import dequantized
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
@@ -92,6 +92,7 @@ def _names_of_one(
     if members:
         chosen = chosen_member(source, members, group, expert)
         return dict(chosen.names), tuple(_notes(source, family, members, chosen))
+    refuse_unmerged(source.path, source)
     if is_lora(source):
         raise CheckpointError(
             f"{source.path} is a LoRA ({', '.join(list(source)[:2])}), not a whole network; give it with --lora"

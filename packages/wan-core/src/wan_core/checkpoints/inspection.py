@@ -8,8 +8,9 @@ from typing import Any
 
 from wan_core.checkpoints.contents import Weights
 from wan_core.checkpoints.convert import native_weights
-from wan_core.checkpoints.families import get_family
+from wan_core.checkpoints.families import Expert, get_family
 from wan_core.checkpoints.families.relatives import notes_of, relative_of
+from wan_core.checkpoints.lora.merge import read_lora
 from wan_core.checkpoints.lora.summary import LoRASummary, lora_summary
 from wan_core.checkpoints.members import labels, members_of
 from wan_core.checkpoints.meta import build_on_meta
@@ -28,7 +29,8 @@ class Inspection:
     ``format`` is the naming of the tensors; ``storage`` counts elements by stored dtype; ``groups`` are models beside
     each other in one file; ``missing`` and ``unexpected`` are tensors, against the network of ``config``; ``problem``
     says why there is no config, the frozen dataclass of the family. ``notes`` are sentences on how the weights are
-    packed, and on what only a name tells. Sizes in bytes, of files.
+    packed, and on what only a name tells; ``experts`` are those that a LoRA's names say it is for. Sizes in bytes, of
+    files.
     """
 
     weights: Weights
@@ -44,6 +46,7 @@ class Inspection:
     problem: str = ""
     notes: tuple[str, ...] = ()
     lora: LoRASummary | None = None
+    experts: tuple[Expert, ...] = ()
 
     def to_json(self, *, keys: bool = False) -> dict[str, Any]:
         """Plain values; ``keys`` adds every tensor."""
@@ -64,7 +67,7 @@ class Inspection:
             "unexpected": list(self.unexpected),
             "problem": self.problem,
             "notes": list(self.notes),
-            "lora": None if self.lora is None else asdict(self.lora),
+            "lora": None if self.lora is None else {**asdict(self.lora), "experts": list(self.experts)},
             "metadata": dict(weights.source.metadata),
         }
         return values | ({"keys": tensor_rows(weights.source)} if keys else {})
@@ -84,7 +87,11 @@ def inspect_weights(weights: Weights) -> Inspection:
         "num_bytes": sum(path.stat().st_size for path in weights.files),
     }
     if weights.family == "lora":
-        return Inspection(**common, lora=lora_summary(source))
+        try:
+            file = read_lora(weights.path)
+        except CheckpointError as error:
+            return Inspection(**common, lora=lora_summary(source), problem=str(error))
+        return Inspection(**common, lora=lora_summary(source), notes=tuple(file.notes), experts=tuple(file.halves()))
     if not weights.family:
         relative = relative_of(source.keys())
         return Inspection(**common, problem=f"it looks like a part of {relative}" if relative else "")

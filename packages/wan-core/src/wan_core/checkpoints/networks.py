@@ -13,6 +13,7 @@ from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.families import Expert, Family, families, get_family
 from wan_core.checkpoints.families.relatives import relative_of
 from wan_core.checkpoints.load import check_fit
+from wan_core.checkpoints.lora.names import refuse_unmerged
 from wan_core.checkpoints.members import members_of
 from wan_core.checkpoints.meta import build_on_meta
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorSource
@@ -81,6 +82,8 @@ def _lies_in(weights: Weights, group: str) -> bool:
 
 
 def _instead(contents: Contents) -> str:
+    for weights in contents.weights:
+        refuse_unmerged(weights.path, weights.source)
     if contents.of("lora"):
         return ": it is a LoRA; merge it into a model with --lora"
     relatives = (relative_of(weights.source.keys()) for weights in contents.weights)

@@ -1,6 +1,7 @@
 """``wan inspect PATH``: what a file or folder of weights is. Nothing but headers is read, and nothing is ever run."""
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -61,17 +62,24 @@ def fitting_models(contents: Contents, found: list[Inspection]) -> dict[str, lis
     if any(item.missing or item.unexpected or item.config != configs[0] for item in networks):
         return {}
     is_whole = contents.path.is_dir() and len(found) > len(networks)
-    names = fitting_presets(configs[0], len(networks) if is_whole else None).names
+    names = fitting_presets(configs[0], len(networks) if is_whole or _are_experts(networks) else None).names
     return {name: _lacking(contents.path, name) if is_whole else [] for name in names}
+
+
+def _are_experts(networks: list[Inspection]) -> bool:
+    return any(item.weights.expert is not None for item in networks)
 
 
 def _models_of_a_part(found: list[Inspection]) -> dict[str, list[str]]:
     if len(found) != 1:
         return {}
-    config, lora = found[0].config, found[0].lora
-    if lora is not None:
-        return {name: [] for name in lora_presets(lora.width, lora.num_blocks, lora.has_image_branch)}
-    return {} if config is None or isinstance(config, WanDiTConfig) else {name: [] for name in part_presets(config)}
+    config, lora, halves = found[0].config, found[0].lora, len(found[0].experts) == 2
+    names: tuple[str, ...] = ()
+    if lora is not None and not found[0].problem:
+        names = lora_presets(lora.width, lora.num_blocks, lora.has_image_branch, has_halves=halves)
+    elif config is not None:
+        names = part_presets(config)
+    return {name: [] for name in names}
 
 
 def _lacking(folder: Path, name: str) -> list[str]:
@@ -104,7 +112,11 @@ def lines(contents: Contents, found: list[Inspection], models: Mapping[str, list
     """The report for people."""
     total = total_bytes(found)
     yield _row(plain_text(contents.path), f"{len(found)} networks, {gigabytes(total)}" if len(found) != 1 else "")
-    yield from _model_rows(models)
+    loras = [item.lora for item in found if item.lora is not None and not item.problem]
+    is_untold = [lora.width for lora in loras] == [None]
+    yield from _model_rows(models, "a model that its layers do not tell; --lora compares them" if is_untold else None)
+    if len(loras) == len(found) == 1:
+        yield from _use_rows(contents.path, next(iter(models), "MODEL"))
     for folder in contents.tokenizers:
         yield _row("tokenizer", plain_text(folder.relative_to(contents.path).as_posix()))
     for item in found:
@@ -118,7 +130,7 @@ def lines(contents: Contents, found: list[Inspection], models: Mapping[str, list
         yield _row("cannot be read", plain_text(f"{name}: {problem}"))
 
 
-def _model_rows(models: Mapping[str, list[str]]) -> Iterator[str]:
+def _model_rows(models: Mapping[str, list[str]], otherwise: str | None) -> Iterator[str]:
     whole = [name for name, missing in models.items() if not missing]
     if whole:
         yield _row("fits", ", ".join(whole))
@@ -126,7 +138,15 @@ def _model_rows(models: Mapping[str, list[str]]) -> Iterator[str]:
         if missing and not whole:
             yield _row("fits", f"{name}, but lacks {', '.join(missing)}")
     if not models:
-        yield _row("fits", "no model that is known here")
+        yield _row("fits", otherwise or "no model that is known here")
+
+
+def _use_rows(path: Path, model: str) -> Iterator[str]:
+    """The commands that use a LoRA."""
+    weights = " --ckpt-dir FOLDER" if model == "MODEL" or get_preset(model).bundled is None else ""
+    lora = plain_text(shlex.quote(str(path)))
+    yield _row("used by", f"wan generate {model}{weights} --lora {lora} --prompt TEXT")
+    yield _row("merged by", f"wan merge-lora WEIGHTS OUT --lora {lora}")
 
 
 def _weight_rows(item: Inspection) -> Iterator[str]:
@@ -141,6 +161,8 @@ def _weight_rows(item: Inspection) -> Iterator[str]:
         yield _row("  dims", ", ".join(_dims(item.config)))
     if item.lora is not None:
         yield from _lora_rows(item.lora)
+        if item.experts:
+            yield _row("  for", " and ".join(f"the {expert}-noise expert" for expert in item.experts))
     if len(item.groups) > 1:
         taken = "" if item.problem else f"; {item.groups[0]} is taken"
         yield _row("  models in it", f"{', '.join(item.groups)}{taken}")

@@ -8,6 +8,8 @@ import click
 
 from wan_core.cli.command_line import command_line
 from wan_core.cli.group import ErrorReporting
+from wan_core.errors import RequestError
+from wan_core.files import WEIGHT_ENDINGS
 from wan_core.media import Provenance, plain_text, read_provenance
 
 
@@ -19,6 +21,8 @@ def show(file: Path, as_json: bool) -> None:
 
     FILE is an .mp4, .gif, .webp or .png that wan wrote; frames/%04d.png stands for its first picture.
     """
+    if file.suffix.lower() in WEIGHT_ENDINGS and file.is_file():
+        raise RequestError(f"{plain_text(file)} is a file of weights; 'wan inspect' says what it is and how it is used")
     provenance = read_provenance(file)
     command = command_line(provenance)
     if as_json:

@@ -61,10 +61,13 @@ def _takes(preset: Preset, config: Any) -> bool:
     return any(type(part.config) is type(config) and part.config == config for part in preset.parts)
 
 
-def lora_presets(width: int | None, num_blocks: int, has_image_branch: bool) -> tuple[str, ...]:
+def lora_presets(
+    width: int | None, num_blocks: int, has_image_branch: bool, *, has_halves: bool = False
+) -> tuple[str, ...]:
     """The presets whose network a LoRA of this width, reaching this block, can be for.
 
-    One with an image branch is also for networks that have the image in channels alone, which leave the branch out.
+    One with an image branch is also for networks that have the image in channels alone, which leave the branch out. One
+    that ``has_halves`` is for two experts.
     """
     return tuple(
         preset.name
@@ -72,6 +75,7 @@ def lora_presets(width: int | None, num_blocks: int, has_image_branch: bool) -> 
         if width == preset.dit.dim
         and num_blocks <= preset.dit.num_layers
         and (preset.dit.image_dim is not None or preset.dit.in_dim > preset.dit.out_dim or not has_image_branch)
+        and (preset.has_experts or not has_halves)
     )
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from wan_core.checkpoints.families import Expert
 from wan_core.checkpoints.formats import CheckpointFormat
-from wan_core.checkpoints.lora.names import Role, is_copy, other_kind, part_of, prefixes_in
+from wan_core.checkpoints.lora.names import Role, is_copy, other_kind, part_of, prefixes_in, refuse_unmerged
 from wan_core.checkpoints.members import FoundNetwork, experts_of, is_state, labels
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
@@ -34,6 +34,7 @@ class LoRAFile:
     """
 
     def __init__(self, source: TensorSource, formats: Sequence[CheckpointFormat], names: Collection[str] = ()) -> None:
+        refuse_unmerged(source.path, source)
         self.source = source
         self.others: list[str] = []
         self.notes: list[str] = []

@@ -9,9 +9,11 @@ Layer names are official or diffusers', decided once per file; what stands befor
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from wan_core.checkpoints.formats import CheckpointFormat, detect_format, rename
 from wan_core.checkpoints.prefixes import by_prefix, known_layers, unwrapped
+from wan_core.errors import CheckpointError
 
 Role = str
 """What a tensor is to its layer.
@@ -126,6 +128,18 @@ def _joined_prefixes(layers: Collection[str], known: re.Pattern[str]) -> dict[st
 def is_lora(names: Iterable[str]) -> bool:
     """Whether a file with these tensor names is a LoRA, of any kind, also one that cannot be merged."""
     return any(part_of(name) is not None or other_kind([name]) is not None for name in names)
+
+
+def refuse_unmerged(path: Path, names: Iterable[str]) -> None:
+    """Refuse a network that peft has wrapped, with the adapter beside each layer's weight: nothing there tells how
+    strong the adapter is. Raises CheckpointError."""
+    name = next((name for name in names if name.endswith(".base_layer.weight")), None)
+    if name is not None:
+        raise CheckpointError(
+            f"{path} is a network with an adapter of peft that is not merged into it ({name}), and does not say how "
+            "strong that is; save it after model.merge_and_unload(), or save the adapter alone with "
+            "model.save_pretrained() and give it with --lora"
+        )
 
 
 def other_kind(names: Iterable[str]) -> tuple[str, str] | None:

@@ -11,7 +11,9 @@ from wan_core.checkpoints.lora.names import LayerPart, Role, other_kind, part_of
 from wan_core.checkpoints.readers.sources import TensorSource
 
 _INDEX = re.compile(r"(?<=blocks[._])\d+")
-_QUERY = re.compile(r"(?:self_attn|attn1)[._](?:to_)?q$")
+# Layers whose outputs, and whose inputs, are as wide as the network, in official and in diffusers' names.
+_WIDE_OUT = re.compile(r"attn[12]?[._](?:to_)?(?:[qkvo]|out[._]0)$|ffn[._](?:net[._])?2$")
+_WIDE_IN = re.compile(r"ffn[._](?:net[._])?0(?:[._]proj)?$|head[._]head$|proj_out$")
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ def _layer(source: TensorSource, target: str, names: Mapping[Role, str]) -> _Lay
         shape, rank = change.shape({role: source.info(names[role]).shape for role in roles})
     except ValueError:
         return _Layer(target, other)
-    width = shape[:1] if _QUERY.search(target) else ()
+    width = shape[:1] if _WIDE_OUT.search(target) else shape[1:2] if _WIDE_IN.search(target) else ()
     return _Layer(target, other, () if rank is None else (rank,), width)
 
 

@@ -92,6 +92,8 @@ def joined_descriptions(texts: Sequence[str]) -> str:
             layers |= content["layers"]
         except (ValueError, RecursionError, TypeError, KeyError):
             return text
+        if not _is_known(content.get("format_version")):
+            return text
     return json.dumps(content | {"layers": layers})
 
 
@@ -135,12 +137,15 @@ def _in_metadata(source: TensorSource) -> Iterator[tuple[str, dict[str, Any]]]:
     text = source.metadata.get(DESCRIPTIONS)
     if text is None:
         return
-    content = _json(source, DESCRIPTIONS, text.encode())
-    version, layers = content.get("format_version", "1.0"), content.get("layers")
-    if str(version).split(".")[0] != "1" or not isinstance(layers, dict):
+    content = _json(source, DESCRIPTIONS, text)
+    version, layers = content.get("format_version"), content.get("layers")
+    if not _is_known(version):
         raise CheckpointError(
-            f"{source.path}: {DESCRIPTIONS} has version {str(version)[:20]!r}; only 1.0 with a list of layers is known"
+            f"{source.path}: {DESCRIPTIONS} has format_version {str(version)[:20]!r}, and only 1.0 is known here; get "
+            "the 16-bit, fp8 or GGUF file of the model"
         )
+    if not isinstance(layers, dict):
+        raise CheckpointError(f"{source.path}: {DESCRIPTIONS} is damaged: it has no layers by name; fetch it again")
     stems = dict.fromkeys(name.removesuffix(".weight") for name in source if name.endswith(".weight"))
     ends: dict[str, list[str]] = {}
     for stem in stems:
@@ -159,14 +164,21 @@ def _in_metadata(source: TensorSource) -> Iterator[tuple[str, dict[str, Any]]]:
             yield places[0], settings
 
 
+def _is_known(version: Any) -> bool:
+    """Whether a description has the one version that there is; without a word it is that."""
+    return version is None or (
+        isinstance(version, str | int | float) and re.fullmatch(r"1(\.\d+)*", str(version)) is not None
+    )
+
+
 def _ends(stem: str) -> list[str]:
     parts = stem.split(".")
     return [".".join(parts[start:]) for start in range(len(parts))]
 
 
-def _json(source: TensorSource, name: str, raw: bytes) -> dict[str, Any]:
+def _json(source: TensorSource, name: str, text: str | bytes) -> dict[str, Any]:
     try:
-        content = json.loads(raw.decode("utf-8"))
+        content = json.loads(text)
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
