@@ -70,6 +70,13 @@ def test_nested_dicts_get_dotted_names_and_plain_values_become_metadata(tmp_path
     assert source.metadata == {"step": "12", "note": "x"}
 
 
+@pytest.mark.parametrize("nested", [{"a": {"b": torch.ones(2)}, "a.b": torch.zeros(2)}, {0: torch.ones(2), "0": None}])
+def test_a_name_that_two_levels_give_is_refused(tmp_path: Path, nested: Mapping[object, object]) -> None:
+    torch.save({name: torch.zeros(2) if value is None else value for name, value in nested.items()}, tmp_path / "m.pt")
+    with pytest.raises(CheckpointError, match=r"m\.pt has '(a\.b|0)' twice"):
+        read_weights(tmp_path / "m.pt")
+
+
 def test_the_content_decides_not_the_name(tmp_path: Path) -> None:
     save_file(EXPECTED, tmp_path / "w.pth")
     torch.save(EXPECTED, tmp_path / "w.bin")
@@ -144,6 +151,13 @@ def test_the_usual_name_wins_among_several(tmp_path: Path) -> None:
     save_file({"a": torch.ones(2)}, tmp_path / "diffusion_pytorch_model.safetensors")
     torch.save({"b": torch.ones(2)}, tmp_path / "Wan2.1_VAE.pth")
     assert read_weights(tmp_path).keys() == ("a",)
+
+
+def test_a_file_beside_shards_of_its_name_is_refused(tmp_path: Path) -> None:
+    for name in ("model", "model-00001-of-00002", "model-00002-of-00002"):
+        save_file({name: torch.ones(2)}, tmp_path / f"{name}.safetensors")
+    with pytest.raises(CheckpointError, match=r"holds model\.safetensors and shards of that name .*keep one"):
+        read_weights(tmp_path)
 
 
 def test_shards_that_link_into_the_blobs_of_a_hub_cache_are_read(tmp_path: Path) -> None:

@@ -112,6 +112,16 @@ def test_the_loader_refuses_before_the_config_is_read(tmp_path: Path) -> None:
         load_pipeline("t2v-1.3B", folder)
 
 
+def test_what_does_not_fit_is_refused_before_a_run(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"looks like the first-last-frame .*unexpected: img_emb\.emb_pos"):
+        load_pipeline("i2v-14B-480P", make_checkpoint("flf2v-14B", tmp_path / "flf2v"))
+    folder = make_checkpoint("t2v-1.3B", tmp_path / "w")
+    vae = torch.load(folder / "Wan2.1_VAE.pth", weights_only=True)
+    torch.save({name: vae[name] for name in vae if name != "conv1.bias"}, folder / "Wan2.1_VAE.pth")
+    with pytest.raises(CheckpointError, match=r"does not fit VideoVAE: 1 missing: conv1\.bias"):
+        load_pipeline("t2v-1.3B", folder)
+
+
 @pytest.mark.parametrize("value", [False, True])
 def test_options_of_relatives_are_no_matter_where_they_are_off(tmp_path: Path, value: bool) -> None:
     folder = make_checkpoint("t2v-1.3B", tmp_path / "w")

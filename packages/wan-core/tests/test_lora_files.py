@@ -188,9 +188,13 @@ def test_other_misfits_beside_an_image_branch_stay_refused(tmp_path: Path) -> No
 
 def test_an_image_branch_alone_is_refused(tmp_path: Path) -> None:
     name = "blocks.0.cross_attn.k_img"
-    path = write(tmp_path / "lora.safetensors", spelt({name: updates(BASE, 2)[name]}, "ComfyUI"))
-    with pytest.raises(CheckpointError, match="2 without a place"):
-        without_branch(path)
+    tensors = spelt({name: updates(BASE, 2)[name]}, "ComfyUI")
+    for more in ({}, {f"diffusion_model.{name}.alpha": torch.tensor(2.0)}):
+        path = write(tmp_path / "lora.safetensors", tensors | more)
+        with pytest.raises(CheckpointError, match="2 without a place"):
+            without_branch(path)
+        with pytest.raises(CheckpointError, match="2 without a place"):
+            with_loras(MemorySource(NO_BRANCH), [LoRA(path)], force=True)
 
 
 def test_an_image_branch_on_text_to_video_stays_refused(tmp_path: Path) -> None:

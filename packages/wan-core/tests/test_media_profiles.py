@@ -2,6 +2,7 @@
 
 import gc
 import io
+import struct
 import sys
 from fractions import Fraction
 from pathlib import Path
@@ -114,8 +115,11 @@ def test_a_profile_for_another_kind_of_image_is_refused(tmp_path: Path, mode: st
         ({"gAMA": gama(0.45455), "cHRM": chrm(P3)}, PIXEL, (219, 37, 13)),  # a power of 2.2, not the curve of sRGB
         ({"gAMA": gama(256 / 563), "cHRM": chrm(ADOBE)}, PIXEL, IN_ADOBE),
         ({"gAMA": gama(0.45455), "cHRM": chrm(BT709)}, PIXEL, PIXEL),
+        ({"cHRM": chrm(P3)}, PIXEL, IN_P3),
+        ({"cHRM": chrm(BT709)}, PIXEL, PIXEL),
         ({"sRGB": b"\0", "gAMA": gama(1.0)}, PIXEL, PIXEL),
         ({"cICP": bytes([12, 13, 0, 1])}, PIXEL, IN_P3),
+        ({"cICP": bytes([12, 2, 0, 1])}, PIXEL, IN_P3),
         ({"cICP": bytes([1, 13, 0, 1]), "sRGB": b"\0", "gAMA": gama(1.0)}, PIXEL, PIXEL),
         ({"cICP": bytes([12, 13, 0, 1]), "sRGB": b"\0"}, PIXEL, IN_P3),
         ({"cICP": bytes([1, 8, 0, 1])}, (128, 64, 255), (188, 137, 255)),
@@ -164,9 +168,13 @@ def test_unknown_or_impossible_chunks_are_refused(tmp_path: Path, chunks: dict[s
 
 
 def test_a_camera_set_to_adobe_rgb_is_read_as_that(tmp_path: Path) -> None:
-    for name, index, wanted in (("a", "R03", IN_ADOBE), ("b", "R98", PIXEL)):
+    for name, space, index, wanted in (
+        ("a", 65535, "R03", IN_ADOBE),
+        ("b", 65535, "R98", PIXEL),
+        ("c", 2, "", IN_ADOBE),
+    ):
         exif = Image.Exif()
-        exif.get_ifd(0x8769).update({0xA001: 65535, 0xA005: {1: index}})
+        exif.get_ifd(0x8769).update({0xA001: space, 0xA005: {1: index}})
         flat().save(tmp_path / f"{name}.jpg", exif=exif, quality=100, subsampling=0)
         assert near(read(tmp_path / f"{name}.jpg"), wanted, 3)
 
@@ -228,12 +236,36 @@ def test_jpeg_2000_says_its_colours_in_a_box(tmp_path: Path) -> None:
     file = tmp_path / "a.jp2"
     assert read(jp2_with(file, flat(), b"\2\0\0" + rgb_profile(P3))) == IN_P3
     assert read(jp2_with(file, flat(), b"\1\0\0\0\0\0\20")) == PIXEL
+    assert read(jp2_with(file, flat(), bytes([5, 0, 0, 0, 12, 0, 13, 0, 0, 0x80]))) == IN_P3
     grey = jp2_with(file, flat(100, "L"), b"\2\0\0" + grey_profile(1.0))
     assert near(read(grey), (168, 168, 168), 2)
     with pytest.raises(MediaError, match=r"colour profile of .* is damaged"):
         read(jp2_with(file, flat(), b"\2\0\0" + rgb_profile(P3)[:200]))
     with pytest.raises(MediaError, match="colour space number 20 of JPEG 2000"):
         read(jp2_with(file, flat(), b"\1\0\0\0\0\0\24"))
+
+
+# -- BMP
+
+
+def bmp_with(path: Path, kind: bytes, profile: bytes) -> Path:
+    """One pixel in a file with a BITMAPV5HEADER whose colour space is ``kind``."""
+    masks = struct.pack("<4I", 0xFF0000, 0xFF00, 0xFF, 0xFF000000)
+    head = struct.pack("<IiiHHIIiiII", 124, 1, 1, 1, 32, 3, 4, 0, 0, 0, 0) + masks + kind + bytes(48)
+    head += struct.pack("<4I", 4, 124 + 4, len(profile), 0)
+    data = head + bytes([*reversed(PIXEL), 255]) + profile
+    path.write_bytes(b"BM" + struct.pack("<IHHI", 14 + len(data), 0, 0, 14 + 124) + data)
+    return path
+
+
+def test_a_bmp_file_says_its_colours_by_a_profile(tmp_path: Path) -> None:
+    wanted = {b"DEBM": IN_P3, b"BGRs": PIXEL}  # PROFILE_EMBEDDED and LCS_sRGB, last letter first
+    for kind, colour in wanted.items():
+        assert load_image(bmp_with(tmp_path / "a.bmp", kind, rgb_profile(P3))).getpixel((0, 0)) == colour
+    with pytest.raises(MediaError, match=r"profile of .* is in another file"):
+        load_image(bmp_with(tmp_path / "a.bmp", b"KNIL", b"C:\\a.icc"))
+    with pytest.raises(MediaError, match=r"profile of .* is damaged"):
+        load_image(bmp_with(tmp_path / "a.bmp", b"DEBM", rgb_profile(P3)[:200]))
 
 
 # -- videos

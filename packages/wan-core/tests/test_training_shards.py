@@ -11,7 +11,7 @@ from PIL import Image
 from wan_core.errors import MediaError, RequestError
 from wan_core.media import write_video
 from wan_core.training.data import ClipSettings, check_example, load_clip, load_first_image
-from wan_core.training.folders import find_examples
+from wan_core.training.folders import DataFolder, find_examples, look_into
 
 SETTINGS = ClipSettings(num_frames=5, fps=8, area=32 * 32)
 
@@ -78,7 +78,7 @@ def test_dots_in_the_names_of_members(tmp_path, names, captions) -> None:
         ({"a.mp4": b""}, "0 bytes"),
         ({"a.txt": b"x"}, "0 videos"),
         ({"a.mp4": b"x", "a.mkv": b"x", "a.txt": b"x"}, "2 videos"),
-        ({"a.mp4": b"x", "a.json": b"{"}, "no JSON"),
+        ({"a.mp4": b"x", "a.json": b"{"}, "must be JSON"),
         ({"a.mp4": b"x", "a.json": b"[]"}, "one JSON object"),
         ({"a.mp4": b"x", "a.json": json.dumps({"caption": "a", "start": "soon"}).encode()}, "seconds"),
         ({"a.mp4": b"x", "a.txt": b"x" * (1 << 20) + b"x"}, "possible"),
@@ -91,6 +91,33 @@ def test_members_that_may_not_be_there_are_named(tmp_path, members, message) -> 
     pack(tmp_path / "a.tar", members)
     with pytest.raises(RequestError, match=message):
         find_examples(tmp_path)
+
+
+def test_a_bad_example_in_a_shard_is_one_entry_and_hides_no_other(tmp_path) -> None:
+    bad = {
+        "1.mp4": b"x", "1.txt": b"h\xe4", "2.mp4": b"x", "2.json": b"{", "3.txt": b"x", "4.mp4": b"", "4.txt": b"x",
+        "5.mp4": b"x", "5.json": b'{"caption": "a", "caption": "b"}', "6.mp4": b"x", "6.MP4": b"x", "6.txt": b"x",
+        "7.mp4": b"x", "7.json": b'{"caption": "a\\ud800"}', "8.mp4": b"x",
+    }  # fmt: skip
+    pack(tmp_path / "a.tar", {"0.mp4": b"x", "0.txt": b"good"} | bad)
+    found = look_into([DataFolder(path=tmp_path)])
+    assert [each.caption for each in found.examples] == ["good"]
+    reasons = ["no UTF-8", "must be JSON", "0 videos", "0 bytes", "twice", "keep one", "half a character", "no caption"]
+    assert [reason in str(error) for reason, error in zip(reasons, found.bad, strict=True)] == [True] * len(reasons)
+    with tarfile.open(tmp_path / "a.tar", "w") as file:
+        for caption in (b"one", b"two"):
+            for name, content in (("0.mp4", b"x"), ("0.txt", caption)):
+                info = tarfile.TarInfo(name)
+                info.size = len(content)
+                file.addfile(info, io.BytesIO(content))
+    with pytest.raises(RequestError, match=r"has 0\.mp4 and 0\.mp4; keep one"):
+        find_examples(tmp_path)
+
+
+def test_what_systems_put_beside_files_is_no_member(tmp_path) -> None:
+    beside = {".DS_Store": b"x", "._a.mp4": b"x", "__MACOSX/a.mp4": b"x", ".hidden/b.mp4": b"x"}
+    pack(tmp_path / "a.tar", {"./u\u0308.mp4": b"x", "./\u00fc.txt": b"one name, two spellings"} | beside)
+    assert [example.caption for example in find_examples(tmp_path)] == ["one name, two spellings"]
 
 
 def test_devices_are_refused(tmp_path) -> None:

@@ -37,6 +37,8 @@ _DAMAGED_TEXT = {
     "\ufffd": "it has a replacement character: letters were lost when it was saved",
 }
 
+_HALF = "it has half a character, which stands for bytes that are no UTF-8 or is half an escape of JSON"
+
 _WRITE_REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
     errno.EDQUOT: "the disk quota is used up; free some space or choose another place",
@@ -132,11 +134,17 @@ def decode_text(data: bytes, place: object) -> str:
         raise RequestError(
             f"{plain_text(place)}, line {line}: byte 0x{body[error.start]:02x} is no {encoding} text; save it as UTF-8"
         ) from error
-    for character, what in _DAMAGED_TEXT.items():
-        if character in text:
-            line = text.partition(character)[0].count("\n") + 1
-            raise RequestError(f"{plain_text(place)}, line {line}: {what}; save it as UTF-8")
+    damage = damage_of(text)
+    if damage is not None:
+        line = text.count("\n", 0, damage[0]) + 1
+        raise RequestError(f"{plain_text(place)}, line {line}: {damage[1]}; save it as UTF-8")
     return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def damage_of(text: str) -> tuple[int, str] | None:
+    """Where a text shows that letters of it were lost, and what it has there; ``None`` for one that is whole."""
+    found = re.search("[\0\ufffd\ud800-\udfff]", text)
+    return None if found is None else (found.start(), _DAMAGED_TEXT.get(found[0], _HALF))
 
 
 def plain_name(name: str) -> str:

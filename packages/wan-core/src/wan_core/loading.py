@@ -13,6 +13,7 @@ import torch
 
 from wan_core import models, runtime
 from wan_core.checkpoints import (
+    CLIP,
     TOKENIZER,
     CheckpointLayout,
     Expert,
@@ -20,6 +21,7 @@ from wan_core.checkpoints import (
     LoRA,
     Part,
     TensorSource,
+    check_network,
     load_model,
     loras_for,
     native_weights,
@@ -101,6 +103,7 @@ class _Loader:
     def __init__(self, preset: Preset, folder: Path, options: RuntimeOptions) -> None:
         self.preset = preset
         self.folder = folder
+        self.is_bundled = preset.bundled is not None and folder == checkpoint_folder(preset, None)
         self.layout = CheckpointLayout(folder, preset.name)
         self.places = _places(preset, options)
         self.layout.require(part for part in preset.parts if part.name not in self.places)
@@ -192,11 +195,13 @@ class _Loader:
         if part.family.load is not None:
             return _Opened(part, path, None, part.config)
         source = self._source(path, part.family, part.expert)
+        config = part.family.read_config(path, source)
         if part.name == "dit":
-            config = part.family.read_config(path, source)
             self._check_channels(config, path)
-            return _Opened(part, path, self._merged(source, part.expert), config)
-        return _Opened(part, path, source, part.family.read_config(path, source))
+        # Transformers builds CLIP, and importing that takes seconds: it is compared when it is loaded.
+        if not (self.is_bundled or part.family is CLIP):
+            check_network(config, source, part.family)
+        return _Opened(part, path, self._merged(source, part.expert) if part.name == "dit" else source, config)
 
     def _source(self, path: Path, family: Family, expert: Expert | None = None) -> TensorSource:
         weights = read_weights(path, mmap=self.options.mmap)

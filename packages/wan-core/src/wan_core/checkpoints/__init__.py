@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from wan_core.checkpoints.families.shapes import Shapes
     from wan_core.checkpoints.inspection import Inspection, inspect_weights, tensor_rows
     from wan_core.checkpoints.layout import TOKENIZER, CheckpointLayout
-    from wan_core.checkpoints.load import check_fit, load_model
+    from wan_core.checkpoints.load import check_fit, check_network, load_model
     from wan_core.checkpoints.lora.merge import LoRA, loras_for, with_delta, with_loras
     from wan_core.checkpoints.lora.summary import LoRASummary
     from wan_core.checkpoints.meta import build_on_meta
@@ -64,6 +64,7 @@ __all__ = [
     "TensorSource",
     "build_on_meta",
     "check_fit",
+    "check_network",
     "dit_config_reader",
     "export_networks",
     "families",

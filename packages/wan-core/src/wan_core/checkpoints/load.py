@@ -36,7 +36,7 @@ def load_model(
     build = partial(family.build, config)
     native = native_weights(source, family)
     model = build_on_meta(build)
-    check_fit(model, native)
+    check_fit(model, native, family)
     dtype = dtype or main_dtype(native)
     wanted = {name: _wanted_dtype(model, name, dtype) for name in native}
     for name, tensor in _placed(native, wanted, torch.device(device)):
@@ -58,8 +58,16 @@ def main_dtype(source: TensorSource) -> torch.dtype:
     return torch.bfloat16 if dtype.itemsize == 1 else dtype
 
 
-def check_fit(model: nn.Module, native: TensorSource) -> None:
-    """Compare names and shapes. Raises one CheckpointError with the counts and the first of each kind of difference."""
+def check_network(config: Any, native: TensorSource, family: Family) -> None:
+    """Compare the names and shapes of a file with those of the network of its config. Raises as :func:`check_fit`."""
+    check_fit(build_on_meta(partial(family.build, config)), native, family)
+
+
+def check_fit(model: nn.Module, native: TensorSource, family: Family | None = None) -> None:
+    """Compare names and shapes. Raises one CheckpointError with the counts and the first of each kind of difference.
+
+    ``family`` is that of the model: the message names another one, where the file is of that.
+    """
     tensors = model.state_dict()
     wanted = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     missing = [name for name in wanted if name not in native]
@@ -73,14 +81,18 @@ def check_fit(model: nn.Module, native: TensorSource) -> None:
     problems = {
         "missing": missing, "unexpected": unexpected, "of another shape": misshaped, "stored as whole numbers": whole,
     }  # fmt: skip
-    _refuse(model, native, problems, is_other=len(missing) == len(wanted))
-
-
-def _refuse(model: nn.Module, native: TensorSource, problems: Mapping[str, list[str]], *, is_other: bool) -> None:
     if any(problems.values()):
-        listed = "; ".join(_listed(names, kind) for kind, names in problems.items() if names)
-        hint = _what_it_is(native) if is_other else ""
-        raise CheckpointError(f"{native.path} does not fit {type(model).__name__}{hint}: {listed}")
+        _refuse(model, native, problems, family, is_other=len(missing) == len(wanted))
+
+
+def _refuse(
+    model: nn.Module, native: TensorSource, problems: Mapping[str, list[str]], family: Family | None, *, is_other: bool
+) -> None:
+    listed = "; ".join(_listed(names, kind) for kind, names in problems.items() if names)
+    found = family_of(native)
+    is_other = is_other or (family is not None and found not in ("", family.name))
+    hint = _what_it_is(found) if is_other else ""
+    raise CheckpointError(f"{native.path} does not fit {type(model).__name__}{hint}: {listed}")
 
 
 def _is_packed(wanted: Tensor, stored: TensorInfo) -> bool:
@@ -91,8 +103,7 @@ def _listed(names: list[str], kind: str) -> str:
     return f"{len(names)} {kind}: {', '.join(names[:_SHOWN])}{', ...' if len(names) > _SHOWN else ''}"
 
 
-def _what_it_is(native: TensorSource) -> str:
-    found = family_of(native)
+def _what_it_is(found: str) -> str:
     return f" (it looks like {title_of(found)})" if found else " (it holds no weights of such a network)"
 
 

@@ -111,7 +111,7 @@ def _network(
     native = native_weights(weights.source, family, group=group if family.is_denoiser else None)
     config = family.read_config(weights.files[0], native)
     model = build_on_meta(partial(family.build, config))
-    check_fit(model, native)
+    check_fit(model, native, family)
     merged = merge(native, expert) if merge is not None and family.is_denoiser else native
     # In the network's order, so that equal weights give equal files.
     ordered = DerivedSource(merged, {name: Recipe((name,), merged.info(name)) for name in model.state_dict()})

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from wan_core.errors import MediaError, RequestError
 from wan_core.files import DECODE_ERRORS, existing_file, plain_text, read_error
@@ -29,6 +29,7 @@ MAX_PIXELS = 100_000_000
 _FORMATS = ("PNG", "JPEG", "MPO", "WEBP", "GIF", "TIFF", "BMP", "PPM", "AVIF", "JPEG2000", "HEIF")
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")  # ISO/IEC 23008-12
 _MAX_ASPECT_CHANGE = 64
+_WHITE_IS_ZERO = 0  # TIFF 6.0, PhotometricInterpretation
 _GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow's names of PNG's grey of 2 and 4 bits, which it stretches to 8
 
 
@@ -52,7 +53,7 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
                     ImageOps.exif_transpose(image, in_place=True)
                 return to_rgb(image, colours_of(image, file))
     except UnidentifiedImageError as error:
-        if _is_heif(file):
+        if _is_heif(file) and "HEIF" not in Image.OPEN:
             raise MediaError(
                 f"{shown} is a HEIC image; install the extra wan-core[heif], or save it as JPEG"
             ) from error
@@ -143,11 +144,15 @@ def _as_rgb(image: Image.Image) -> Image.Image:
 def _deep_grey(image: Image.Image) -> Image.Image:
     values = np.asarray(image if image.mode == "F" else image.convert("I"), dtype=np.float64)
     values = np.nan_to_num(values, nan=0.0, posinf=1.0, neginf=0.0)
-    low, high = 0.0, 1.0 if image.mode == "F" else 65535.0
+    tags = getattr(image, "tag_v2", {})  # of a TIFF file, whose numbers Pillow gives as they are stored
+    bits = min(16, *tags.get(TiffImagePlugin.BITSPERSAMPLE, (16,)))
+    low, high = 0.0, 1.0 if image.mode == "F" else float((1 << bits) - 1)
     if values.min() < low or values.max() > high:
         low, high = float(values.min()), float(values.max())
     grey = np.round((values - low) * (255 / max(high - low, 1e-30))).astype(np.uint8)
-    return Image.fromarray(grey)
+    return Image.fromarray(
+        255 - grey if tags.get(TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == _WHITE_IS_ZERO else grey
+    )
 
 
 def image_to_tensor(image: Image.Image) -> Tensor:

@@ -17,7 +17,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from wan_core.errors import MediaError
 from wan_core.files import plain_text
-from wan_core.media.colour import BT709, Conversion, Description, Primaries, conversion, conversion_from, power
+from wan_core.media.colour import BT709, UNSAID, Conversion, Description, Primaries, conversion, conversion_from, power
 
 ToSRGB = Callable[[Image.Image], Image.Image]
 """From an image without alpha, of any mode with 8 bits, to RGB."""
@@ -31,9 +31,11 @@ ADOBE_RGB = Primaries("Adobe RGB (1998)", ((0.64, 0.33), (0.21, 0.71), (0.15, 0.
 _ADOBE_GAMMA = 563 / 256  # Adobe RGB (1998) Color Image Encoding, 4.3.1.2
 _SRGB_GAMMA = 1 / 2.2
 _UNCALIBRATED, _ADOBE_MARK = 0xFFFF, "R03"  # DCF 2.0: colour space and interoperability index of Adobe RGB
+_ADOBE_SPACE = 2  # what some cameras write in place of the two
 _JP2_SPACES = (16, 17, 18)  # sRGB, grey and sYCC, which the decoder makes RGB
+_BMP_HEADER, _BMP_V5 = 14, 124  # bytes
 _MAX_PROFILE, _MAX_BOXES = 1 << 24, 1000
-_UNSPECIFIED = 2  # H.273
+_UNSPECIFIED, _SRGB_TRANSFER = 2, 13  # H.273
 _MAX_HEAD = 1 << 20  # bytes of an AVIF file that are searched
 
 
@@ -52,6 +54,9 @@ def colours_of(image: Image.Image, file: Path) -> ToSRGB | None:
         return by_profile(info["icc_profile"], image.mode, shown)
     if image.format == "JPEG2000":
         return _of_jp2(image, file)
+    if image.format == "BMP":
+        profile = _bmp_profile(file)
+        return None if profile is None else by_profile(profile, image.mode, shown)
     if "srgb" in info:
         return None
     if "gamma" in info or "chromaticity" in info:
@@ -117,6 +122,9 @@ def _of_jp2(image: Image.Image, file: Path) -> ToSRGB | None:
             return by_profile(box[3:], "RGB" if image.mode in {"LA", "RGBA"} else image.mode, shown)
         if method == b"\1" and number in _JP2_SPACES:
             return None
+        if method == b"\5" and len(box) >= 10:  # code points; the matrix is the decoder's matter
+            primaries, transfer, _, is_full = struct.unpack_from(">HHHB", box, 3)
+            return _by_code_points((primaries, transfer, is_full >= 0x80), shown)
         spaces += [number] * (method == b"\1")
     if spaces:
         raise MediaError(f"{shown} is in colour space number {spaces[0]} of JPEG 2000; save the image again as sRGB")
@@ -145,6 +153,26 @@ def _boxes(opened: BinaryIO, name: bytes, start: int, end: int) -> Iterator[tupl
         start = max(stop, first)
         if start + 8 > end:
             return
+
+
+# -- BMP
+
+
+def _bmp_profile(file: Path) -> bytes | None:
+    """The ICC profile in a BMP file of version 5 (BITMAPV5HEADER). Raises ``MediaError`` for one in another file."""
+    with file.open("rb") as opened:
+        opened.seek(_BMP_HEADER)
+        header = opened.read(_BMP_V5)
+        kind = header[56:60] if int.from_bytes(header[:4], "little") == len(header) == _BMP_V5 else b""
+        if kind == b"KNIL":  # the letters of both stand in this order
+            raise MediaError(
+                f"the colour profile of {plain_text(file)} is in another file; save the image again as sRGB"
+            )
+        if kind != b"DEBM":
+            return None
+        start, length = struct.unpack_from("<II", header, 112)
+        opened.seek(_BMP_HEADER + start)
+        return opened.read(min(length, _MAX_PROFILE))
 
 
 # -- code points
@@ -191,7 +219,7 @@ def _by_code_points(points: tuple[int, int, bool], shown: str) -> ToSRGB | None:
     refusal = Description(0, primaries, transfer, is_rgb=True, width=0, height=0).refusal()
     if refusal is not None:
         raise MediaError(f"{shown} {refusal}, which is not read; save the image again as sRGB")
-    found = conversion(primaries, transfer)
+    found = conversion(primaries, _SRGB_TRANSFER if transfer in UNSAID else transfer)
     if found is None:
         return None if is_full else _widened
     return _applied(found) if is_full else lambda image: _applied(found)(_widened(image))
@@ -206,17 +234,20 @@ def _widened(image: Image.Image) -> Image.Image:
 
 
 def _by_gamma(gamma: float | None, chromaticity: tuple[float, ...] | None, shown: str) -> ToSRGB | None:
-    """By PNG's image gamma (the exponent that made code values of light) and the x, y of white, red, green and blue."""
-    gamma = _SRGB_GAMMA if gamma is None else gamma
+    """By PNG's image gamma (the exponent that made code values of light) and the x, y of white, red, green and blue.
+
+    Without a gamma the curve is that of sRGB.
+    """
     lights = BT709
     if chromaticity is not None:
         white, *pairs = [(chromaticity[place], chromaticity[place + 1]) for place in range(0, 8, 2)]
         lights = Primaries("cHRM", tuple(pairs), white)
     try:
         is_bt709 = np.allclose([*lights.lights, lights.white], [*BT709.lights, BT709.white], atol=_NEAR)
-        if is_bt709 and abs(gamma / _SRGB_GAMMA - 1) <= _ALMOST:
+        if is_bt709 and (gamma is None or abs(gamma / _SRGB_GAMMA - 1) <= _ALMOST):
             return None
-        return _applied(conversion_from(BT709 if is_bt709 else lights, power(1 / gamma)))
+        curve = None if gamma is None else power(1 / gamma)
+        return _applied(conversion_from(BT709 if is_bt709 else lights, curve))
     except (ZeroDivisionError, np.linalg.LinAlgError) as error:
         raise MediaError(f"the gAMA or cHRM chunk of {shown} is damaged; save the image again as sRGB") from error
 
@@ -226,7 +257,7 @@ def _is_adobe_rgb(image: Image.Image) -> bool:
         exif = image.getexif()
         space = exif.get_ifd(ExifTags.IFD.Exif).get(ExifTags.Base.ColorSpace)
         index = exif.get_ifd(ExifTags.IFD.Interop).get(ExifTags.Interop.InteropIndex)
-        return space == _UNCALIBRATED and str(index).startswith(_ADOBE_MARK)
+        return space == _ADOBE_SPACE or (space == _UNCALIBRATED and str(index).startswith(_ADOBE_MARK))
     return False
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from wan_core import models
 from wan_core.errors import RequestError
+from wan_core.files import damage_of
 from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.sampling import SOLVERS
 from wan_core.tasks.prompts import PromptCache
@@ -103,6 +104,10 @@ class GenerationRequest:
         """Check the values that need no model. Raises ``RequestError``."""
         if not self.prompt.strip():
             raise RequestError("prompt is empty; describe the video, e.g. --prompt 'a cat surfs a wave'")
+        for name in ("prompt", "negative_prompt"):
+            damage = damage_of(getattr(self, name) or "")
+            if damage is not None:
+                raise RequestError(f"{name}, character {damage[0] + 1}: {damage[1]}; write it again in UTF-8")
         for name, (low, high) in _RANGES.items():
             value = getattr(self, name)
             if value is not None and not low <= value <= high:

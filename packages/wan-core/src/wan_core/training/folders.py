@@ -224,9 +224,11 @@ def _kinds(media: Sequence[Path]) -> dict[str, list[Path]]:
 
 
 def _from_shard(archive: Path, found: FoundExamples) -> None:
-    for group in read_groups(archive, VIDEO_ENDINGS):
-        place = str(group.media)
-        with found.judging(place):
+    for first, group in read_groups(archive, VIDEO_ENDINGS):
+        with found.judging(str(first)):
+            if isinstance(group, WanError):
+                raise group
+            place = str(group.media)
             row = normal_row(group.values, place)
             if "caption" not in row:
                 raise RequestError(f"{place} has no caption; it needs a .txt, or a .json with one")

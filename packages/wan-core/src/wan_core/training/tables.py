@@ -5,12 +5,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from wan_core.errors import RequestError
-from wan_core.files import read_text
+from wan_core.files import damage_of, read_text
 
 COLUMNS = ("file", "caption", "image", "start", "end")
 TABLE_ENDINGS = (".csv", ".jsonl", ".json")
@@ -48,7 +49,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 if line.strip():
                     yield number, _row(line, f"{path.name}, line {number}")
         case _:
-            rows = _json(text, path.name)
+            rows = json_of(text, path.name)
             if isinstance(rows, dict) and _is_row(rows):
                 rows = [rows]
             if isinstance(rows, dict) and all(isinstance(value, str) for value in rows.values()):
@@ -75,6 +76,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
         double = next((name for name in columns if name and columns.count(name) > 1), None)
         if double is not None:
             raise RequestError(f"{path.name}, line 1: there are two columns {double!r:.60}; keep one")
+        start = reader.line_num + 1
         for row in reader:
             place = f"{path.name}, line {reader.line_num}"
             is_long = None in row
@@ -84,16 +86,25 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
         raise RequestError(f"{path.name}, line {start}: {error}; is a quote open?") from error
 
 
-def _json(text: str, place: str) -> Any:
+def json_of(text: str, place: str) -> Any:
+    """What JSON holds. Raises RequestError naming ``place`` for what is none, or has a key twice in one object."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_unique)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{place}: {error}; it must be JSON, an object for each example") from error
 
 
+def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{twice!r:.60} stands twice in one object")
+    return values
+
+
 def _row(line: str, place: str) -> Row:
     try:
-        return _object(_json(line, place), place)
+        return _object(json_of(line, place), place)
     except RequestError as error:
         return error
 
@@ -130,6 +141,9 @@ def _text_of(value: Any, place: str) -> str:
     if isinstance(value, bool) or not isinstance(value, str | int | float):
         raise RequestError(f"{place} must be text, got {value!r:.60}")
     text = str(value).strip()
+    damage = damage_of(text)
+    if damage is not None:
+        raise RequestError(f"{place}: {damage[1]}; write the text again in UTF-8")
     if len(text) > _MOST_LETTERS:
         raise RequestError(f"{place} has more than {_MOST_LETTERS} letters")
     return text

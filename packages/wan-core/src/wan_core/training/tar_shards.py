@@ -9,7 +9,6 @@ a safe name, a known ending, a sane size.
 
 from __future__ import annotations
 
-import json
 import re
 import tarfile
 import tempfile
@@ -19,9 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath, PurePosixPath
 from typing import Any, BinaryIO
 
-from wan_core.errors import MediaError, RequestError
-from wan_core.files import IMAGE_ENDINGS, decode_text, read_error
+from wan_core.errors import MediaError, RequestError, WanError
+from wan_core.files import IMAGE_ENDINGS, decode_text, plain_name, read_error
 from wan_core.media import plain_text
+from wan_core.training.tables import json_of
 
 TEXT_ENDINGS = (".txt", ".json")
 _NOTES = re.compile(
@@ -93,32 +93,40 @@ class Group:
     values: dict[str, Any]
 
 
-def read_groups(archive: Path, video_endings: tuple[str, ...]) -> list[Group]:
-    """The examples of one shard, in its order. Raises RequestError naming the first member that may not be there or
-    the first key that is not whole, MediaError for a file that is no tar file."""
+def read_groups(archive: Path, video_endings: tuple[str, ...]) -> Iterator[tuple[Member, Group | WanError]]:
+    """The examples of one shard, in its order, each after its first member; a key that is none comes as its error.
+
+    Raises RequestError naming the first member that may not be there, MediaError for a file that is no tar file.
+    """
     keys: dict[str, list[Member]] = {}
     for member in _members(archive, (*video_endings, *IMAGE_ENDINGS, *TEXT_ENDINGS)):
-        path = PurePosixPath(member.name)
+        path = PurePosixPath(plain_name(member.name))
         keys.setdefault(str(path.parent / path.name.partition(".")[0]), []).append(member)
-    return [
-        _group(archive, inner, own, video_endings)
-        for key, members in keys.items()
-        for inner, own in _divided(key, members).items()
-        if not all(is_note(PurePosixPath(member.name)) for member in own)
-    ]
+    for key, members in keys.items():
+        for inner, own in _divided(key, members).items():
+            if all(is_note(PurePosixPath(member.name)) for member in own):
+                continue
+            try:
+                yield own[0], _group(archive, inner, own, video_endings)
+            except WanError as error:
+                yield own[0], error
 
 
 def _divided(key: str, members: list[Member]) -> dict[str, list[Member]]:
     """The members of a key together, or by their names up to the last dot where its media differ in that, or its texts
     are two of a kind."""
-    stems = {str(PurePosixPath(each.name).with_suffix("")) for each in members if _ending(each) not in TEXT_ENDINGS}
+    stems = {_stem(each) for each in members if _ending(each) not in TEXT_ENDINGS}
     texts = [_ending(each) for each in members if _ending(each) in TEXT_ENDINGS]
     if len(stems) <= 1 and len(set(texts)) == len(texts):
         return {key: members}
     divided: dict[str, list[Member]] = {}
     for member in members:
-        divided.setdefault(str(PurePosixPath(member.name).with_suffix("")), []).append(member)
+        divided.setdefault(_stem(member), []).append(member)
     return divided
+
+
+def _stem(member: Member) -> str:
+    return str(PurePosixPath(plain_name(member.name)).with_suffix(""))
 
 
 def _ending(member: Member) -> str:
@@ -127,14 +135,18 @@ def _ending(member: Member) -> str:
 
 def _group(archive: Path, key: str, own: list[Member], video_endings: tuple[str, ...]) -> Group:
     place = f"{archive}: {plain_text(key)}"
-    members = {_ending(member): member for member in own}
+    members: dict[str, Member] = {}
+    for member in own:
+        first = members.setdefault(_ending(member), member)
+        if first is not member:
+            raise RequestError(f"{place} has {plain_text(first.name)} and {plain_text(member.name)}; keep one of them")
+        most = _MOST_TEXT if _ending(member) in TEXT_ENDINGS else _MOST_MEDIA
+        if not 0 < member.size <= most:
+            raise RequestError(f"{member} has {member.size} bytes; 1 to {most} are possible")
     media, image = _media(place, members, video_endings)
     values: dict[str, Any] = {}
     if ".json" in members:
-        try:
-            values = json.loads(members[".json"].text())
-        except (ValueError, RecursionError) as error:
-            raise RequestError(f"{place}.json is no JSON: {error}") from error
+        values = json_of(members[".json"].text(), f"{place}.json")
         if not isinstance(values, dict):
             raise RequestError(f"{place}.json must be one JSON object")
     if ".txt" in members:
@@ -160,7 +172,7 @@ def _members(archive: Path, endings: tuple[str, ...]) -> Iterator[Member]:
     try:
         with tarfile.open(archive, "r:") as file:
             for count, info in enumerate(file):
-                if info.isdir() or PurePosixPath(info.name).name.startswith("._"):  # macOS puts those beside files
+                if info.isdir() or _is_hidden(PurePosixPath(info.name)):
                     continue
                 if count >= _MOST_MEMBERS:
                     raise RequestError(f"{archive} has more than {_MOST_MEMBERS} members; divide it")
@@ -171,17 +183,24 @@ def _members(archive: Path, endings: tuple[str, ...]) -> Iterator[Member]:
         raise MediaError(f"cannot read {archive}: {error.strerror or error}") from error
 
 
+def _is_hidden(path: PurePosixPath) -> bool:
+    """Whether its like in a folder is passed over: what begins with a dot, and folders with ``__``."""
+    folders = (part.startswith("__") for part in path.parts[:-1])
+    return not _is_unsafe(path) and (any(part.startswith(".") for part in path.parts) or any(folders))
+
+
+def _is_unsafe(path: PurePosixPath) -> bool:
+    return path.is_absolute() or ".." in path.parts or "\\" in str(path) or "\0" in str(path) or not path.name
+
+
 def _checked(archive: Path, info: tarfile.TarInfo, endings: tuple[str, ...]) -> Member:
     name, place = info.name, f"{archive}: member {plain_text(info.name)[:80]!r}"
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or "\0" in name or not path.name:
+    if _is_unsafe(path):
         raise RequestError(f"{place} has an unsafe name; members have relative names inside the shard")
     if not info.isreg() or info.issparse():
         raise RequestError(f"{place} is no plain file (a link or a device); shards hold plain files")
     ending = path.suffix.lower()
     if ending not in endings:
         raise RequestError(f"{place} has an unknown ending {ending!r}; known are {', '.join(endings)}")
-    most = _MOST_TEXT if ending in TEXT_ENDINGS else _MOST_MEDIA
-    if not 0 < info.size <= most:
-        raise RequestError(f"{place} has {info.size} bytes; 1 to {most} are possible")
     return Member(archive, name, info.offset_data, info.size)

@@ -11,6 +11,7 @@ from wan_core.checkpoints.members import FoundNetwork, experts_of, is_state, lab
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
 
+_LENGTHS = ("magnitude", "dora_scale")  # of a DoRA, in two spellings
 _LORA = re.compile(r"_?lora")
 _LOW = re.compile(r"(?:^|[._])low|(?:^|\.)(?:transformer|dit)_?2\.")
 _HIGH = re.compile(r"(?:^|[._])high")
@@ -117,8 +118,9 @@ class LoRAFile:
 
     def _add(self, name: str, own: str, prefix: str, role: Role) -> None:
         layer = self._layers.setdefault((prefix, own), Layer(own.removeprefix(prefix), own, prefix))
-        if role in layer.tensors:
-            raise _same(self.source, layer.tensors[role], name, layer.name)
+        for same in {role, *(_LENGTHS if role in _LENGTHS else ())}:
+            if same in layer.tensors:
+                raise _same(self.source, layer.tensors[same], name, layer.name)
         layer.tensors[role] = name
 
     def _check_twice(self) -> None:

@@ -20,11 +20,14 @@ _SAYS = ("base", "model", "architecture", "title", "name", "trained", "network")
 
 @dataclass
 class Misfits:
-    """Of ``total`` tensors of a LoRA: without a place in ``native``, misshapen, incomplete, or ``whole`` numbers."""
+    """Tensors of a LoRA without a place in ``native``, misshapen, incomplete, or ``whole`` numbers.
+
+    ``nothing_fits`` says that no other tensor changes anything.
+    """
 
     source: TensorSource
     native: TensorSource
-    total: int
+    nothing_fits: bool = False
     unmatched: list[str] = field(default_factory=list)
     misshaped: list[str] = field(default_factory=list)
     incomplete: list[str] = field(default_factory=list)
@@ -32,8 +35,7 @@ class Misfits:
 
     def check(self, *, force: bool) -> None:
         """Raise one CheckpointError for all of them; ``force`` passes over unmatched ones unless all are."""
-        all_unmatched = len(self.unmatched) == self.total
-        unmatched = self.unmatched if all_unmatched or not force else []
+        unmatched = self.unmatched if self.nothing_fits or not force else []
         problems = [
             _listed(unmatched, "without a place in this model"),
             _listed(self.misshaped, "of another shape"),
@@ -42,9 +44,7 @@ class Misfits:
         ]
         found = "; ".join(problem for problem in problems if problem)
         if found:
-            raise CheckpointError(
-                f"{self.source.path} does not fit {self.native.path}: {found}. {self._remedy(all_unmatched)}"
-            )
+            raise CheckpointError(f"{self.source.path} does not fit {self.native.path}: {found}. {self._remedy()}")
 
     def without_image_branch(self) -> list[str]:
         """Forgive a LoRA for image to video of Wan2.1 what only that has: layers for the image's CLIP states.
@@ -52,17 +52,17 @@ class Misfits:
         Wan2.2 has images in channels alone, as Wan2.1 has besides. Returns the names, which have no place.
         """
         found = [name for name in self.unmatched if _IMAGE_BRANCH.search(name)]
-        if not found or len(found) == self.total or not _has_images_in_channels_alone(self.native):
+        if not found or self.nothing_fits or not _has_images_in_channels_alone(self.native):
             return []
         self.unmatched = [name for name in self.unmatched if name not in set(found)]
         return found
 
-    def _remedy(self, all_unmatched: bool) -> str:
+    def _remedy(self) -> str:
         if self.incomplete and not self.unmatched and not self.misshaped:
             return "The file is incomplete; fetch it again"
         if self.whole:
             return "Nothing says how they are packed; get the 16-bit file of the LoRA"
-        if self.misshaped or all_unmatched:
+        if self.misshaped or self.nothing_fits:
             return "It was made for another model; use one made for this"
         return "It was made for another model; use one made for this, or --force-lora to leave these tensors out"
 

@@ -11,11 +11,12 @@ from wan_core.checkpoints.lora.changes import PLAIN, Change, change_in
 from wan_core.checkpoints.lora.file import Layer, LoRAFile
 from wan_core.checkpoints.lora.fit import Misfits
 from wan_core.checkpoints.lora.names import LayerNames, LayerPart, Role, part_of, without_copy
-from wan_core.checkpoints.lora.scale import AdapterSettings, adapter_settings, module_name, stored_alpha
+from wan_core.checkpoints.lora.scale import AdapterSettings, adapter_settings, module_name, stored_alpha, told_alpha
 from wan_core.checkpoints.lora.updates import AddedUpdate, DecomposedUpdate, NewValue, Update
 from wan_core.checkpoints.prefixes import unwrapped
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
+from wan_core.files import plain_text
 
 _LENGTHS = {"magnitude", "dora_scale"}
 _COMPANIONS = {"bias", "alpha", *_LENGTHS}  # which mean nothing alone
@@ -42,14 +43,15 @@ class Matching:
         *,
         plain_tensors: bool = False,
     ) -> None:
-        total = sum(len(layer.tensors) for layer in layers) + len(file.others)
         self.updates: list[Update] = []
-        self.misfits = Misfits(file.source, native, total)
+        self.misfits = Misfits(file.source, native)
         self._source = file.source
         self._native = native
         self._names = LayerNames([layer.name for layer in layers], native.keys(), family.formats)
         self._settings = adapter_settings(file.source)
         self._owners: dict[str, tuple[str, str]] = {}
+        self._own_ranks: set[float] = set()  # of layers whose alpha nothing says
+        self.notes: list[str] = []
         self._check_numbers([name for layer in layers for role, name in layer.tensors.items() if role != "alpha"])
         for layer in layers:
             self._add_layer(layer)
@@ -59,6 +61,14 @@ class Matching:
             else:
                 self._check_numbers([name])
                 self._add_saved_whole(name, file.prefix_of(name))
+        self.misfits.nothing_fits = not self.updates
+        told = told_alpha(file.source) if self._own_ranks and not self._settings else None
+        if told is not None and {told[1]} != self._own_ranks:
+            self.notes.append(
+                f"note: {file.source.path.name} says {plain_text(told[0])[:60]} = {told[1]:g}, and its layers of rank "
+                f"{min(self._own_ranks)} have no alpha beside them: it is taken to be the rank. If it was trained with "
+                f"that alpha, give the strength {told[1] / min(self._own_ranks):g} behind the name"
+            )
 
     def _check_numbers(self, names: Sequence[str]) -> None:
         self.misfits.whole += [name for name in names if not self._source.info(name).dtype.is_floating_point]
@@ -91,6 +101,8 @@ class Matching:
                 self._misshaped(change.name, stored)
                 return
             alpha = stored_alpha(self._source, names["alpha"]) if "alpha" in names else None
+            if alpha is None and rank is not None:
+                self._own_ranks.add(rank)
             scale = settings.factor(module_name(layer.own, layer.prefix, component), rank, alpha)
             update = AddedUpdate(target="", names=stored, source=self._source, change=change, scale=scale)
             for target in targets:

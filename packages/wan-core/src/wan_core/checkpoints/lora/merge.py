@@ -132,6 +132,7 @@ def with_loras(
                 f"model does not have, and are left out: {branch[0]}, ..."
             )
         matched.misfits.check(force=force)
+        remarks += matched.notes
         left_out[file.source.path] = matched.misfits.unmatched
         updates += [(update, lora.strength) for update in matched.updates]
     return MergedWeights(native, _recipes(native, updates, dtype), left_out=left_out, remarks=remarks)

@@ -1,7 +1,9 @@
 """What goes with the tensors of an adapter: alpha, rank, and the settings that peft and diffusers keep beside them."""
 
+import contextlib
 import json
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +17,8 @@ PEFT_CONFIG = "adapter_config.json"
 _METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's settings
 _MAX_BYTES = 4_000_000
 _PEFT_ROOT = "base_model.model."
+
+_TOLD = re.compile(r"(?:^|\.)(?:lora_|network_)?alphas?(?:\.|$)")
 
 _MERGED_TYPES = ("LORA", "LOHA", "LOKR")
 # Ways to start a training that leave the weights as they were; others (pissa, olora, corda, loftq, lora_ga) take what
@@ -71,7 +75,7 @@ def adapter_settings(source: TensorSource) -> Mapping[str, AdapterSettings]:
     """
     text, where = source.metadata.get(_METADATA), str(source.path)
     beside = source.path.with_name(PEFT_CONFIG)
-    if text is None and source.path.name.startswith("adapter_model") and beside.is_file():
+    if text is None and beside.is_file() and _belongs(source):
         text, where = _text(beside), str(beside)
     if text is None:
         return {}
@@ -83,6 +87,12 @@ def adapter_settings(source: TensorSource) -> Mapping[str, AdapterSettings]:
         return {component: _settings(values, where) for component, values in components.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"the LoRA settings in {where} are damaged; fetch the file again") from error
+
+
+def _belongs(source: TensorSource) -> bool:
+    """Whether settings beside a file are its own: it has peft's name, or its tensors have, and no other file has."""
+    named = [path.name for path in source.path.parent.glob("adapter_model*")]
+    return source.path.name in named or (not named and any(name.startswith(_PEFT_ROOT) for name in source))
 
 
 def module_name(layer: str, prefix: str, component: str) -> str:
@@ -99,6 +109,21 @@ def stored_alpha(source: TensorSource, name: str) -> float:
     if not math.isfinite(value):
         raise CheckpointError(f"{source.path}: {name} is not one finite number; the file is damaged, fetch it again")
     return float(value)
+
+
+def told_alpha(source: TensorSource) -> tuple[str, float] | None:
+    """An alpha for all layers that a file states beside them, in a trainer's own way, with its name; else None.
+
+    That it was used is not certain: programs that convert a LoRA take alpha into its tensors and copy such values.
+    """
+    for name in source:
+        if _TOLD.search(name) and "." not in name and source.info(name).numel == 1:
+            return name, stored_alpha(source, name)
+    for name, text in source.metadata.items():
+        if _TOLD.search(name):
+            with contextlib.suppress(ValueError):
+                return name, _finite(text)
+    return None
 
 
 def _settings(values: Mapping[str, Any], where: str) -> AdapterSettings:

@@ -103,6 +103,8 @@ def _read_torch(path: Path, use_mmap: bool) -> TensorSource:
     metadata: dict[str, str] = {}
     for name, value in _flattened(path, loaded):
         if isinstance(value, Tensor):
+            if name in tensors:
+                raise CheckpointError(f"{path} has {name!r} twice, at its own level and in a dict; save it with one")
             tensors[name] = value
         elif isinstance(value, str | int | float | bool):
             metadata[name] = str(value)

@@ -132,6 +132,7 @@ def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> Tens
     shards = [match for name in files if (match := _SHARD.fullmatch(name))]
     shards = [match for match in shards if match["end"].count(".") == 1] or shards  # those without a variant
     if shards:
+        _refuse_both(folder, files, shards[0])
         return _join(folder, _complete(folder, shards), read_file)
     single = _choose(folder, files, "files of weights")
     if single is None:
@@ -139,6 +140,12 @@ def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> Tens
             f"no weights in {folder}: looked for *.index.json and {', '.join('*' + s for s in WEIGHT_ENDINGS)}"
         )
     return read_file(folder / single)
+
+
+def _refuse_both(folder: Path, files: list[str], shard: re.Match[str]) -> None:
+    whole = next((name for name in files if name.rpartition(".")[0] == shard["stem"]), None)
+    if whole is not None:
+        raise CheckpointError(f"{folder} holds {whole} and shards of that name ({shard[0]}); keep one of the two")
 
 
 def read_shards(path: Path, read_file: Callable[[Path], TensorSource]) -> TensorSource:
