@@ -58,6 +58,8 @@ def native_weights(
             raise _same_name(source, original, recipes[taken[0]].inputs[0], taken[0])
         if not taken:
             recipes.update(made)
+    if family.begins_at_zero and not recipes.keys() & set(family.begins_at_zero):
+        notes += (f"note: {source.path.name} has no {', '.join(family.begins_at_zero)}, which begin at zero",)
     return NativeWeights(source, unfolded(recipes, family.folds), family, chosen.name, notes)
 
 
@@ -88,7 +90,8 @@ def _names_of_one(
     source: TensorSource, family: Family, group: str | None, expert: Expert | None
 ) -> tuple[dict[str, str], tuple[str, ...]]:
     """The names of the network that is meant, without prefix and wrappers, to the file's own; notes about others."""
-    members = [member for member in members_of(source, family) if family.name in member.families]
+    serving = {family.name} if family.base is None else {family.name, family.base.name}
+    members = [member for member in members_of(source, family) if serving.intersection(member.families)]
     if members:
         chosen = chosen_member(source, members, group, expert)
         return dict(chosen.names), tuple(_notes(source, family, members, chosen))

@@ -12,7 +12,7 @@ from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.families import Family, get_family, title_of
 from wan_core.checkpoints.members import family_of
 from wan_core.checkpoints.meta import build_on_meta, computed_buffers
-from wan_core.checkpoints.readers.sources import TensorInfo, TensorSource
+from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
 
 _SHOWN = 5
@@ -34,8 +34,8 @@ def load_model(
     """
     family = get_family(family)
     build = partial(family.build, config)
-    native = native_weights(source, family)
     model = build_on_meta(build)
+    native = _with_zeros(native_weights(source, family), family, model)
     check_fit(model, native, family)
     dtype = dtype or main_dtype(native)
     wanted = {name: _wanted_dtype(model, name, dtype) for name in native}
@@ -43,6 +43,19 @@ def load_model(
         _assign(model, name, tensor)
     _restore_buffers(model, build, torch.device(device))
     return model.eval()
+
+
+def _with_zeros(native: TensorSource, family: Family, model: nn.Module) -> TensorSource:
+    """Weights of the family's base with what it adds; others as they are."""
+    tensors = model.state_dict()
+    names = [name for name in family.begins_at_zero if name in tensors]
+    if any(name in native for name in names):
+        return native
+    recipes = {name: Recipe((name,), native.info(name)) for name in native}
+    for name in names:
+        shape, dtype = tuple(tensors[name].shape), main_dtype(native)
+        recipes[name] = Recipe((), TensorInfo(shape, dtype), lambda _, s=shape, d=dtype: torch.zeros(s, dtype=d))
+    return DerivedSource(native, recipes) if names else native
 
 
 def main_dtype(source: TensorSource) -> torch.dtype:

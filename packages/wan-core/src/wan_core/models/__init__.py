@@ -5,7 +5,18 @@ from typing import TYPE_CHECKING
 from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
-    from wan_core.models.dit import ContextCache, DiTInputs, FLF2VConfig, FLF2VDiT, InnerAttention, WanDiT, WanDiTConfig
+    from wan_core.models.dit import (
+        ContextCache,
+        DiTInputs,
+        FLF2VConfig,
+        FLF2VDiT,
+        InnerAttention,
+        KeyRanges,
+        TimeRows,
+        TokenSequence,
+        WanDiT,
+        WanDiTConfig,
+    )
     from wan_core.models.image import CLIP_VIT_H14, CLIPConfig, CLIPVision
     from wan_core.models.text import UMT5_XXL, TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, load_tokenizer
     from wan_core.models.vae import WAN21_VAE, WAN22_VAE, VAEConfig, VideoVAE
@@ -24,7 +35,10 @@ __all__ = [
     "FLF2VConfig",
     "FLF2VDiT",
     "InnerAttention",
+    "KeyRanges",
     "TextEncoder",
+    "TimeRows",
+    "TokenSequence",
     "Tokenizer",
     "UMT5Config",
     "UMT5Encoder",

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from wan_core.errors import BackendError, ConfigError
-from wan_core.models import InnerAttention
+from wan_core.models import InnerAttention, KeyRanges
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -52,7 +52,7 @@ class FlashAttention(InnerAttention):
         key: Tensor,
         value: Tensor,
         key_lengths: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | KeyRanges | None = None,
     ) -> Tensor:
         """[B, Lq, n, d] from [B, Lq, n, d] and [B, Lk, n, d]."""
         plain = key_lengths is None and mask is None

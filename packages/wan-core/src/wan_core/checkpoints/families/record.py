@@ -60,6 +60,8 @@ class Family:
     ``diffusers_config`` make the ``config.json`` of a layout. ``half_dtype`` names what it runs in where a run is in
     16 bits (None: as the run).
     ``is_denoiser`` tells the network that a sampler calls: there may be two experts, and LoRAs are made for it.
+    Files of ``base``, a family that this one adds to, serve too; the tensors ``begins_at_zero``, which those have not,
+    are zero then: without any, or with all of them.
     ``keeps_rest`` copies what the network does not use along, ``carries_tokenizer`` tells single files that hold one.
 
     A part that another library reads has no ``network`` but ``load``, from a path, a dtype and a device; ``files`` are
@@ -80,6 +82,8 @@ class Family:
     places: Places | None = None
     half_dtype: Literal["float32", "bfloat16", "float16"] | None = None
     is_denoiser: bool = False
+    base: Family | None = None
+    begins_at_zero: tuple[str, ...] = ()
     keeps_rest: bool = False
     carries_tokenizer: bool = False
     load: Callable[[Path, torch.dtype, torch.device], Any] | None = None

@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from wan_core.models.dit.config import FLF2VConfig, WanDiTConfig
     from wan_core.models.dit.flf2v import FLF2VDiT
     from wan_core.models.dit.inputs import ContextCache, DiTInputs
-    from wan_core.models.dit.model import WanDiT
+    from wan_core.models.dit.layout import KeyRanges, TokenSequence
+    from wan_core.models.dit.model import TimeRows, WanDiT
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -19,6 +20,9 @@ __all__ = [
     "FLF2VConfig",
     "FLF2VDiT",
     "InnerAttention",
+    "KeyRanges",
+    "TimeRows",
+    "TokenSequence",
     "WanDiT",
     "WanDiTConfig",
 ]

@@ -6,7 +6,7 @@ from torch.nn import functional
 
 from wan_core.models.dit.config import WanDiTConfig
 from wan_core.models.dit.inputs import ContextStates
-from wan_core.models.dit.layout import BlockShared, KeyValueMemory
+from wan_core.models.dit.layout import BlockShared, KeyRanges, KeyValueMemory
 from wan_core.models.dit.rope import rotate
 
 
@@ -19,13 +19,15 @@ class InnerAttention(nn.Module):
         key: Tensor,
         value: Tensor,
         key_lengths: Tensor | None = None,
-        mask: Tensor | None = None,
+        mask: Tensor | KeyRanges | None = None,
     ) -> Tensor:
         """[B, Lq, n, d] from [B, Lq, n, d] and [B, Lk, n, d].
 
         Keys from ``key_lengths`` [B] (at least 1) on are not seen, nor those where the boolean ``mask``, broadcast to
         [B, n, Lq, Lk], is False.
         """
+        if isinstance(mask, KeyRanges):
+            mask = mask.dense(query.device)
         if key_lengths is not None:
             positions = torch.arange(key.shape[1], device=key.device)
             visible = (positions < key_lengths[:, None])[:, None, None]

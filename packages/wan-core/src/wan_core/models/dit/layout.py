@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import torch
@@ -17,6 +18,33 @@ class KeyValueMemory(Protocol):
         """Take the rotated keys and the values [B, L, n, d] of new tokens; returns all that the queries attend to."""
 
 
+@dataclass(frozen=True)
+class KeyRanges:
+    """Which keys the queries see, as data: a kernel makes of it what it needs, and equal values are one mask.
+
+    ``runs``: in the order of the queries, how many of them see the same keys, and the ranges (start, stop) of those.
+    """
+
+    runs: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
+
+    def dense(self, device: torch.device | str = "cpu") -> Tensor:
+        """The mask [queries, keys] bool, True where a query attends; as many keys as queries. It is shared."""
+        return _dense(self, torch.device(device))
+
+
+@lru_cache(maxsize=4)
+def _dense(ranges: KeyRanges, device: torch.device) -> Tensor:
+    length = sum(count for count, _ in ranges.runs)
+    with torch.inference_mode(False):
+        mask = torch.zeros(length, length, dtype=torch.bool, device=device)
+        first = 0
+        for count, seen in ranges.runs:
+            for start, stop in seen:
+                mask[first : first + count, start:stop] = True
+            first += count
+    return mask
+
+
 @dataclass(frozen=True, kw_only=True)
 class TokenSequence:
     """What ``embed_latents`` makes: the tokens of a forward and what belongs to them.
@@ -25,7 +53,7 @@ class TokenSequence:
     linear layers run. ``rope``: [L, d / 2, 2], cosines and sines. ``grid``: frames, rows and columns of the tokens
     that the velocity is read from; they begin at token ``start``. A variant may put other tokens in front and behind.
     ``key_lengths``: [B], keys from there on are not attended to. ``mask``: boolean, broadcast to [B, n, L, keys], True
-    where a query attends. ``memories``: one per block. A variant's subclass also carries what its ``after_block``
+    where a query attends, or what it is made of. ``memories``: one per block. A variant's subclass also carries what its ``after_block``
     needs.
     """
 
@@ -34,7 +62,7 @@ class TokenSequence:
     grid: Grid
     start: int = 0
     key_lengths: Tensor | None = None
-    mask: Tensor | None = None
+    mask: Tensor | KeyRanges | None = None
     memories: Sequence[KeyValueMemory] | None = None
 
     @property
@@ -60,7 +88,7 @@ class BlockShared:
     lengths: tuple[int, ...]
     dtype: torch.dtype
     key_lengths: Tensor | None = None
-    mask: Tensor | None = None
+    mask: Tensor | KeyRanges | None = None
 
 
 class TokenLayout(nn.Module):

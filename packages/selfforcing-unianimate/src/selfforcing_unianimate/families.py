@@ -1,0 +1,40 @@
+"""How the causal transformer is recognised and read: any Wan transformer, with or without ``pose_proj``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from selfforcing_unianimate.config import POSE_DIM, CausalDiTConfig
+from wan_core.checkpoints import DIT, Shapes, TensorSource, dit_config_reader
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_POSE_WEIGHT = "pose_proj.weight"
+
+
+def _pose_dim(source: TensorSource) -> Mapping[str, Any]:
+    """The width of pose tokens where the file knows poses, else UniAnimate's."""
+    known = _POSE_WEIGHT in source
+    return {"pose_dim": Shapes(source, "causal DiT").of(_POSE_WEIGHT, 2)[1] if known else POSE_DIM}
+
+
+def _network(config: CausalDiTConfig) -> nn.Module:
+    from selfforcing_unianimate.causal_dit import CausalDiT
+
+    return CausalDiT(config)
+
+
+CAUSAL_DIT = replace(
+    DIT,
+    name="causal-dit",
+    title="the causal transformer",
+    network=_network,
+    infer=dit_config_reader(CausalDiTConfig, _pose_dim),
+    signature=r"(?:^|\.)pose_proj\.weight$",
+    base=DIT,
+    begins_at_zero=(_POSE_WEIGHT, "pose_proj.bias"),
+)
+"""A Wan transformer that also takes pose tokens. Self-Forcing's own files, and Wan2.1's, have no ``pose_proj``."""
