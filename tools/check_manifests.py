@@ -19,6 +19,7 @@ from torch import nn
 from pi3 import Pi3Config, Pi3XConfig
 from pi3.checkpoints import build
 from poze import Pi3FeatureAdapter
+from selfforcing_unianimate import CAUSAL_DIT, CausalDiTConfig
 from wan_core.checkpoints import CLIP, DIT, UMT5, VAE, Family, MemorySource, build_on_meta, native_weights
 from wan_core.errors import CheckpointError
 from wan_core.models import CLIP_VIT_H14, UMT5_XXL, WAN21_VAE, WAN22_VAE
@@ -56,6 +57,14 @@ def dit(name: str) -> Expected:
     return expected(DIT, get_preset(name).dit)
 
 
+CAUSAL = CausalDiTConfig(**vars(get_preset("t2v-1.3B").dit))
+
+
+def pose_projection() -> nn.Module:
+    """What the causal transformer adds to the official names, and nothing else."""
+    return nn.ModuleDict({"pose_proj": CAUSAL_DIT.build(CAUSAL).get_submodule("pose_proj")})
+
+
 MANIFESTS: Mapping[str, Expected] = {
     **{f"dit_{name}": dit(preset) for name, preset in DITS.items()},
     **{f"diffusers_dit_{name}": dit(preset) for name, preset in DITS.items()},
@@ -71,6 +80,9 @@ MANIFESTS: Mapping[str, Expected] = {
     "clip_xlm_roberta_vit_h14_full_original": expected(CLIP, CLIP_VIT_H14),
     "pi3": Expected(None, partial(build, Pi3Config())),
     "pi3x": Expected(None, partial(build, Pi3XConfig())),
+    "pose_proj_1_3b": Expected(None, pose_projection),
+    "self_forcing_causal_1_3b": dit("t2v-1.3B"),
+    "selfforcing_unianimate_causal_1_3b": expected(CAUSAL_DIT, CAUSAL),
     "poze_adapter_ti2v5b": Expected(None, lambda: Pi3FeatureAdapter(2048, 3072)),
 }
 """The manifests that some code answers for, by file name."""

@@ -7,9 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from selfforcing_unianimate import CAUSAL_DIT, CausalDiT, CausalDiTConfig, CausalInputs, CausalMemory, FrameBlocks
+from selfforcing_unianimate import CAUSAL_DIT, CausalDiTConfig
+from selfforcing_unianimate.causal_dit import CausalDiT, CausalInputs
+from selfforcing_unianimate.frame_blocks import FrameBlocks
+from selfforcing_unianimate.memory import CausalMemory
 from tests.goldens.harness import Computed, GoldenCase, finished, handles
 from wan_core.checkpoints import MemorySource, load_model
+from wan_core.training import LoRASettings, attach_lora
 
 POSE = "pose_proj.weight"
 
@@ -89,7 +93,11 @@ def causal(case: GoldenCase) -> dict[str, Tensor]:
     inputs = inputs_of(case, latents)
     memory = CausalMemory(inputs.blocks, latents.shape[2])
     results = {"out.flow": network(latents, timesteps, inputs)}
-    same("rollout and forward", rolled_out(network, latents, timesteps, replace(inputs, memory=memory)), results["out.flow"])
+    same(
+        "rollout and forward",
+        rolled_out(network, latents, timesteps, replace(inputs, memory=memory)),
+        results["out.flow"],
+    )
     for name in case.expected:
         if name.startswith("mid.kv_cache."):
             layer, kind = name.split(".")[2:]
@@ -157,3 +165,20 @@ def pose_add_condition(case: GoldenCase) -> Computed:
         {"out.flow": flow},
         skipped={"out.flow_teacher_forcing_fork": "a defect of the fork: its clean half gets no pose"},
     )
+
+
+@handles("sfu_runtime_lora")
+def runtime_lora(case: GoldenCase) -> dict[str, Tensor]:
+    """Adapters beside the layers, as training attaches them."""
+    plain = {name: tensor for name, tensor in case.weights.items() if ".lora_" not in name}
+    network = build_causal(case, plain)
+    targets = [f"*.{target}" for target in case.call["targets"]]
+    names = attach_lora(network, LoRASettings(rank=case.call["rank"], alpha=case.call["alpha"], targets=targets))
+    if len(names) != case.call["replaced_layers"]:
+        raise ValueError(f"{len(names)} layers got an adapter, the reference has {case.call['replaced_layers']}")
+    for name in names:
+        adapter = network.get_submodule(name)
+        for part in ("lora_A", "lora_B"):
+            adapter.get_parameter(part).copy_(case.weights[f"{name}.{part}.weight"])
+    latents = case.inputs["x"]
+    return {"out.flow": network(latents, case.inputs["t"], inputs_of(case, latents))}

@@ -9,6 +9,7 @@ from torch import Tensor
 from tests.goldens.harness import GoldenCase, handles
 from wan_core.errors import ConfigError
 from wan_core.sampling import Solver, make_solver, sample
+from wan_core.sampling.flow_table import FlowTable
 from wan_core.sampling.solvers.base import MultistepSolver
 
 SOLVER_OF_FAMILY: dict[str, tuple[str, dict[str, Any]]] = {
@@ -64,3 +65,33 @@ def solver_options(case: GoldenCase) -> Mapping[str, Tensor]:
             continue
         raise AssertionError(f"{name} with {options} is {status}; it must be refused")
     return computed
+
+
+@handles("sf_scheduler")
+def flow_table(case: GoldenCase) -> Mapping[str, Tensor]:
+    x, noise, velocity, times = (case.inputs[name] for name in ("x0", "noise", "flow", "t"))
+    computed: dict[str, Tensor] = {}
+    for shift in case.call["shifts"]:
+        table, prefix = FlowTable(shift), f"out.shift{shift:g}."
+        computed |= {
+            f"{prefix}sigmas": table.sigmas,
+            f"{prefix}timesteps": table.timesteps,
+            f"{prefix}training_weights": table.weights,
+            f"{prefix}training_weight_t": table.weight(times),
+            f"{prefix}add_noise": table.add_noise(x, noise, times),
+            f"{prefix}step": table.step(velocity, times.clamp(min=20), x),
+            f"{prefix}step_final": table.step(velocity, times, x, to_final=True),
+            f"{prefix}x0_from_flow": table.clean(velocity, noise, times),
+            f"{prefix}flow_from_x0": table.velocity(x, noise, times),
+        }
+        for name in (name.removeprefix(prefix) for name in case.expected if name.startswith(prefix)):
+            kind, _, rest = name.partition("_" if name.startswith("warped") else ".")
+            if kind == "warped":
+                steps = [1000, 750, 500, 250, 0] if rest == "with_zero" else [int(step) for step in rest.split("_")]
+                computed[prefix + name] = torch.tensor(table.warped(steps))
+            elif kind.startswith("infer"):
+                solver = make_solver("euler", int(kind.removeprefix("infer")), flow_shift=shift)
+                assert isinstance(solver, MultistepSolver)
+                levels = torch.tensor(solver.sigmas[:-1])
+                computed[prefix + name] = levels if rest == "sigmas" else solver.timesteps
+    return {name: value for name, value in computed.items() if name in case.expected}

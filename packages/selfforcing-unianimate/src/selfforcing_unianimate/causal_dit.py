@@ -15,8 +15,9 @@ from torch import Tensor, nn
 from selfforcing_unianimate.config import CausalDiTConfig
 from selfforcing_unianimate.frame_blocks import FrameBlocks
 from selfforcing_unianimate.memory import CausalMemory
-from wan_core.errors import ConfigError, RequestError
+from wan_core import ConfigError, RequestError
 from wan_core.models import DiTInputs, TimeRows, TokenSequence, WanDiT
+
 
 @dataclass(frozen=True, kw_only=True)
 class CausalInputs(DiTInputs):
@@ -111,7 +112,7 @@ class CausalDiT(WanDiT):
         """Pose tokens in the width of the network; the embedding of latents checks their shape."""
         if pose is None or isinstance(self.pose_proj, nn.Identity):
             return pose
-        weight = self.pose_proj.weight
+        weight = cast(Tensor, self.pose_proj.weight)
         if pose.shape[-1] != weight.shape[1]:
             raise RequestError(f"pose tokens are of width {weight.shape[1]} here, got {pose.shape[-1]}")
         projected: Tensor = self.pose_proj(pose.to(weight.device, weight.dtype))

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from wan_core.errors import ConfigError
+from wan_core import ConfigError
 from wan_core.models import WanDiTConfig
 
 POSE_DIM = 5120

@@ -9,8 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from wan_core import models
-from wan_core.errors import ConfigError
+from wan_core import ConfigError, models
 
 if TYPE_CHECKING:
     from wan_core.models import KeyRanges, WanDiTConfig

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from selfforcing_unianimate.frame_blocks import FrameBlocks, Span
-from wan_core.errors import RequestError
+from wan_core import RequestError
 
 
 @dataclass(frozen=True)
@@ -107,9 +107,7 @@ class CausalMemory:
         hidden = {self._slot(frame) for frame in range(stop, whole)}
         filled = [slot for slot in range(min(stop, self.num_frames)) if slot not in hidden or slot in own]
         past = [slot for slot in filled if slot not in own]
-        placing = Placing(
-            self._ranges(own), self._ranges(filled), self._ranges(past), self.num_frames * tokens
-        )
+        placing = Placing(self._ranges(own), self._ranges(filled), self._ranges(past), self.num_frames * tokens)
         for layer in self.layers:
             layer.placing = placing
         return self.layers

@@ -1,7 +1,7 @@
 """Weights into a network: names and shapes are compared first, then each tensor is placed; no weight exists twice."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -53,9 +53,13 @@ def _with_zeros(native: TensorSource, family: Family, model: nn.Module) -> Tenso
         return native
     recipes = {name: Recipe((name,), native.info(name)) for name in native}
     for name in names:
-        shape, dtype = tuple(tensors[name].shape), main_dtype(native)
-        recipes[name] = Recipe((), TensorInfo(shape, dtype), lambda _, s=shape, d=dtype: torch.zeros(s, dtype=d))
+        info = TensorInfo(tuple(tensors[name].shape), main_dtype(native))
+        recipes[name] = Recipe((), info, partial(_zeros, info))
     return DerivedSource(native, recipes) if names else native
+
+
+def _zeros(info: TensorInfo, inputs: Sequence[Tensor]) -> Tensor:
+    return torch.zeros(info.shape, dtype=info.dtype)
 
 
 def main_dtype(source: TensorSource) -> torch.dtype:

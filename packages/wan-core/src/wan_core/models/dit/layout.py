@@ -53,8 +53,8 @@ class TokenSequence:
     linear layers run. ``rope``: [L, d / 2, 2], cosines and sines. ``grid``: frames, rows and columns of the tokens
     that the velocity is read from; they begin at token ``start``. A variant may put other tokens in front and behind.
     ``key_lengths``: [B], keys from there on are not attended to. ``mask``: boolean, broadcast to [B, n, L, keys], True
-    where a query attends, or what it is made of. ``memories``: one per block. A variant's subclass also carries what its ``after_block``
-    needs.
+    where a query attends, or what it is made of. ``memories``: one per block. A variant's subclass also carries what
+    its ``after_block`` needs.
     """
 
     tokens: Tensor
