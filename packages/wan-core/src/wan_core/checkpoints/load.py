@@ -77,7 +77,8 @@ def main_dtype(source: TensorSource) -> torch.dtype:
 
 def check_network(config: Any, native: TensorSource, family: Family) -> None:
     """Compare the names and shapes of a file with those of the network of its config. Raises as :func:`check_fit`."""
-    check_fit(build_on_meta(partial(family.build, config)), native, family)
+    model = build_on_meta(partial(family.build, config))
+    check_fit(model, _with_zeros(native, family, model), family)
 
 
 def check_fit(model: nn.Module, native: TensorSource, family: Family | None = None) -> None:
