@@ -20,6 +20,8 @@ from pi3 import Pi3Config, Pi3XConfig
 from pi3.checkpoints import build
 from poze import Pi3FeatureAdapter
 from selfforcing_unianimate import CAUSAL_DIT, CausalDiTConfig
+from selfforcing_unianimate.pose_config import PoseConfig
+from selfforcing_unianimate.pose_weights import POSE_ENCODER
 from wan_core.checkpoints import CLIP, DIT, UMT5, VAE, Family, MemorySource, build_on_meta, native_weights
 from wan_core.errors import CheckpointError
 from wan_core.models import CLIP_VIT_H14, UMT5_XXL, WAN21_VAE, WAN22_VAE
@@ -83,6 +85,7 @@ MANIFESTS: Mapping[str, Expected] = {
     "pose_proj_1_3b": Expected(None, pose_projection),
     "self_forcing_causal_1_3b": dit("t2v-1.3B"),
     "selfforcing_unianimate_causal_1_3b": expected(CAUSAL_DIT, CAUSAL),
+    "unianimate_pose_modules": expected(POSE_ENCODER, PoseConfig()),
     "poze_adapter_ti2v5b": Expected(None, lambda: Pi3FeatureAdapter(2048, 3072)),
 }
 """The manifests that some code answers for, by file name."""

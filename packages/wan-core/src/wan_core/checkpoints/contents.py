@@ -1,11 +1,11 @@
 """What lies in a file or folder: each model's weights, recognised by the names of their tensors; headers are read."""
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from wan_core.checkpoints.families import OTHER_TITLES, Expert, families, title_of
+from wan_core.checkpoints.families import OTHER_TITLES, Expert, families, get_family, title_of
 from wan_core.checkpoints.layout import TOKENIZER_FILES
 from wan_core.checkpoints.lora.names import is_lora
 from wan_core.checkpoints.members import FoundNetwork, experts_of, members_of
@@ -102,27 +102,49 @@ def told(unreadable: Sequence[tuple[str, str]]) -> str:
 
 
 def _recognised(root: Path, group: WeightFiles, name: str, mmap: bool | None) -> list[Weights]:
-    """The weights of a file: one model, each part of a whole model that it holds, or each of two experts."""
+    """The weights of a file: one model, each part of a whole model that it holds, each of two experts; a LoRA with what
+    was trained along."""
     source = read_weights(group.path, mmap=mmap)
     name = name or root.name
-    parts: dict[str, list[FoundNetwork]] = {}
-    for member in members_of(source):
-        parts.setdefault(member.families[0], []).append(member)
+    parts = _by_family(members_of(source))
+    beside = _lora_beside(source, parts)
     found = []
     for family, members in sorted(parts.items(), key=lambda item: _order(item[0])):
         experts = experts_of(members)
         for expert in dict.fromkeys(experts.values()) or [None]:
             own = [member for member in members if expert in (None, experts.get(member.prefix))]
             title = f"{title_of(family)}, {expert} noise" if expert else title_of(family)
-            is_all = len(parts) == 1 and expert is None
-            part = source if is_all else _part(source, own)
+            is_all = len(parts) == 1 and expert is None and not beside
+            part = source if is_all else _part(source, _names_in(own))
             label = name if is_all else f"{name} ({title})"
             found.append(Weights(group.path, label, group.files, part, family, expert))
+    if beside:
+        label = f"{name} ({title_of('lora')})"
+        found.append(Weights(group.path, label, group.files, _part(source, beside), "lora"))
     return found or [Weights(group.path, name, group.files, source, "lora" if is_lora(source) else "")]
 
 
-def _part(source: TensorSource, members: list[FoundNetwork]) -> TensorSource:
-    names = [own for member in members for own in member.names.values()]
+def _by_family(members: Sequence[FoundNetwork]) -> dict[str, list[FoundNetwork]]:
+    parts: dict[str, list[FoundNetwork]] = {}
+    for member in members:
+        parts.setdefault(member.families[0], []).append(member)
+    return parts
+
+
+def _lora_beside(source: TensorSource, parts: Mapping[str, Sequence[FoundNetwork]]) -> list[str]:
+    """The names of a LoRA whose file also holds small networks of their own names; one beside a model is a note."""
+    if not parts or not all(get_family(family).owns for family in parts):
+        return []
+    inside = {name for members in parts.values() for name in _names_in(members)}
+    rest = [own for own in source if own not in inside]
+    return rest if is_lora(rest) else []
+
+
+def _names_in(members: Sequence[FoundNetwork]) -> list[str]:
+    return [own for member in members for own in member.names.values()]
+
+
+def _part(source: TensorSource, names: Iterable[str]) -> TensorSource:
     return DerivedSource(source, {name: Recipe((name,), source.info(name)) for name in names})
 
 

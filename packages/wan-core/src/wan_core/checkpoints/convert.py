@@ -95,6 +95,8 @@ def _names_of_one(
     if members:
         chosen = chosen_member(source, members, group, expert)
         return dict(chosen.names), tuple(_notes(source, family, members, chosen))
+    if family.owns:
+        raise CheckpointError(f"{source.path} holds nothing of {family.title}: none of its {len(source)} tensors is")
     refuse_unmerged(source.path, source)
     if is_lora(source):
         raise CheckpointError(

@@ -64,14 +64,25 @@ def members_of(source: TensorSource, *also: Family) -> list[FoundNetwork]:
     """
     plain = plain_names(source, [name for name in source if not (is_state(name) or _is_count(source, name))])
     found: dict[str, list[str]] = {}
+    owned: list[FoundNetwork] = []
     # What a project adds is more particular than what it builds on, and is looked at first.
     for family in [*also, *(family for family in reversed(families()) if family not in also)]:
-        if family.signature:
+        if family.owns:
+            owned += _owned(family, plain)
+        elif family.signature:
             for prefix in by_prefix(plain, re.compile(family.signature)):
                 found.setdefault(prefix, []).append(family.name)
     inside = {prefix: names for prefix, names in _by_longest(plain, found).items() if not is_lora(names)}
     members = [FoundNetwork(each, tuple(found[each]), inside[each]) for each in inside if not _MOMENT.search(each)]
-    return sorted(members, key=lambda member: (member.rank, member.prefix))
+    return sorted([*members, *owned], key=lambda member: (member.rank, member.prefix))
+
+
+def _owned(family: Family, plain: Mapping[str, str]) -> list[FoundNetwork]:
+    """The networks of a family whose names alone tell what is its own."""
+    return [
+        FoundNetwork(prefix, (family.name,), {name.removeprefix(prefix): plain[name] for name in names})
+        for prefix, names in by_prefix(plain, re.compile(family.owns)).items()
+    ]
 
 
 def _is_count(source: TensorSource, name: str) -> bool:

@@ -55,10 +55,11 @@ class Family:
     ``title`` is for messages. ``network`` builds a network of a config; ``infer`` reads the config from a path and the
     tensors there, under native names. ``formats`` are its namings, most particular first, the last one is assumed when
     no marker occurs; ``signature`` is a regular expression that only names of this family match, from the network's own
-    level on. ``folds`` are native tensors that other programs store with fewer dimensions. ``usual`` are the values of
-    released models for what shapes do not tell: a config's others are written into the file. ``official_config`` and
-    ``diffusers_config`` make the ``config.json`` of a layout. ``half_dtype`` names what it runs in where a run is in
-    16 bits (None: as the run).
+    level on. A network whose tensors lie beside those of others at one level has ``owns`` in place of it: a regular
+    expression that finds where each of its own names begins, and only those are read. ``folds`` are native tensors that
+    other programs store with fewer dimensions. ``usual`` are the values of released models for what shapes do not tell:
+    a config's others are written into the file. ``official_config`` and ``diffusers_config`` make the ``config.json``
+    of a layout. ``half_dtype`` names what it runs in where a run is in 16 bits (None: as the run).
     ``is_denoiser`` tells the network that a sampler calls: there may be two experts, and LoRAs are made for it.
     Files of ``base``, a family that this one adds to, serve too; the tensors ``begins_at_zero``, which those have not,
     are zero then: without any, or with all of them.
@@ -75,6 +76,7 @@ class Family:
     infer: Callable[[Path, TensorSource], Any] | None = None
     formats: tuple[CheckpointFormat, ...] = (CheckpointFormat(name="official"),)
     signature: str = ""
+    owns: str = ""
     folds: tuple[Fold, ...] = ()
     usual: Callable[[Any], Mapping[str, Any]] = lambda config: {}
     official_config: Callable[[Any], Mapping[str, Any]] | None = None
