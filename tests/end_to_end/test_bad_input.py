@@ -55,6 +55,11 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "output below a file": ([*GOOD, "--output", "{tmp}/good.png/v.mp4"], 4, ("good.png",)),
     "missing folder of weights": (["t2v-1.3B", *GOOD, "--ckpt-dir", "{tmp}/none"], 3, ("none",)),
     "empty folder of weights": (["t2v-1.3B", *GOOD, "--ckpt-dir", "{tmp}/empty"], 3, ("t2v-1.3B",)),
+    "output over the picture": (
+        ["tiny-ti2v", *GOOD, "--image", "{tmp}/good.png", "--frame-num", "1", "--output", "{tmp}/good.png"],
+        2,
+        ("good.png", "an input"),
+    ),
     "fps zero": ([*GOOD, "--fps", "0"], 2, ("fps", "0")),
     "no videos": ([*GOOD, "--num-videos", "0"], 2, ("0",)),
     "unknown attention": ([*GOOD, "--attention", "magic"], 2, ("magic", "sdpa")),

@@ -42,6 +42,8 @@ def folder(model: Pi3, tmp_path_factory: pytest.TempPathFactory) -> Path:
         Image.fromarray(generator.integers(0, 255, (20, 30, 3), dtype=np.uint8)).save(images / f"p{index}.png")
     write_video((torch.rand(3, 5, 32, 48) * 2 - 1 for _ in range(5)), root / "clip.mp4", fps=8)
     (root / "empty").mkdir()
+    (root / "colmap/images").mkdir(parents=True)
+    (root / "colmap/images/holiday.jpg").write_bytes(b"photo")
     (root / "text.png").write_text("no picture")
     (root / "text.mp4").write_text("no video")
     (root / "bad.ply").write_text("no cloud")
@@ -197,6 +199,24 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "cloud that is none": (["view", "{in}/bad.ply", "--save", "{out}/v.mp4"], 4, ("bad.ply", "PLY")),
     "no frames per second": (["view", "{in}/bad.ply", "--save", "{out}/v.mp4", "--fps", "0"], 2, ("fps", "0")),
     "inspect nothing": (["inspect", "{in}/none"], 3, ("none", "hub id")),
+    "output that is an input": (
+        ["reconstruct", P, *OUT, *W, "--preview", "{in}/pictures/p2.png"],
+        2,
+        ("p2.png", "input"),
+    ),
+    "one output twice": (
+        ["reconstruct", P, "-o", "{out}/a.ply", *W, "--preview", "{out}/b.png", "--orbit", "{out}/b.png"],
+        2,
+        ("place",),
+    ),
+    "somebody's images": (["reconstruct", P, *W, "--out", "{in}/colmap"], 2, ("holiday.jpg", "another folder")),
+    "depth over a picture": (
+        ["depth", "{in}/a.png", "{in}/a_depth.png", "-o", "{in}", *W],
+        2,
+        ("a_depth.png", "input"),
+    ),
+    "no number": (["reconstruct", P, *OUT, *W, "--conf", "nan"], 2, ("--conf", "finite")),
+    "no finite frames": (["view", "{in}/bad.ply", "--save", "{out}/v.mp4", "--fps", "nan"], 2, ("fps", "finite")),
     "unknown command": (["refine"], 2, ("refine",)),
 }
 
@@ -246,3 +266,16 @@ def test_how_a_video_is_read_is_noted_once(tmp_path: Path) -> None:
     read_views([tmp_path / "a.mkv"], interval=1, pixel_limit=10_000, patch_size=14, warn=notes.append)
     (note,) = notes
     assert note.startswith(f"{tmp_path / 'a.mkv'} does not say its colour matrix; BT.601 is taken")
+
+
+def test_names_that_some_disk_or_text_would_confuse_are_numbered(tmp_path: Path) -> None:
+    plain = [tmp_path / name for name in ("a.png", "b c.png", "x\ny.png", "z" * 250 + ".png")]
+    alike = [tmp_path / name for name in ("A.png", "a.png")]
+    for path in {*plain, *alike}:
+        Image.new("RGB", (28, 28)).save(path)
+
+    def names(paths: list[Path]) -> tuple[str, ...]:
+        return read_views(paths, interval=None, pixel_limit=784, patch_size=14, warn=lambda text: None).names
+
+    assert names(plain) == ("a", "b c", "x y", "z" * 200)
+    assert names(alike) == ("0000_A", "0001_a")

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from tests.crash_points import MOST, content, crash_everywhere, dies_at
+from wan_core import drafts
 from wan_core.checkpoints import MemorySource, write_file
 from wan_core.drafts import Draft, merged_folder, replaced_file, whole_folder
 from wan_core.media import write_video
@@ -86,14 +87,83 @@ def test_a_cache_goes_on_from_every_point(tmp_path: Path) -> None:
     assert number >= 8
 
 
-def test_in_the_working_folder_files_are_replaced_one_by_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["_can_be_exchanged", pytest.param("os.link", marks=pytest.mark.slow)])
+def test_where_folders_cannot_be_exchanged_sets_are_never_mixed(tmp_path, monkeypatch, name: str) -> None:
+    def refuse(*_: object, **__: object) -> bool:
+        if name == "os.link":
+            raise OSError("a disk without links")
+        return False
+
+    monkeypatch.setattr(f"wan_core.drafts.{name}", refuse)
+    old_set(tmp_path)
+    before = os.stat(tmp_path / "set").st_ino
+    for number in range(MOST):
+        folder = tmp_path / f"{number}"
+        old_set(folder)
+        died = dies_at(lambda folder=folder: write_set(folder), number)
+        found = {data[:3] for place, data in content(folder).items() if place.endswith(("png", "both.bin"))}
+        assert found in ({b"old"}, {b"new"}, set()), f"mixed at {number}"
+        is_finished = found != {b"old"} or bool(list((folder / "set").glob(".*.set")))
+        write_one(folder / "set")  # any next write into the folder completes the set
+        assert {path.read_bytes()[:3] for path in (folder / "set").glob("*.png")} == {b"new" if is_finished else b"old"}
+        write_set(folder)
+        assert content(folder)["set/0002.png"] == b"new 0002.png"
+        assert not list(folder.rglob(".*"))
+        if not died:
+            break
+    assert number > 12
+    write_set(tmp_path)
+    assert os.stat(tmp_path / "set").st_ino == before
+    assert (tmp_path / "set/in/kept.txt").read_bytes() == b"old in/kept.txt"
+
+
+def test_the_working_folder_stays_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     old_set(tmp_path)
     monkeypatch.chdir(tmp_path / "set")
     before = os.stat(".").st_ino
     write_set(tmp_path)
     assert os.stat(tmp_path / "set").st_ino == before == os.stat(".").st_ino
     assert Path("0000.png").read_bytes() == b"new 0000.png"
-    assert Path("in/kept.txt").read_bytes() == b"old in/kept.txt"
+
+
+@pytest.mark.parametrize("is_exchanged", [True, False])
+def test_what_others_write_into_a_folder_while_it_is_replaced_stays(tmp_path, monkeypatch, is_exchanged: bool) -> None:
+    def meanwhile(one: Path, other: Path) -> bool:
+        (tmp_path / "set/late.mp4").write_bytes(b"late")
+        (tmp_path / "set/notes.new").write_bytes(b"changed")
+        os.replace(tmp_path / "set/notes.new", tmp_path / "set/notes.txt")
+        return is_exchanged and exchange(one, other)
+
+    exchange = drafts._exchange
+    monkeypatch.setattr("wan_core.drafts._exchange", meanwhile)
+    old_set(tmp_path)
+    write_set(tmp_path)
+    found = content(tmp_path)
+    assert (found["set/late.mp4"], found["set/notes.txt"]) == (b"late", b"changed")
+    assert found["set/0000.png"] == b"new 0000.png"
+    assert os.listdir(tmp_path) == ["set"]
+
+
+def test_two_hosts_of_one_name_are_two_machines(monkeypatch: pytest.MonkeyPatch) -> None:
+    machine = drafts._machine.__wrapped__
+    here = machine()
+    monkeypatch.setattr("pathlib.Path.read_text", lambda path: "another start")
+    assert machine() != here
+
+
+@pytest.mark.parametrize("write", [write_set, write_whole])
+def test_a_folder_that_is_a_link_is_written_where_it_leads(tmp_path: Path, write) -> None:
+    old_set(tmp_path)
+    (tmp_path / "set").rename(tmp_path / "elsewhere")
+    (tmp_path / "set").symlink_to("elsewhere")
+    write(tmp_path)
+    assert (tmp_path / "set").is_symlink()
+    assert any(data.startswith(b"new") for data in content(tmp_path / "elsewhere").values())
+    (tmp_path / "set").unlink()
+    (tmp_path / "set").symlink_to("none")
+    write(tmp_path)
+    assert (tmp_path / "none").is_dir()
+    assert (tmp_path / "set").is_symlink()
 
 
 def test_links_and_rights_of_a_folder_survive_an_exchange(tmp_path: Path) -> None:

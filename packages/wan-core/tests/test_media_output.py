@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wan_core.errors import BackendError, MediaError, RequestError
-from wan_core.media import check_output
+from wan_core.media import check_apart, check_output
 
 
 def everything(folder: Path) -> list[tuple[str, int]]:
@@ -165,3 +165,21 @@ def test_a_missing_encoder_is_a_backend_error(
     with pytest.raises(BackendError, match=f"no {codec} encoder"):
         check_output(tmp_path / name)
     check_output(tmp_path / "a.gif")
+
+
+def test_outputs_are_files_of_their_own_and_no_inputs(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in/0001.png").write_bytes(b"x")
+    (tmp_path / "link.mp4").symlink_to("in/0001.png")
+    given = [tmp_path / "in"]
+    check_apart([tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "in/b%04d.png"], given)
+    for outputs in (
+        [tmp_path / "in/../in/0001.png"],
+        [tmp_path / "link.mp4"],
+        [tmp_path / "in/%04d.png"],
+        [tmp_path / "a.mp4", tmp_path / "in/../a.mp4"],
+        [tmp_path / "%04d.png", tmp_path / "0003.png"],
+        [tmp_path / "0003.png", tmp_path / "%d.png"],
+    ):
+        with pytest.raises(RequestError, match="would take the place of an"):
+            check_apart(outputs, given)

@@ -11,6 +11,8 @@ from pi3.scene import Scene
 from wan_core.drafts import merged_folder
 
 LEVELS = 65_535
+DEPTH_NAMES = ("_depth", "_colour")
+"""What follows the name of a view in those of its two images."""
 
 # Anchor colours from near to far, evenly spaced: warm for near, dark blue for far; lightness falls throughout.
 _RAMP = np.array(
@@ -57,10 +59,10 @@ def write_depth(scene: Scene, path: str | os.PathLike[str]) -> float:
         for index, name in enumerate(scene.names):
             kept, depth = scene.keep[index], scene.depth[index]
             levels = depth_levels(np.where(kept, depth, 0), scale)
-            Image.fromarray(levels).save(folder / f"{name}_depth.png")
+            Image.fromarray(levels).save(folder / f"{name}{DEPTH_NAMES[0]}.png")
             colours = depth_to_colours(depth, near, far)
             colours = np.where(kept[..., None], colours, colours // 3)
-            Image.fromarray(colours).save(folder / f"{name}_colour.png")
+            Image.fromarray(colours).save(folder / f"{name}{DEPTH_NAMES[1]}.png")
         record = {"scale": scale, "near": near, "far": far, "views": list(scene.names)}
         (folder / "depth.json").write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
     return scale

@@ -2,6 +2,7 @@
 
 import json
 import os
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from pi3.ply import hsv_to_rgb, write_ply
 from pi3.scene import Scene
 from wan_core import BackendError, RequestError
 from wan_core.drafts import merged_folder, replaced_file, write_bytes, write_text
+from wan_core.files import plain_text
 
 OPENCV_TO_GLTF = np.diag([1.0, -1.0, -1.0, 1.0])
 """glTF has y up and looks along -z, OpenCV y down and z forward."""
@@ -21,6 +23,7 @@ OPENCV_TO_GLTF = np.diag([1.0, -1.0, -1.0, 1.0])
 _FRUSTUM_SHARE = 0.03
 _PYRAMID_FACES = [[0, 2, 1], [0, 3, 2], [0, 4, 3], [0, 1, 4], [1, 2, 3], [1, 3, 4]]
 _KINDS = (".ply", ".glb", ".npz")
+_IMAGES_HEAD = "# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"
 
 
 def scene_kind(path: str | os.PathLike[str]) -> str:
@@ -119,13 +122,14 @@ def write_colmap(scene: Scene, path: str | os.PathLike[str], *, max_points: int 
     """Write a COLMAP text model: ``cameras.txt``, ``images.txt``, ``points3D.txt``, and the views under ``images/``.
 
     Every view has its own PINHOLE camera for the written image; points carry no tracks, as they come from no
-    matching. Format: colmap.github.io/format.html.
+    matching. Format: colmap.github.io/format.html. Raises as `check_colmap`, and MediaError.
     """
+    check_colmap(path)
     points, colours = scene.cloud(max_points)
     height, width = scene.depth.shape[1:]
     world_to_camera = np.linalg.inv(scene.poses.astype(np.float64))
     turns = quaternions(world_to_camera[:, :3, :3])
-    cameras, images = ["# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy"], ["# IMAGE_ID QW QX QY QZ TX TY TZ CAMERA_ID NAME"]
+    cameras, images = ["# CAMERA_ID MODEL WIDTH HEIGHT fx fy cx cy"], [_IMAGES_HEAD]
     for number, (name, k) in enumerate(zip(scene.names, scene.intrinsics, strict=True), 1):
         cameras.append(f"{number} PINHOLE {width} {height} {k[0, 0]:.6f} {k[1, 1]:.6f} {k[0, 2]:.6f} {k[1, 2]:.6f}")
         numbers = " ".join(f"{v:.9f}" for v in (*turns[number - 1], *world_to_camera[number - 1, :3, 3]))
@@ -139,6 +143,22 @@ def write_colmap(scene: Scene, path: str | os.PathLike[str], *, max_points: int 
             Image.fromarray(image).save(folder / "images" / f"{name}.png")
         for file, lines in (("cameras.txt", cameras), ("images.txt", images), ("points3D.txt", rows)):
             (folder / file).write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def check_colmap(path: str | os.PathLike[str]) -> None:
+    """Raise RequestError when the ``images`` of a folder, which a new scene replaces, are not of an earlier scene."""
+    folder = Path(path)
+    lines: list[str] = []
+    with suppress(OSError):
+        lines = (folder / "images.txt").read_text(encoding="utf-8", errors="replace").splitlines()
+    ours = {line.split(" ", 9)[-1] for line in lines[1::2]} if lines[:1] == [_IMAGES_HEAD] else set()
+    images = folder / "images"
+    foreign = sorted(each.name for each in images.iterdir() if each.name not in ours) if images.is_dir() else []
+    if foreign:
+        raise RequestError(
+            f"{plain_text(images)} has files that are of no earlier scene here ({plain_text(foreign[0])}), and the "
+            "images of the scene take its place; name another folder"
+        )
 
 
 def write_poses(scene: Scene, path: str | os.PathLike[str]) -> None:

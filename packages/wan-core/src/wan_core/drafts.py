@@ -2,10 +2,12 @@
 
 What is written goes into a draft first: a hidden neighbour of its target, ``.NAME.MACHINE-PID-RANDOM.part``. A draft
 of a process that was killed is removed by the next write into the same folder; that of a living one is left alone, and
-that of another machine (every container is one) as long as it was changed within a day.
+that of another machine (every container is one, and the same one after a restart) as long as it was changed within a
+day. An ending ``.set`` is that of finished files on their way into a folder, which the next write there completes.
 """
 
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -21,7 +23,7 @@ from typing import Self
 from wan_core.errors import RequestError, WanError
 from wan_core.files import plain_text, write_error
 
-_DRAFT = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}\.(?P<kind>part|old)")
+_DRAFT = re.compile(r"\.(?P<name>.+)\.(?P<machine>[0-9a-f]{8})-(?P<pid>[0-9]+)-[0-9a-f]{8}\.(?P<kind>part|old|set)")
 _MAX_NAME_BYTES = 200  # of a target in the name of its draft: file systems take 255 in all
 _ABANDONED_SECONDS = 24 * 3600.0
 _own_drafts: set[str] = set()
@@ -33,15 +35,18 @@ class Draft:
     A context manager; leaving it without a commit, for whatever reason, removes everything that it created, missing
     parent folders included. ``path`` is where to write: a name that is free, or with ``is_folder`` an empty folder.
     An old file or folder stays whole until the commit, and so does a set of files: with ``merge`` the files of the
-    folder come into one that is there already, all at once, replacing those of their names. (One by one only where
-    the folder cannot be exchanged: the root of a disk, the working folder, a disk without links.) What lies below the
-    names in ``owned`` belongs to the set, and goes with the old one. Raises ``MediaError`` when the disk refuses.
+    folder come into one that is there already, all at once, replacing those of their names. (Where the folder cannot be
+    exchanged, the root of a disk, the working folder, one of another user, a disk without links, the old ones go first
+    and the new ones come one by one; after a kill there, the next write into the folder brings the rest.) What lies
+    below the names in ``owned`` belongs to the set, and goes with the old one. A folder that is a link is written
+    where the link leads. Raises ``MediaError`` when the disk refuses.
     """
 
     def __init__(
         self, target: Path, *, is_folder: bool = False, merge: bool = False, owned: Collection[str] = ()
     ) -> None:
-        self.target, self._is_folder, self._merge = target, is_folder or merge, merge
+        self._is_folder, self._merge = is_folder or merge, merge
+        self.target = target = Path(os.path.realpath(target)) if self._is_folder else target
         self._owned = frozenset(owned)
         self._created: list[Path] = []
         self._folder = target if merge and target.is_dir() and not _can_be_exchanged(target) else target.parent
@@ -52,6 +57,8 @@ class Draft:
             on_failure.callback(self.discard)
             self._make_folders()
             remove_abandoned(self._folder)
+            if self._merge and self.target.is_dir():
+                remove_abandoned(self.target)
             _own_drafts.add(self.path.name)
             if self._is_folder:
                 self.path.mkdir()
@@ -77,8 +84,8 @@ class Draft:
             for path in self.path.rglob("*") if self._is_folder else [self.path]:
                 if not path.is_dir():
                     _sync(path)
-            if self._merge and self.target.is_dir() and not self._took_the_rest():
-                self._move_files()
+            if self._merge and self.target.is_dir():
+                self._merge_folders()
             elif self._is_folder and self.target.is_dir():
                 self._swap_folders()
             else:
@@ -104,39 +111,52 @@ class Draft:
                 new.mkdir()
                 self._created.append(new)
 
+    def _merge_folders(self) -> None:
+        ours = set(_files_in(self.path))
+        if self._folder != self.target and self._took_the_rest():
+            self._swap_folders(ours)
+            return
+        taken = [name for name in sorted(ours) if (self.target / name).is_dir()]
+        if taken:
+            raise IsADirectoryError(errno.EISDIR, f"{taken[0]} is a folder there")
+        for name in set(_files_in(self.path)) - ours:  # links of the others
+            (self.path / name).unlink()
+        finished = _draft_path(self.target, self.target.name, "set")
+        _own_drafts.add(finished.name)
+        try:
+            os.replace(self.path, finished)
+            _move_in(finished, self.target, self._owned)
+        finally:
+            _own_drafts.discard(finished.name)  # the rest, if there is one, is for the next write
+
     def _took_the_rest(self) -> bool:
         """Link all other files of the target into the draft, so that the two can be exchanged; whether that worked."""
-        if self._folder == self.target:
-            return False
         try:
             for entry in sorted(self.target.rglob("*")):
-                place = self.path / entry.relative_to(self.target)
-                if entry.relative_to(self.target).parts[0] in self._owned:
+                name = entry.relative_to(self.target)
+                place = self.path / name
+                if name.parts[0] in self._owned:
                     continue
-                if entry.is_dir() and not entry.is_symlink():
-                    place.mkdir(exist_ok=True)
-                elif not os.path.lexists(place):
-                    os.link(entry, place, follow_symlinks=False)
+                with contextlib.suppress(FileNotFoundError):  # it is gone meanwhile
+                    if entry.is_dir() and not entry.is_symlink():
+                        place.mkdir(exist_ok=True)
+                    elif not os.path.lexists(place):
+                        os.link(entry, place, follow_symlinks=False)
+            status = self.target.stat()
+            os.chown(self.path, status.st_uid, status.st_gid)
             shutil.copystat(self.target, self.path)
         except OSError:
             return False
         return True
 
-    def _move_files(self) -> None:
-        for name in self._owned:
-            for old in (self.target / name).rglob("*"):
-                if not old.is_dir() and not os.path.lexists(self.path / old.relative_to(self.target)):
-                    old.unlink()
-        for entry in sorted(self.path.rglob("*")):
-            place = self.target / entry.relative_to(self.path)
-            if entry.is_dir():
-                place.mkdir(exist_ok=True)
-            else:
-                os.replace(entry, place)
+    def _swap_folders(self, ours: Collection[Path] | None = None) -> None:
+        """Exchange the two; else put the old one aside under a name from which it comes back after a kill here.
 
-    def _swap_folders(self) -> None:
-        """Exchange the two; else put the old one aside under a name from which it comes back after a kill here."""
+        With the names of a set's own files, what came into the old folder since it was looked at is brought along.
+        """
         if _exchange(self.path, self.target):
+            if ours is not None:
+                self._bring_late(self.path, ours)
             return
         old = _draft_path(self._folder, self.target.name, "old")
         _own_drafts.add(old.name)
@@ -146,8 +166,41 @@ class Draft:
         finally:
             if not os.path.lexists(self.target):
                 os.replace(old, self.target)
+            elif ours is not None:
+                self._bring_late(old, ours)
             _remove(old)
             _own_drafts.discard(old.name)
+
+    def _bring_late(self, old: Path, ours: Collection[Path]) -> None:
+        """Move files that others wrote into the ``old`` folder while it was being replaced to the new one."""
+        for name in _files_in(old):
+            place = self.target / name
+            if name in ours or name.parts[0] in self._owned:
+                continue
+            if not (os.path.lexists(place) and os.path.samestat(os.lstat(old / name), os.lstat(place))):
+                place.parent.mkdir(parents=True, exist_ok=True)
+                os.replace(old / name, place)
+
+
+def _files_in(folder: Path) -> list[Path]:
+    """The places of all files below a folder, from there on; a link is one."""
+    return [each.relative_to(folder) for each in sorted(folder.rglob("*")) if each.is_symlink() or not each.is_dir()]
+
+
+def _move_in(finished: Path, target: Path, owned: Collection[str] = ()) -> None:
+    """Move a finished set into a folder: the old files of its names go first, so that old and new are never mixed."""
+    for old in (target / name for name in owned):
+        if os.path.lexists(old):
+            aside = _draft_path(target, old.name)
+            os.replace(old, aside)
+            _remove(aside)
+    names = _files_in(finished)
+    for name in names:
+        (target / name).unlink(missing_ok=True)
+    for name in names:
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        os.replace(finished / name, target / name)
+    _remove(finished)
 
 
 @contextlib.contextmanager
@@ -227,8 +280,13 @@ def alone_in(folder: Path, refusal: WanError) -> Iterator[None]:
 
 @cache
 def _machine() -> str:
-    """Eight hex digits for where process numbers mean the same: a host, and a container on it."""
+    """Eight hex digits for where process numbers mean the same: a host since its start, and a container on it.
+
+    A host's name does not tell: many have the same one, and the first space of process numbers is called alike on all.
+    """
     place = os.uname().nodename
+    with contextlib.suppress(OSError):
+        place += Path("/proc/sys/kernel/random/boot_id").read_text()
     with contextlib.suppress(OSError):
         place += os.readlink("/proc/self/ns/pid")
     return f"{zlib.crc32(place.encode()):08x}"
@@ -252,9 +310,12 @@ def abandoned_drafts(folder: Path) -> Iterator[tuple[Path, Path]]:
 
 
 def remove_abandoned(folder: Path) -> None:
-    """Remove what processes that are no more left here; a folder put aside gets its name back."""
+    """Remove what processes that are no more left here; a folder put aside gets its name back, a set comes in."""
     for draft, target in abandoned_drafts(folder):
-        if draft.suffix == ".old" and not os.path.lexists(target):
+        if draft.suffix == ".set":
+            with contextlib.suppress(OSError):
+                _move_in(draft, folder)
+        elif draft.suffix == ".old" and not os.path.lexists(target):
             os.replace(draft, target)
         else:
             _remove(draft)
@@ -281,11 +342,14 @@ def _is_written(name: str, process: int) -> bool:
 
 
 def _can_be_exchanged(folder: Path) -> bool:
-    """Whether another folder may take the place of this one: not of a disk's root, nor of the working folder."""
+    """Whether another folder may take the place of this one: not of a disk's root, nor of the working folder, nor of
+    one whose owner we cannot make the owner of ours."""
     real = folder.resolve()
     with contextlib.suppress(OSError):
         here = Path.cwd()
-        return real != here and real not in here.parents and not real.is_mount() and os.access(real.parent, os.W_OK)
+        is_ours = os.geteuid() in (0, real.stat().st_uid)
+        is_free = real != here and real not in here.parents and not real.is_mount()
+        return is_ours and is_free and os.access(real.parent, os.W_OK)
     return False
 
 

@@ -13,7 +13,7 @@ from pi3.cli.sources import read_views
 from pi3.edges import CONFIDENCE, DEPTH_RTOL
 from pi3.scene import Scene, reconstruct
 from wan_core import RequestError
-from wan_core.cli import ErrorReporting, debug_option, reporter
+from wan_core.cli import FINITE, ErrorReporting, debug_option, reporter
 from wan_core.runtime import DTYPES, resolve_device
 
 
@@ -42,6 +42,10 @@ class ReconstructOptions:
         if self.edge_rtol < 0:
             raise RequestError(f"--edge-rtol must be at least 0, got {self.edge_rtol}")
 
+    def files(self) -> list[Path]:
+        """The pictures, those of a folder one by one, or the video."""
+        return [path for given in self.images for path in (given.iterdir() if given.is_dir() else [given])]
+
     def log(self, text: str) -> None:
         """Tell the user, on standard error, unless that is not wanted."""
         reporter(self.quiet)(text)
@@ -61,11 +65,11 @@ def run_options() -> list[click.Parameter]:
         ),
         click.Option(["--pixel-limit"], type=int, help="Pixels of a view at most; default: the model's, 255000."),
         click.Option(
-            ["--conf"], type=float, default=CONFIDENCE, show_default=True, help="Keep what is at least this certain."
+            ["--conf"], type=FINITE, default=CONFIDENCE, show_default=True, help="Keep what is at least this certain."
         ),
         click.Option(
             ["--edge-rtol"],
-            type=float,
+            type=FINITE,
             default=DEPTH_RTOL,
             show_default=True,
             help="Drop depth edges steeper than this share of the depth; 0 keeps all.",

@@ -7,10 +7,10 @@ import click
 from pi3.cli import film
 from pi3.cli.film import check_max_points
 from pi3.cli.options import ReconstructOptions, command, run_model
-from pi3.exports import scene_kind, write_scene
+from pi3.exports import check_colmap, scene_kind, write_scene
 from pi3.splat import Orbit
 from wan_core.files import check_place
-from wan_core.media import check_output, write_image, write_video
+from wan_core.media import check_apart, check_output, write_image, write_video
 
 ORBIT_FPS = 24
 
@@ -20,12 +20,17 @@ def run_reconstruct(
 ) -> None:
     """Check everything, reconstruct, write."""
     check_max_points(max_points)
-    scene_kind(out)
+    kind = scene_kind(out)
     check_place(out, is_folder=not out.suffix)
     if preview is not None:
         check_output(preview, num_frames=1)
     if orbit is not None:
         check_output(orbit, fps=ORBIT_FPS)
+    outputs = [path for path in (out, preview, orbit) if path is not None]
+    if kind == "colmap":
+        check_colmap(out)
+        outputs = [*outputs[1:], *(out / "images" / path.name for path in options.files())]
+    check_apart(outputs, options.images)
     scene = run_model(options)
     count = write_scene(scene, out, max_points=max_points)
     options.log(f"{out}: {count:,} points from {len(scene.names)} views")

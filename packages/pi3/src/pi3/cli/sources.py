@@ -1,5 +1,6 @@
 """Images, folders and videos as views, one at a time: only the small views stay in memory."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,11 +11,12 @@ from torch import Tensor
 
 from pi3.images import pictures_to_tensor
 from wan_core import RequestError
-from wan_core.files import IMAGE_ENDINGS, VIDEO_ENDINGS, folder_files
+from wan_core.files import IMAGE_ENDINGS, VIDEO_ENDINGS, folder_files, plain_name, plain_text
 from wan_core.media import load_image, probe_video, stream_video, tensor_to_image
 
 VIDEO_INTERVAL = 10
 _ASPECT_TOLERANCE = 0.02
+_LONGEST_NAME = 200  # bytes; disks take 255, endings and numbers included
 
 
 @dataclass(frozen=True)
@@ -89,7 +91,8 @@ def _video_frames(path: Path, interval: int) -> Iterator[tuple[str, Image.Image]
 
 
 def _unique(names: Sequence[str]) -> tuple[str, ...]:
-    """The same names, numbered when two images of different folders share one."""
-    if len(set(names)) == len(names):
-        return tuple(names)
-    return tuple(f"{index:04d}_{name}" for index, name in enumerate(names))
+    """The same names, fit for lines of text and for endings of ours; numbered when two are one on some disk."""
+    fit = [os.fsencode(plain_text(name))[:_LONGEST_NAME].decode(errors="ignore") for name in names]
+    if len({plain_name(name).casefold() for name in fit}) == len(fit) and all(fit):
+        return tuple(fit)
+    return tuple(f"{index:04d}_{name}" for index, name in enumerate(fit))

@@ -2,16 +2,16 @@
 
 import random
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 from wan_core.errors import RequestError
 from wan_core.files import read_text
-from wan_core.media import check_output
+from wan_core.media import check_apart, check_output
 from wan_core.presets import Preset
-from wan_core.tasks import TaskInputs
+from wan_core.tasks import GenerationRequest, TaskInputs
 
 
 @dataclass(frozen=True)
@@ -39,9 +39,24 @@ def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
             request = preset.task.request_type(prompt=prompt, seed=first_seed + offset, **shared, **files)
             inputs = preset.plan(request)
             jobs.append(Job(inputs, output_path(values["output"], preset, inputs, len(jobs), total, len(prompts))))
+    _check_outputs(jobs, values, written)
+    return jobs
+
+
+def _check_outputs(jobs: Sequence[Job], values: Mapping[str, Any], written: Collection[str]) -> None:
     for job in jobs:
         check_output(job.output, num_frames=job.inputs.geometry.num_frames, fps=job.inputs.settings.fps)
-    return jobs
+    given = [field.name for field in fields(jobs[0].inputs.request) if field.name not in written]
+    outputs = [path for job in jobs for path in (job.output, *_files_of(job.inputs.request, written))]
+    check_apart(outputs, [*_files_of(jobs[0].inputs.request, given), *dict(values["parts"]).values()])
+
+
+def _files_of(request: GenerationRequest, names: Iterable[str]) -> list[Path]:
+    """The files and folders that fields of a request name."""
+    found = [getattr(request, name) for name in names]
+    return [
+        each for value in found for each in (value if isinstance(value, tuple) else [value]) if isinstance(each, Path)
+    ]
 
 
 def read_prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:

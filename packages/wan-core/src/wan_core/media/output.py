@@ -3,7 +3,9 @@
 import os
 import re
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 from wan_core.drafts import Draft
@@ -54,6 +56,45 @@ def check_output(
     if target.kind == "frames" and num_frames is not None:
         _check_sequence(target, shown, num_frames)
     return target
+
+
+def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+    """Check that each output of a command is a file of its own, and none of its inputs.
+
+    A ``%04d`` in an output stands for any number; an input that is a folder stands for the files in it. Raises
+    ``RequestError``.
+    """
+    seen: dict[object, tuple[Path, str]] = {}
+    plain: dict[object, list[tuple[Path, str]]] = {}
+    patterns: dict[object, list[tuple[Path, str]]] = {}
+    given = ((path, "an input") for each in inputs for path in (each.iterdir() if each.is_dir() else [each]))
+    for path, what in chain(given, ((path, "another output") for path in outputs)):
+        place, folder = _place(path), _place(path.parent)
+        is_pattern = "%" in path.name
+        near = [*patterns.get(folder, ()), *(plain.get(folder, ()) if is_pattern else ())]
+        alike = [each for each in near if _is_one_of(each[0].name, path.name) or _is_one_of(path.name, each[0].name)]
+        if what != "an input" and (place in seen or alike):
+            other, role = seen.get(place) or alike[0]
+            raise RequestError(
+                f"{plain_text(path)} would take the place of {role} of the same command, {plain_text(other)}; choose "
+                "another name"
+            )
+        seen[place] = path, what
+        (patterns if is_pattern else plain).setdefault(folder, []).append((path, what))
+
+
+def _place(path: Path) -> object:
+    try:
+        status = path.stat()
+    except (OSError, ValueError):
+        return os.path.realpath(path)
+    return status.st_dev, status.st_ino
+
+
+def _is_one_of(pattern: str, name: str) -> bool:
+    """Whether a file name is one of those that a ``%04d`` stands for."""
+    match = _PATTERN.fullmatch(pattern)
+    return match is not None and bool(re.fullmatch(f"{re.escape(match[1])}[0-9]+{re.escape(match[3])}", name))
 
 
 def _parse(path: str | os.PathLike[str]) -> OutputTarget:
