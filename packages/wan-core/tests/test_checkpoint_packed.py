@@ -273,7 +273,18 @@ def test_block_scales_of_another_shape_are_refused() -> None:
         read(parts | {"weight_scale": parts["weight_scale"][:64]}, {"format": "nvfp4"})
 
 
-@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe", b"{" * 5000])
+def test_a_weight_with_two_scales_is_refused() -> None:
+    stored = {f"{LAYER}.weight": torch.ones(2, 2).to(torch.float8_e4m3fn)}
+    stored |= {f"{LAYER}.weight_scale": torch.tensor(2.0), f"{LAYER}.scale_weight": torch.tensor(3.0)}
+    with pytest.raises(CheckpointError, match="are two scales of one weight"):
+        dequantized(MemorySource(stored))
+
+
+TWICE = b'{"format": "float8_e4m3fn", "format": "int8_tensorwise"}'
+APART = b'{"format": "float8_e4m3fn", "params": {"format": "int8_tensorwise"}}'
+
+
+@pytest.mark.parametrize("raw", [b"", b"{", b"[]", b"\xff\xfe", b"{" * 5000, TWICE, APART])
 def test_a_damaged_mark_is_one_error(raw: bytes) -> None:
     stored = {f"{LAYER}.weight": torch.ones(2, 2), f"{LAYER}.comfy_quant": torch.tensor(list(raw), dtype=torch.uint8)}
     with pytest.raises(CheckpointError, match=r"description of a layer|damaged"):

@@ -267,7 +267,14 @@ def test_damaged_numbers_are_named_when_they_are_read(tmp_path: Path) -> None:
 
 def test_damaged_settings_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "adapter_model.safetensors", GOOD)
-    for text in ("{", "[]", '{"lora_alpha": "much"}', '{"lora_alpha": 1e999}', '{"alpha_pattern": 3}'):
+    for text in (
+        "{",
+        "[]",
+        '{"lora_alpha": "much"}',
+        '{"lora_alpha": 1e999}',
+        '{"alpha_pattern": 3}',
+        '{"r": 1, "r": 2}',
+    ):
         (tmp_path / "adapter_config.json").write_text(text)
         with pytest.raises(CheckpointError, match=r"adapter_config\.json are damaged"):
             read(tmp_path)

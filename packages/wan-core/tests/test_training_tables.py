@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from wan_core.errors import RequestError
+from wan_core.files import quoted
 from wan_core.tasks import GenerationRequest
 from wan_core.training.folders import find_examples
 
@@ -46,3 +47,8 @@ def test_a_faulty_first_row_is_named_by_its_line(tmp_path: Path) -> None:
     (tmp_path / "metadata.csv").write_text('file,caption\na.mp4,"red" car\n')
     with pytest.raises(RequestError, match=r"metadata\.csv, line 2"):
         find_examples(tmp_path)
+
+
+def test_a_long_text_is_quoted_in_part() -> None:
+    assert quoted("a cat") == "'a cat'"
+    assert quoted("a" * 1000) == "'" + "a" * 300 + "' and 700 more characters"

@@ -11,8 +11,10 @@ import struct
 import tempfile
 import unicodedata
 import zlib
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from wan_core.errors import CheckpointError, MediaError, RequestError, WanError
 
@@ -38,6 +40,8 @@ _DAMAGED_TEXT = {
 }
 
 _HALF = "it has half a character, which stands for bytes that are no UTF-8 or is half an escape of JSON"
+
+_LONGEST_QUOTE = 300
 
 _WRITE_REASONS = {
     errno.ENOSPC: "the disk is full; free some space or choose another place",
@@ -145,6 +149,21 @@ def damage_of(text: str) -> tuple[int, str] | None:
     """Where a text shows that letters of it were lost, and what it has there; ``None`` for one that is whole."""
     found = re.search("[\0\ufffd\ud800-\udfff]", text)
     return None if found is None else (found.start(), _DAMAGED_TEXT.get(found[0], _HALF))
+
+
+def quoted(text: str) -> str:
+    """A text in quotes for a message; of a long one the beginning, and how much follows."""
+    more = len(text) - _LONGEST_QUOTE
+    return repr(text) if more <= 0 else f"{text[:_LONGEST_QUOTE]!r} and {more} more characters"
+
+
+def unique_keys(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
+    """An ``object_pairs_hook`` for JSON: ``ValueError`` for a key that stands twice, of which it drops one."""
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"{twice!r:.60} stands twice in one object")
+    return values
 
 
 def plain_name(name: str) -> str:

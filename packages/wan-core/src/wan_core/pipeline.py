@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from wan_core import media
+from wan_core.files import quoted
 from wan_core.media import LatentSpec
 from wan_core.presets import Preset
 from wan_core.sampling import Denoiser, ExpertDenoiser, draw_noise, make_solver, sample, seeded_generator
@@ -104,9 +105,8 @@ class Pipeline:
         """Sentences on what the model does not read of a prompt, or a negative one: its end, words without a token."""
         texts = {"prompt": inputs.request.prompt, "negative prompt": inputs.settings.negative_prompt}
         lost = {name: self.components.lost_words(text) for name, text in texts.items()}
-        notes = [
-            f"the {name} is too long, the model does not read its end: {end!r}" for name, end in lost.items() if end
-        ]
+        cut = {name: quoted(end) for name, end in lost.items() if end}
+        notes = [f"the {name} is too long, the model does not read its end: {end}" for name, end in cut.items()]
         unknown = ", ".join(repr(word) for word in self.components.unknown_words(inputs.request.prompt))
         world = f"; {self.preset.world}" if self.preset.world else ""
         return [*notes, f"{self.preset.name} has no word for {unknown}{world}"] if unknown else notes

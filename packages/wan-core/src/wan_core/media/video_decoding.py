@@ -31,6 +31,7 @@ _BT601 = 5
 _BI_RGB = "\0\0\0\0"  # uncompressed AVI, whose fourth byte Windows leaves unused
 _PROGRESSIVE = 1  # FFmpeg's field orders: 0 is unknown, those above are interlaced
 _NO_PROFILE = b"\0"
+_MOST_FPS = 1000  # more is the clock of a file, not its rate
 _PICTURES = ("png", "apng", "mjpeg")
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -85,7 +86,7 @@ def video_stream(container: "InputContainer", file: Path) -> Any:
 def frame_rate(stream: Any) -> float:
     """Frames per second, 25 where the file does not say."""
     rate = stream.average_rate or stream.guessed_rate or stream.base_rate
-    return float(rate) if rate else 25.0
+    return float(rate) if rate and rate <= _MOST_FPS else 25.0
 
 
 def _begin(stream: Any) -> float:

@@ -13,7 +13,7 @@ from torch import nn
 
 from wan_core.checkpoints import CheckpointLayout, Part
 from wan_core.errors import ConfigError, RequestError
-from wan_core.files import check_place
+from wan_core.files import check_place, quoted
 from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
 from wan_core.models import WanDiT
 from wan_core.pipeline import Pipeline, Progress, silent
@@ -338,9 +338,8 @@ def lost_words(
     texts = {example.caption: example.name for example in reversed(examples)}
     texts = {**dict(reversed(texts.items())), **{request.prompt: "validation prompt" for request in requests}}
     lost = [(place, pipeline.components.lost_words(text)) for text, place in texts.items()]
-    notes = [
-        f"{place}: the caption is too long, the model does not read its end: {end!r}" for place, end in lost if end
-    ]
+    said = "the caption is too long, the model does not read its end"
+    notes = [f"{place}: {said}: {quoted(end)}" for place, end in lost if end]
     return shortened(notes, "more captions are too long")
 
 

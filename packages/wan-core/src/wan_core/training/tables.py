@@ -5,13 +5,12 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from wan_core.errors import RequestError
-from wan_core.files import damage_of, read_text
+from wan_core.files import damage_of, read_text, unique_keys
 
 COLUMNS = ("file", "caption", "image", "start", "end")
 TABLE_ENDINGS = (".csv", ".jsonl", ".json")
@@ -89,17 +88,9 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
 def json_of(text: str, place: str) -> Any:
     """What JSON holds. Raises RequestError naming ``place`` for what is none, or has a key twice in one object."""
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{place}: {error}; it must be JSON, an object for each example") from error
-
-
-def _unique(pairs: Sequence[tuple[str, Any]]) -> dict[str, Any]:
-    values = dict(pairs)
-    if len(values) < len(pairs):
-        twice = Counter(key for key, _ in pairs).most_common(1)[0][0]
-        raise ValueError(f"{twice!r:.60} stands twice in one object")
-    return values
 
 
 def _row(line: str, place: str) -> Row:

@@ -12,6 +12,7 @@ from typing import Any
 from wan_core.checkpoints.lora.patterns import PatternTable
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
+from wan_core.files import unique_keys
 
 PEFT_CONFIG = "adapter_config.json"
 _METADATA = "lora_adapter_metadata"  # where diffusers keeps peft's settings
@@ -81,7 +82,7 @@ def adapter_settings(source: TensorSource) -> Mapping[str, AdapterSettings]:
         return {}
     try:
         components: dict[str, dict[str, Any]] = {}
-        for name, value in json.loads(text).items():
+        for name, value in json.loads(text, object_pairs_hook=unique_keys).items():
             component, _, key = name.rpartition(".")
             components.setdefault(component, {})[key] = value
         return {component: _settings(values, where) for component, values in components.items()}

@@ -17,6 +17,7 @@ from torch import Tensor
 from wan_core.checkpoints.readers.packings import PACKINGS, Packing, UnfitError, has_scale_shape, is_scale, multiplied
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource
 from wan_core.errors import CheckpointError
+from wan_core.files import unique_keys
 
 _SCALES = (".scale_weight", ".weight_scale")
 _MARK = ".comfy_quant"
@@ -62,7 +63,7 @@ def dequantized(source: TensorSource) -> TensorSource:
 
 def _recipes(source: TensorSource, unpacked: Mapping[str, Recipe]) -> dict[str, Recipe]:
     """All tensors but scales and marks, in the order of the file."""
-    scales = {_weight_of(name): name for name in source if name.endswith(_SCALES)}
+    scales = _scales(source)
     done = {name for recipe in unpacked.values() for name in recipe.inputs}
     recipes: dict[str, Recipe] = {}
     for name in source:
@@ -81,6 +82,14 @@ def _recipes(source: TensorSource, unpacked: Mapping[str, Recipe]) -> dict[str, 
             f"{source.path}: {len(orphans)} scales have no weight ({', '.join(orphans[:5])}); fetch it again"
         )
     return recipes
+
+
+def _scales(source: TensorSource) -> dict[str, str]:
+    scales: dict[str, str] = {}
+    for name in source:
+        if name.endswith(_SCALES) and scales.setdefault(_weight_of(name), name) != name:
+            raise CheckpointError(f"{source.path}: {scales[_weight_of(name)]} and {name} are two scales of one weight")
+    return scales
 
 
 def joined_descriptions(texts: Sequence[str]) -> str:
@@ -178,7 +187,7 @@ def _ends(stem: str) -> list[str]:
 
 def _json(source: TensorSource, name: str, text: str | bytes) -> dict[str, Any]:
     try:
-        content = json.loads(text)
+        content = json.loads(text, object_pairs_hook=unique_keys)
     except (ValueError, RecursionError):
         content = None
     if not isinstance(content, dict):
@@ -189,7 +198,7 @@ def _json(source: TensorSource, name: str, text: str | bytes) -> dict[str, Any]:
 def _settings(source: TensorSource, name: str, content: Any) -> dict[str, Any]:
     """A description whose format and flags are all known; nested ``params`` are taken as if they were outside."""
     inner = content.get("params", {}) if isinstance(content, dict) else None
-    if not isinstance(inner, dict):
+    if not isinstance(inner, dict) or any(content.get(key, value) != value for key, value in inner.items()):
         raise CheckpointError(f"{source.path}: the description of {name} is damaged; fetch it again")
     settings = {**inner, **{key: value for key, value in content.items() if key != "params"}}
     form = settings.get("format")

@@ -14,6 +14,7 @@ import torch
 from wan_core.checkpoints.readers.file_source import StoredTensor, file_size, unreadable
 from wan_core.checkpoints.readers.sources import TensorInfo
 from wan_core.errors import CheckpointError
+from wan_core.files import unique_keys
 
 MAX_HEADER_BYTES = 4_000_000
 """Headers of real models have at most some hundred kilobytes; a Python object costs many times its JSON."""
@@ -91,16 +92,9 @@ def _parse(path: Path, header: bytes) -> dict[str, dict[str, Any]]:
     if not _HEADER.fullmatch(header):
         raise _damaged(path, "its header is not that of a safetensors file")
     try:
-        entries: dict[str, dict[str, Any]] = json.loads(header.decode("utf-8"), object_pairs_hook=_unique)
+        entries: dict[str, dict[str, Any]] = json.loads(header.decode("utf-8"), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
         raise _damaged(path, f"its header is not readable ({str(error)[:80]})") from error
-    return entries
-
-
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    entries = dict(pairs)
-    if len(entries) != len(pairs):
-        raise ValueError("a name occurs twice")
     return entries
 
 

@@ -12,7 +12,7 @@ from wan_core.checkpoints.readers.quantized import DESCRIPTIONS, joined_descript
 from wan_core.checkpoints.readers.sources import JoinedSource, TensorSource
 from wan_core.checkpoints.readers.trainer_folders import STATE_FILE, refuse_trainer_folder
 from wan_core.errors import CheckpointError
-from wan_core.files import WEIGHT_ENDINGS, stays_inside
+from wan_core.files import WEIGHT_ENDINGS, stays_inside, unique_keys
 
 USUAL_NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")
 """Stems that a folder's weights have in the official and the diffusers layout, preferred over others."""
@@ -256,7 +256,7 @@ def read_json(path: Path) -> dict[str, Any]:
     if file_size(path) > _MAX_JSON_BYTES:
         raise CheckpointError(f"{path} has {file_size(path)} bytes, at most {_MAX_JSON_BYTES} make sense")
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=unique_keys)
     except OSError as error:
         raise unreadable(path, error) from error
     except (ValueError, RecursionError) as error:
