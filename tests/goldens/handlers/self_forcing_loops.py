@@ -64,7 +64,6 @@ def few_step(case: GoldenCase) -> Mapping[str, Tensor]:
 
 @handles("sf_causal_diffusion")
 def causal_diffusion(case: GoldenCase) -> Mapping[str, Tensor]:
-    call = case.call
     branches = [conditions(case, case.inputs[f"context_{name}"], None) for name in ("pos", "neg")]
     return guided(case, branches, build_causal(case, case.weights))
 
