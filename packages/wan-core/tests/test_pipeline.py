@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from wan_core.errors import RequestError
+from wan_core.errors import ConfigError, RequestError
 from wan_core.models import DiTInputs, VideoVAE
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset, get_preset
@@ -27,6 +27,7 @@ from wan_core.tasks import (
     TaskInputs,
     TextToVideo,
     TI2VRequest,
+    Window,
 )
 from wan_core.tasks.prompts import PromptCache, encode_prompts
 
@@ -253,3 +254,27 @@ def test_impossible_requests_are_refused_before_anything_loads(values: dict[str,
     with pytest.raises(RequestError, match=words):
         model.pipeline.plan(GenerationRequest(**small(**values)))
     assert model.log == []
+
+
+def test_overlapping_windows_are_denoised_under_their_own_conditions_and_averaged() -> None:
+    model = Model("tiny-t2v")
+    inputs = model.pipeline.plan(GenerationRequest(**small(num_frames=9, negative_prompt="n")))  # 3 latent frames
+    whole = model.preset.task.condition(inputs, model.pipeline.components, None)  # type: ignore[arg-type]
+    other = replace(whole.positive, context=whole.positive.context + 1)
+    windows = (
+        Window(frames=(0, 1), positive=whole.positive, negative=whole.negative),
+        Window(frames=(2, 1), positive=other, negative=whole.negative),
+    )
+    denoise, rest = model.pipeline._denoiser(replace(whole, windows=windows), 3.0, None)
+    latents, timestep = torch.randn(whole.latent_shape), torch.tensor(500)
+    with torch.no_grad():
+        found = denoise(latents, timestep)
+        alone = []
+        for window in windows:
+            one = replace(whole, positive=window.positive)
+            alone.append(model.pipeline._denoiser(one, 3.0, None)[0](latents[:, :, list(window.frames)], timestep))
+    rest()
+    wanted = [alone[0][:, :, 0], (alone[0][:, :, 1] + alone[1][:, :, 1]) / 2, alone[1][:, :, 0]]
+    assert torch.allclose(found, torch.stack(wanted, dim=2), atol=1e-5)
+    with pytest.raises(ConfigError, match="latent frame 2 is in no window"):
+        model.pipeline._denoiser(replace(whole, windows=windows[:1]), 3.0, None)[0](latents, timestep)

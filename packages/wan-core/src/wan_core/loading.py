@@ -33,9 +33,11 @@ from wan_core.errors import CheckpointError, RequestError
 from wan_core.files import WEIGHT_ENDINGS
 from wan_core.models import WanDiTConfig
 from wan_core.pipeline import Pipeline, SamplingOptions
-from wan_core.presets import Preset, get_preset
+from wan_core.presets import Preset, get_preset, list_presets
 from wan_core.runtime import Between, Placed, resolve_device, resolve_dtype
 from wan_core.tasks import Components, Experts
+
+_MAX_TEA_CACHE = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,6 +99,18 @@ def check_loras(preset: Preset, loras: Sequence[LoRA]) -> None:
         loras_for(loras, part.expert)
 
 
+def check_tea_cache(preset: Preset, threshold: float | None) -> None:
+    """Raises ``RequestError`` for a step cache on a model of which no coefficients are known, or a threshold that is
+    not above 0."""
+    if threshold is None:
+        return
+    if not preset.tea_cache:
+        known = ", ".join(name for name in list_presets() if get_preset(name).tea_cache)
+        raise RequestError(f"tea-cache needs numbers that {preset.name} does not have; leave it out, or take {known}")
+    if not 0 < threshold <= _MAX_TEA_CACHE:
+        raise RequestError(f"the threshold of tea-cache is above 0 and at most {_MAX_TEA_CACHE}, got {threshold}")
+
+
 class _Loader:
     """Turns the files of one checkpoint into components that load themselves."""
 
@@ -108,6 +122,7 @@ class _Loader:
         self.places = _places(preset, options)
         self.layout.require(part for part in preset.parts if part.name not in self.places)
         check_loras(preset, options.loras)
+        check_tea_cache(preset, options.sampling.tea_cache)
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
         self.attention = runtime.choose_attention_backend(options.attention, self.device)
@@ -151,6 +166,8 @@ class _Loader:
         }
         if self.options.sampling.batched_guidance:
             record["cfg"] = "batched"
+        if self.options.sampling.tea_cache is not None:
+            record["tea_cache"] = self.options.sampling.tea_cache
         if not self.preset.bundled:
             record["checkpoint"] = self.folder.resolve().name
         if self.options.parts:
@@ -232,7 +249,8 @@ class _Loader:
                 return family.open(self._path(part), dtype, device)
             model = load_model(found.config, found.source, family=family, dtype=dtype, device=device)
             attention = self.attention if family.is_denoiser else None
-            runtime.prepare_model(model, inference=inference, attention=attention)
+            cached = inference and family.is_denoiser and self.options.sampling.tea_cache is not None
+            runtime.prepare_model(model, inference=inference, attention=attention, step_cache=cached)
             return model if tokenizer is None else models.TextEncoder(model, tokenizer, network.text_len)
 
         on_cpu = part.name == "text_encoder" and self.options.text_encoder_on_cpu

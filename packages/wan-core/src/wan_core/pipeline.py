@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,23 @@ import torch
 from torch import Tensor
 
 from wan_core import media
+from wan_core.errors import ConfigError
 from wan_core.files import quoted
 from wan_core.media import LatentSpec
+from wan_core.models import ContextCache
 from wan_core.presets import Preset
-from wan_core.sampling import Denoiser, ExpertDenoiser, draw_noise, make_solver, sample, seeded_generator
+from wan_core.runtime import step_cached
+from wan_core.sampling import (
+    Denoiser,
+    ExpertDenoiser,
+    StepCacheRule,
+    StepCaches,
+    WindowDenoiser,
+    draw_noise,
+    make_solver,
+    sample,
+    seeded_generator,
+)
 from wan_core.tasks import (
     Clip,
     Components,
@@ -25,6 +39,7 @@ from wan_core.tasks import (
     Log,
     SamplingSettings,
     TaskInputs,
+    Window,
 )
 
 if TYPE_CHECKING:
@@ -50,11 +65,13 @@ class SamplingOptions:
     """How a run computes, apart from what it makes.
 
     ``batched_guidance`` runs both guidance branches as one batch of two; ``noise_device`` is where the initial noise
-    is drawn (``cpu``: a seed means the same on every machine).
+    is drawn (``cpu``: a seed means the same on every machine). ``tea_cache`` is the threshold below which steps leave
+    the network's blocks out, for presets that have its coefficients.
     """
 
     batched_guidance: bool = False
     noise_device: str = "cpu"
+    tea_cache: float | None = None
 
 
 @dataclass(frozen=True)
@@ -136,7 +153,8 @@ class Pipeline:
         for index in range(num_clips):
             clip = replace(clip, index=index)
             conditioning = task.condition(inputs, self.components, clip)
-            latents = self.denoise(conditioning, inputs.settings, task.noise_seed(inputs.settings.seed, clip), progress)
+            seed = task.noise_seed(inputs.settings.seed, clip)
+            latents = self.denoise(conditioning, inputs.settings, seed, progress, log)
             if on_latents is not None:
                 on_latents(latents)
             decoded = (chunk[0] for chunk in self.decode(latents, conditioning))
@@ -150,17 +168,24 @@ class Pipeline:
                 clip = replace(clip, previous_frames=frames[None])
 
     def denoise(
-        self, conditioning: Conditioning, settings: SamplingSettings, seed: int, progress: Progress = silent
+        self,
+        conditioning: Conditioning,
+        settings: SamplingSettings,
+        seed: int,
+        progress: Progress = silent,
+        log: Log = unheard,
     ) -> Tensor:
-        """Denoised latents [B, C, T, h, w] float32 of one clip."""
+        """Denoised latents [B, C, T, h, w] float32 of one clip. Raises ``ConfigError`` for a step cache on two experts
+        or on given frames."""
         if conditioning.anchors is not None and conditioning.anchors.is_complete:
             return conditioning.anchors.latents.float()  # every frame is given: there is nothing to denoise
         solver = make_solver(settings.solver, settings.num_inference_steps, flow_shift=settings.flow_shift)
         generator = seeded_generator(seed, self.options.noise_device)
         latents = draw_noise(conditioning.latent_shape, generator, self.components.device)
-        denoiser, release = self._denoiser(conditioning, settings.guidance_scale)
+        caches = self._step_caches(conditioning, settings)
+        denoiser, release = self._denoiser(conditioning, settings.guidance_scale, caches)
         try:
-            return sample(
+            latents = sample(
                 denoiser,
                 solver,
                 latents,
@@ -170,6 +195,10 @@ class Pipeline:
             )
         finally:
             release()
+        if caches is not None:
+            total = caches.computed + caches.skipped
+            log(f"tea-cache: {caches.skipped} of {total} network evaluations left out their blocks")
+        return latents
 
     def decode(self, latents: Tensor, conditioning: Conditioning) -> Iterator[Tensor]:
         """Frame chunks [B, 3, t, H, W] in [-1, 1] of denoised latents."""
@@ -186,12 +215,21 @@ class Pipeline:
         """How this output was made: model, settings, versions."""
         return media.Provenance.of(preset=self.preset.name, settings=inputs.record(), record=self._record)
 
+    def _step_caches(self, conditioning: Conditioning, settings: SamplingSettings) -> StepCaches | None:
+        threshold = self.options.tea_cache
+        if threshold is None:
+            return None
+        if isinstance(self.components.dit, Experts) or conditioning.anchors is not None:
+            what = "one network" if conditioning.anchors is None else "videos without given frames"
+            raise ConfigError(f"tea_cache knows {what} only; leave it out")
+        return StepCaches(StepCacheRule(self.preset.tea_cache, threshold), settings.num_inference_steps)
+
     def _denoiser(
-        self, conditioning: Conditioning, scale: float | Experts[float]
+        self, conditioning: Conditioning, scale: float | Experts[float], caches: StepCaches | None
     ) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[], None]]:
         dit = self.components.dit
         if not isinstance(dit, Experts):
-            network = _Resident(dit)
+            network = _Resident(dit, caches)
             return self._branch(network, conditioning, _single(scale)), network.rest
         high, low = _Resident(dit.high), _Resident(dit.low)
         high.other, low.other = low, high
@@ -208,23 +246,33 @@ class Pipeline:
         )
         return denoiser, release
 
-    def _branch(self, network: _Resident, conditioning: Conditioning, guidance_scale: float) -> Denoiser:
-        negative = conditioning.negative
-        return Denoiser(
-            network,
-            conditioning.positive.with_cache(),
-            None if negative is None else negative.with_cache(),
-            guidance_scale,
-            anchors=conditioning.anchors,
-            batched=self.options.batched_guidance,
-        )
+    def _branch(
+        self, network: _Resident, conditioning: Conditioning, guidance_scale: float
+    ) -> Callable[[Tensor, Tensor], Tensor]:
+        positive, negative = ContextCache(), ContextCache()  # windows have one text, so they share what follows from it
+
+        def denoiser(of: Conditioning | Window) -> Denoiser:
+            return Denoiser(
+                network,
+                replace(of.positive, context_cache=positive),
+                None if of.negative is None else replace(of.negative, context_cache=negative),
+                guidance_scale,
+                anchors=conditioning.anchors,
+                batched=self.options.batched_guidance,
+            )
+
+        if not conditioning.windows:
+            return denoiser(conditioning)
+        windows = conditioning.windows
+        return WindowDenoiser([denoiser(window) for window in windows], [window.frames for window in windows])
 
 
 class _Resident:
     """A network that comes to the device at its first step and sends the other expert away."""
 
-    def __init__(self, placed: Placed[WanDiT]) -> None:
+    def __init__(self, placed: Placed[WanDiT], caches: StepCaches | None = None) -> None:
         self._placed = placed
+        self._caches = caches
         self._module: WanDiT | None = None
         self.other: _Resident | None = None
 
@@ -233,7 +281,8 @@ class _Resident:
             if self.other is not None:
                 self.other.rest()
             self._module = self._placed.module()
-        velocity: Tensor = self._module(latents, timesteps, inputs)
+        with nullcontext() if self._caches is None else step_cached(self._module, self._caches.of(inputs)):
+            velocity: Tensor = self._module(latents, timesteps, inputs)
         return velocity
 
     def rest(self) -> None:

@@ -16,7 +16,7 @@ from wan_core.cli.jobs import Job
 from wan_core.cli.progress import progress_unless, reporter
 from wan_core.errors import RequestError
 from wan_core.files import gigabytes, plain_text
-from wan_core.loading import RuntimeOptions, check_loras, checkpoint_folder, load_pipeline
+from wan_core.loading import RuntimeOptions, check_loras, check_tea_cache, checkpoint_folder, load_pipeline
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset
 from wan_core.runtime import resolve_device, resolve_dtype
@@ -27,6 +27,7 @@ def make_videos(preset: Preset, values: Mapping[str, Any], jobs: Sequence[Job]) 
     log = reporter(values["quiet"])
     runtime = runtime_of(preset, values)
     check_loras(preset, runtime.loras)
+    check_tea_cache(preset, runtime.sampling.tea_cache)
     check_size(preset, values, log)
     missing = missing_weights(preset, values["ckpt_dir"]) if values["dry_run"] else None
     pipeline = None if missing is not None else load_pipeline(preset, values["ckpt_dir"], runtime)
@@ -77,7 +78,11 @@ def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:
         loras=values["loras"],
         force_lora=values["force_lora"],
         parts=_places_of(preset, values),
-        sampling=SamplingOptions(batched_guidance=values["cfg"] == "batched", noise_device=str(noise_device)),
+        sampling=SamplingOptions(
+            batched_guidance=values["cfg"] == "batched",
+            noise_device=str(noise_device),
+            tea_cache=values["tea_cache"],
+        ),
     )
 
 

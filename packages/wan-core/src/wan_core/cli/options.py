@@ -215,6 +215,12 @@ def runtime_options() -> list[click.Option]:
             default="sequential",
             help="Guidance branches one after the other, or as a batch of two.",
         ),
+        click.Option(
+            ["--tea-cache"],
+            type=FINITE,
+            metavar="THRESHOLD",
+            help="Leave blocks out in steps that change little, such as 0.1; more is less exact. Default: never.",
+        ),
         click.Option(["--attention"], default="auto", help="Attention backend: auto, sdpa or a flash-attn version."),
         click.Option(["--noise-device"], default="cpu", help="Where noise is drawn; the original: cuda."),
         click.Option(

@@ -25,6 +25,7 @@ class Preset:
     where needed ``image_encoder``, and any further ones, which a task asks its components for by name. ``boundary`` is
     the share of the 1000 training timesteps above which the high-noise expert works; ``sizes`` are the (width, height)
     the model was trained for, and ``shifts`` the flow shift of such a size where it is not the model's usual one;
+    ``tea_cache`` are the coefficients of its step cache, empty where none are known;
     ``repository`` is where its weights are published; ``bundled`` is the folder of weights inside the package, for
     models that need no download. For people: ``disk_gb`` is the size of the download, ``world`` a sentence on what a
     model of few words knows.
@@ -38,6 +39,7 @@ class Preset:
     sizes: tuple[tuple[int, int], ...]
     shifts: tuple[tuple[tuple[int, int], float], ...] = ()
     boundary: float | None = None
+    tea_cache: tuple[float, ...] = ()
     repository: str | None = None
     bundled: str | None = None
     disk_gb: float = 0.0

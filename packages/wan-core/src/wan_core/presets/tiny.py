@@ -66,6 +66,8 @@ TINY_T2V = Preset(
         negative_prompt="",
     ),
     sizes=((64, 64),),
+    # A least-squares fit of ours, 4 prompts of 10, 20 and 30 steps: by how much a step changes the velocity.
+    tea_cache=(-1058.29, 355.83, -35.3706, 2.19054, -0.0108377),
     bundled="tiny",
     world=_WORLD,
 )
@@ -75,6 +77,7 @@ TINY_TI2V = replace(
     name="tiny-ti2v",
     summary="text and image to video in seconds on a CPU",
     task=TextImageToVideo(),
+    tea_cache=(),
     sampling=replace(TINY_T2V.sampling, guidance_scale=2.0),
 )
 
@@ -83,6 +86,7 @@ TINY_I2V = replace(
     name="tiny-i2v",
     summary="image to video by channels in seconds on a CPU",
     task=ImageToVideo(),
+    tea_cache=(),
     parts=_parts("i2v", replace(TINY_DIT, in_dim=2 * TINY_VAE.z_dim + 4)),
 )
 
@@ -96,4 +100,5 @@ TINY_MOE = replace(
         *TINY_T2V.parts[1:],
     ),
     boundary=0.875,
+    tea_cache=(),
 )

@@ -1,4 +1,4 @@
-"""Wan2.1: one network each; image to video has a CLIP branch."""
+"""Wan2.1: one network each; image to video has a CLIP branch. Coefficients of TeaCache are those of its authors."""
 
 from dataclasses import replace
 
@@ -15,6 +15,7 @@ T2V_14B = replace(
     sampling=replace(T2V_A14B.sampling, num_inference_steps=50, flow_shift=5.0, guidance_scale=5.0),
     parts=wan_parts(DIT_14B, WAN21_VAE),
     boundary=None,
+    tea_cache=(-3.03318725e5, 4.90537029e4, -2.65530556e3, 5.87365115e1, -3.15583525e-1),
     repository="Wan-AI/Wan2.1-T2V-14B",
     disk_gb=69,
 )
@@ -28,6 +29,7 @@ T2V_1_3B = replace(
     ),
     sampling=replace(T2V_14B.sampling, width=832, height=480),
     sizes=((832, 480), (480, 832)),
+    tea_cache=(-5.21862437e4, 9.23041404e3, -5.28275948e2, 1.36987616e1, -4.99875664e-2),
     repository="Wan-AI/Wan2.1-T2V-1.3B",
     disk_gb=17.5,
 )
@@ -41,6 +43,7 @@ I2V_14B_720P = replace(
     parts=wan_parts(replace(DIT_14B, in_dim=36, image_dim=1280), WAN21_VAE, image_encoder=CLIP_VIT_H14),
     sizes=SIZES_A14B[:2],
     shifts=tuple((size, 3.0) for size in SIZES_A14B[2:]),
+    tea_cache=(8.10705460e3, 2.13393892e3, -3.72934672e2, 1.66203073e1, -4.17769401e-2),
     repository="Wan-AI/Wan2.1-I2V-14B-720P",
     disk_gb=82,
 )
@@ -52,6 +55,7 @@ I2V_14B_480P = replace(
     sampling=replace(I2V_14B_720P.sampling, width=832, height=480, flow_shift=3.0),
     sizes=SIZES_A14B[2:],
     shifts=tuple((size, 5.0) for size in SIZES_A14B[:2]),
+    tea_cache=(2.57151496e5, -3.54229917e4, 1.40286849e3, -1.35890334e1, 1.32517977e-1),
     repository="Wan-AI/Wan2.1-I2V-14B-480P",
 )
 
@@ -70,5 +74,6 @@ FLF2V_14B = replace(
     ),
     sizes=SIZES_A14B,
     shifts=(),
+    tea_cache=(),
     repository="Wan-AI/Wan2.1-FLF2V-14B-720P",
 )

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from wan_core.runtime.fsdp import divided_as, is_divided, is_sharded, mean_over_processes, shard_model, whole_tensor
     from wan_core.runtime.launch import Launch, is_first_to_say, launched, make_mesh, process_group
     from wan_core.runtime.placement import Between, Placed
+    from wan_core.runtime.step_cache import step_cached
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -34,5 +35,6 @@ __all__ = [
     "resolve_device",
     "resolve_dtype",
     "shard_model",
+    "step_cached",
     "whole_tensor",
 ]

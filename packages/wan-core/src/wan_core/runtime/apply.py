@@ -5,7 +5,7 @@
 2. Kernels, for inference: layers that compute faster than the plain ones of the models.
 3. Attention backend: the kernel inside every attention.
 4. Sharding: weights divided among processes; what comes before may replace layers, what comes after may not.
-5. Recompute, for training: around the blocks as they are then.
+5. Recompute, for training, or a step cache, for inference: around the blocks as they are then.
 
 Every step is a no-op when it is not asked for, and none changes the names of weights.
 """
@@ -18,6 +18,7 @@ from wan_core.errors import ConfigError
 from wan_core.runtime.attention_backends import apply_attention_backend
 from wan_core.runtime.kernels import apply_kernels, has_kernels
 from wan_core.runtime.recompute import apply_recompute
+from wan_core.runtime.step_cache import apply_step_cache
 
 
 def prepare_model(
@@ -27,15 +28,18 @@ def prepare_model(
     attention: str | None = None,
     shard: Callable[[nn.Module], None] | None = None,
     recompute: bool = False,
+    step_cache: bool = False,
 ) -> None:
     """Apply what is asked for to a network whose weights are where it runs, in place.
 
     ``inference`` promises that no gradient is needed. ``attention`` names a backend. ``shard`` divides the weights, as
-    `shard_model` does. ``recompute`` lets blocks be computed again in the backward pass. Raises ConfigError for pairs
-    that cannot be, and what `apply_attention_backend` raises.
+    `shard_model` does. ``recompute`` lets blocks be computed again in the backward pass, ``step_cache`` lets sampling
+    leave them out. Raises ConfigError for pairs that cannot be, and what `apply_attention_backend` raises.
     """
     if inference and recompute:
         raise ConfigError("recompute saves memory of the backward pass, and inference has none; leave one of them out")
+    if step_cache and not inference:
+        raise ConfigError("a step cache is for sampling; a network that is trained runs all of its blocks")
     if not inference and has_kernels(model):
         raise ConfigError("this network was prepared for inference; take Placed.trainable for one to train")
     if inference:
@@ -46,3 +50,5 @@ def prepare_model(
         shard(model)
     if recompute:
         apply_recompute(model)
+    if step_cache:
+        apply_step_cache(model)

@@ -1,4 +1,4 @@
-"""Sampling: schedules, solvers, guidance, experts, anchors and the one loop. Sees callables and tensors, no models."""
+"""Sampling: schedules, solvers, guidance, experts, anchors, windows, step caches, the one loop; it sees no models."""
 
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from wan_core.sampling.sampler import sample
     from wan_core.sampling.solvers import SOLVERS, make_solver
     from wan_core.sampling.solvers.base import Solver
+    from wan_core.sampling.step_cache import StepCache, StepCacheRule, StepCaches
+    from wan_core.sampling.windows import WindowDenoiser
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -21,6 +23,10 @@ __all__ = [
     "Denoiser",
     "ExpertDenoiser",
     "Solver",
+    "StepCache",
+    "StepCacheRule",
+    "StepCaches",
+    "WindowDenoiser",
     "draw_noise",
     "make_solver",
     "sample",

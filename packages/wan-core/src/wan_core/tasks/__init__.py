@@ -15,6 +15,7 @@ from wan_core.tasks.base import (
     Task,
     TaskInputs,
     TrainingClip,
+    Window,
 )
 from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
 from wan_core.tasks.i2v import I2VRequest, ImageToVideo
@@ -53,6 +54,7 @@ __all__ = [
     "TextImageToVideo",
     "TextToVideo",
     "TrainingClip",
+    "Window",
     "encode_images",
     "exact_geometry",
     "load_anchored",

@@ -156,10 +156,19 @@ class DecodePlan:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Window:
+    """Latent ``frames`` that are denoised together, in this order, under conditions of their own."""
+
+    frames: tuple[int, ...]
+    positive: DiTInputs
+    negative: DiTInputs | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Conditioning:
     """Everything a task may say; nothing else reaches the sampling loop.
 
-    ``negative`` is ``None`` for no guidance; ``latent_shape`` is (B, C, T, h, w).
+    ``negative`` is ``None`` for no guidance; ``latent_shape`` is (B, C, T, h, w). ``windows`` have their own conditions.
     """
 
     positive: DiTInputs
@@ -167,6 +176,7 @@ class Conditioning:
     latent_shape: tuple[int, ...]
     anchors: Anchors | None = None
     decode: DecodePlan = field(default_factory=DecodePlan)
+    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
