@@ -4,8 +4,6 @@ from wan_core.tasks.base import (
     Clip,
     Companion,
     Components,
-    Conditioning,
-    DecodePlan,
     Experts,
     GeneratedClip,
     GenerationRequest,
@@ -15,8 +13,8 @@ from wan_core.tasks.base import (
     Task,
     TaskInputs,
     TrainingClip,
-    Window,
 )
+from wan_core.tasks.conditioning import Conditioning, DecodePlan, Window
 from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
 from wan_core.tasks.i2v import I2VRequest, ImageToVideo
 from wan_core.tasks.t2v import TextToVideo, exact_geometry

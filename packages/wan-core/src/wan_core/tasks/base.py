@@ -13,6 +13,7 @@ from wan_core.errors import RequestError
 from wan_core.files import damage_of
 from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.sampling import SOLVERS
+from wan_core.tasks.conditioning import Conditioning
 from wan_core.tasks.prompts import PromptCache
 
 if TYPE_CHECKING:
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
     from wan_core.models import CLIPVision, DiTInputs, TextEncoder, Tokenizer, VideoVAE, WanDiT
     from wan_core.runtime import Placed
-    from wan_core.sampling import Anchors
 
 Value = TypeVar("Value")
 
@@ -133,50 +133,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(item) for item in value]
     return value
-
-
-@dataclass(frozen=True, kw_only=True)
-class DecodePlan:
-    """How denoised latents become frames.
-
-    ``prefix`` [B, C, t, h, w] is put before the latents, ``drop_latent_frames`` leading latent frames are removed
-    first, ``drop_frames`` leading pixel frames last.
-    """
-
-    prefix: Tensor | None = None
-    drop_latent_frames: int = 0
-    drop_frames: int = 0
-
-    def apply(self, latents: Tensor) -> Tensor:
-        """The latents to decode. [B, C, T, h, w] in and out."""
-        import torch
-
-        latents = latents[:, :, self.drop_latent_frames :]
-        return latents if self.prefix is None else torch.cat([self.prefix.to(latents), latents], dim=2)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Window:
-    """Latent ``frames`` that are denoised together, in this order, under conditions of their own."""
-
-    frames: tuple[int, ...]
-    positive: DiTInputs
-    negative: DiTInputs | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Conditioning:
-    """Everything a task may say; nothing else reaches the sampling loop.
-
-    ``negative`` is ``None`` for no guidance; ``latent_shape`` is (B, C, T, h, w). ``windows`` have their own conditions.
-    """
-
-    positive: DiTInputs
-    negative: DiTInputs | None
-    latent_shape: tuple[int, ...]
-    anchors: Anchors | None = None
-    decode: DecodePlan = field(default_factory=DecodePlan)
-    windows: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

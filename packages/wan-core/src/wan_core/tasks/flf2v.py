@@ -13,12 +13,12 @@ from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.tasks.base import (
     Clip,
     Components,
-    Conditioning,
     GenerationRequest,
     SamplingSettings,
     TaskInputs,
     TrainingClip,
 )
+from wan_core.tasks.conditioning import Conditioning
 from wan_core.tasks.i2v import (
     ChannelVideo,
     encode_channels,

@@ -9,13 +9,13 @@ from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.tasks.base import (
     Clip,
     Components,
-    Conditioning,
     Experts,
     RequestT,
     SamplingSettings,
     Task,
     TaskInputs,
 )
+from wan_core.tasks.conditioning import Conditioning
 from wan_core.tasks.prompts import encode_prompts
 
 if TYPE_CHECKING:

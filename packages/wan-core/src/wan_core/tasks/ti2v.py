@@ -13,7 +13,6 @@ from wan_core.media import LatentSpec, VideoGeometry, best_output_size
 from wan_core.tasks.base import (
     Clip,
     Components,
-    Conditioning,
     GenerationRequest,
     RequestT,
     SamplingSettings,
@@ -21,6 +20,7 @@ from wan_core.tasks.base import (
     TaskInputs,
     TrainingClip,
 )
+from wan_core.tasks.conditioning import Conditioning
 from wan_core.tasks.t2v import exact_geometry, text_states
 
 if TYPE_CHECKING:

@@ -1,0 +1,57 @@
+"""What a task says to the sampling loop: conditions of each branch, given frames, windows, and what is decoded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wan_core.models import DiTInputs
+    from wan_core.sampling import Anchors
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodePlan:
+    """How denoised latents become frames.
+
+    ``prefix`` [B, C, t, h, w] is put before the latents, ``drop_latent_frames`` leading latent frames are removed
+    first, ``drop_frames`` leading pixel frames last.
+    """
+
+    prefix: Tensor | None = None
+    drop_latent_frames: int = 0
+    drop_frames: int = 0
+
+    def apply(self, latents: Tensor) -> Tensor:
+        """The latents to decode. [B, C, T, h, w] in and out."""
+        import torch
+
+        latents = latents[:, :, self.drop_latent_frames :]
+        return latents if self.prefix is None else torch.cat([self.prefix.to(latents), latents], dim=2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """Latent ``frames`` that are denoised together, in this order, under conditions of their own."""
+
+    frames: tuple[int, ...]
+    positive: DiTInputs
+    negative: DiTInputs | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioning:
+    """Everything a task may say; nothing else reaches the sampling loop.
+
+    ``negative`` is ``None`` for no guidance; ``latent_shape`` is (B, C, T, h, w). With ``windows``, which cover all T
+    frames and take no anchors, theirs are the conditions.
+    """
+
+    positive: DiTInputs
+    negative: DiTInputs | None
+    latent_shape: tuple[int, ...]
+    anchors: Anchors | None = None
+    decode: DecodePlan = field(default_factory=DecodePlan)
+    windows: tuple[Window, ...] = ()
