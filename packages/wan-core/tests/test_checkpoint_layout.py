@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 import torch
+from click.testing import CliRunner
 
 from tools.make_checkpoint import CLIP, LAYOUTS, TEXT_ENCODER, make_checkpoint
 from wan_core.checkpoints import (
@@ -17,9 +18,11 @@ from wan_core.checkpoints import (
     official_config,
     read_weights,
 )
+from wan_core.cli import wan
 from wan_core.errors import CheckpointError
+from wan_core.loading import checkpoint_folder, load_pipeline
 from wan_core.models import WAN21_VAE, WAN22_VAE, WanDiT, WanDiTConfig, load_tokenizer
-from wan_core.presets import get_preset
+from wan_core.presets import get_preset, list_presets
 
 from .networks import build, infer_clip_config, infer_dit_config, infer_umt5_config, infer_vae_config
 
@@ -63,6 +66,38 @@ def test_equal_seeds_make_equal_checkpoints(tmp_path: Path) -> None:
     first, second = (make_checkpoint("t2v-1.3B", tmp_path / name) for name in "ab")
     for path in sorted(first.rglob("*.safetensors")):
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes()
+
+
+@pytest.mark.parametrize("preset", [name for name in list_presets() if "tiny" in name])
+@pytest.mark.parametrize("kind", ["official", "diffusers"])
+def test_what_converting_writes_of_a_tiny_model_is_where_its_preset_looks(
+    tmp_path: Path, preset: str, kind: str
+) -> None:
+    parts = [part for part in get_preset(preset).parts if part.family.name in ("dit", "vae", "umt5", "tokenizer")]
+    for part in parts:
+        where = part.family.where
+        place = where.official(part.config, part.expert) if kind == "official" else where.diffusers
+        place = where.second if kind == "diffusers" and part.expert == "low" else place
+        file = tmp_path / place
+        if not file.suffix:
+            file /= "tokenizer.json" if part.name == "tokenizer" else f"{where.stem}.safetensors"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    assert CheckpointLayout(tmp_path).missing(parts) == []
+
+
+def test_a_tiny_model_runs_from_the_folder_that_converting_writes(tmp_path: Path) -> None:
+    folder = checkpoint_folder(get_preset("tiny-t2v"), None)
+    result = CliRunner().invoke(wan, ["convert", str(folder), str(tmp_path / "w"), "--to", "official", "--quiet"])
+    assert result.exit_code == 0, result.output
+    found = load_pipeline("tiny-t2v", tmp_path / "w").components.found
+    assert Path(found["vae"]) == tmp_path / "w/Wan2.2_VAE.pth"
+    assert Path(found["text_encoder"]) == tmp_path / "w/models_t5_umt5-xxl-enc-bf16.pth"
+
+
+def test_a_folder_for_a_model_of_the_package_is_not_to_be_downloaded(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"lacks the diffusion transformer .*; leave --ckpt-dir out"):
+        load_pipeline("tiny-t2v", tmp_path)
 
 
 def test_missing_parts_are_named_with_what_was_looked_for(tmp_path: Path) -> None:

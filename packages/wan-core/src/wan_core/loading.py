@@ -118,7 +118,7 @@ class _Loader:
         self.preset = preset
         self.folder = folder
         self.is_bundled = preset.bundled is not None and folder == checkpoint_folder(preset, None)
-        self.layout = CheckpointLayout(folder, preset.name)
+        self.layout = CheckpointLayout(folder, preset.name, preset.bundled is not None)
         self.places = _places(preset, options)
         self.layout.require(part for part in preset.parts if part.name not in self.places)
         check_loras(preset, options.loras)

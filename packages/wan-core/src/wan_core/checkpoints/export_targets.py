@@ -13,7 +13,7 @@ from torch import Tensor
 from wan_core.checkpoints.contents import Contents
 from wan_core.checkpoints.convert import in_format
 from wan_core.checkpoints.families.record import Container
-from wan_core.checkpoints.layout import TOKENIZER_FILES
+from wan_core.checkpoints.layout import TOKENIZER_FILES, TOKENIZER_FOLDER
 from wan_core.checkpoints.networks import Network
 from wan_core.checkpoints.pipeline_files import PipelineFacts, image_processor, model_index, scheduler
 from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorInfo, TensorSource, cast
@@ -22,7 +22,6 @@ from wan_core.models import CLIPConfig, WanDiTConfig
 
 Layout = Literal["official", "diffusers", "single"]
 
-TOKENIZER_FOLDER = "google/umt5-xxl"
 PIECES = "spiece_model"
 _BESIDE_A_TOKENIZER = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json", "config.json")
 

@@ -6,7 +6,7 @@ from fnmatch import fnmatch
 from pathlib import Path
 
 from wan_core.checkpoints.families import Family
-from wan_core.checkpoints.families.record import WEIGHT_FILES
+from wan_core.checkpoints.families.record import WEIGHT_FILES, Places
 from wan_core.checkpoints.members import experts_of, members_of
 from wan_core.checkpoints.parts import Part
 from wan_core.checkpoints.readers.trainer_folders import refuse_trainer_folder
@@ -14,7 +14,15 @@ from wan_core.errors import CheckpointError
 
 TOKENIZER_FILES = ("tokenizer.json", "spiece.model")
 
-TOKENIZER = Family(name="tokenizer", title="the tokenizer", files=TOKENIZER_FILES)
+TOKENIZER_FOLDER = "google/umt5-xxl"
+"""Where the official layout has it."""
+
+TOKENIZER = Family(
+    name="tokenizer",
+    title="the tokenizer",
+    files=TOKENIZER_FILES,
+    places=Places(official=lambda config, expert: TOKENIZER_FOLDER, diffusers="tokenizer", single="tokenizer"),
+)
 """The text encoder's tokenizer, which the text encoder opens."""
 
 _DIT_FILES = (
@@ -24,10 +32,11 @@ _DIT_FILES = (
 
 @dataclass(frozen=True)
 class CheckpointLayout:
-    """A checkpoint folder; ``model`` is the preset's name, for messages."""
+    """A checkpoint folder; ``model`` is the preset's name, for messages, ``is_bundled`` whether the package has it."""
 
     folder: Path
     model: str = ""
+    is_bundled: bool = False
 
     def find(self, part: Part) -> Path:
         """The folder or file of a part.
@@ -103,6 +112,8 @@ class CheckpointLayout:
         return ""
 
     def _remedy(self) -> str:
+        if self.is_bundled:
+            return "; leave --ckpt-dir out for the weights that come with the package"
         return f"; fetch the model with 'wan download {self.model}'" if self.model else ""
 
 
@@ -110,11 +121,12 @@ def _candidates(part: Part) -> list[str]:
     """Paths inside a checkpoint folder where a part may be, best first."""
     places = part.family.where
     if part.family.is_denoiser:
-        return [part.file, places.second if part.expert == "low" else places.diffusers]
-    found = [part.file]
-    if Path(part.file).suffix in (".pth", ".pt"):
-        found.append(str(Path(part.file).with_suffix(".safetensors")))
-    return [*found, places.diffusers, *places.also]
+        official, second = places.official(part.config, part.expert), part.expert == "low"
+        return list(dict.fromkeys([part.file, official, places.second if second else places.diffusers]))
+    found: list[str] = []
+    for file in (part.file, places.official(part.config, None)):
+        found += [file, *([str(Path(file).with_suffix(".safetensors"))] if file.endswith((".pth", ".pt")) else [])]
+    return list(dict.fromkeys([*found, places.diffusers, *places.also]))
 
 
 def _shown(part: Part, candidate: str) -> str:
