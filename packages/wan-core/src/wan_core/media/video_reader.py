@@ -74,7 +74,7 @@ def probe_video(path: str | os.PathLike[str]) -> VideoInfo:
             height=height,
             fps=frame_rate(stream),
             seconds=_length(container, stream),
-            num_frames=stream.frames or None,
+            num_frames=_num_frames(container, stream),
             has_audio=bool(container.streams.audio),
             notes=tuple(notes_on(shown.frame, stream.sample_aspect_ratio)),
         )
@@ -161,6 +161,12 @@ def _chosen_frames(
         until = "its end" if end is None else f"{end:g} s"
         lasts = "" if length is None else f"; it lasts {length:.2f} s"
         raise RequestError(f"video {plain_text(file)} has no frame from {start:g} s to {until}{lasts}")
+
+
+def _num_frames(container: Any, stream: Any) -> int | None:
+    """How many frames the file says that it shows: an mp4 with an edit list holds others, too."""
+    entries = stream.index_entries if stream.frames and container.format.name.startswith("mov") else ()
+    return sum(not entry.is_discard for entry in entries) or stream.frames or None
 
 
 def _length(container: Any, stream: Any) -> float | None:
