@@ -23,7 +23,7 @@ def test_main_command_writes_a_video_inside_the_checkout() -> None:
 
 
 def test_test_command_installs_uv_and_runs_pytest() -> None:
-    assert command("test command") == "python -m pip install uv && uv run pytest"
+    assert command("test command") == "python -m pip install uv && uv run pytest -n 2"
 
 
 def test_ci_reads_the_test_command_from_the_readme() -> None:
