@@ -185,6 +185,7 @@ def test_a_last_frame_of_another_shape_is_cut_and_told(
     assert "--last_frame" in missing.output
 
 
+@pytest.mark.slow
 def test_weights_of_first_and_last_frames_are_no_image_to_video_model(
     run: Run, checkpoint: Callable[[str], Path], picture: Path
 ) -> None:
