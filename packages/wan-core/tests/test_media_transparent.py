@@ -206,3 +206,9 @@ def test_a_webp_without_durations_shows_ten_frames_a_second(tmp_path: Path) -> N
     assert probe_video(path).seconds == pytest.approx(0.4)
     assert [int(frame[0, 0, 0]) for frame in read_video(path, fps=10).frames] == [16, 80, 160, 240]
     assert probe_video(path).fps == pytest.approx(10)
+
+
+def test_the_clock_of_an_animated_png_is_not_its_rate(tmp_path: Path) -> None:
+    frames = [Image.new("RGB", (16, 16), colour) for colour in ("red", "blue")]
+    frames[0].save(tmp_path / "a.png", save_all=True, append_images=frames[1:], duration=[100, 300], default_image=True)
+    assert probe_video(tmp_path / "a.png").fps <= 1000

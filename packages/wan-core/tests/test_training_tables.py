@@ -49,6 +49,27 @@ def test_a_faulty_first_row_is_named_by_its_line(tmp_path: Path) -> None:
         find_examples(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("metadata.csv", ",file_name,text\n0,a.mp4,a cat\n"),  # as pandas writes it
+        ("metadata.csv", "Unnamed: 0,file_name,text\n0,a.mp4,a cat\n"),
+        ("metadata.json", '{"a.mp4": {"caption": "a cat"}}'),  # sd-scripts
+    ],
+)
+def test_lists_of_pandas_and_of_sd_scripts_are_read(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / name).write_text(text)
+    assert [(each.file.name, each.caption) for each in find_examples(tmp_path)] == [("a.mp4", "a cat")]
+
+
+def test_a_column_without_a_name_is_refused_where_it_says_something(tmp_path: Path) -> None:
+    (tmp_path / "a.mp4").touch()
+    (tmp_path / "metadata.csv").write_text(",file_name,text\nblue,a.mp4,a cat\n")
+    with pytest.raises(RequestError, match="unknown column ''"):
+        find_examples(tmp_path)
+
+
 def test_a_long_text_is_quoted_in_part() -> None:
     assert quoted("a cat") == "'a cat'"
     assert quoted("a" * 1000) == "'" + "a" * 300 + "' and 700 more characters"

@@ -27,6 +27,7 @@ _FACTS = (
     "id", "index", "type", "width", "height", "fps", "duration", "num_frames", "frames", "length", "resolution",
     "aspect_ratio", "size", "hash", "split",
 )  # fmt: skip
+_NUMBERS = ("", "unnamed: 0")  # of rows, as pandas writes them
 _MOST_LETTERS = 100_000  # a model reads some two thousand
 
 
@@ -53,6 +54,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 rows = [rows]
             if isinstance(rows, dict) and all(isinstance(value, str) for value in rows.values()):
                 rows = [{"file": file, "caption": caption} for file, caption in rows.items()]
+            if isinstance(rows, dict) and all(isinstance(value, dict) for value in rows.values()):
+                rows = [{"file": file, **values} for file, values in rows.items()]
             if not isinstance(rows, list):
                 raise RequestError(f"{path.name} must be a list of objects, or one object of files and captions")
             for number, row in enumerate(rows, 1):
@@ -115,7 +118,7 @@ def normal_row(row: Mapping[str, Any], place: str) -> dict[str, str]:
         key = column.strip().lower()
         name = next((ours for ours, names in _NAMES.items() if key in names), None)
         if name is None:
-            if key in _FACTS or (not key and not value):
+            if key in _FACTS or (key in _NUMBERS and (not value or str(value).strip().isdigit())):
                 continue
             raise RequestError(f"{place}: unknown column {column!r:.60}; columns are {', '.join(COLUMNS)}")
         if value is None or not str(value).strip():
