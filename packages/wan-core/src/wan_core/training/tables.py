@@ -50,16 +50,23 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
                     yield number, _row(line, f"{path.name}, line {number}")
         case _:
             rows = json_of(text, path.name)
-            if isinstance(rows, dict) and _is_row(rows):
-                rows = [rows]
-            if isinstance(rows, dict) and all(isinstance(value, str) for value in rows.values()):
-                rows = [{"file": file, "caption": caption} for file, caption in rows.items()]
-            if isinstance(rows, dict) and all(isinstance(value, dict) for value in rows.values()):
-                rows = [{"file": file, **values} for file, values in rows.items()]
+            if isinstance(rows, dict):
+                rows = _rows_of(rows)
             if not isinstance(rows, list):
                 raise RequestError(f"{path.name} must be a list of objects, or one object of files and captions")
             for number, row in enumerate(rows, 1):
                 yield number, _object(row, f"{path.name}, line {number}")
+
+
+def _rows_of(values: dict[str, Any]) -> list[dict[str, Any]] | None:
+    """The rows of an object that is one, or of one of files with their captions or their rows; ``None`` for others."""
+    if _is_row(values):
+        return [values]
+    if all(isinstance(value, str) for value in values.values()):
+        return [{"file": file, "caption": caption} for file, caption in values.items()]
+    if all(isinstance(value, dict) for value in values.values()):
+        return [{"file": file, **row} for file, row in values.items()]
+    return None
 
 
 def _is_row(values: Mapping[str, Any]) -> bool:
