@@ -47,12 +47,19 @@ class FrameBlocks:
         """The whole block that begins at frame ``start``."""
         return start, start + (1 if self.first_alone and start == 0 else self.size)
 
+    def count(self, num_frames: int) -> int:
+        """How many blocks a video of ``num_frames`` (at least 1) has."""
+        alone = int(self.first_alone)
+        return alone + -(-(num_frames - alone) // self.size)
+
+    def span(self, index: int, num_frames: int) -> Span:
+        """Block ``index`` of a video of ``num_frames``; the last one may be shorter than the others."""
+        start, stop = self.span_at(max(0, index * self.size - self.first_alone * (self.size - 1)))
+        return start, min(stop, num_frames)
+
     def spans(self, num_frames: int) -> list[Span]:
-        """All blocks of a video of ``num_frames`` (at least 1); the last one may be shorter than the others."""
-        spans = [self.span_at(0)]
-        while spans[-1][1] < num_frames:
-            spans.append(self.span_at(spans[-1][1]))
-        return [(start, min(stop, num_frames)) for start, stop in spans]
+        """All blocks of a video of ``num_frames``."""
+        return [self.span(index, num_frames) for index in range(self.count(num_frames))]
 
     def seen_before(self, start: int) -> list[Span]:
         """The frames before the block at ``start`` that it sees; a shorter last block counts as a whole one."""
@@ -85,7 +92,7 @@ class FrameBlocks:
 
     def memory_frames(self, num_frames: int) -> int:
         """The frames that are kept while ``num_frames`` are made."""
-        return num_frames if self.window is None else self.window
+        return num_frames if self.window is None else min(self.window, num_frames)
 
     def memory_bytes(self, config: WanDiTConfig, num_frames: int, tokens: int, itemsize: int) -> int:
         """What the keys and values of these frames take, for one sample and ``itemsize`` bytes a number."""

@@ -73,6 +73,7 @@ class CausalMemory:
     def __init__(self, blocks: FrameBlocks, num_frames: int) -> None:
         self.blocks = blocks
         self.num_frames = blocks.memory_frames(num_frames)
+        self._ring = (blocks.window or num_frames) - blocks.sink
         self.layers: list[LayerMemory] = []
         self.end = 0
         self._last: Span = (0, 0)
@@ -81,8 +82,9 @@ class CausalMemory:
     @property
     def kept_frames(self) -> list[int]:
         """The number of the frame in each place of the buffers, as far as they are filled."""
-        sink, first = self.blocks.sink, self.end - (self.num_frames - self.blocks.sink)
-        frames = {self._slot(frame): frame for frame in (*range(sink), *range(max(sink, first), self.end))}
+        sink, end = self.blocks.sink, self.end
+        kept = (*range(min(sink, end)), *range(max(sink, end - self._ring), end))
+        frames = {self._slot(frame): frame for frame in kept}
         return [frames[slot] for slot in sorted(frames)]
 
     @property
@@ -117,19 +119,19 @@ class CausalMemory:
             raise RequestError(f"this memory is of frames of {self._tokens} tokens, got {tokens}; begin a fresh one")
         if start > self.end:
             raise RequestError(f"the block at latent frame {start} leaves a gap: the memory ends at {self.end}")
-        if self.blocks.window is None and stop > self.num_frames:
+        if self.num_frames != self.blocks.window and stop > self.num_frames:
             raise RequestError(
                 f"latent frames {start} to {stop} do not fit into a memory of {self.num_frames}; make room for all "
                 "frames or give a window"
             )
-        if stop - start > self.num_frames - self.blocks.sink:
+        if stop - start > self._ring:
             raise RequestError(f"{stop - start} latent frames at once do not fit into a window of {self.num_frames}")
         if start < self.end > self.num_frames and (start, stop) != self._last:
             raise RequestError(f"latent frames before {self._last[0]} are partly forgotten; go on from {self.end}")
 
     def _slot(self, frame: int) -> int:
         sink = self.blocks.sink
-        return frame if frame < sink else sink + (frame - sink) % (self.num_frames - sink)
+        return frame if frame < sink else sink + (frame - sink) % self._ring
 
     def _ranges(self, slots: Sequence[int]) -> tuple[Span, ...]:
         """Runs of neighbouring places as ranges of tokens."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,6 +147,16 @@ class Pipeline:
 
         ``on_latents`` sees each clip's denoised latents [1, C, T, h, w]; ``log`` gets what the task reports.
         """
+        with ExitStack() as held:
+            if self.preset.task.streams:
+                parts: tuple[Placed[Any], ...] = (*self.components.networks, self.components.vae)
+                for part in parts:
+                    held.enter_context(part.held())
+            yield from self._clips(inputs, progress, on_latents, log)
+
+    def _clips(
+        self, inputs: TaskInputs[Any], progress: Progress, on_latents: Callable[[Tensor], None] | None, log: Log
+    ) -> Iterator[Tensor]:
         task = self.preset.task
         num_clips = task.num_clips(inputs)
         clip = Clip()
@@ -160,8 +170,9 @@ class Pipeline:
             decoded = (chunk[0] for chunk in self.decode(latents, conditioning))
             made = GeneratedClip(conditioning=conditioning, latents=latents, frames=decoded)
             chunks = task.report(inputs, made, log)
-            if index + 1 == num_clips:
+            if task.streams or index + 1 == num_clips:
                 yield from chunks
+                clip = replace(clip, previous=conditioning)
             else:
                 frames = torch.cat(list(chunks), dim=1)
                 yield frames
@@ -175,24 +186,30 @@ class Pipeline:
         progress: Progress = silent,
         log: Log = unheard,
     ) -> Tensor:
-        """Denoised latents [B, C, T, h, w] float32 of one clip. Raises ``ConfigError`` for a step cache on two experts
-        or on given frames."""
-        if conditioning.anchors is not None and conditioning.anchors.is_complete:
-            return conditioning.anchors.latents.float()  # every frame is given: there is nothing to denoise
+        """Denoised latents [B, C, T, h, w] float32 of one clip. Raises ``ConfigError`` for a step cache on two experts,
+        on given frames or on clips that go on from each other."""
+        anchors = conditioning.anchors
+        given = anchors.latents.float() if anchors is not None and anchors.is_complete else None
+        if given is not None and conditioning.revisit is None:
+            return given  # every frame is given: there is nothing to denoise
         solver = make_solver(settings.solver, settings.num_inference_steps, flow_shift=settings.flow_shift)
         generator = seeded_generator(seed, self.options.noise_device)
-        latents = draw_noise(conditioning.latent_shape, generator, self.components.device)
         caches = self._step_caches(conditioning, settings)
         denoiser, release = self._denoiser(conditioning, settings.guidance_scale, caches)
         try:
-            latents = sample(
-                denoiser,
-                solver,
-                latents,
-                anchors=conditioning.anchors,
-                generator=generator,
-                progress=lambda steps: progress(steps, "denoise"),
-            )
+            if given is not None:
+                latents = given
+            else:
+                latents = sample(
+                    denoiser,
+                    solver,
+                    draw_noise(conditioning.latent_shape, generator, self.components.device),
+                    anchors=anchors,
+                    generator=generator,
+                    progress=lambda steps: progress(steps, "denoise"),
+                )
+            if conditioning.revisit is not None:
+                denoiser(latents, torch.tensor(conditioning.revisit))
         finally:
             release()
         if caches is not None:
@@ -205,7 +222,7 @@ class Pipeline:
         plan = conditioning.decode
         skip = plan.drop_frames
         with self.components.vae.active() as vae:
-            for chunk in vae.stream_decode(plan.apply(latents)):
+            for chunk in vae.stream_decode(plan.apply(latents), cache=plan.cache):
                 kept = chunk[:, :, skip:]
                 skip = max(0, skip - chunk.shape[2])
                 if kept.shape[2]:
@@ -222,6 +239,8 @@ class Pipeline:
         if isinstance(self.components.dit, Experts) or conditioning.anchors is not None:
             what = "one network" if conditioning.anchors is None else "videos without given frames"
             raise ConfigError(f"tea_cache knows {what} only; leave it out")
+        if conditioning.revisit is not None:
+            raise ConfigError("tea_cache would leave out what a network must see to remember it; leave it out")
         return StepCaches(StepCacheRule(self.preset.tea_cache, threshold), settings.num_inference_steps)
 
     def _denoiser(
@@ -249,7 +268,11 @@ class Pipeline:
     def _branch(
         self, network: _Resident, conditioning: Conditioning, guidance_scale: float
     ) -> Callable[[Tensor, Tensor], Tensor]:
-        positive, negative = ContextCache(), ContextCache()  # windows have one text, so they share what follows from it
+        # Windows have one text, so they share what follows from it; clips may go on with what those before them found.
+        positive, negative = (
+            ContextCache() if inputs is None or inputs.context_cache is None else inputs.context_cache
+            for inputs in (conditioning.positive, conditioning.negative)
+        )
 
         def denoiser(of: Conditioning | Window) -> Denoiser:
             return Denoiser(

@@ -130,7 +130,7 @@ def show_plan(
             **({"missing": missing} if missing else {"weights": str(checkpoint_folder(preset, values["ckpt_dir"]))}),
             "device": runtime.device,
             "dtype": str(dtype).removeprefix("torch."),
-            "memory": weight_bytes(preset, configs, dtype),
+            "memory": {**weight_bytes(preset, configs, dtype), **kept_bytes(preset, configs, dtype, job)},
             **({"lora": [str(lora) for lora in runtime.loras]} if runtime.loras else {}),
             **job.inputs.record(),
             **preset.task.describe(job.inputs),  # the size of the video, where the request's is an area
@@ -145,6 +145,12 @@ def show_plan(
         for name, value in row.items():
             click.echo(f"{name:<20} {value}")
         click.echo()
+
+
+def kept_bytes(preset: Preset, configs: Mapping[str, Any], dtype: torch.dtype, job: Job) -> dict[str, str]:
+    """The memory of what the network remembers of a video that it makes part by part."""
+    kept = preset.task.kept_bytes(job.inputs, configs.get("dit", preset.dit), dtype.itemsize)
+    return {"remembered": gigabytes(kept)} if kept else {}
 
 
 def weight_bytes(preset: Preset, configs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, str]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     )
     from wan_core.models.image import CLIP_VIT_H14, CLIPConfig, CLIPVision
     from wan_core.models.text import UMT5_XXL, TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, load_tokenizer
-    from wan_core.models.vae import WAN21_VAE, WAN22_VAE, VAEConfig, VideoVAE
+    from wan_core.models.vae import WAN21_VAE, WAN22_VAE, DecoderCache, VAEConfig, VideoVAE
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -31,6 +31,7 @@ __all__ = [
     "CLIPConfig",
     "CLIPVision",
     "ContextCache",
+    "DecoderCache",
     "DiTInputs",
     "FLF2VConfig",
     "FLF2VDiT",

@@ -48,7 +48,7 @@ class Placed(Generic[ModuleT]):
         return self._module is not None
 
     def module(self) -> ModuleT:
-        """The module on its device; it stays there until :meth:`rest` is called."""
+        """The module on its device; it stays there until :meth:`rest` is called, or while it is held."""
         if self._module is None:
             self._module = self._load(self.device)
         elif self.between is Between.HOST:
@@ -56,8 +56,8 @@ class Placed(Generic[ModuleT]):
         return self._module
 
     def rest(self) -> None:
-        """Free the device of this module, as ``between`` says."""
-        if self._module is None or self.between is Between.KEEP:
+        """Free the device of this module, as ``between`` says, unless it is held."""
+        if self._module is None or self._users or self.between is Between.KEEP:
             return
         if self.between is Between.HOST:
             self._module.to("cpu")

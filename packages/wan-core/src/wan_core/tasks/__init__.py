@@ -17,7 +17,7 @@ from wan_core.tasks.base import (
 from wan_core.tasks.conditioning import Conditioning, DecodePlan, Window
 from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
 from wan_core.tasks.i2v import I2VRequest, ImageToVideo
-from wan_core.tasks.t2v import TextToVideo, exact_geometry
+from wan_core.tasks.t2v import TextToVideo, exact_geometry, text_states
 from wan_core.tasks.ti2v import (
     AnchoredVideo,
     TextImageToVideo,
@@ -57,4 +57,5 @@ __all__ = [
     "exact_geometry",
     "load_anchored",
     "prepare_anchor_images",
+    "text_states",
 ]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from wan_core.models import CLIPVision, DiTInputs, TextEncoder, Tokenizer, VideoVAE, WanDiT
+    from wan_core.models import CLIPVision, DiTInputs, TextEncoder, Tokenizer, VideoVAE, WanDiT, WanDiTConfig
     from wan_core.runtime import Placed
 
 Value = TypeVar("Value")
@@ -182,6 +182,11 @@ class Components:
         return self.parts["dit"]  # type: ignore[no-any-return]
 
     @property
+    def networks(self) -> tuple[Placed[WanDiT], ...]:
+        """The denoising network, or both experts, high first."""
+        return (self.dit.high, self.dit.low) if isinstance(self.dit, Experts) else (self.dit,)
+
+    @property
     def vae(self) -> Placed[VideoVAE]:
         """The video autoencoder."""
         return self.part("vae")
@@ -199,10 +204,14 @@ class Components:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One clip of a video: its index, and the frames decoded before it ([B, 3, T, H, W] in [-1, 1]) if any."""
+    """One clip of a video: its index, and the frames decoded before it ([B, 3, T, H, W] in [-1, 1]) if any.
+
+    Of a task that streams it has the conditions of the clip before instead, with all that is remembered there.
+    """
 
     index: int = 0
     previous_frames: Tensor | None = None
+    previous: Conditioning | None = field(default=None, repr=False)
 
 
 RequestT = TypeVar("RequestT", bound=GenerationRequest)
@@ -269,12 +278,14 @@ class Task(ABC, Generic[RequestT, InputsT]):
     The first methods make videos; those from :meth:`encode_example` on are for training. ``conditions`` says in a cache
     of examples how they are conditioned; a task that cannot be trained has None. ``has_clean_frames``: leading latent
     frames may be given to the network as they are, at timestep 0. ``learns_from_images``: a single image may be a clip.
+    ``streams``: a clip goes on from what the one before it left, so that networks stay where they are between clips.
     """
 
     request_type: ClassVar[type[GenerationRequest]] = GenerationRequest
     conditions: ClassVar[str | None] = None
     has_clean_frames: ClassVar[bool] = False
     learns_from_images: ClassVar[bool] = True
+    streams: ClassVar[bool] = False
 
     @abstractmethod
     def load(self, request: RequestT, settings: SamplingSettings, latent_spec: LatentSpec) -> InputsT:
@@ -290,6 +301,10 @@ class Task(ABC, Generic[RequestT, InputsT]):
     def num_clips(self, inputs: InputsT) -> int:
         """How many clips make the video."""
         return 1
+
+    def kept_bytes(self, inputs: InputsT, network: WanDiTConfig, itemsize: int) -> int:
+        """Memory of what a network of these dims remembers, for ``--dry-run``; ``itemsize`` bytes a number."""
+        return 0
 
     def report(self, inputs: InputsT, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
         """The frames of a clip on their way out, unchanged.

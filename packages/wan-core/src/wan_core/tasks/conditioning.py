@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from wan_core.models import DiTInputs
+    from wan_core.models import DecoderCache, DiTInputs
     from wan_core.sampling import Anchors
 
 
@@ -17,12 +17,14 @@ class DecodePlan:
     """How denoised latents become frames.
 
     ``prefix`` [B, C, t, h, w] is put before the latents, ``drop_latent_frames`` leading latent frames are removed
-    first, ``drop_frames`` leading pixel frames last.
+    first, ``drop_frames`` leading pixel frames last. A ``cache`` is what the autoencoder remembers of the clip that
+    this one goes on from; fresh at a start, and changed by decoding.
     """
 
     prefix: Tensor | None = None
     drop_latent_frames: int = 0
     drop_frames: int = 0
+    cache: DecoderCache | None = field(default=None, compare=False, repr=False)
 
     def apply(self, latents: Tensor) -> Tensor:
         """The latents to decode. [B, C, T, h, w] in and out."""
@@ -46,7 +48,8 @@ class Conditioning:
     """Everything a task may say; nothing else reaches the sampling loop.
 
     ``negative`` is ``None`` for no guidance; ``latent_shape`` is (B, C, T, h, w). With ``windows``, which cover all T
-    frames and take no anchors, theirs are the conditions.
+    frames and take no anchors, theirs are the conditions. A network that remembers what it has seen is shown the
+    finished latents once more, at timestep ``revisit``; caches that the conditions have are kept.
     """
 
     positive: DiTInputs
@@ -55,3 +58,4 @@ class Conditioning:
     anchors: Anchors | None = None
     decode: DecodePlan = field(default_factory=DecodePlan)
     windows: tuple[Window, ...] = ()
+    revisit: float | None = None

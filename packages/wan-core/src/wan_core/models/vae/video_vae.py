@@ -126,15 +126,17 @@ class VideoVAE(nn.Module):
         tiling: Tiling | None = None,
         clamp: bool = True,
         latents_per_chunk: int | None = 1,
+        cache: DecoderCache | None = None,
     ) -> Iterator[Tensor]:
         """Yield the video of :meth:`decode` in pieces [B, 3, t, H, W], never holding the whole; 1 frame comes first.
 
-        With ``tiling`` the caches of all tiles are held, about the untiled amount times the overlap.
+        A ``cache`` goes on with the clip that it has seen. With ``tiling`` the caches of all tiles are held, about the
+        untiled amount times the overlap.
         """
         self._check_latents(latents)
-        cache = DecoderCache()
+        state = DecoderCache() if cache is None else cache
         return (
-            self.decode_chunk(chunk, cache, tiling=tiling, clamp=clamp) for chunk in _split(latents, latents_per_chunk)
+            self.decode_chunk(chunk, state, tiling=tiling, clamp=clamp) for chunk in _split(latents, latents_per_chunk)
         )
 
     def decode_chunk(

@@ -1,0 +1,20 @@
+"""Wan2.1 1.3B made causal: a few steps a block, endless by its window."""
+
+from dataclasses import replace
+
+from selfforcing_unianimate.config import CausalDiTConfig
+from selfforcing_unianimate.families import CAUSAL_DIT
+from selfforcing_unianimate.frame_blocks import FrameBlocks
+from selfforcing_unianimate.task import CausalVideo
+from wan_core.presets import get_preset
+
+_T2V = get_preset("t2v-1.3B")
+
+SFU_1_3B = replace(
+    _T2V.with_part("dit", family=CAUSAL_DIT, config=CausalDiTConfig(**vars(_T2V.dit))),
+    name="sfu-1.3B",
+    summary="causal video with Wan2.1 1.3B distilled by Self-Forcing: four steps a block, any length",
+    # 21 latent frames are what the network was trained with.
+    task=CausalVideo(FrameBlocks(size=3, window=21)),
+    sampling=replace(_T2V.sampling, solver="renoise", num_inference_steps=4, flow_shift=5.0, guidance_scale=1.0),
+)
