@@ -7,10 +7,12 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from selfforcing_unianimate.config import POSE_DIM, CausalDiTConfig
-from wan_core.checkpoints import DIT, Shapes, TensorSource, dit_config_reader
+from wan_core.checkpoints import DIT, Shapes, dit_config_reader
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from wan_core.checkpoints import TensorSource
 
 _POSE_WEIGHT = "pose_proj.weight"
 
