@@ -176,6 +176,21 @@ def test_official_and_diffusers_configs_are_read(tmp_path: Path) -> None:
     assert not DIT.read_config(written(tmp_path, DIFFUSERS | {"qk_norm": None}), source(plain)).qk_norm
 
 
+def test_what_other_trainers_write_beside_the_official_options_changes_nothing(tmp_path: Path) -> None:
+    fun = {
+        "in_channels": 16, "hidden_size": 2048, "add_control_adapter": False, "in_dim_control_adapter": 24,
+        "downscale_factor_control_adapter": 8, "add_ref_conv": False, "in_dim_ref_conv": 16, "cross_attn_type": None,
+        "window_size": [-1, -1],
+    }  # fmt: skip
+    assert DIT.read_config(written(tmp_path, OFFICIAL | fun), source()) == CONFIG
+    causal = {"local_attn_size": -1, "sink_size": 0}
+    assert DIT.read_config(written(tmp_path, OFFICIAL | causal), source()) == CONFIG
+    with pytest.raises(CheckpointError, match="local_attn_size 21 limits attention"):
+        DIT.read_config(written(tmp_path, OFFICIAL | {"local_attn_size": 21}), source())
+    with pytest.raises(CheckpointError, match="add_ref_conv is no option"):
+        DIT.read_config(written(tmp_path, OFFICIAL | fun | {"add_ref_conv": True}), source())
+
+
 def test_a_width_that_does_not_tell_the_heads_is_not_guessed_from(tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match="how many heads"):
         DIT.read_config(tmp_path, source())

@@ -48,8 +48,17 @@ _IGNORED = frozenset(
         "attention_head_dim", "qk_norm", "added_kv_proj_dim", "pos_embed_seq_len", "rope_max_seq_len",
     }
 )  # fmt: skip
-# Parts that relatives add, which are off in the networks that are ours.
+# Parts that relatives add, off in the networks that are ours; and what VideoX-Fun writes beside: dims of these
+# parts, two names that its networks do not use, and the kind of cross-attention, which the tensors tell.
 _OFF = frozenset({"inject_sample_info", "add_control_adapter", "add_ref_conv"})
+_BESIDE = frozenset(
+    {
+        "in_channels", "hidden_size", "cross_attn_type", "in_dim_control_adapter", "downscale_factor_control_adapter",
+        "in_dim_ref_conv",
+    }
+)  # fmt: skip
+# What limits attention, with the value that does not.
+_UNLIMITED: Mapping[str, Any] = {"window_size": [-1, -1], "local_attn_size": -1, "sink_size": 0}
 _LATER = ("qk_norm", "cross_attn_norm", "text_dim", "patch_size")
 """Options that a published ``config.json`` leaves out."""
 
@@ -92,13 +101,14 @@ def _config_values(content: Mapping[str, Any], kind: type[WanDiTConfig], file: P
     """Arguments of the config in the JSON of a ``config.json``, official or diffusers."""
     content = dict(content)
     _refuse_packed(content, file)
-    window = content.pop("window_size", None)
-    if window not in (None, [-1, -1]):
-        raise CheckpointError(f"{file}: window_size {window} limits attention, which this network does not do")
+    for name, value in _UNLIMITED.items():
+        limit = content.pop(name, None)
+        if limit not in (None, value):
+            raise CheckpointError(f"{file}: {name} {limit} limits attention, which this network does not do")
     is_diffusers = content.get("num_attention_heads") is not None
     keys = _DIFFUSERS_KEYS if is_diffusers else {field.name: field.name for field in fields(kind)}
     said = {key for key, value in content.items() if value is not None and not (value is False and key in _OFF)}
-    unknown = sorted(said - {*keys, *_IGNORED})
+    unknown = sorted(said - {*keys, *_IGNORED, *(() if is_diffusers else _BESIDE)})
     if unknown:
         raise CheckpointError(f"{file}: {', '.join(unknown[:5])} is no option of a Wan transformer that is known here")
     values = {ours: content[theirs] for theirs, ours in keys.items() if content.get(theirs) is not None}
