@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wan_core.errors import BackendError, MediaError, RequestError
-from wan_core.media import check_apart, check_output
+from wan_core.media import check_output, check_own_files
 
 
 def everything(folder: Path) -> list[tuple[str, int]]:
@@ -172,7 +172,7 @@ def test_outputs_are_files_of_their_own_and_no_inputs(tmp_path: Path) -> None:
     (tmp_path / "in/0001.png").write_bytes(b"x")
     (tmp_path / "link.mp4").symlink_to("in/0001.png")
     given = [tmp_path / "in"]
-    check_apart([tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "in/b%04d.png"], given)
+    check_own_files([tmp_path / "a.mp4", tmp_path / "b.mp4", tmp_path / "in/b%04d.png"], given)
     for outputs in (
         [tmp_path / "in/../in/0001.png"],
         [tmp_path / "link.mp4"],
@@ -182,4 +182,4 @@ def test_outputs_are_files_of_their_own_and_no_inputs(tmp_path: Path) -> None:
         [tmp_path / "0003.png", tmp_path / "%d.png"],
     ):
         with pytest.raises(RequestError, match="would take the place of an"):
-            check_apart(outputs, given)
+            check_own_files(outputs, given)

@@ -1,11 +1,15 @@
+import json
+
 import pytest
 import torch
 
+from wan_core.checkpoints import MemorySource, write_file
+from wan_core.drafts import alone_in
 from wan_core.errors import CheckpointError, ConfigError, MediaError, RequestError
-from wan_core.files import sample_file
+from wan_core.files import hash_file, sample_file
 from wan_core.training import Cache, write_cache
 from wan_core.training.cache import ShuffledBatches
-from wan_core.training.examples import weights_fingerprint
+from wan_core.training.examples import stack, weights_fingerprint
 
 SETTINGS = {"fps": 8, "size": [64, 64]}
 
@@ -136,3 +140,41 @@ def test_the_weights_of_a_folder_are_its_network_not_what_lies_beside(tmp_path) 
     (tmp_path / "diffusion_pytorch_model-00001-of-00002.safetensors").write_bytes(b"other")
     assert weights_fingerprint(tmp_path) != before
     assert weights_fingerprint(tmp_path / "owner/name") == str(tmp_path / "owner/name")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"count": float("inf")}, {"count": 1.5}, {"repeats": [10**12]}, {"sources": ["x", "y"]}, {"repeats": "ab"}],
+)
+def test_counts_of_a_stranger_are_checked(tmp_path, change) -> None:
+    write_cache(tmp_path, 2, encode, SETTINGS)
+    index = json.loads((tmp_path / "cache.json").read_text())
+    index["settings"] |= change
+    (tmp_path / "cache.json").write_text(json.dumps(index))
+    with pytest.raises(CheckpointError, match="damaged"):
+        Cache(tmp_path)
+
+
+def test_examples_of_a_stranger_are_checked(tmp_path) -> None:
+    latents = torch.zeros(2, 1, 4, 4)
+    write_cache(tmp_path, 3, lambda number: {"latents": latents, "mask": latents}, SETTINGS)
+    write_file(
+        MemorySource({"latents.0": latents, "foo": latents, "mask.1": latents}), tmp_path / "shard-00000.safetensors"
+    )
+    index = json.loads((tmp_path / "cache.json").read_text())
+    index["shards"] = {"shard-00000.safetensors": hash_file(tmp_path / "shard-00000.safetensors")}
+    (tmp_path / "cache.json").write_text(json.dumps(index))
+    cache = Cache(tmp_path)
+    assert set(cache[0]) == {"latents"}
+    with pytest.raises(CheckpointError, match="nothing of example 2"):
+        cache[2]
+    for rows in ([{"latents": latents[0]}], [{"latents": latents.long()}], [cache[0], {"latents": latents[:1]}]):
+        with pytest.raises(CheckpointError, match="make the cache anew"):
+            stack(rows, torch.device("cpu"))
+    with pytest.raises(ConfigError, match="no latents"):
+        stack([cache[0], cache[1]], torch.device("cpu"))
+
+
+def test_two_processes_do_not_make_one_cache(tmp_path) -> None:
+    with alone_in(tmp_path, RequestError("")), pytest.raises(RequestError, match="another process makes the cache"):
+        write_cache(tmp_path, 2, encode, SETTINGS)

@@ -121,3 +121,16 @@ def test_a_folder_is_held_by_one_process_at_a_time(tmp_path) -> None:
         assert "RequestError: busy" in other.stderr
     with alone_in(tmp_path / "a", busy):
         pass
+
+
+@pytest.mark.parametrize("values", ['"sha256": [1]', '"sha256": {"../x": "a"}', '"sizes": {"a\\u0000": 1}'])
+def test_a_state_of_a_stranger_is_refused(tmp_path: Path, values: str) -> None:
+    folder = tmp_path / "step-00000001"
+    folder.mkdir()
+    good = '"step": 1, "settings": {}, "optimizers": [], "average_updates": 0, "sizes": {}, "shapes": {}'
+    (folder / "state.json").write_text(f"{{{good}}}")
+    (tmp_path / "step-\u00b2").mkdir()
+    assert CheckpointFolder(tmp_path).compare({}) == 1
+    (folder / "state.json").write_text(f"{{{good}, {values}}}")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        CheckpointFolder(tmp_path).compare({})

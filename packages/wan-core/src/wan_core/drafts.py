@@ -278,6 +278,11 @@ def alone_in(folder: Path, refusal: WanError) -> Iterator[None]:
         lock.release()
 
 
+def is_writing() -> bool:
+    """Whether this process has drafts at the moment."""
+    return bool(_own_drafts)
+
+
 @cache
 def _machine() -> str:
     """Eight hex digits for where process numbers mean the same: a host since its start, and a container on it.

@@ -6,6 +6,10 @@ A message says what is wrong, the value, and what would be right:
 """
 
 
+class Terminated(KeyboardInterrupt):
+    """SIGTERM arrived."""
+
+
 class WanError(Exception):
     """Base of every error that a user can cause or mend. ``exit_code`` is the process exit status."""
 

@@ -124,6 +124,17 @@ def read_text(path: str | os.PathLike[str]) -> str:
     return decode_text(data, path)
 
 
+def read_toml(path: str | os.PathLike[str], what: str) -> dict[str, Any]:
+    """The values of a TOML file; ``what`` begins the message about one that is none. Raises ``RequestError``."""
+    import tomllib
+
+    text = read_text(path)
+    try:
+        return tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # also of numbers without end
+        raise RequestError(f"{what} is no TOML: {plain_text(error):.200}") from error
+
+
 def decode_text(data: bytes, place: object) -> str:
     """Text in UTF-8, or in UTF-16 or UTF-32 when its byte order mark says so, with ``\\n`` between lines.
 
@@ -244,9 +255,11 @@ def nearest_folder(folder: Path, shown: str) -> Path:
 
 def stays_inside(folder: Path, path: Path) -> bool:
     """Whether ``path``, links followed, is in ``folder``, or in the blob store of the hub cache that has the folder."""
-    base = folder.resolve()
+    try:
+        base, real = folder.resolve(), path.resolve()
+    except (OSError, ValueError):  # a name that no disk takes, a link to itself
+        return False
     allowed = [base, *(parent.parent / "blobs" for parent in base.parents if parent.name == "snapshots")]
-    real = path.resolve()
     return any(real.is_relative_to(root) for root in allowed)
 
 

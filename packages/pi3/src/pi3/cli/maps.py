@@ -9,7 +9,7 @@ from pi3.depth_maps import DEPTH_NAMES, write_depth
 from pi3.exports import check_poses_kind, poses_json, write_poses
 from wan_core import RequestError
 from wan_core.files import check_place
-from wan_core.media import check_apart
+from wan_core.media import check_own_files
 
 
 def run_depth(options: ReconstructOptions, out: Path) -> None:
@@ -17,7 +17,7 @@ def run_depth(options: ReconstructOptions, out: Path) -> None:
     if out.suffix or out.is_file():
         raise RequestError(f"depth maps go into a folder; {out} looks like a file")
     check_place(out, is_folder=not out.suffix)
-    check_apart((out / f"{each.stem}{end}.png" for each in options.files() for end in DEPTH_NAMES), options.images)
+    check_own_files((out / f"{each.stem}{end}.png" for each in options.files() for end in DEPTH_NAMES), options.images)
     scene = run_model(options)
     scale = write_depth(scene, out)
     options.log(f"{out}: {len(scene.names)} depth maps, depth = level * {scale:.6g}")

@@ -10,7 +10,7 @@ from pi3.cli.options import ReconstructOptions, command, run_model
 from pi3.exports import check_colmap, scene_kind, write_scene
 from pi3.splat import Orbit
 from wan_core.files import check_place
-from wan_core.media import check_apart, check_output, write_image, write_video
+from wan_core.media import check_output, check_own_files, write_image, write_video
 
 ORBIT_FPS = 24
 
@@ -30,7 +30,7 @@ def run_reconstruct(
     if kind == "colmap":
         check_colmap(out)
         outputs = [*outputs[1:], *(out / "images" / path.name for path in options.files())]
-    check_apart(outputs, options.images)
+    check_own_files(outputs, options.images)
     scene = run_model(options)
     count = write_scene(scene, out, max_points=max_points)
     options.log(f"{out}: {count:,} points from {len(scene.names)} views")

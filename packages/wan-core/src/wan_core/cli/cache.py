@@ -17,6 +17,7 @@ from wan_core.training import (
     Cache,
     ClipRule,
     ExampleEncoder,
+    check_apart,
     clip_settings,
     data_folders,
     describe_cache,
@@ -76,6 +77,7 @@ def cache(
     shown = progress_unless(quiet)
     found = examples_of(found, preset, settings, where=str(data), seed=seed, skip_bad=skip_bad, progress=shown)
     examples = found.examples
+    check_apart(out, [data])
     check_place(out, is_folder=True)
     runtime = RuntimeOptions(device=str(chosen), dtype=str(precision).removeprefix("torch."), parts=dict(parts))
     pipeline = load_pipeline(preset, ckpt_dir, runtime)

@@ -8,9 +8,9 @@ from typing import NoReturn
 
 import click
 
-from wan_core.cli.group import ErrorReporting, Terminated
+from wan_core.cli.group import ErrorReporting
 from wan_core.cli.progress import byte_progress, reporter
-from wan_core.errors import RequestError
+from wan_core.errors import RequestError, Terminated
 from wan_core.files import gigabytes
 from wan_core.hub import MANIFEST_NAME, DownloadPlan, FetchedFile, HubName, download_files, open_hub, plan_download
 from wan_core.media import plain_text

@@ -15,12 +15,14 @@ from typing import Any, NoReturn
 
 import click
 
-from wan_core.errors import BackendError, MediaError, WanError
+from wan_core.errors import BackendError, MediaError, Terminated, WanError
 from wan_core.files import plain_text
 from wan_core.lazy import load
 
 DEBUG_KEY = "wan_core.debug"
 _LIKELY = 0.8
+_INTERRUPTED = "interrupted; nothing half-written was left behind"
+_ENDING = (signal.SIGTERM, signal.SIGINT)
 _OUTPUT_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF)
 
 # Read when torch's OpenMP is loaded, so before torch. Waiting threads that spin instead of sleeping make a small model
@@ -43,10 +45,6 @@ class LazyCommand:
 def exit_of(number: int) -> click.exceptions.Exit:
     """How a command ends that a signal has stopped: with 128 and its number, so 130 on Ctrl-C and 143 on SIGTERM."""
     return click.exceptions.Exit(128 + number)
-
-
-class Terminated(KeyboardInterrupt):
-    """SIGTERM arrived."""
 
 
 class ReportedError(click.ClickException):
@@ -87,7 +85,7 @@ class ErrorReporting(click.Command):
             raise ReportedError(error) from error
         except KeyboardInterrupt as interrupt:
             said = f": {interrupt}" if str(interrupt) else ""
-            click.echo(f"interrupted{said}; nothing half-written was left behind", err=True)
+            click.echo(_INTERRUPTED.replace(";", f"{said};"), err=True)
             raise exit_of(signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT) from interrupt
         except (MemoryError, RuntimeError) as error:
             if ctx.meta.get(DEBUG_KEY) or not _is_out_of_memory(error):
@@ -182,15 +180,15 @@ def version_option(package: str, program: str) -> click.Option:
 def main_of(command: click.Command) -> Callable[[], None]:
     """The entry point of a command: SIGTERM ends it as Ctrl-C does, output that nobody takes with a sentence."""
 
-    def terminate(number: int, frame: FrameType | None) -> None:
-        raise Terminated
-
     def main() -> None:
-        signal.signal(signal.SIGTERM, terminate)
+        for number in _ENDING:
+            signal.signal(number, _stop)
         try:
             try:
                 command.main(prog_name=command.name)
             finally:
+                for number in _ENDING:  # a second one ends the interpreter's own end at once
+                    signal.signal(number, signal.SIG_DFL)
                 if sys.stdout is not None:
                     sys.stdout.flush()
         except OSError as error:
@@ -201,6 +199,22 @@ def main_of(command: click.Command) -> Callable[[], None]:
             _leave(MediaError.exit_code)
 
     return main
+
+
+def _stop(number: int, frame: FrameType | None) -> None:
+    """End by an exception, which modules that are being imported may swallow: at once, where nothing is written."""
+    drafts = sys.modules.get("wan_core.drafts")
+    if _is_importing(frame) and (drafts is None or not drafts.is_writing()):
+        with suppress(OSError):
+            os.write(2, f"{_INTERRUPTED}\n".encode())
+        os._exit(128 + number)
+    raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _leave(code: int) -> NoReturn:

@@ -45,9 +45,15 @@ def _use_config(ctx: click.Context, param: click.Parameter, value: Path | None) 
         named.pop("", None)  # of -o
         given = read_config(value, named, also=options)
         read = {named.get(name, name): each for name, each in given.items()}
-        # One value of an option that may come again is a list of one, not of its letters.
-        single = {name for name, each in read.items() if isinstance(each, str) and options[name].multiple}
-        ctx.default_map = {**(ctx.default_map or {}), **read, **{name: [read[name]] for name in single}}
+        found = {name: _as_often(each, options[name], value) for name, each in read.items()}
+        ctx.default_map = {**(ctx.default_map or {}), **found}
+
+
+def _as_often(given: Any, option: click.Parameter, config: Path) -> Any:
+    """A config's value of an option: a list for one that may come again, also of one, and only for such a one."""
+    if isinstance(given, list) and not option.multiple:
+        raise RequestError(f"the config {config} has a list for {option.name}, which takes one value")
+    return [given] if isinstance(given, str) and option.multiple else given
 
 
 def _option(*names: str, help: str, **values: Any) -> click.Option:

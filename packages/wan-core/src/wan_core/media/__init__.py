@@ -16,7 +16,7 @@ if TYPE_CHECKING:
         parse_size,
     )
     from wan_core.media.images import fit_cover, image_to_tensor, load_image, stretch_bicubic, tensor_to_image, to_uint8
-    from wan_core.media.output import check_apart, check_output
+    from wan_core.media.output import check_output, check_own_files
     from wan_core.media.provenance import Provenance, read_provenance
     from wan_core.media.sheet import contact_sheet
     from wan_core.media.video import write_image, write_video
@@ -30,8 +30,8 @@ __all__ = [
     "Provenance",
     "VideoGeometry",
     "best_output_size",
-    "check_apart",
     "check_output",
+    "check_own_files",
     "contact_sheet",
     "count_frames",
     "fit_cover",

@@ -58,7 +58,7 @@ def check_output(
     return target
 
 
-def check_apart(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
+def check_own_files(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     """Check that each output of a command is a file of its own, and none of its inputs.
 
     A ``%04d`` in an output stands for any number; an input that is a folder stands for the files in it. Raises

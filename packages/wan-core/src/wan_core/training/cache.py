@@ -16,9 +16,9 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wan_core.checkpoints import MemorySource, write_file
-from wan_core.drafts import write_text
+from wan_core.drafts import alone_in, write_text
 from wan_core.errors import CheckpointError, ConfigError, RequestError
-from wan_core.files import hash_file
+from wan_core.files import hash_file, plain_text
 
 _INDEX = "cache.json"
 _REMEDY = "remove the folder and make it anew"
@@ -37,12 +37,28 @@ def write_cache(
 
     ``encode(number)`` gives an example's tensors by name (no dots in names). ``settings`` are plain values that
     determine the result. ``report`` gets the number of finished examples. Raises ConfigError naming the difference when
-    the folder was made with other settings, MediaError when it cannot be written, and what ``encode`` raises.
+    the folder was made with other settings, RequestError when another process is making it, MediaError when it cannot
+    be written, and what ``encode`` raises.
     """
     folder = Path(folder)
     if count < 1 or shard_size < 1:
         raise RequestError(f"a cache needs at least one example and shards of at least one, got {count}, {shard_size}")
-    wanted = _wanted(settings, count, shard_size)
+    busy = RequestError(
+        f"another process makes the cache {plain_text(folder)}; wait for its end, or name another folder"
+    )
+    with alone_in(folder, busy):
+        _go_on(folder, count, encode, _wanted(settings, count, shard_size), report)
+    return folder
+
+
+def _go_on(
+    folder: Path,
+    count: int,
+    encode: Callable[[int], Mapping[str, Tensor]],
+    wanted: dict[str, Any],
+    report: Callable[[int], None] | None,
+) -> None:
+    shard_size = wanted["shard_size"]
     index = _read_index(folder) if (folder / _INDEX).exists() else {"settings": wanted, "shards": {}}
     _compare(index["settings"], wanted, folder)
     for start in range(0, count, shard_size):
@@ -55,7 +71,6 @@ def write_cache(
             write_text(folder / _INDEX, json.dumps(index, indent=1))
         if report is not None:
             report(stop)
-    return folder
 
 
 def check_cache(folder: str | Path, count: int, settings: Mapping[str, Any], *, shard_size: int = 16) -> None:
@@ -81,6 +96,7 @@ class Cache:
         index = _read_index(self.folder)
         self.settings: dict[str, Any] = index["settings"]
         self.count = int(self.settings["count"])
+        _check_per_example(self.settings, self.count, self.folder)
         self._shard_size = int(self.settings["shard_size"])
         if expected is not None:
             known = {name: self.settings.get(name) for name in expected}
@@ -144,12 +160,15 @@ class _Shard:
         except (OSError, SafetensorError) as error:
             raise CheckpointError(f"{path} is damaged or missing: {error}; run 'wan cache' again") from error
         self._file = file
-        self._names: dict[int, list[str]] = {}
+        self._names: dict[str, list[str]] = {}
         for name in names:
-            self._names.setdefault(int(name.rpartition(".")[2]), []).append(name)
+            self._names.setdefault(name.rpartition(".")[2], []).append(name)
 
     def read(self, number: int) -> dict[str, Tensor]:
-        return {name.rpartition(".")[0]: self._file.get_tensor(name) for name in self._names[number]}
+        tensors = {name.rpartition(".")[0]: self._file.get_tensor(name) for name in self._names.get(str(number), ())}
+        if not tensors:
+            raise CheckpointError(f"{self.path} has nothing of example {number}; run 'wan cache' again")
+        return tensors
 
     def shape(self, name: str) -> list[int]:
         try:
@@ -208,13 +227,24 @@ def _read_index(folder: Path) -> dict[str, Any]:
     try:
         index: dict[str, Any] = json.loads((folder / _INDEX).read_bytes())
         settings, shards = index["settings"], index["shards"]
-        is_whole = settings["count"] >= 1 and settings["shard_size"] >= 1 and all(map(_is_digest, shards.values()))
+        counts = settings["count"], settings["shard_size"]
+        is_whole = all(type(n) is int and n >= 1 for n in counts) and all(map(_is_digest, shards.values()))
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{type(error).__name__}: {error}"
         raise CheckpointError(f"{folder / _INDEX} is damaged ({reason:.200}); {_REMEDY}") from error
     if not is_whole:
         raise CheckpointError(f"{folder / _INDEX} is damaged; {_REMEDY}")
     return index
+
+
+def _check_per_example(settings: Mapping[str, Any], count: int, folder: Path) -> None:
+    """How often each example comes, and which are of one video. Raises CheckpointError when they are no such lists."""
+    for name in ("repeats", "sources"):
+        values = settings.get(name)
+        if values is not None and not (
+            isinstance(values, list) and len(values) == count and all(type(n) is int and n >= 0 for n in values)
+        ):
+            raise CheckpointError(f"{folder / _INDEX} is damaged: {name} are not {count} numbers; {_REMEDY}")
 
 
 def _is_digest(value: object) -> bool:

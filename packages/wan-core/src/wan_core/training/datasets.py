@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from wan_core.errors import RequestError
-from wan_core.files import read_text
+from wan_core.files import read_toml
 from wan_core.training.clip_rules import parse_clips
 from wan_core.training.folders import DataFolder
 from wan_core.training.settings import DATASET_TABLES
@@ -36,11 +35,7 @@ def data_folders(given: Sequence[str | Path | Mapping[str, Any]]) -> tuple[DataF
 
 
 def _read_datasets(file: Path) -> list[DataFolder]:
-    text = read_text(file)
-    try:
-        values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RequestError(f"{file} is no TOML: {error}") from error
+    values = read_toml(file, str(file))
     unknown = [name for name in values if name not in DATASET_TABLES]
     if unknown:
         raise RequestError(

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from wan_core.checkpoints.readers.shards import USUAL_NAMES, index_shards, is_index, shard_files, weight_files
-from wan_core.errors import ConfigError
-from wan_core.files import sample_file
+from wan_core.errors import CheckpointError, ConfigError
+from wan_core.files import plain_text, sample_file
 from wan_core.pipeline import Pipeline
 from wan_core.presets import Preset
 from wan_core.tasks import TrainingClip
@@ -21,6 +21,7 @@ from wan_core.training.cache import Cache, ShuffledBatches
 from wan_core.training.data import ClipSettings, Example, load_clip, load_first_image
 
 _TEXT = ("context", "empty")
+_ANEW = "make the cache anew with 'wan cache'"
 
 
 def clip_settings(
@@ -109,9 +110,14 @@ class ExampleEncoder:
 
 def stack(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[str, Tensor]:
     """Encoded examples as a batch on ``device``, all but the text: floats as float32, with a leading dimension B."""
-    if "latents" not in rows[0]:
-        raise ConfigError("these examples have no latents; make the cache anew with 'wan cache'")
-    batch = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0] if name not in _TEXT}
+    if not all("latents" in row for row in rows):
+        raise ConfigError(f"these examples have no latents; {_ANEW}")
+    if not all(row["latents"].is_floating_point() and row["latents"].ndim == 4 for row in rows):
+        raise CheckpointError(f"the latents of these examples are no floats [C, T, H, W]; {_ANEW}")
+    try:
+        batch = {name: torch.stack([row[name] for row in rows]).to(device) for name in rows[0] if name not in _TEXT}
+    except (RuntimeError, LookupError) as error:
+        raise CheckpointError(f"these examples do not belong together: {plain_text(error):.200}; {_ANEW}") from error
     return {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
 
 

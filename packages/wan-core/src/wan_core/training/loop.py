@@ -268,7 +268,7 @@ class _Log:
         """What an earlier part of the run wrote; half a line, which a killed one may leave, is none."""
         if self._path is not None and self._path.is_file():
             for text in self._path.read_text(errors="replace").splitlines():
-                with suppress(ValueError):
+                with suppress(ValueError, RecursionError):
                     line = json.loads(text)
                     if isinstance(line, dict):
                         yield line

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import difflib
 import math
-import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from wan_core.errors import ConfigError, RequestError
-from wan_core.files import read_text
+from wan_core.files import read_toml
 
 if TYPE_CHECKING:
     from wan_core.training.objective import NoiseLevels
@@ -210,11 +209,7 @@ def read_config(path: str | Path, known: Iterable[str], *, also: Iterable[str] =
     """
     path, names = Path(path), sorted(known)
     accepted = {*names, *also}
-    text = read_text(path)
-    try:
-        values = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise RequestError(f"the config {path} is no TOML: {error}") from error
+    values = read_toml(path, f"the config {path}")
     read: dict[str, Any] = {}
     for key, value in values.items():
         name = key.replace("-", "_")

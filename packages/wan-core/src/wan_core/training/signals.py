@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Self
 
+from wan_core.errors import Terminated
+
 
 class AbandonedError(Exception):
     """A signal came during work that changes nothing."""
@@ -36,7 +38,7 @@ class Signals:
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.noted.append(number)
         if self._is_alone and len(self.noted) > 1:
-            raise KeyboardInterrupt
+            raise Terminated if self.first() == signal.SIGTERM else KeyboardInterrupt
         self._check()
 
     def _check(self) -> None:

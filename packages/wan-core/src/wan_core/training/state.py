@@ -32,9 +32,8 @@ _STATE = "state.json"
 _MODEL = "model.safetensors"
 _TRAINING = "training.safetensors"
 _WEIGHTS = "model."
-_STATE_VALUES = {
-    "step": int, "settings": dict, "optimizers": list, "average_updates": int, "sizes": dict, "shapes": dict,
-}  # fmt: skip
+_INTEGERS, _DICTS = ("step", "average_updates"), ("settings", "sizes", "shapes")
+_STATE_VALUES = {"optimizers": list, **dict.fromkeys(_INTEGERS, int), **dict.fromkeys(_DICTS, dict)}
 BASE_WEIGHTS = "base_weights"
 """The setting that names the weights which a run starts from."""
 _REMEDY = "remove it to go on from an earlier one"
@@ -105,8 +104,8 @@ class CheckpointFolder:
 
     def steps(self) -> list[int]:
         """The steps of the checkpoints that are there, in order."""
-        found = (path.name.removeprefix("step-") for path in self.root.glob("step-*"))
-        return sorted(int(name) for name in found if name.isdigit())
+        found = (re.fullmatch(r"step-([0-9]+)", path.name) for path in self.root.glob("step-*"))
+        return sorted(int(match[1]) for match in found if match is not None)
 
     def path(self, step: int) -> Path:
         """The folder of a step."""
@@ -317,13 +316,15 @@ def _read_state(folder: Path) -> dict[str, Any]:
     try:
         saved: dict[str, Any] = json.loads((folder / _STATE).read_bytes())
         odd = [name for name, kind in _STATE_VALUES.items() if not isinstance(saved[name], kind)]
+        odd += ["sha256"] if saved.get("sha256", {}).keys() - saved["sizes"].keys() else []
         wrong = [name for name, size in saved["sizes"].items() if (folder / Path(name).name).stat().st_size != size]
+        _flat(saved["settings"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{_STATE} is no state of a run ({type(error).__name__}: {error})"
         raise CheckpointError(f"{folder} is damaged: {reason:.200}; {_REMEDY}") from error
     if odd or wrong:
-        reason = f"{odd[0]} in {_STATE} is of another kind" if odd else f"{wrong[0]} has another size"
-        raise CheckpointError(f"{folder} is damaged: {reason}; {_REMEDY}")
+        what = f"{odd[0]} in {_STATE} is of another kind" if odd else f"{wrong[0]} has another size"
+        raise CheckpointError(f"{folder} is damaged: {what}; {_REMEDY}")
     return saved
 
 
