@@ -90,6 +90,8 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "config with a table": ([*GOOD, "--config", "{tmp}/table.toml"], 2, ("optimizer", "table")),
     "config with a word for a number": ([*GOOD, "--config", "{tmp}/word.toml"], 2, ("--steps", "many")),
     "config with half a step": ([*GOOD, "--config", "{tmp}/half.toml"], 2, ("--steps", "2.5")),
+    "config with a number without end": ([*GOOD, "--config", "{tmp}/long.toml"], 2, ("long.toml", "no TOML")),
+    "config with a list for one value": ([*GOOD, "--config", "{tmp}/list.toml"], 2, ("steps", "one value")),
     "cache that is none": (["--cache", "{tmp}/good", "--output", "{tmp}/out"], 2, ("no cache", "wan cache")),
     "cache with a damaged index": (["--cache", "{tmp}/cache-index", "--output", "{tmp}/out"], 3, ("cache.json",)),
     "cache with a cut shard": (["--cache", "{tmp}/cache-cut", "--output", "{tmp}/out"], 3,
@@ -189,6 +191,8 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, text in {
         **configs,
         "half": "steps = 2.5",
+        "long": "steps = " + "9" * 5000,
+        "list": "steps = [1]",
         "nan": "lr = nan",
         "option": "jso = 1",
         "strange": "qqq = 1",
@@ -289,6 +293,11 @@ def test_an_example_that_cannot_be_read_leaves_the_finished_shards(run: Run, fol
     result = run("cache", data, tmp_path / "cache", "--shard-size", "1", "--quiet")
     assert result.exit_code == 4, result.output
     assert "b.mp4" in result.output
+
+
+def test_a_cache_among_its_data_is_refused(run: Run, folder: Path) -> None:
+    result = run("cache", folder / "good", folder / "good/cache", "--quiet")
+    assert (result.exit_code, "name a folder outside of it" in result.stderr) == (2, True)
 
 
 def test_a_cache_made_with_other_settings_is_refused(run: Run, folder: Path, tmp_path: Path) -> None:

@@ -183,7 +183,7 @@ def outside(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize(
     "name", ["../out.safetensors", "/etc/hosts", "sub/../../out.safetensors", "sub/s.safetensors", "link.safetensors",
-             "..", ".", "", "a\\b.safetensors", "nul\0.safetensors"],
+             "..", ".", "", "a\\b.safetensors", "nul\0.safetensors", "x" * 300],
 )  # fmt: skip
 def test_an_index_that_points_elsewhere_is_refused(tmp_path: Path, name: str) -> None:
     folder = outside(tmp_path)
