@@ -1,13 +1,15 @@
 """The parts of `wan train`: settings, order of data, losses on several ranks, logs, optimizers, recomputed blocks."""
 
+import errno
 import json
 import math
+from functools import partial
 
 import pytest
 import torch
 from torch import nn
 
-from wan_core.checkpoints import DIT
+from wan_core.checkpoints import DIT, write_shards
 from wan_core.errors import CheckpointError, ConfigError, MediaError
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
 from wan_core.runtime.recompute import apply_recompute
@@ -250,6 +252,25 @@ def test_a_network_is_saved_as_an_official_folder(tmp_path) -> None:
         assert torch.equal(loaded.state_dict()[name], expected), name
     save_network(model, tmp_path / "second", dtype=torch.float32, ranks=Ranks(rank=1, world=2))
     assert not (tmp_path / "second").exists()
+
+
+def test_an_export_over_an_older_one_is_never_mixed(tmp_path, monkeypatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr("wan_core.training.export.write_shards", partial(write_shards, max_shard_bytes=30_000))
+    model = network()
+    save_network(model, tmp_path / "dit", dtype=torch.float32)
+    (tmp_path / "dit/vae.pth").write_bytes(b"beside")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "dit").iterdir()}
+    assert len(before) > 4
+    with torch.no_grad():
+        model.patch_embedding.weight += 1
+    monkeypatch.setattr("wan_core.training.export.write_json", full)
+    with pytest.raises(MediaError, match="the disk is full"):
+        save_network(model, tmp_path / "dit", dtype=torch.float32)
+    assert {path.name: path.read_bytes() for path in (tmp_path / "dit").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["dit"]
 
 
 def test_a_config_is_read_as_a_command_line_would_say_it(tmp_path) -> None:

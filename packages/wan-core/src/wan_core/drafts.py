@@ -81,9 +81,8 @@ class Draft:
     def commit(self) -> None:
         """Give the finished draft its name. Raises ``MediaError``."""
         with self.errors():
-            for path in self.path.rglob("*") if self._is_folder else [self.path]:
-                if not path.is_dir():
-                    _sync(path)
+            for path in [*self.path.rglob("*"), self.path]:
+                _sync(path)
             if self._merge and self.target.is_dir():
                 self._merge_folders()
             elif self._is_folder and self.target.is_dir():

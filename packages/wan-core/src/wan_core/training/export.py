@@ -20,7 +20,7 @@ from wan_core.checkpoints import (
     write_json,
     write_shards,
 )
-from wan_core.drafts import replaced_file
+from wan_core.drafts import merged_folder, replaced_file
 from wan_core.errors import CheckpointError
 from wan_core.models import WanDiT
 from wan_core.presets import Preset
@@ -38,7 +38,7 @@ def save_network(
 ) -> Path:
     """Write a DiT as an official checkpoint folder has it: sharded safetensors and ``config.json``; returns the folder.
 
-    What the network keeps in float32 stays so. With several ``ranks`` all must call it; the first writes. Raises
+    What the network keeps in float32 stays so. Its files come into the folder together. With several ``ranks`` all must call it; the first writes. Raises
     MediaError when the disk refuses.
     """
     ranks, folder = ranks or Ranks(), Path(folder)
@@ -47,8 +47,9 @@ def save_network(
         source = MemorySource(tensors)
         kept = set(network.float32_modules)
         dtypes = {name: dtype for name in tensors if not any(f".{part}." in f".{name}." for part in kept)}
-        write_shards(source, folder, dtypes=dtypes, metadata={"format": "pt", **(metadata or {})})
-        write_json(folder / "config.json", official_config(network.config))
+        with merged_folder(folder) as draft:
+            write_shards(source, draft, dtypes=dtypes, metadata={"format": "pt", **(metadata or {})})
+            write_json(draft / "config.json", official_config(network.config))
     return folder
 
 

@@ -29,6 +29,7 @@ _REST = re.compile(
 _VARIANT = re.compile(r"b?f(?:p|loat)?\d+\w*|half|(?:non_)?ema", re.IGNORECASE)
 _MAX_JSON_BYTES = 16_000_000
 _MAX_SHARDS = 1_000
+_LONGEST_NAME = 255  # bytes, of every usual disk
 
 
 @dataclass(frozen=True)
@@ -226,7 +227,8 @@ def read_index(index: Path, read_file: Callable[[Path], TensorSource]) -> Tensor
 
 def _check_inside(folder: Path, name: str, index: Path) -> None:
     """An index may only name files beside it; links must stay inside, or in the blob store of a hub cache."""
-    if Path(name).name != name or name in {"", ".", ".."} or "\\" in name or "\0" in name:
+    is_possible = len(name.encode(errors="replace")) <= _LONGEST_NAME and name not in {"", ".", ".."}
+    if not is_possible or Path(name).name != name or "\\" in name or "\0" in name:
         raise CheckpointError(f"{index} names {name[:120]!r}, which is not a file beside it; such an index is refused")
     if not stays_inside(folder, folder / name):
         raise CheckpointError(f"{index} names {name!r}, a link out of its folder; such an index is refused")
