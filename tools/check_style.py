@@ -30,7 +30,7 @@ ALLOWED: dict[tuple[str, str], str] = {
 # lacks an idea; a number that is raised says why here.
 BUDGETS: dict[tuple[str, ...], int] = {
     # Planned: 300 for errors and files; drafts of files and sets, locks, hashes, texts and shared folders came on top.
-    tuple(f"wan_core/{name}.py" for name in ("__init__", "__main__", "errors", "lazy", "files", "drafts")): 790,
+    tuple(f"wan_core/{name}.py" for name in ("__init__", "__main__", "errors", "lazy", "files", "drafts")): 820,
     ("wan_core/models/",): 5_500,
     ("wan_core/media/",): 2_740,  # planned: 2,300, before colours, alpha, fields and shapes that files say
     ("wan_core/hub/",): 770,  # planned: 500; the refusals of two clients, and a list that is not trusted

@@ -38,8 +38,8 @@ def save_network(
 ) -> Path:
     """Write a DiT as an official checkpoint folder has it: sharded safetensors and ``config.json``; returns the folder.
 
-    What the network keeps in float32 stays so. Its files come into the folder together. With several ``ranks`` all must call it; the first writes. Raises
-    MediaError when the disk refuses.
+    What the network keeps in float32 stays so. Its files come into the folder together. With several ``ranks`` all must
+    call it; the first writes. Raises MediaError when the disk refuses.
     """
     ranks, folder = ranks or Ranks(), Path(folder)
     tensors = _gathered(network, ranks)
