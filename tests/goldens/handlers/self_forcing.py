@@ -1,5 +1,6 @@
 """Families sf_causal*, sf_teacher_forcing, sf_attention_masks and those of the causal transformer under poses."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
@@ -113,18 +114,25 @@ def in_order(memory: CausalMemory, layer: int, kind: str, tokens: int) -> Tensor
     return torch.cat([buffer[:, order], buffer[:, len(kept) :]], dim=1).flatten(1, 2)
 
 
+def made_of(term: str, inputs: Mapping[str, Tensor]) -> Tensor:
+    """A term of a pass, such as ``0.5*x+0.1``."""
+    match = re.fullmatch(r"(?:([\d.]+)\*)?(\w+)([+-][\d.]+)?", term.replace(" ", ""))
+    if match is None:
+        raise ValueError(f"pass {term!r} is not understood")
+    return float(match[1] or 1) * inputs[match[2]] + float(match[3] or 0)
+
+
 @handles("sf_causal_sink")
 def causal_sink(case: GoldenCase) -> dict[str, Tensor]:
     """Several passes per block, each of which writes over what the one before it left."""
     network, tokens = build_causal(case, case.weights), case.call["frame_seqlen"]
-    latents, timesteps = case.inputs["x"], case.inputs["t"]
-    blocks = blocks_of(case)
+    latents, blocks = case.inputs["x"], blocks_of(case)
     memory = CausalMemory(blocks, latents.shape[2])
     inputs = replace(inputs_of(case, latents).with_cache(), memory=memory)
     passes = {
-        "pass1": (latents, timesteps),
-        "pass2": (0.5 * latents + 0.1, 0.5 * timesteps),
-        "pass_clean": (case.inputs["clean"], 0 * timesteps),
+        name: tuple(made_of(term, case.inputs) for term in terms.split(","))
+        for name, terms in case.call.items()
+        if name.startswith("pass")
     }
     results: dict[str, list[Tensor]] = {name: [] for name in passes}
     index = []

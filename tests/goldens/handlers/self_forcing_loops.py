@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import torch
 from einops import rearrange
@@ -9,8 +10,12 @@ from torch import Tensor
 
 from selfforcing_unianimate.causal_dit import CausalDiT, CausalInputs
 from selfforcing_unianimate.memory import CausalMemory
+from selfforcing_unianimate.pose_encoder import PoseEncoder
+from selfforcing_unianimate.pose_encoder import pose_tokens as as_tokens
+from selfforcing_unianimate.pose_weights import STACKS, read_pose_config
 from tests.goldens.handlers.self_forcing import blocks_of, build_causal, pose_tokens
-from tests.goldens.harness import GoldenCase, handles
+from tests.goldens.harness import GoldenCase, finished, handles
+from wan_core.checkpoints import MemorySource
 from wan_core.sampling import Denoiser, Solver, make_solver, sample
 
 
@@ -78,3 +83,16 @@ def guided(case: GoldenCase, branches: Sequence[CausalInputs], network: CausalDi
         "out.latents": made_in_blocks(case, network, branches, iter(solver, None), 0.0),
         "out.timesteps": solver().timesteps.float(),
     }
+
+
+@handles("sfu_pose_causal_diffusion")
+def pose_causal_diffusion(case: GoldenCase) -> Mapping[str, Tensor]:
+    """Both branches see the poses, as in the fork."""
+    stacks = {name: tensor for name, tensor in case.weights.items() if name.startswith(STACKS)}
+    motion = PoseEncoder(read_pose_config(Path(case.name), MemorySource(stacks)))
+    motion.dwpose_embedding.load_state_dict(case.named(f"weights.{STACKS[0]}."))
+    embedded = finished(motion).embed_motion(case.inputs["dwpose"][None])
+    network = build_causal(case, {name: tensor for name, tensor in case.weights.items() if name not in stacks})
+    texts = (case.inputs[f"context_{name}"] for name in ("pos", "neg"))
+    branches = [conditions(case, text, as_tokens(embedded)) for text in texts]
+    return {"mid.dwpose_embedding": embedded, **guided(case, branches, network)}
