@@ -192,12 +192,23 @@ def test_a_config_that_says_who_packed_the_weights_is_refused_by_that_name(tmp_p
         load_pipeline("t2v-1.3B", folder)
 
 
-@pytest.mark.parametrize("name", ["Phantom-Wan-14B", "Wan2_1_mocha-14B_fp16", "SkyReels-V2-DF-14B-540P"])
+@pytest.mark.parametrize(
+    "name",
+    ["Phantom-Wan-14B", "Wan2_1_mocha-14B_fp16", "SkyReels-V2-DF-14B-540P", "MAGREF_14B", "Wan2_1-I2V-ATI-14B_fp8"],
+)
 def test_what_only_a_name_tells_is_a_note(tmp_path: Path, name: str) -> None:
     save_file(weights(), tmp_path / f"{name}.safetensors")
     (entry,) = inspected(tmp_path / f"{name}.safetensors")["weights"]
     assert "it runs as" in entry["notes"][0]
     assert entry["problem"] == ""
+
+
+def test_a_class_that_is_refused_has_no_note_that_it_is_read(tmp_path: Path) -> None:
+    save_file(weights(), tmp_path / "model.safetensors")
+    (tmp_path / "config.json").write_text('{"_class_name": "WanVACETransformer3DModel", "num_attention_heads": 4}')
+    (entry,) = inspected(tmp_path)["weights"]
+    assert "is Wan VACE" in entry["problem"]
+    assert not any("it is read as Wan" in note for note in entry["notes"])
 
 
 @pytest.mark.parametrize(

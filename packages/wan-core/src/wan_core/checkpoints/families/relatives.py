@@ -100,6 +100,9 @@ _BY_CHANNELS = {
 _SAME_TENSORS = {
     r"phantom": "Phantom, whose tensors are those of Wan2.1 text to video: it runs as that, without reference images",
     r"mocha": "MoCha, whose tensors are those of Wan2.1 text to video: it runs as that, without the source video",
+    r"magref": "MAGREF, whose tensors are those of Wan2.1 image to video: it runs as that, with one picture",
+    r"(?<![a-z])ati(?![a-z])|wan[-_.]?move": "ATI or Wan-Move, whose tensors are those of Wan2.1 image to video: it "
+    "runs as that, without trajectories",
     r"skyreels.*[-_.]df[-_.]": "SkyReels-V2 diffusion forcing: it runs as text to video, without its own schedule",
 }
 
@@ -156,7 +159,7 @@ def notes_of(path: Path) -> tuple[str, ...]:
     names = [f"the name of {path} says {said}" for pattern, said in _SAME_TENSORS.items() if re.search(pattern, text)]
     classes = [
         f"{file} says that it is a {plain_text(name)[:60]}, which is not known here; it is read as Wan"
-        for file, name in _classes(path)
+        for file, name in ([] if _by_class(path) else _classes(path))
     ]
     return tuple(f"note: {each}" for each in [*names[:1], *classes[:1]])
 
