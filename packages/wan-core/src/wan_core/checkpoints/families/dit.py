@@ -99,12 +99,8 @@ def dit_config_reader(
 
 def _config_values(content: Mapping[str, Any], kind: type[WanDiTConfig], file: Path) -> dict[str, Any]:
     """Arguments of the config in the JSON of a ``config.json``, official or diffusers."""
-    content = dict(content)
     _refuse_packed(content, file)
-    for name, value in _UNLIMITED.items():
-        limit = content.pop(name, None)
-        if limit not in (None, value):
-            raise CheckpointError(f"{file}: {name} {limit} limits attention, which this network does not do")
+    content = _without_limits(content, file)
     is_diffusers = content.get("num_attention_heads") is not None
     keys = _DIFFUSERS_KEYS if is_diffusers else {field.name: field.name for field in fields(kind)}
     said = {key for key, value in content.items() if value is not None and not (value is False and key in _OFF)}
@@ -119,6 +115,13 @@ def _config_values(content: Mapping[str, Any], kind: type[WanDiTConfig], file: P
         values["dim"] = heads * width if type(heads) is int and type(width) is int else f"{heads} x {width}"
         values["qk_norm"] = content.get("qk_norm", True) not in (None, False)
     return values
+
+
+def _without_limits(content: Mapping[str, Any], file: Path) -> dict[str, Any]:
+    for name, value in _UNLIMITED.items():
+        if content.get(name) not in (None, value):
+            raise CheckpointError(f"{file}: {name} {content[name]} limits attention, which this network does not do")
+    return {name: value for name, value in content.items() if name not in _UNLIMITED}
 
 
 def _refuse_packed(content: Mapping[str, Any], file: Path) -> None:
