@@ -208,3 +208,18 @@ def test_images_take_the_size_of_the_first() -> None:
     assert view_of_image(images[0], (14, 28)).shape == (3, 28, 14)
     with pytest.raises(RequestError, match="no picture"):
         pictures_to_tensor([])
+
+
+def test_depth_maps_of_another_scale_do_not_stay(scene: Scene, tmp_path: Path) -> None:
+    folder = tmp_path / "depth"
+    folder.mkdir()
+    (tmp_path / "x_depth.png").write_text("outside")
+    for name in ("gone_depth.png", "gone_colour.png", "mine_depth.png"):
+        (folder / name).write_text("old")
+    (folder / "depth.json").write_text(json.dumps({"views": ["gone", "../x", "left"]}))
+    write_depth(scene, folder)
+    assert not list(folder.glob("gone*"))
+    assert (folder / "mine_depth.png").exists()
+    assert (tmp_path / "x_depth.png").exists()
+    (folder / "depth.json").write_text('{"views": 3}')
+    write_depth(scene, folder)

@@ -175,8 +175,10 @@ def test_what_pi3_saw_is_the_old_or_the_new_at_every_crash_point(pi3: Pi3, tmp_p
 
     def prepare(folder: Path) -> None:
         write_findings(found[0], folder / "seen", "a")
+        (folder / "seen/a_0007.ply").write_bytes(b"of more views")
 
     assert crash_everywhere(tmp_path, prepare, lambda folder: write_findings(found[1], folder / "seen", "a")) >= 6
+    assert not (tmp_path / "whole/seen/a_0007.ply").exists()
 
 
 def test_the_task_says_when_nothing_guides(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 import json
 import os
+from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -46,8 +48,18 @@ def depth_levels(depth: NDArray[np.floating], scale: float) -> NDArray[np.uint16
     return lifted
 
 
+def _older_maps(folder: Path) -> list[str]:
+    """The names of the images of an earlier run."""
+    with suppress(OSError, ValueError, LookupError, TypeError, RecursionError):
+        views = json.loads((folder / "depth.json").read_bytes())["views"]
+        return [f"{view}{end}.png" for view in views for end in DEPTH_NAMES if Path(view).name == view]
+    return []
+
+
 def write_depth(scene: Scene, path: str | os.PathLike[str]) -> float:
     """Write ``NAME_depth.png`` (16 bit) and ``NAME_colour.png`` per view, and ``depth.json`` with the scale.
+
+    The maps that an older ``depth.json`` there names go: they have another scale.
 
     Depth is the level times the scale, which is returned; pixels that are not kept are 0 in the first and dimmed in the
     second. Raises MediaError when the folder cannot be written.
@@ -55,7 +67,7 @@ def write_depth(scene: Scene, path: str | os.PathLike[str]) -> float:
     near, far = depth_range(scene.depth[scene.keep])
     largest = float(scene.depth[scene.keep].max()) if scene.keep.any() else 1.0
     scale = max(largest, 1e-12) / LEVELS
-    with merged_folder(path) as folder:
+    with merged_folder(path, owned=_older_maps(Path(path))) as folder:
         for index, name in enumerate(scene.names):
             kept, depth = scene.keep[index], scene.depth[index]
             levels = depth_levels(np.where(kept, depth, 0), scale)

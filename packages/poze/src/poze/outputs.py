@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -79,12 +80,15 @@ def write_latents(findings: Findings, path: Path) -> Path:
 def write_findings(findings: Findings, path: Path, stem: str) -> int:
     """Write the points to a ``.ply`` file, or into a folder: ``STEM_0000.ply`` per view and ``STEM.npz`` with all.
 
-    Returns the number of points. Raises MediaError when a file cannot be written.
+    Views of an earlier run of that stem go. Returns the number of points. Raises MediaError when a file cannot be
+    written.
     """
     if path.suffix == ".ply":
         return _write_cloud(findings, path, slice(None))
     total = 0
-    with merged_folder(path) as folder:
+    views = re.compile(rf"{re.escape(stem)}_[0-9]{{4,}}\.ply")
+    older = [each.name for each in path.glob("*.ply") if views.fullmatch(each.name)]
+    with merged_folder(path, owned=older) as folder:
         save_arrays(folder / f"{stem}.npz", findings.arrays())
         for view in range(findings.latents.num_views):
             total += _write_cloud(findings, folder / f"{stem}_{view:04d}.ply", slice(view, view + 1))

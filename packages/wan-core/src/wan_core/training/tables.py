@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,7 @@ def _csv_rows(path: Path, text: str) -> Iterator[tuple[int, Row]]:
     start = 1  # a quoted caption may have lines
     try:
         columns = [name.strip().lower() for name in reader.fieldnames or []]
-        double = next((name for name in columns if name and columns.count(name) > 1), None)
+        double = next((name for name, times in Counter(columns).items() if name and times > 1), None)
         if double is not None:
             raise RequestError(f"{path.name}, line 1: there are two columns {double!r:.60}; keep one")
         start = reader.line_num + 1
