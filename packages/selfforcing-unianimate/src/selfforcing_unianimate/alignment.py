@@ -90,16 +90,21 @@ class _Alignment:
         own, wanted = self.body[0], self.target
         right, left = _SHOULDERS
         widths = wanted[left, 0] - wanted[right, 0], own[left, 0] - own[right, 0]
-        heights = (
-            pose[list(_HIPS), 1].mean() - pose[list(_SHOULDERS), 1].mean() for pose in (wanted, own)
-        )  # from the shoulders down to the hips
-        ratios = self._ratio(*widths, *_SHOULDERS), self._ratio(*heights, *_SHOULDERS, *_HIPS)
+        heights = [
+            float(pose[list(_HIPS), 1].mean() - pose[list(_SHOULDERS), 1].mean()) for pose in (wanted, own)
+        ]  # from the shoulders down to the hips
+        ratios = (
+            self._ratio(*widths, *_SHOULDERS),
+            self._ratio(heights[0], heights[1], *_SHOULDERS, *_HIPS),
+        )
         self.body, self.faces, self.hands = (points * ratios for points in (self.body, self.faces, self.hands))
 
     def fit(self, limb: _Limb) -> None:
         """Step 2: the length of one limb, by moving its end and what hangs on it."""
-        lengths = (np.linalg.norm(pose[limb.child] - pose[limb.parent]) for pose in (self.target, self.body[0]))
-        ratio = self._ratio(*(float(length) for length in lengths), limb.parent, limb.child)
+        wanted, own = (
+            float(np.linalg.norm(pose[limb.child] - pose[limb.parent])) for pose in (self.target, self.body[0])
+        )
+        ratio = self._ratio(wanted, own, limb.parent, limb.child)
         move = (self.body[:, limb.parent] - self.body[:, limb.child]) * (1 - ratio)
         if self.validated:
             move = np.where(self.seen[:, [limb.parent, limb.child]].all(axis=1, keepdims=True), move, 0.0)

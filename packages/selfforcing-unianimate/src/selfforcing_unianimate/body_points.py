@@ -6,7 +6,7 @@ weights; the code is our own.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,10 +34,10 @@ class Crop(NamedTuple):
     sides: Array
 
 
-def padded_crop(box: Array, padding: float = _PADDING) -> Crop:
+def padded_crop(box: NDArray[Any], padding: float = _PADDING) -> Crop:
     """A box (left, top, right, bottom) with room around it."""
-    box = np.asarray(box, dtype=np.float32)
-    return Crop((box[:2] + box[2:]) / 2, (box[2:] - box[:2]) * np.float32(padding))
+    low, high = np.asarray(box[:2], dtype=np.float32), np.asarray(box[2:], dtype=np.float32)
+    return Crop((low + high) / np.float32(2), (high - low) * np.float32(padding))
 
 
 def with_aspect(crop: Crop, size: tuple[int, int] = INPUT_SIZE) -> Crop:
@@ -76,5 +76,5 @@ def decode_positions(along_x: Array, along_y: Array, split: float = SPLIT) -> tu
 
 def in_picture(points: Array, crop: Crop, size: tuple[int, int] = INPUT_SIZE) -> Array:
     """Points in pixels of the input as those in pixels of the picture."""
-    moved: Array = points / np.array(size, dtype=np.float32) * crop.sides + crop.centre - crop.sides / 2
-    return moved
+    share = points / np.array(size, dtype=np.float32)
+    return np.asarray(share * crop.sides + crop.centre - crop.sides / 2, dtype=np.float32)

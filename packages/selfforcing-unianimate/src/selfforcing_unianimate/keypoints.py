@@ -7,7 +7,7 @@ code is our own.
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -56,11 +56,10 @@ class Poses:
     @property
     def has_person(self) -> NDArray[np.bool_]:
         """[T]: whether at least one joint of the body was seen."""
-        seen: NDArray[np.bool_] = (self.subset >= 0).any(axis=1)
-        return seen
+        return np.asarray((self.subset >= 0).any(axis=1))
 
 
-def openpose_order(keypoints: Floats, scores: Floats) -> tuple[Floats, Floats]:
+def openpose_order(keypoints: NDArray[Any], scores: NDArray[Any]) -> tuple[Floats, Floats]:
     """Points [T, 133, 2] and scores [T, 133] with a neck, in OpenPose's order: [T, 134, 2] and [T, 134].
 
     The neck is the middle of the shoulders; its score is 1 where both were seen, else 0.
@@ -75,7 +74,7 @@ def openpose_order(keypoints: Floats, scores: Floats) -> tuple[Floats, Floats]:
     return ordered, ordered_score
 
 
-def poses_of(keypoints: Floats, scores: Floats, width: int, height: int) -> Poses:
+def poses_of(keypoints: NDArray[Any], scores: NDArray[Any], width: int, height: int) -> Poses:
     """The poses of one person's detected points [T, 133, 2], in pixels of a picture, and their scores [T, 133]."""
     points, score = openpose_order(keypoints, scores)
     points = points / (width, height)

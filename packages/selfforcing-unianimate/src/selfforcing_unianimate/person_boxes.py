@@ -63,7 +63,7 @@ def person_boxes(
     known = (scores > possible) & np.isfinite(boxes).all(axis=1)
     boxes, scores = boxes[known], scores[known]
     kept = without_overlaps(boxes, scores, overlap)
-    return boxes[[index for index in kept if scores[index] > certain]]
+    return np.asarray(boxes[[index for index in kept if scores[index] > certain]])
 
 
 def without_overlaps(boxes: Array, scores: Array, threshold: float) -> list[int]:

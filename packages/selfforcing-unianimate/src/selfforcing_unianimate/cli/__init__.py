@@ -4,6 +4,8 @@ from wan_core.cli import LazyCommand, LazyGroup, main_of
 
 COMMANDS = {
     "doctor": LazyCommand("selfforcing_unianimate.cli.doctor:doctor", "Say what this machine has and lacks."),
+    "download": LazyCommand("selfforcing_unianimate.cli.download:download", "Fetch the weights, resumed and checked."),
+    "pose": LazyCommand("selfforcing_unianimate.cli.pose:pose", "Take the motion out of a video, for a person."),
 }
 
 sfu = LazyGroup("sfu", COMMANDS, help="Pose-driven video as a stream.", package="selfforcing-unianimate")

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wan_core.cli.download import fetch_model
     from wan_core.cli.generate import build_command, run_generate
     from wan_core.cli.options import FINITE, ListCommand, ListOption, debug_option
-    from wan_core.cli.progress import reporter
+    from wan_core.cli.progress import progress_unless, reporter
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -46,6 +46,7 @@ __all__ = [
     "fetch_model",
     "main",
     "main_of",
+    "progress_unless",
     "reporter",
     "run_generate",
     "version_option",

@@ -1,0 +1,201 @@
+"""``sfu pose``: the motion of a video, and who is to move so, into a pose file and a preview."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from wan_core import MediaError, RequestError
+from wan_core.cli import FINITE, ErrorReporting, debug_option, progress_unless, reporter
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from selfforcing_unianimate.keypoints import Poses
+    from selfforcing_unianimate.pose_file import PoseFile
+
+_FILE = click.Path(path_type=Path)
+_TORSO = (1, 2, 5, 8, 11)
+_PREVIEW_MULTIPLE = 16
+
+
+@click.command(cls=ErrorReporting, params=[debug_option()])
+@click.argument("video", type=_FILE)
+@click.option("--reference", type=_FILE, help="A picture of the person who is to move.")
+@click.option("--out", type=_FILE, required=True, help="The pose file to write, .npz.")
+@click.option("--preview", type=_FILE, help="Also write the skeletons: .mp4, .gif, .webp or frames/%04d.png.")
+@click.option(
+    "--detector-dir", type=_FILE, default=Path("checkpoints/detectors"), show_default=True,
+    help="Folder with yolox_l.onnx and dw-ll_ucoco_384.onnx.",
+)  # fmt: skip
+@click.option(
+    "--align", type=click.Choice(["reference", "none"]),
+    help="Bring the motion to the reference's proportions and place; default: if there is a reference.",
+)  # fmt: skip
+@click.option("--validated", is_flag=True, help="Align by joints that were seen only.")
+@click.option("--start", type=FINITE, default=0.0, show_default=True, help="Seconds to leave out in front.")
+@click.option("--end", type=FINITE, help="Second to stop at; default: the end.")
+@click.option("--fps", type=FINITE, help="Frames a second to look at; default: all.")
+@click.option("--max-frames", type=int, help="At most so many.")
+@click.option("--size", metavar="W*H", help="Of the preview; default: about that of the video.")
+@click.option("--device", help="cpu keeps the detectors off an accelerator.")
+@click.option("--quiet", is_flag=True, help="No progress and no notes.")
+def pose(**values: Any) -> None:
+    """Find the person in every frame of VIDEO, and write the poses to a file that 'sfu infer --pose' takes."""
+    run(quiet=values.pop("quiet"), **values)
+
+
+def run(
+    *,
+    video: Path,
+    reference: Path | None,
+    out: Path,
+    preview: Path | None,
+    detector_dir: Path,
+    align: str | None,
+    validated: bool,
+    start: float,
+    end: float | None,
+    fps: float | None,
+    max_frames: int | None,
+    size: str | None,
+    device: str | None,
+    quiet: bool,
+) -> None:
+    """Check everything, detect, align, write. Raises what those raise."""
+    from selfforcing_unianimate.detection import PoseDetector
+    from selfforcing_unianimate.pose_file import PoseFile, write_pose_file
+    from wan_core.media import Provenance, check_output, load_image, parse_size, probe_video, stream_video
+
+    alignment = _alignment(align, reference, validated=validated)
+    _check_out(out, preview)
+    info = probe_video(video)
+    if preview is not None:
+        check_output(preview, num_frames=max_frames or info.num_frames or 2, fps=fps or info.fps)
+    wanted = None if size is None else parse_size(size)
+    log = reporter(quiet)
+    for note in info.notes:
+        log(f"{video} {note}")
+    picture = None if reference is None else load_image(reference)
+    detector = PoseDetector(detector_dir, device=device)
+    log(f"looking for persons with {detector.providers[0]}")
+    still = None if picture is None else _reference_pose(detector.poses, picture, reference)
+    frames = stream_video(video, start=start, end=end, fps=fps, max_frames=_limit(max_frames))
+    shown = progress_unless(quiet)((frame.permute(1, 2, 0).numpy() for frame in frames), "poses")
+    raw = detector.poses(_counted(shown, max_frames))
+    _note_gaps(raw, still, alignment, log)
+    driving = raw if still is None else _aligned(raw, still, alignment)
+    settings = {
+        "video": video.name, "reference": reference and reference.name, "alignment": alignment, "start": start,
+        "end": end, "fps": fps, "max_frames": max_frames,
+    }  # fmt: skip
+    made = PoseFile(
+        driving=driving,
+        reference=still,
+        size=(info.width, info.height),
+        fps=fps or info.fps,
+        alignment=alignment,
+        provenance=Provenance.of(preset="sfu pose", settings=settings, record={"providers": detector.providers}),
+    )
+    write_pose_file(made, out)
+    click.echo(f"{out}: {len(driving)} poses, {made.fps:g} a second, alignment {alignment}")
+    if preview is not None:
+        _write_preview(made, preview, wanted or _near(info.width, info.height))
+        click.echo(str(preview))
+
+
+def _alignment(align: str | None, reference: Path | None, *, validated: bool) -> str:
+    if align == "reference" and reference is None:
+        raise RequestError("--align reference needs the person to align to; give --reference PICTURE")
+    if validated and (align == "none" or reference is None):
+        raise RequestError("--validated is a way to align; give --reference PICTURE, and not --align none")
+    return "none" if align == "none" or reference is None else "validated" if validated else "reference"
+
+
+def _check_out(out: Path, preview: Path | None) -> None:
+    from wan_core.files import check_place
+
+    if out.suffix.lower() != ".npz":
+        raise RequestError(f"--out ends in .npz, got {out}")
+    if preview is not None and preview.absolute() == out.absolute():
+        raise RequestError("--out and --preview are the same file")
+    check_place(out)
+
+
+def _limit(max_frames: int | None) -> int:
+    """One more than a pose file holds, so that a longer video is told and not cut."""
+    from selfforcing_unianimate.pose_file import MAX_FRAMES
+
+    if max_frames is not None and not 1 <= max_frames <= MAX_FRAMES:
+        raise RequestError(f"--max-frames must be 1 to {MAX_FRAMES}, got {max_frames}")
+    return max_frames or MAX_FRAMES + 1
+
+
+def _counted(pictures: Iterable[NDArray[np.uint8]], max_frames: int | None) -> Iterator[NDArray[np.uint8]]:
+    from selfforcing_unianimate.pose_file import MAX_FRAMES
+
+    for number, picture in enumerate(pictures):
+        if number == MAX_FRAMES:
+            raise RequestError(f"a pose file holds at most {MAX_FRAMES} poses; give --max-frames, or --start and --end")
+        yield picture
+
+
+def _reference_pose(detect: Callable[..., Poses], picture: Any, path: Path | None) -> Poses:
+    import numpy as np
+
+    try:
+        return detect([np.asarray(picture)])
+    except MediaError as error:
+        raise MediaError(f"reference {path}: {error}") from error
+
+
+def _note_gaps(raw: Poses, still: Poses | None, alignment: str, log: Callable[[str], None]) -> None:
+    """Say what was not seen."""
+    empty = int((~raw.has_person).sum())
+    if empty:
+        log(f"note: no person is seen in {empty} of {len(raw)} frames; their skeletons are empty")
+    if still is not None and alignment == "reference":
+        for name, one in (("the first frame", raw), ("the reference", still)):
+            if (one.subset[0, list(_TORSO)] < 0).any():
+                log(f"note: in {name} shoulders or hips are not seen, by which poses are aligned; try --validated")
+
+
+def _aligned(raw: Poses, still: Poses, alignment: str) -> Poses:
+    """The driving poses, aligned as asked. Raises MediaError where that leads nowhere."""
+    import numpy as np
+
+    from selfforcing_unianimate.alignment import align
+
+    if alignment == "none":
+        return raw
+    driving = align(raw, still, validated=alignment == "validated")
+    points = np.concatenate([driving.body.ravel(), driving.faces.ravel(), driving.hands.ravel()])
+    if not (np.abs(points) <= 100).all():
+        raise MediaError(
+            "the poses cannot be aligned: a limb has no length in the first frame; use --validated, or another --start"
+        )
+    return driving
+
+
+def _near(width: int, height: int) -> tuple[int, int]:
+    """A size in whole patches, for a preview that can be a pose again."""
+    columns, rows = (max(1, round(side / _PREVIEW_MULTIPLE)) for side in (width, height))
+    return columns * _PREVIEW_MULTIPLE, rows * _PREVIEW_MULTIPLE
+
+
+def _write_preview(made: PoseFile, path: Path, size: tuple[int, int]) -> None:
+    from selfforcing_unianimate.drawing import model_picture
+    from wan_core.media import image_to_tensor, write_video
+
+    def drawn() -> Iterator[Tensor]:
+        from PIL import Image
+
+        for index in range(len(made.driving)):
+            yield image_to_tensor(Image.fromarray(model_picture(made.driving[index : index + 1], *size)))[:, None]
+
+    write_video(drawn(), path, fps=made.fps, provenance=made.provenance)

@@ -1,0 +1,143 @@
+"""Poses in pictures and videos: YOLOX finds the person, DWPose's RTMPose the points, both as ONNX files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from selfforcing_unianimate import body_points, person_boxes
+from selfforcing_unianimate.backends import onnxruntime
+from selfforcing_unianimate.keypoints import NUM_DETECTED, Poses, poses_of
+from wan_core import CheckpointError, MediaError
+from wan_core.files import existing_file, plain_text
+
+PERSON_MODEL = "yolox_l.onnx"
+POINT_MODEL = "dw-ll_ucoco_384.onnx"
+"""File names of the two detectors in the repository ZheWang123/UniAnimate-DiT."""
+
+_PREFERRED = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
+
+Pixels = NDArray[np.uint8]
+Array = NDArray[np.float32]
+
+
+class PoseDetector:
+    """Both detectors of a folder.
+
+    ``device`` "cpu" keeps them off an accelerator; otherwise one that onnxruntime offers is tried first. Raises
+    CheckpointError for files that are missing, damaged or of other networks, BackendError without onnxruntime.
+    """
+
+    def __init__(self, folder: Path, *, device: str | None = None) -> None:
+        if not folder.is_dir():
+            raise CheckpointError(
+                f"there is no folder {plain_text(folder)} with {PERSON_MODEL} and {POINT_MODEL}; fetch them with "
+                "'sfu download --only detectors'"
+            )
+        side, (width, height) = person_boxes.INPUT_SIZE, body_points.INPUT_SIZE
+        self._persons = _Network(folder / PERSON_MODEL, (side, side), device)
+        self._points = _Network(folder / POINT_MODEL, (height, width), device)
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What runs them, in onnxruntime's words."""
+        return self._points.providers
+
+    def points(self, picture: Pixels) -> tuple[Array, Array]:
+        """The points [133, 2], in pixels, and scores [133] of the surest person in an RGB picture [H, W, 3].
+
+        Without a person the whole picture is looked at, as the reference does; the scores tell.
+        """
+        swapped = np.ascontiguousarray(picture[:, :, ::-1])  # the networks were trained on blue, green, red
+        square, ratio = person_boxes.letterbox(swapped)
+        cells = (1, person_boxes.num_cells(), person_boxes.NUM_VALUES)
+        (found,) = self._persons.run(square[None], [cells])
+        boxes = person_boxes.person_boxes(found, ratio)
+        height, width = picture.shape[:2]
+        whole = np.array([0, 0, width, height], dtype=np.float32)
+        is_real = len(boxes) > 0 and bool((boxes[0, 2:] - boxes[0, :2] >= 1).all())
+        crop = body_points.with_aspect(body_points.padded_crop(boxes[0] if is_real else whole))
+        lengths = (int(side * body_points.SPLIT) for side in body_points.INPUT_SIZE)
+        along_x, along_y = self._points.run(
+            body_points.network_input(swapped, crop), [(1, NUM_DETECTED, length) for length in lengths]
+        )
+        inside, scores = body_points.decode_positions(along_x, along_y)
+        return body_points.in_picture(inside, crop)[0], scores[0]
+
+    def poses(self, pictures: Iterable[Pixels]) -> Poses:
+        """The poses of pictures [H, W, 3], RGB, one person in each. Raises MediaError when nobody is in any."""
+        found = []
+        for picture in pictures:
+            points, scores = self.points(picture)
+            found.append(poses_of(points[None], scores[None], picture.shape[1], picture.shape[0]))
+        if not found:
+            raise MediaError("there is no picture to look for a person in")
+        poses = joined(found)
+        if not poses.has_person.any():
+            raise MediaError(
+                "no person was found: no joint is seen with a score above 0.3; show a whole person, larger and brighter"
+            )
+        return poses
+
+
+def joined(poses: Sequence[Poses]) -> Poses:
+    """Poses one after the other."""
+    names = ("body", "subset", "faces", "hands", "scores")
+    return Poses(**{name: np.concatenate([getattr(each, name) for each in poses]) for name in names})
+
+
+class _Network:
+    """An ONNX file with one input [1, 3, H, W] of float32."""
+
+    def __init__(self, path: Path, size: tuple[int, int], device: str | None) -> None:
+        if not path.exists():
+            raise CheckpointError(f"{plain_text(path)} is missing; fetch it with 'sfu download --only detectors'")
+        self.path = existing_file(path, "detector")
+        runtime = onnxruntime()
+        options = runtime.SessionOptions()
+        options.log_severity_level = 3
+        available = runtime.get_available_providers()
+        wanted = [each for each in _PREFERRED if each in available and (device != "cpu" or each.startswith("CPU"))]
+        try:
+            self._session = runtime.InferenceSession(str(self.path), options, providers=wanted)
+        except _errors() as error:
+            reason = plain_text(error).partition(":")[2].strip()[:120] or "it cannot be read"
+            raise CheckpointError(f"{plain_text(self.path)} is no ONNX network: {reason}") from error
+        self.providers = tuple(self._session.get_providers())
+        inputs = self._session.get_inputs()
+        shape = inputs[0].shape if len(inputs) == 1 else []
+        wanted_shape = (1, 3, *size)
+        if len(shape) != 4 or any(type(a) is int and a != b for a, b in zip(shape, wanted_shape, strict=True)):
+            raise CheckpointError(
+                f"{plain_text(self.path)} is another network: it takes {[each.shape for each in inputs]}, "
+                f"not {list(wanted_shape)}"
+            )
+        self._input = inputs[0].name
+
+    def run(self, pixels: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
+        """Its outputs, which must have these shapes; what is no number is 0."""
+        try:
+            outputs: list[Any] = self._session.run(None, {self._input: pixels})
+        except _errors() as error:
+            raise CheckpointError(f"{plain_text(self.path)} cannot be run: {plain_text(error)[:120]}") from error
+        found = [getattr(output, "shape", None) for output in outputs]
+        if found != list(shapes) or any(output.dtype.kind != "f" for output in outputs):
+            raise CheckpointError(
+                f"{plain_text(self.path)} is another network: its outputs are {found}, not {list(shapes)}"
+            )
+        return [np.nan_to_num(output.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0) for output in outputs]
+
+
+@cache
+def _errors() -> tuple[type[Exception], ...]:
+    """What onnxruntime raises: classes of its own, which have no base but Exception."""
+    state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
+
+    own = [each for each in vars(state).values() if isinstance(each, type) and issubclass(each, Exception)]
+    return (*own, RuntimeError, ValueError)
