@@ -48,7 +48,7 @@ def _check_outputs(jobs: Sequence[Job], values: Mapping[str, Any], written: Coll
         check_output(job.output, num_frames=job.inputs.geometry.num_frames, fps=job.inputs.settings.fps)
     given = [field.name for field in fields(jobs[0].inputs.request) if field.name not in written]
     outputs = [path for job in jobs for path in (job.output, *_files_of(job.inputs.request, written))]
-    check_own_files(outputs, [*_files_of(jobs[0].inputs.request, given), *dict(values["parts"]).values()])
+    check_own_files(outputs, [*_files_of(jobs[0].inputs.request, given), *map(Path, dict(values["parts"]).values())])
 
 
 def _files_of(request: GenerationRequest, names: Iterable[str]) -> list[Path]:
