@@ -18,3 +18,13 @@ SFU_1_3B = replace(
     task=CausalVideo(FrameBlocks(size=3, window=21)),
     sampling=replace(_T2V.sampling, solver="renoise", num_inference_steps=4, flow_shift=5.0, guidance_scale=1.0),
 )
+
+_TINY = get_preset("tiny-t2v")
+
+TINY_SFU = replace(
+    _TINY.with_part("dit", family=CAUSAL_DIT, config=CausalDiTConfig(**vars(_TINY.dit))),
+    name="tiny-sfu",
+    summary="causal video in seconds on a CPU, by the network of tiny-t2v, which was not trained to go on by blocks",
+    # What that network knows is a whole video of 5 latent frames.
+    task=CausalVideo(FrameBlocks(size=5, window=10)),
+)

@@ -3,6 +3,9 @@
 from wan_core.cli import LazyCommand, LazyGroup, main_of
 
 COMMANDS = {
+    "infer": LazyCommand(
+        "selfforcing_unianimate.cli.infer:infer", "Make a causal video, block by block, of any length."
+    ),
     "doctor": LazyCommand("selfforcing_unianimate.cli.doctor:doctor", "Say what this machine has and lacks."),
     "download": LazyCommand("selfforcing_unianimate.cli.download:download", "Fetch the weights, resumed and checked."),
     "pose": LazyCommand("selfforcing_unianimate.cli.pose:pose", "Take the motion out of a video, for a person."),

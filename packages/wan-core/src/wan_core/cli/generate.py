@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -116,9 +117,12 @@ def build_command(
     )
 
 
-def run_generate(preset: Preset, values: Mapping[str, Any]) -> None:
-    """Check every request and output, then make the videos. ``values`` are the parsed options."""
+def run_generate(preset: Preset, values: Mapping[str, Any], **writer: Callable[..., Path]) -> None:
+    """Check every request and output, then make the videos. ``values`` are the parsed options.
+
+    ``write=`` gives frames another way out than ``media.write_video``, whose arguments it takes.
+    """
     jobs = plan_jobs(preset, values)
     from wan_core.cli.making import make_videos  # a request that is wrong costs no torch
 
-    make_videos(preset, values, jobs)
+    make_videos(preset, values, jobs, **writer)

@@ -22,8 +22,13 @@ from wan_core.presets import Preset
 from wan_core.runtime import resolve_device, resolve_dtype
 
 
-def make_videos(preset: Preset, values: Mapping[str, Any], jobs: Sequence[Job]) -> None:
-    """Check the run and load the model, then make the videos of ``jobs``, or print the plan of a dry run."""
+def make_videos(
+    preset: Preset, values: Mapping[str, Any], jobs: Sequence[Job], write: Callable[..., Path] = media.write_video
+) -> None:
+    """Check the run and load the model, then make the videos of ``jobs``, or print the plan of a dry run.
+
+    ``write`` takes what ``media.write_video`` takes.
+    """
     log = reporter(values["quiet"])
     runtime = runtime_of(preset, values)
     check_loras(preset, runtime.loras)
@@ -41,7 +46,7 @@ def make_videos(preset: Preset, values: Mapping[str, Any], jobs: Sequence[Job]) 
         started = time.monotonic()
         chunks = pipeline.stream(job.inputs, progress=progress_unless(values["quiet"]), log=log)
         provenance = None if values["no_metadata"] else pipeline.provenance(job.inputs)
-        path = media.write_video(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance)
+        path = write(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance)
         seconds = time.monotonic() - started
         seed = job.inputs.request.seed
         log(f"{path} (seed {seed}, {seconds:.1f} s)")

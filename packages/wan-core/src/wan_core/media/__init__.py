@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wan_core.media.output import check_output, check_own_files
     from wan_core.media.provenance import Provenance, read_provenance
     from wan_core.media.sheet import contact_sheet
+    from wan_core.media.streams import check_stream, is_pipe, write_stream
     from wan_core.media.video import write_image, write_video
     from wan_core.media.video_reader import count_frames, probe_video, read_video, stream_video
 else:
@@ -32,10 +33,12 @@ __all__ = [
     "best_output_size",
     "check_output",
     "check_own_files",
+    "check_stream",
     "contact_sheet",
     "count_frames",
     "fit_cover",
     "image_to_tensor",
+    "is_pipe",
     "latent_grid_for_area",
     "load_audio",
     "load_image",
@@ -49,5 +52,6 @@ __all__ = [
     "tensor_to_image",
     "to_uint8",
     "write_image",
+    "write_stream",
     "write_video",
 ]

@@ -5,9 +5,10 @@ Every encoder is opened with the first frame's size, takes [H, W, 3] byte arrays
 
 import contextlib
 import struct
+from collections.abc import Mapping
 from fractions import Fraction
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -53,6 +54,9 @@ class Mp4Encoder:
     Odd sides gain one line that repeats the edge: the format has half as many colour samples per side.
     """
 
+    container_options: ClassVar[Mapping[str, str]] = {"movflags": "+faststart"}
+    codec_options: ClassVar[Mapping[str, str]] = {}
+
     def __init__(
         self,
         path: Path,
@@ -68,12 +72,14 @@ class Mp4Encoder:
         self._fps = fps
         self._path = path
         self._count = 0
-        self._container: OutputContainer = av.open(str(path), "w", format="mp4", options={"movflags": "+faststart"})
+        self._container: OutputContainer = av.open(str(path), "w", format="mp4", options=dict(self.container_options))
         with contextlib.ExitStack() as on_failure:
             on_failure.callback(self.abort)
             if comment is not None:
                 self._container.metadata["comment"] = comment
-            self._stream = self._container.add_stream("libx264", rate=fps, options=_x264_options(crf))
+            self._stream = self._container.add_stream(
+                "libx264", rate=fps, options=_x264_options(crf) | dict(self.codec_options)
+            )
             width, height = size
             self._stream.width, self._stream.height = width + width % 2, height + height % 2
             self._stream.pix_fmt = "yuv420p"

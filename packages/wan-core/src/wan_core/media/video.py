@@ -45,11 +45,11 @@ def write_video(
     if not 0 <= crf <= 51:
         raise RequestError(f"crf must be 0 to 51, got {crf}")
     target = check_output(path, fps=fps, has_audio=audio is not None)
-    rate = Fraction(fps).limit_denominator(_MAX_DENOMINATOR)
+    rate = exact_rate(fps)
     comment = None if provenance is None else provenance.to_json()
     encoder: MediaEncoder | None = None
     with target.draft() as draft, contextlib.ExitStack() as on_failure:
-        for frame in _bytes_of(frames):
+        for frame in frames_of(frames):
             with draft.errors():
                 if encoder is None:
                     encoder = _encoder(target, draft.path, frame, fps=rate, comment=comment, crf=crf, audio=audio)
@@ -64,7 +64,12 @@ def write_video(
     return Path(path)
 
 
-def _bytes_of(chunks: Iterable[Tensor]) -> Iterator[Frame]:
+def exact_rate(fps: float) -> Fraction:
+    """Frames per second as files have it."""
+    return Fraction(fps).limit_denominator(_MAX_DENOMINATOR)
+
+
+def frames_of(chunks: Iterable[Tensor]) -> Iterator[Frame]:
     """The frames one by one, [H, W, 3], checked."""
     size: tuple[int, int] | None = None
     count = 0

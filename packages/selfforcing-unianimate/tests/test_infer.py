@@ -1,0 +1,74 @@
+"""``sfu infer``: files, streams, what is told, and what is refused before anything is loaded."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from selfforcing_unianimate.cli.infer import infer
+from wan_core.media import read_video
+
+BASE = ["--size", "32*32", "--frame-num", 25, "--sample-steps", 1, "--base-seed", 1]
+REQUEST = ["--prompt", "a red circle", *BASE]
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result]:
+    monkeypatch.chdir(tmp_path)
+    return lambda *words: CliRunner().invoke(infer, [str(word) for word in words], catch_exceptions=False)
+
+
+def test_a_file_is_written_and_the_speed_told(run: Callable[..., Result]) -> None:
+    result = run(*REQUEST, "--output", "a.mp4")
+    assert result.exit_code == 0, result.output
+    assert "first frame of 32x32 after" in result.stderr
+    assert "frames a second" in result.stderr
+    assert read_video("a.mp4").frames.shape == (25, 3, 32, 32)
+
+
+def test_a_stream_is_the_same_video(run: Callable[..., Result]) -> None:
+    result = run(*REQUEST, "--stream", "live.mp4")
+    assert result.exit_code == 0, result.output
+    assert "H.264 in mp4 fragments at 8 frames a second to live.mp4" in result.stderr
+    assert read_video("live.mp4").frames.shape == (25, 3, 32, 32)
+    raw = run(*REQUEST, "--stream", "-", "--quiet")
+    assert len(raw.stdout_bytes) == 25 * 32 * 32 * 3
+    assert raw.stderr == ""
+
+
+@pytest.mark.slow
+def test_a_dry_run_tells_blocks_and_memory(run: Callable[..., Result]) -> None:
+    result = run("--prompt", "a cat", "--dry-run", "--window", 12, "--sink", 3)
+    assert result.exit_code == 0, result.output
+    lines = {line.split()[0]: line for line in result.stdout.splitlines() if line.strip()}
+    assert "'remembered': '6.9 GB'" in lines["memory"]
+    assert lines["clips"].split() == ["clips", "7"]
+    assert lines["window"].split() == ["window", "12"]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--stream", "a.gif"], "a stream goes to a name ending in .mp4"),
+        (["--stream", "-", "--json"], "not both"),
+        (["--stream", "a.mp4", "--output", "b.mp4"], "not both"),
+        (["--stream", "a.mp4", "--num-videos", "2"], "a stream is one video"),
+        (["--window", "3"], "has no room for 0 of the sink and a block of 5"),
+        (["--sink", "6"], "has no room for 6 of the sink"),
+        (["--sink", "-1"], "a sink of -1 frames"),
+        (["--image", "none.png"], "does not exist"),
+        (["--frame-num", "24"], "4n+1"),
+        (["--sample-solver", "ddim"], "ddim"),
+    ],
+)
+def test_what_cannot_be_is_a_sentence(run: Callable[..., Result], words: list[str], said: str) -> None:
+    result = run(*REQUEST, *words)
+    assert result.exit_code == 2
+    assert said in result.stderr
+    assert not list(Path().iterdir())
+
+
+def test_a_folder_without_weights_is_told(run: Callable[..., Result], tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    assert run(*REQUEST, "--ckpt-dir", "empty").exit_code == 3
