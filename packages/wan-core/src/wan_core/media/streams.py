@@ -39,8 +39,9 @@ def write_stream(
     """Write chunks of frames [3, t, H, W] in [-1, 1] as they come; each can be read at once. Returns the target.
 
     ``-`` is standard output, which gets raw RGB, 3 bytes a pixel, row by row; an ``.mp4`` or a pipe gets H.264 in
-    fragments, each when the frame after it has come. What was written stays when something stops it. Raises ``RequestError`` as `check_stream`, ``MediaError``
-    when nobody reads any more or it cannot be written; lets errors of ``frames`` through.
+    fragments, each when the frame after it has come. What was written stays when something stops it. Raises
+    ``RequestError`` as `check_stream`, ``MediaError`` when nobody reads any more or it cannot be written; lets errors
+    of ``frames`` through.
     """
     check_stream(target)
     comment = None if provenance is None else provenance.to_json()
