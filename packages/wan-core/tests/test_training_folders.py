@@ -335,6 +335,7 @@ def test_an_absolute_name_inside_of_the_folder_is_read(tmp_path: Path) -> None:
         ("metadata.json", '{"a":' * 200_000, "must be JSON|recursion"),
         ("metadata.jsonl", '{"file": ' + "9" * 5000 + "}", "must be JSON"),
         ("metadata.jsonl", '{"file": "a.mp4", "caption": "x", "start": 1e999}', "start must be seconds"),
+        ("metadata.jsonl", '{"file": "a.mp4", "caption": "x", "start": 1e300}', "start must be seconds"),
         ("metadata.jsonl", json.dumps({"file": "a" * 5000 + ".mp4", "caption": "x"}), "there is no file"),
         ("metadata.jsonl", json.dumps({"file": "a/" * 3000 + "a.mp4", "caption": "x"}), "there is no file"),
         ("metadata.jsonl", json.dumps({"file": "a\u0000.mp4", "caption": "x"}), "a zero character"),

@@ -37,6 +37,7 @@ _WHICH_TABLES = f"a list in a folder is called {' or '.join(_TABLES)}, or is giv
 # Lists of examples under other names, or of other kinds, that are worth a word where nothing else is found.
 _LISTS = (*TABLE_ENDINGS, ".tsv", ".ndjson", ".parquet", ".arrow", ".xlsx", ".xls", ".ods", ".yaml", ".yml", ".xml")
 _LONGEST_SHOWN = 120
+_MOST_SECONDS = 1e7
 MOST_LISTED = 20
 """How many bad examples a message names."""
 
@@ -272,8 +273,8 @@ def _seconds(row: Mapping[str, Any], name: str, place: str) -> float | None:
         seconds = float(row[name])
     except ValueError:
         seconds = math.nan
-    if not math.isfinite(seconds):
-        raise RequestError(f"{place}: {name} must be seconds, got {row[name]!r}")
+    if not abs(seconds) < _MOST_SECONDS:  # nor nan
+        raise RequestError(f"{place}: {name} must be seconds, got {row[name]!r:.60}")
     return seconds
 
 
