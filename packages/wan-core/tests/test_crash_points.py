@@ -151,6 +151,14 @@ def test_two_hosts_of_one_name_are_two_machines(monkeypatch: pytest.MonkeyPatch)
     assert machine() != here
 
 
+def test_a_draft_in_a_folder_that_is_being_replaced_is_awaited(tmp_path: Path, monkeypatch) -> None:
+    with replaced_file(tmp_path / "a") as draft:
+        draft.write_bytes(b"new")
+        draft.rename(tmp_path / "brought")
+        monkeypatch.setattr("time.sleep", lambda seconds: (tmp_path / "brought").rename(draft))
+    assert content(tmp_path) == {"a": b"new"}
+
+
 @pytest.mark.parametrize("write", [write_set, write_whole])
 def test_a_folder_that_is_a_link_is_written_where_it_leads(tmp_path: Path, write) -> None:
     old_set(tmp_path)

@@ -81,6 +81,7 @@ class Draft:
     def commit(self) -> None:
         """Give the finished draft its name. Raises ``MediaError``."""
         with self.errors():
+            _await(self.path)
             for path in [*self.path.rglob("*"), self.path]:
                 _sync(path)
             if self._merge and self.target.is_dir():
@@ -176,9 +177,18 @@ class Draft:
             place = self.target / name
             if name in ours or name.parts[0] in self._owned:
                 continue
-            if not (os.path.lexists(place) and os.path.samestat(os.lstat(old / name), os.lstat(place))):
-                place.parent.mkdir(parents=True, exist_ok=True)
-                os.replace(old / name, place)
+            with contextlib.suppress(FileNotFoundError):  # its writer was faster
+                if not (os.path.lexists(place) and os.path.samestat(os.lstat(old / name), os.lstat(place))):
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(old / name, place)
+
+
+def _await(draft: Path) -> None:
+    """Wait a moment for a draft whose folder another process is just replacing: it is brought along."""
+    for _ in range(20):
+        if os.path.lexists(draft):
+            return
+        time.sleep(0.05)
 
 
 def _files_in(folder: Path) -> list[Path]:
