@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from selfforcing_unianimate.pose_config import PoseConfig
+from selfforcing_unianimate.pose_weights import POSE_ENCODER
+from selfforcing_unianimate.teacher_preset import CHECKPOINT
 from tools.small_tokenizer import VOCAB_SIZE, write_tokenizer
 from wan_core.checkpoints import CLIP as CLIP_FAMILY
 from wan_core.checkpoints import DIT as DIT_FAMILY
@@ -26,6 +29,7 @@ TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 TOKENIZER_FOLDER = "google/umt5-xxl"
 CLIP_TOKENIZER_FOLDER = "xlm-roberta-large"
+RANK = 4
 EXPERTS = ("high_noise_model", "low_noise_model")
 
 DIT = WanDiTConfig(dim=64, ffn_dim=128, num_heads=4, num_layers=2, text_dim=32)
@@ -37,7 +41,8 @@ CLIP = CLIPConfig(dim=160, ffn_dim=320, num_heads=2, num_layers=2)
 
 
 NETWORKS: Mapping[type, Family] = {
-    WanDiTConfig: DIT_FAMILY, FLF2VConfig: FLF2V, VAEConfig: VAE, UMT5Config: UMT5, CLIPConfig: CLIP_FAMILY
+    WanDiTConfig: DIT_FAMILY, FLF2VConfig: FLF2V, VAEConfig: VAE, UMT5Config: UMT5, CLIPConfig: CLIP_FAMILY,
+    PoseConfig: POSE_ENCODER,
 }  # fmt: skip
 
 
@@ -74,8 +79,14 @@ LAYOUTS: Mapping[str, Layout] = {
 """The published folders, by preset."""
 
 
+TEACHER, TEACHER_BASE = "unianimate-14B", "i2v-14B-720P"
+"""The teacher of sfu: the folder of its base, with UniAnimate's file in it."""
+
+
 def make_checkpoint(preset: str, out: str | Path, seed: int = 0) -> Path:
     """Write the checkpoint of ``preset`` into the folder ``out`` and return it. Equal seeds give equal weights."""
+    if preset == TEACHER:
+        return write_unianimate(make_checkpoint(TEACHER_BASE, out, seed), seed)
     layout, out = LAYOUTS[preset], Path(out)
     out.mkdir(parents=True, exist_ok=True)
     for number, folder in enumerate(layout.folders):
@@ -90,7 +101,7 @@ def make_checkpoint(preset: str, out: str | Path, seed: int = 0) -> Path:
     return out
 
 
-def seeded(config: WanDiTConfig | VAEConfig | UMT5Config | CLIPConfig, seed: int) -> nn.Module:
+def seeded(config: WanDiTConfig | VAEConfig | UMT5Config | CLIPConfig | PoseConfig, seed: int) -> nn.Module:
     """The network of a config; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -103,6 +114,24 @@ def write_dit(layout: Layout, folder: Path, seed: int) -> None:
     shard = weights.nbytes if layout.num_shards is None else shard_bytes(weights, layout.num_shards)
     write_shards(weights, folder, max_shard_bytes=shard)
     (folder / "config.json").write_text(json.dumps(official_config(layout), indent=2, sort_keys=True) + "\n")
+
+
+def write_unianimate(folder: Path, seed: int) -> Path:
+    """UniAnimate's file: a LoRA of ten layers a block, and the pose encoder beside it. Returns the folder."""
+    dit = LAYOUTS[TEACHER_BASE].dit
+    pose = PoseConfig(token_dim=dit.dim, reference_channels=VAE_21.z_dim + VAE_21.temporal_stride)
+    tensors = seeded(pose, seed + 13).state_dict()
+    layers = [f"{kind}.{name}" for kind in ("self_attn", "cross_attn") for name in "qkvo"] + ["ffn.0", "ffn.2"]
+    shapes = {name: tensor.shape for name, tensor in seeded(dit, seed).state_dict().items()}
+    generator = torch.Generator().manual_seed(seed + 14)
+    for block in range(dit.num_layers):
+        for layer in layers:
+            wide, narrow = shapes[f"blocks.{block}.{layer}.weight"]
+            for half, shape in (("A", (RANK, narrow)), ("B", (wide, RANK))):
+                name = f"pipe.dit.blocks.{block}.{layer}.lora_{half}.default.weight"
+                tensors[name] = torch.randn(shape, generator=generator) / 8
+    save(tensors, folder / CHECKPOINT)
+    return folder
 
 
 def shard_bytes(weights: MemorySource, count: int) -> int:
@@ -158,7 +187,7 @@ def save(tensors: Mapping[str, Tensor], path: Path) -> None:
 def main(arguments: list[str] | None = None) -> int:
     """Make one checkpoint. Returns the exit status."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("preset", choices=list(LAYOUTS))
+    parser.add_argument("preset", choices=[*LAYOUTS, TEACHER])
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(arguments)

@@ -9,6 +9,8 @@ COMMANDS = {
     "doctor": LazyCommand("selfforcing_unianimate.cli.doctor:doctor", "Say what this machine has and lacks."),
     "download": LazyCommand("selfforcing_unianimate.cli.download:download", "Fetch the weights, resumed and checked."),
     "pose": LazyCommand("selfforcing_unianimate.cli.pose:pose", "Take the motion out of a video, for a person."),
+    "merge-lora": LazyCommand("selfforcing_unianimate.cli.merge_lora:merge_lora", "Merge a LoRA into a model's files."),
+    "teacher": LazyCommand("selfforcing_unianimate.cli.teacher:teacher", "Move a picture by poses with the 14B model."),
 }
 
 sfu = LazyGroup("sfu", COMMANDS, help="Pose-driven video as a stream.", package="selfforcing-unianimate")

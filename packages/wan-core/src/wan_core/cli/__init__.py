@@ -9,6 +9,7 @@ from wan_core.cli.group import ErrorReporting, LazyCommand, LazyGroup, exit_of, 
 from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
+    from wan_core.cli.convert import write_again, writing_options
     from wan_core.cli.download import fetch_model
     from wan_core.cli.generate import build_command, run_generate
     from wan_core.cli.options import FINITE, ListCommand, ListOption, debug_option
@@ -51,4 +52,6 @@ __all__ = [
     "run_generate",
     "version_option",
     "wan",
+    "write_again",
+    "writing_options",
 ]

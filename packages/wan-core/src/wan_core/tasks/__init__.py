@@ -16,7 +16,15 @@ from wan_core.tasks.base import (
 )
 from wan_core.tasks.conditioning import Conditioning, DecodePlan, Window
 from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
-from wan_core.tasks.i2v import I2VRequest, ImageToVideo
+from wan_core.tasks.i2v import (
+    ChannelVideo,
+    I2VRequest,
+    ImageToVideo,
+    encode_channels,
+    first_frame_mask,
+    first_frame_video,
+    image_states,
+)
 from wan_core.tasks.t2v import TextToVideo, exact_geometry, text_states
 from wan_core.tasks.ti2v import (
     AnchoredVideo,
@@ -30,6 +38,7 @@ from wan_core.tasks.ti2v import (
 
 __all__ = [
     "AnchoredVideo",
+    "ChannelVideo",
     "Clip",
     "Companion",
     "Components",
@@ -53,8 +62,12 @@ __all__ = [
     "TextToVideo",
     "TrainingClip",
     "Window",
+    "encode_channels",
     "encode_images",
     "exact_geometry",
+    "first_frame_mask",
+    "first_frame_video",
+    "image_states",
     "load_anchored",
     "prepare_anchor_images",
     "text_states",

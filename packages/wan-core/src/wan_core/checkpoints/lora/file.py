@@ -1,13 +1,15 @@
 """A LoRA file by its layers: which of several models in it is taken, and for which expert each half is."""
 
 import re
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from wan_core.checkpoints.families import Expert
+from wan_core.checkpoints.families import Expert, families
 from wan_core.checkpoints.formats import CheckpointFormat
 from wan_core.checkpoints.lora.names import Role, is_copy, other_kind, part_of, prefixes_in, refuse_unmerged
 from wan_core.checkpoints.members import FoundNetwork, experts_of, is_state, labels
+from wan_core.checkpoints.prefixes import unwrapped
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
 
@@ -49,13 +51,20 @@ class LoRAFile:
         prefixes = prefixes_in({part.layer for part in parts.values()}, formats, names)
         taken = self._taken(prefixes)
         self._layers: dict[tuple[str, str], Layer] = {}
+        beside = Counter[str]()
         for name in every:
             part = parts.get(name)
             if part is None:
                 is_count = "." not in name and not source.info(name).shape  # a trainer's step, for instance
-                self.others += [] if is_count or is_state(name) else [name]
+                owner = _owner(name)
+                beside.update([owner] if owner else [])
+                self.others += [] if is_count or owner or is_state(name) else [name]
             elif prefixes[part.layer] in taken:
                 self._add(name, part.layer, prefixes[part.layer], part.role)
+        self.notes += [
+            f"note: {source.path.name} also holds {title} ({count} tensors), which is no LoRA and is not merged"
+            for title, count in beside.items()
+        ]
         self._check_twice()
 
     @property
@@ -132,6 +141,12 @@ class LoRAFile:
                     if (layer.name, role) in seen:
                         raise _same(self.source, seen[layer.name, role], name, layer.name)
                     seen[layer.name, role] = name
+
+
+def _owner(name: str) -> str | None:
+    """The title of a family that has networks beside others and knows a name as its own."""
+    plain = unwrapped(name)
+    return next((each.title for each in families() if each.owns and re.search(each.owns, plain)), None)
 
 
 def _network(prefix: str) -> FoundNetwork:

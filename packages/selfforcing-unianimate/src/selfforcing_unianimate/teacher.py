@@ -1,0 +1,244 @@
+"""UniAnimate-DiT, the teacher: Wan2.1 image to video whose tokens also carry a driving motion.
+
+Wang et al., UniAnimate-DiT (2025), on UniAnimate (arXiv 2406.01188). The picture shows who moves and is no frame of the
+video; its skeleton tells how the motion's skeletons relate to it. The code is our own, on wan-core's image to video.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from selfforcing_unianimate.skeletons import FittedSkeletons, Skeletons, read_skeletons
+from selfforcing_unianimate.windows import WindowPlan
+from wan_core import CheckpointError, RequestError, media
+from wan_core.media import LatentSpec, VideoGeometry, plain_text
+from wan_core.tasks import (
+    ChannelVideo,
+    Clip,
+    Components,
+    Conditioning,
+    DecodePlan,
+    GenerationRequest,
+    I2VRequest,
+    SamplingSettings,
+    TaskInputs,
+    Window,
+    encode_channels,
+    exact_geometry,
+    first_frame_mask,
+    first_frame_video,
+    image_states,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from wan_core.models import DiTInputs
+
+MODES = ("both", "pose_only", "off")
+BRANCHES = ("positive", "both")
+_FRAMES_AT_ONCE = 6  # latent frames whose skeletons are embedded together: 0.6 GB at 832x480
+
+
+def _one_of(known: tuple[str, ...], text: str) -> str:
+    if text not in known:
+        raise RequestError(f"it is one of {', '.join(known)}, got {text!r}")
+    return text
+
+
+def parse_mode(text: str) -> str:
+    """Read which poses take part. Raises RequestError."""
+    return _one_of(MODES, text)
+
+
+def parse_branch(text: str) -> str:
+    """Read which branches of guidance the motion goes to. Raises RequestError."""
+    return _one_of(BRANCHES, text)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseRequest(I2VRequest):
+    """A prompt, the picture of who moves, and the poses of the motion.
+
+    ``pose`` is what ``read_skeletons`` reads. ``pose_mode``: ``both`` the motion and the picture's skeleton,
+    ``pose_only`` the motion alone, ``off`` neither. ``pose_branch``: the motion goes to the ``positive`` branch alone,
+    so that guidance amplifies it as it does the text, or to ``both``.
+    """
+
+    image: Path | None = field(default=None, metadata={"option": ("--image",), "help": "The picture of who moves."})
+    pose: Path | None = field(
+        default=None,
+        metadata={"option": ("--pose",), "help": "The motion: .npz of 'sfu pose', or a clip or folder of skeletons."},
+    )
+    pose_mode: str | None = field(
+        default=None,
+        metadata={
+            "option": ("--pose-mode",),
+            "parse": parse_mode,
+            "metavar": "|".join(MODES),
+            "help": "Motion and the picture's skeleton (default), the motion alone, or neither.",
+        },
+    )
+    pose_branch: str | None = field(
+        default=None,
+        metadata={
+            "option": ("--pose-branch",),
+            "parse": parse_branch,
+            "metavar": "|".join(BRANCHES),
+            "help": "Branches of guidance that see the motion; default: positive, so that guidance amplifies it.",
+        },
+    )
+    pose_weights_path: Path | None = field(
+        default=None,
+        metadata={
+            "option": ("--pose-weights-path",),
+            "help": "Weights of the pose encoder, such as UniAnimate's .ckpt.",
+            "part": "pose_encoder",
+            "recorded": False,
+        },
+    )
+
+    @property
+    def mode(self) -> str:
+        """What of the poses takes part."""
+        return self.pose_mode or MODES[0]
+
+    def validate(self) -> None:
+        super().validate()
+        if self.image is None:
+            raise RequestError("the teacher moves who is in a picture; give it with --image PATH")
+        if self.mode != "off" and self.pose is None:
+            raise RequestError("a motion is needed: --pose FILE, which 'sfu pose VIDEO' makes, or --pose-mode off")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PoseInputs(TaskInputs[PoseRequest]):
+    """``image`` [3, H, W] in [-1, 1] and the ``skeletons``, stretched to the video's size; None without poses."""
+
+    image: Tensor
+    skeletons: FittedSkeletons | None
+
+
+class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
+    """A picture moved by poses, in windows where the video is longer than one."""
+
+    request_type: ClassVar[type[GenerationRequest]] = PoseRequest
+
+    def load(self, request: PoseRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> PoseInputs:
+        from PIL import Image
+
+        geometry = exact_geometry(settings, latent_spec)
+        size = geometry.width, geometry.height
+        picture = media.load_image(request.image or "")
+        skeletons, notes = None, tuple[str, ...]()
+        if request.mode != "off" and request.pose is not None:
+            found = read_skeletons(request.pose)
+            if request.mode == "both" and found.reference is None:
+                raise RequestError(
+                    f"{plain_text(request.pose)} has no skeleton of the picture; make it with 'sfu pose VIDEO "
+                    "--reference PICTURE', or take --pose-mode pose_only"
+                )
+            notes = tuple(_notes(request, found, geometry))
+            skeletons = found.fitted(size, geometry.num_frames, has_reference=request.mode == "both")
+        elif request.pose is not None:
+            notes = (f"--pose-mode off: {plain_text(request.pose)} has no effect",)
+        return PoseInputs(
+            request=request,
+            settings=settings,
+            geometry=geometry,
+            notes=notes,
+            image=media.image_to_tensor(picture.resize(size, Image.Resampling.BILINEAR)),
+            skeletons=skeletons,
+        )
+
+    def condition(self, inputs: PoseInputs, components: Components, clip: Clip) -> Conditioning:
+        if inputs.skeletons is not None:
+            _check_encoder(components)
+        plan = WindowPlan(inputs.geometry.latent_frames)
+        geometry = _of_window(inputs.geometry, len(plan.spans[0]))
+        video, mask = first_frame_video(inputs.image, geometry), first_frame_mask(geometry)
+        channels = encode_channels(video, mask, components)
+        motions: list[Tensor | None] = [None] * len(plan.spans)
+        if inputs.skeletons is not None:
+            embedded, reference = embed(inputs.skeletons, plan.spans, components)
+            motions = [*embedded]
+            channels = channels if reference is None else with_reference(channels, reference)
+        base = self.branches(inputs, components, channels, image_states([inputs.image], components))
+        in_both = inputs.request.pose_branch == "both"
+        windows = tuple(_window(*each, base, in_both) for each in zip(plan.frames, motions, strict=True))
+        batch, depth, frames, *sides = base.latent_shape
+        return replace(
+            base,
+            positive=windows[0].positive,
+            negative=windows[0].negative,
+            latent_shape=(batch, depth, frames + plan.extra_frames, *sides),
+            decode=DecodePlan(drop_latent_frames=plan.extra_frames),
+            windows=windows if len(windows) > 1 else (),
+        )
+
+    def describe(self, inputs: PoseInputs) -> Mapping[str, object]:
+        return {
+            **super().describe(inputs),
+            "pose_mode": inputs.request.mode,
+            "windows": len(WindowPlan(inputs.geometry.latent_frames).spans),
+        }
+
+
+def embed(
+    skeletons: FittedSkeletons, spans: tuple[range, ...], components: Components
+) -> tuple[list[Tensor], Tensor | None]:
+    """The motion of each window as tokens [1, f, h*w, C], and the picture's skeleton as channels [1, c, 1, h, w]."""
+    import torch
+
+    from selfforcing_unianimate.pose_encoder import TEMPORAL_STRIDE, pose_tokens
+
+    with components.part("pose_encoder").active() as encoder, torch.no_grad():
+        motions = []
+        for span in spans:
+            first, last = TEMPORAL_STRIDE * span[0], TEMPORAL_STRIDE * span[-1]
+            frames = skeletons.video[:, :, first : last + 1]
+            parts = encoder.motion_parts(frames, _FRAMES_AT_ONCE)
+            motions.append(torch.cat([pose_tokens(part) for part in parts], dim=1))
+        reference = None if skeletons.reference is None else encoder.embed_reference(skeletons.reference)
+    return motions, reference
+
+
+def with_reference(channels: Tensor, reference: Tensor) -> Tensor:
+    """Channels [B, C, T, h, w] with the picture's skeleton [B, C, 1, h, w] added to all of them, mask included."""
+    return channels + reference.to(channels)
+
+
+def _window(frames: tuple[int, ...], motion: Tensor | None, base: Conditioning, in_both: bool) -> Window:
+    def moved(branch: DiTInputs) -> DiTInputs:
+        return replace(branch, add_condition=motion)
+
+    negative = base.negative if base.negative is None or not in_both else moved(base.negative)
+    return Window(frames=frames, positive=moved(base.positive), negative=negative)
+
+
+def _of_window(geometry: VideoGeometry, latent_frames: int) -> VideoGeometry:
+    return replace(geometry, num_frames=geometry.spec.temporal_stride * (latent_frames - 1) + 1)
+
+
+def _check_encoder(components: Components) -> None:
+    pose, dit, vae = (components.configs[name] for name in ("pose_encoder", "dit", "vae"))
+    wanted = dit.dim, vae.z_dim + vae.temporal_stride
+    if (pose.token_dim, pose.reference_channels) != wanted:
+        raise CheckpointError(
+            f"{components.found['pose_encoder']} makes tokens of width {pose.token_dim} and {pose.reference_channels} "
+            f"channels, this network takes {wanted[0]} and {wanted[1]}; they belong to different models"
+        )
+
+
+def _notes(request: PoseRequest, found: Skeletons, geometry: VideoGeometry) -> Iterator[str]:
+    name, count = plain_text(request.pose), len(found.frames)
+    if count < geometry.num_frames:
+        yield f"{name} has {count} poses for {geometry.num_frames} frames; its last one stays to the end"
+    elif count > geometry.num_frames:
+        whole = count + (1 - count) % geometry.spec.temporal_stride
+        yield f"{name} has {count} poses, the first {geometry.num_frames} are used; --frame-num {whole} takes all"
+    if request.mode == "pose_only":
+        yield "--pose-mode pose_only: the picture's skeleton is left out, so the motion is not related to the picture"
