@@ -81,7 +81,6 @@ EXPORTED: dict[tuple[str, str], str] = {
     ("wan_core.training", "WeightUpdate"): "a stage of several losses, such as a distillation's, is made of them",
     ("wan_core.media", "load_audio"): "write_video takes what it reads; docs/media.md tells Python users so",
     ("wan_core.tasks", "FLF2VRequest"): "what Python users ask flf2v for; the command builds it from the task",
-    ("wan_core.tasks", "I2VRequest"): "what Python users ask i2v for; the command builds it from the task",
 }
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from selfforcing_unianimate.skeletons import FittedSkeletons, Skeletons, read_skeletons
+from selfforcing_unianimate.pose_source import PoseSource, Skeletons, open_pose, skeletons
 from selfforcing_unianimate.windows import WindowPlan
 from wan_core import CheckpointError, RequestError, media
 from wan_core.media import LatentSpec, VideoGeometry, plain_text
@@ -63,7 +63,7 @@ def parse_branch(text: str) -> str:
 class PoseRequest(I2VRequest):
     """A prompt, the picture of who moves, and the poses of the motion.
 
-    ``pose`` is what ``read_skeletons`` reads. ``pose_mode``: ``both`` the motion and the picture's skeleton,
+    ``pose`` is what ``open_pose`` reads. ``pose_mode``: ``both`` the motion and the picture's skeleton,
     ``pose_only`` the motion alone, ``off`` neither. ``pose_branch``: the motion goes to the ``positive`` branch alone,
     so that guidance amplifies it as it does the text, or to ``both``.
     """
@@ -119,7 +119,7 @@ class PoseInputs(TaskInputs[PoseRequest]):
     """``image`` [3, H, W] in [-1, 1] and the ``skeletons``, stretched to the video's size; None without poses."""
 
     image: Tensor
-    skeletons: FittedSkeletons | None
+    skeletons: Skeletons | None
 
 
 class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
@@ -133,16 +133,11 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
         geometry = exact_geometry(settings, latent_spec)
         size = geometry.width, geometry.height
         picture = media.load_image(request.image or "")
-        skeletons, notes = None, tuple[str, ...]()
+        poses, notes = None, tuple[str, ...]()
         if request.mode != "off" and request.pose is not None:
-            found = read_skeletons(request.pose)
-            if request.mode == "both" and found.reference is None:
-                raise RequestError(
-                    f"{plain_text(request.pose)} has no skeleton of the picture; make it with 'sfu pose VIDEO "
-                    "--reference PICTURE', or take --pose-mode pose_only"
-                )
-            notes = tuple(_notes(request, found, geometry))
-            skeletons = found.fitted(size, geometry.num_frames, has_reference=request.mode == "both")
+            source = open_pose(request.pose)
+            poses = _poses(request, source, geometry)
+            notes = tuple(_notes(request, source, geometry))
         elif request.pose is not None:
             notes = (f"--pose-mode off: {plain_text(request.pose)} has no effect",)
         return PoseInputs(
@@ -151,7 +146,7 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
             geometry=geometry,
             notes=notes,
             image=media.image_to_tensor(picture.resize(size, Image.Resampling.BILINEAR)),
-            skeletons=skeletons,
+            skeletons=poses,
         )
 
     def condition(self, inputs: PoseInputs, components: Components, clip: Clip) -> Conditioning:
@@ -187,9 +182,7 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
         }
 
 
-def embed(
-    skeletons: FittedSkeletons, spans: tuple[range, ...], components: Components
-) -> tuple[list[Tensor], Tensor | None]:
+def embed(poses: Skeletons, spans: tuple[range, ...], components: Components) -> tuple[list[Tensor], Tensor | None]:
     """The motion of each window as tokens [1, f, h*w, C], and the picture's skeleton as channels [1, c, 1, h, w]."""
     import torch
 
@@ -199,16 +192,28 @@ def embed(
         motions = []
         for span in spans:
             first, last = TEMPORAL_STRIDE * span[0], TEMPORAL_STRIDE * span[-1]
-            frames = skeletons.video[:, :, first : last + 1]
+            frames = poses.frames[None, :, first : last + 1]
             parts = encoder.motion_parts(frames, _FRAMES_AT_ONCE)
             motions.append(torch.cat([pose_tokens(part) for part in parts], dim=1))
-        reference = None if skeletons.reference is None else encoder.embed_reference(skeletons.reference)
+        reference = None if poses.reference is None else encoder.embed_reference(poses.reference[None])
     return motions, reference
 
 
 def with_reference(channels: Tensor, reference: Tensor) -> Tensor:
     """Channels [B, C, T, h, w] with the picture's skeleton [B, C, 1, h, w] added to all of them, mask included."""
     return channels + reference.to(channels)
+
+
+def _poses(request: PoseRequest, source: PoseSource, geometry: VideoGeometry) -> Skeletons:
+    found = skeletons(source, geometry.width, geometry.height, geometry.num_frames)
+    if request.mode == "pose_only":
+        return replace(found, reference=None)
+    if found.reference is None:
+        raise RequestError(
+            f"{plain_text(request.pose)} has no skeleton of the picture; make it with 'sfu pose VIDEO --reference "
+            "PICTURE', or take --pose-mode pose_only"
+        )
+    return found
 
 
 def _window(frames: tuple[int, ...], motion: Tensor | None, base: Conditioning, in_both: bool) -> Window:
@@ -233,8 +238,8 @@ def _check_encoder(components: Components) -> None:
         )
 
 
-def _notes(request: PoseRequest, found: Skeletons, geometry: VideoGeometry) -> Iterator[str]:
-    name, count = plain_text(request.pose), len(found.frames)
+def _notes(request: PoseRequest, source: PoseSource, geometry: VideoGeometry) -> Iterator[str]:
+    name, count = plain_text(request.pose), source.num_frames
     if count < geometry.num_frames:
         yield f"{name} has {count} poses for {geometry.num_frames} frames; its last one stays to the end"
     elif count > geometry.num_frames:

@@ -51,20 +51,14 @@ class LoRAFile:
         prefixes = prefixes_in({part.layer for part in parts.values()}, formats, names)
         taken = self._taken(prefixes)
         self._layers: dict[tuple[str, str], Layer] = {}
-        beside = Counter[str]()
         for name in every:
             part = parts.get(name)
             if part is None:
                 is_count = "." not in name and not source.info(name).shape  # a trainer's step, for instance
-                owner = _owner(name)
-                beside.update([owner] if owner else [])
-                self.others += [] if is_count or owner or is_state(name) else [name]
+                self.others += [] if is_count or is_state(name) else [name]
             elif prefixes[part.layer] in taken:
                 self._add(name, part.layer, prefixes[part.layer], part.role)
-        self.notes += [
-            f"note: {source.path.name} also holds {title} ({count} tensors), which is no LoRA and is not merged"
-            for title, count in beside.items()
-        ]
+        self._leave_networks()
         self._check_twice()
 
     @property
@@ -131,6 +125,15 @@ class LoRAFile:
             if same in layer.tensors:
                 raise _same(self.source, layer.tensors[same], name, layer.name)
         layer.tensors[role] = name
+
+    def _leave_networks(self) -> None:
+        """Leave out, and tell of, networks that were trained along and know their names as their own."""
+        owners = {name: owner for name in self.others if (owner := _owner(name)) is not None}
+        self.others = [name for name in self.others if name not in owners]
+        for title, count in Counter(owners.values()).items():
+            self.notes.append(
+                f"note: {self.source.path.name} also holds {title} ({count} tensors), no LoRA and not merged"
+            )
 
     def _check_twice(self) -> None:
         halves = self.halves()
