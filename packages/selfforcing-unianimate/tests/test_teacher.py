@@ -201,6 +201,7 @@ def test_a_window_is_stepped_as_the_reference_steps_it() -> None:
     assert torch.allclose(found, video, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_sfu_teacher_makes_a_video_with_the_published_file(run: Callable[..., Result]) -> None:
     lora = f"{{f}}/model/{CHECKPOINT}"
     words = ["teacher", "--ckpt-dir", "{f}/model", "--lora", lora, "--image", "{f}/who.png", "--pose", "{f}/poses"]
@@ -211,6 +212,7 @@ def test_sfu_teacher_makes_a_video_with_the_published_file(run: Callable[..., Re
     assert not torch.equal(read_video("a.mp4").frames, read_video("b.mp4").frames)
 
 
+@pytest.mark.slow
 def test_what_sfu_merge_lora_writes_makes_the_same_video(run: Callable[..., Result], files: Path) -> None:
     lora = f"{{f}}/model/{CHECKPOINT}"
     result = run("merge-lora", "--base", "{f}/model", "--lora", lora, "--out", "merged", "--dtype", "float32")
