@@ -14,7 +14,7 @@ import secrets
 import shutil
 import time
 import zlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -81,15 +81,15 @@ class Draft:
     def commit(self) -> None:
         """Give the finished draft its name. Raises ``MediaError``."""
         with self.errors():
-            _await(self.path)
-            for path in [*self.path.rglob("*"), self.path]:
+            for path in [*self.path.rglob("*")] if self._is_folder else []:
                 _sync(path)
+            _await(lambda: _sync(self.path))
             if self._merge and self.target.is_dir():
                 self._merge_folders()
             elif self._is_folder and self.target.is_dir():
                 self._swap_folders()
             else:
-                os.replace(self.path, self.target)
+                _await(lambda: os.replace(self.path, self.target))
             _sync(self._folder)
         self._created.clear()
 
@@ -183,12 +183,14 @@ class Draft:
                     os.replace(old / name, place)
 
 
-def _await(draft: Path) -> None:
-    """Wait a moment for a draft whose folder another process is just replacing: it is brought along."""
+def _await(action: Callable[[], object]) -> None:
+    """Try again while a draft is not there: another process just replaces its folder, and brings it along."""
     for _ in range(20):
-        if os.path.lexists(draft):
+        with contextlib.suppress(FileNotFoundError):
+            action()
             return
         time.sleep(0.05)
+    action()
 
 
 def _files_in(folder: Path) -> list[Path]:
