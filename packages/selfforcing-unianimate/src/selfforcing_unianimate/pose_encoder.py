@@ -92,12 +92,17 @@ class PoseEncoder(nn.Module):
         _check_skeletons(skeletons)
         count = (skeletons.shape[2] + _REPEATS) // TEMPORAL_STRIDE
         for start in range(0, count, latent_frames):
-            stop = min(start + latent_frames, count)
-            low, high = max(0, start - _MARGIN), min(count, stop + _MARGIN)
-            part = skeletons[:, :, max(0, low * TEMPORAL_STRIDE - _REPEATS) : high * TEMPORAL_STRIDE - _REPEATS]
-            if low == 0:
-                part = torch.cat([part[:, :, :1].expand(-1, -1, _REPEATS, -1, -1), part], dim=2)
-            yield self._motion(part)[:, :, start - low : stop - low]
+            yield self.motion_part(skeletons, start, min(start + latent_frames, count))
+
+    def motion_part(self, skeletons: Tensor, start: int, stop: int) -> Tensor:
+        """Latent frames ``start`` to ``stop`` of what :meth:`embed_motion` gives. Raises as that does."""
+        _check_skeletons(skeletons)
+        count = (skeletons.shape[2] + _REPEATS) // TEMPORAL_STRIDE
+        low, high = max(0, start - _MARGIN), min(count, stop + _MARGIN)
+        part = skeletons[:, :, max(0, low * TEMPORAL_STRIDE - _REPEATS) : high * TEMPORAL_STRIDE - _REPEATS]
+        if low == 0:
+            part = torch.cat([part[:, :, :1].expand(-1, -1, _REPEATS, -1, -1), part], dim=2)
+        return self._motion(part)[:, :, start - low : stop - low]
 
     def _motion(self, padded: Tensor) -> Tensor:
         embedded: Tensor = self.dwpose_embedding(self._pixels(padded))

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from selfforcing_unianimate.frame_blocks import FrameBlocks
+from selfforcing_unianimate.motion import Motion, read_motion
+from selfforcing_unianimate.pose_options import PosedRequest
 from wan_core import media, models, sampling
 from wan_core.media import LatentSpec
 from wan_core.tasks import (
@@ -36,8 +38,12 @@ _SEED_STRIDE = 0x5851_F42D_4C95_7F2D
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalRequest(GenerationRequest):
-    """A prompt, and if wanted the first frame. ``window`` and ``sink`` are latent frames, as of ``FrameBlocks``."""
+class CausalRequest(PosedRequest):
+    """A prompt, and if wanted the first frame and a motion.
+
+    ``window`` and ``sink`` are latent frames, as of ``FrameBlocks``. The motion goes to both branches of guidance
+    unless ``pose_branch`` says otherwise.
+    """
 
     image: Path | None = field(
         default=None, metadata={"option": ("--image",), "help": "The picture that the video starts with."}
@@ -53,10 +59,11 @@ class CausalRequest(GenerationRequest):
 
 @dataclass(frozen=True, kw_only=True)
 class CausalVideoInputs(TaskInputs[CausalRequest]):
-    """``images`` [N, 3, H, W] in [-1, 1] with N of 0 or 1, the first frame, and how the video is taken apart."""
+    """How the video is taken apart, its first frame ``image`` [1, 3, H, W] in [-1, 1] if there is one, and a motion."""
 
-    images: Tensor
     blocks: FrameBlocks
+    image: Tensor | None = None
+    motion: Motion | None = None
 
 
 class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
@@ -80,16 +87,21 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
             sink=self.blocks.sink if request.sink is None else request.sink,
             first_alone=self.blocks.first_alone or request.image is not None,
         )
-        if request.image is None:
-            import torch
-
-            geometry = exact_geometry(settings, latent_spec)
-            images = torch.empty(0, 3, geometry.height, geometry.width)
-        else:
-            images, geometry = prepare_anchor_images(
-                [media.load_image(request.image)], settings.width * settings.height, settings.num_frames, latent_spec
-            )
-        return CausalVideoInputs(request=request, settings=settings, geometry=geometry, images=images, blocks=blocks)
+        image, geometry = None, exact_geometry(settings, latent_spec)
+        if request.image is not None:
+            area = settings.width * settings.height
+            given = [media.load_image(request.image)]
+            image, geometry = prepare_anchor_images(given, area, settings.num_frames, latent_spec)
+        motion, notes = read_motion(request, geometry)
+        return CausalVideoInputs(
+            request=request,
+            settings=settings,
+            geometry=geometry,
+            notes=notes,
+            image=image,
+            blocks=blocks,
+            motion=motion,
+        )
 
     def num_clips(self, inputs: CausalVideoInputs) -> int:
         return inputs.blocks.count(inputs.geometry.latent_frames)
@@ -101,33 +113,31 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
         start, stop = inputs.blocks.span(clip.index, inputs.geometry.latent_frames)
         channels, _, *sides = inputs.geometry.latent_shape
         shape = (1, channels, stop - start, *sides)
-        if clip.previous is not None:
-            before = clip.previous
-            positive, negative = self._going_on(before.positive, start), self._going_on(before.negative, start)
-            return replace(before, positive=positive, negative=negative, latent_shape=shape, anchors=None)
+        pose = None if inputs.motion is None else inputs.motion.tokens(components, start, stop)
+        before = clip.previous or self._beginning(inputs, components)
+        in_negative = inputs.motion is not None and inputs.motion.in_negative
+        return replace(
+            before,
+            positive=_at(before.positive, start, pose),
+            negative=before.negative and _at(before.negative, start, pose if in_negative else None),
+            latent_shape=shape,
+            anchors=None if clip.previous else before.anchors,
+        )
+
+    def _beginning(self, inputs: CausalVideoInputs, components: Components) -> Conditioning:
+        """Text, the first frame, and empty memories."""
         anchors = None
-        if len(inputs.images):
-            anchors = sampling.Anchors.leading(encode_images(inputs.images, components), 1)
+        if inputs.image is not None:
+            anchors = sampling.Anchors.leading(encode_images(inputs.image, components), 1)
         context, empty = text_states(inputs, components)
         return Conditioning(
-            positive=self._beginning(inputs, context),
-            negative=None if empty is None else self._beginning(inputs, empty),
-            latent_shape=shape,
+            positive=_branch(inputs, context),
+            negative=None if empty is None else _branch(inputs, empty),
+            latent_shape=(),
             anchors=anchors,
             decode=DecodePlan(cache=models.DecoderCache()),
             revisit=self.context_noise,
         )
-
-    def _beginning(self, inputs: CausalVideoInputs, context: Tensor) -> CausalInputs:
-        from selfforcing_unianimate.causal_dit import CausalInputs
-        from selfforcing_unianimate.memory import CausalMemory
-
-        memory = CausalMemory(inputs.blocks, inputs.geometry.latent_frames)
-        return CausalInputs(context=context, blocks=inputs.blocks, memory=memory).with_cache()
-
-    def _going_on(self, branch: Any, start: int) -> Any:
-        """The conditions of a branch, with its memory, at the block that begins at frame ``start``."""
-        return None if branch is None else replace(branch, start=start)
 
     def kept_bytes(self, inputs: CausalVideoInputs, network: WanDiTConfig, itemsize: int) -> int:
         geometry, branches = inputs.geometry, 1 if inputs.settings.guidance_scale == 1 else 2
@@ -142,3 +152,17 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
             "window": blocks.window,
             "sink": blocks.sink,
         }
+
+
+def _branch(inputs: CausalVideoInputs, context: Tensor) -> CausalInputs:
+    """One branch of guidance, which has seen nothing yet."""
+    from selfforcing_unianimate.causal_dit import CausalInputs
+    from selfforcing_unianimate.memory import CausalMemory
+
+    memory = CausalMemory(inputs.blocks, inputs.geometry.latent_frames)
+    return CausalInputs(context=context, blocks=inputs.blocks, memory=memory).with_cache()
+
+
+def _at(branch: Any, start: int, pose: Tensor | None) -> Any:
+    """The conditions of a branch, with all that it remembers, at the block that begins at frame ``start``."""
+    return replace(branch, start=start, add_condition=pose)

@@ -1,0 +1,162 @@
+"""Poses in the causal loop: drawn skeletons into every block, on a tiny network that knows poses."""
+
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from selfforcing_unianimate.frame_blocks import FrameBlocks
+from selfforcing_unianimate.motion import read_motion
+from selfforcing_unianimate.pose_config import PoseConfig
+from selfforcing_unianimate.pose_encoder import PoseEncoder
+from selfforcing_unianimate.presets import TINY_SFU
+from selfforcing_unianimate.task import CausalRequest, CausalVideo
+from wan_core import CheckpointError, RequestError
+from wan_core.loading import RuntimeOptions, load_pipeline
+from wan_core.pipeline import Pipeline
+
+FRAMES = 9
+PRESET = replace(TINY_SFU, task=CausalVideo(FrameBlocks(size=2, window=4)))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Skeletons, a network with a projection of poses, and two pose encoders, of which one is of another width."""
+    place = tmp_path_factory.mktemp("poses")
+    random = np.random.default_rng(0)
+    for index in range(FRAMES):
+        (place / "motion").mkdir(exist_ok=True)
+        pixels = random.integers(0, 256, (32, 32, 3), dtype=np.uint8)
+        Image.fromarray(pixels).save(place / "motion" / f"{index:02d}.png")
+    torch.manual_seed(0)
+    tensors = load_file(Path(str(files("wan_core") / "weights" / "tiny" / "t2v" / "model.safetensors")))
+    tensors |= {"pose_proj.weight": torch.randn(128, 24), "pose_proj.bias": torch.zeros(128)}
+    save_file(tensors, place / "dit.safetensors")
+    for width in (24, 25):
+        encoder = PoseEncoder(PoseConfig(hidden=4, token_dim=width))
+        torch.nn.init.normal_(encoder.dwpose_embedding[12].weight)
+        save_file(encoder.state_dict(), place / f"pose{width}.safetensors")
+    stack = {f"dwpose_embedding.{name}": tensor for name, tensor in encoder.dwpose_embedding.state_dict().items()}
+    others = {name: tensor for name, tensor in encoder.state_dict().items() if name not in stack}
+    save_file(others, place / "reference.safetensors")
+    return place
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> Pipeline:
+    options = RuntimeOptions(device="cpu", dtype="float32", offload=False, parts={"dit": folder / "dit.safetensors"})
+    return load_pipeline(PRESET, options=options)
+
+
+@pytest.fixture
+def request_(folder: Path) -> CausalRequest:
+    return CausalRequest(
+        prompt="a red circle",
+        num_frames=FRAMES,
+        width=32,
+        height=32,
+        num_inference_steps=2,
+        guidance_scale=2.0,
+        pose=folder / "motion",
+        pose_weights_path=folder / "pose24.safetensors",
+    )
+
+
+def latents(pipeline: Pipeline, request: CausalRequest) -> Tensor:
+    blocks: list[Tensor] = []
+    for _ in pipeline.stream(pipeline.plan(request), on_latents=blocks.append):
+        pass
+    return torch.cat(blocks, dim=2)
+
+
+def test_level_2_the_motion_matters_in_both_branches_and_in_one(pipeline: Pipeline, request_: CausalRequest) -> None:
+    videos = [
+        latents(pipeline, replace(request_, **changes))
+        for changes in (
+            {},
+            {"pose_branch": "positive"},
+            {"pose_mode": "off"},
+            {"pose": None, "pose_weights_path": None},
+        )
+    ]
+    both, positive, off, without = videos
+    assert torch.equal(off, without)
+    assert not torch.allclose(both, off, atol=1e-2)
+    assert not torch.allclose(both, positive, atol=1e-2)
+
+
+def test_tokens_of_a_block_are_those_of_the_whole_motion(pipeline: Pipeline, request_: CausalRequest) -> None:
+    motion, notes = read_motion(request_, pipeline.plan(request_).geometry)
+    assert motion is not None
+    assert notes == ()
+    whole = motion.tokens(pipeline.components, 0, 3)
+    assert whole.shape == (1, 3, 16, 24)
+    torch.testing.assert_close(motion.tokens(pipeline.components, 2, 3), whole[:, 2:], rtol=1e-5, atol=1e-5)
+
+
+def test_level_4_5_the_encoder_is_read_when_a_motion_needs_it_and_once(
+    pipeline: Pipeline, request_: CausalRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from selfforcing_unianimate import pose_weights
+
+    read, load = [], pose_weights.load_pose_encoder
+    monkeypatch.setattr(pose_weights, "load_pose_encoder", lambda *a, **k: read.append(a) or load(*a, **k))
+    components = replace(pipeline.components, _kept={})
+    fresh = Pipeline(PRESET, components, latent_spec=pipeline.latent_spec)
+    latents(fresh, replace(request_, pose_mode="off"))
+    assert not read
+    latents(fresh, request_)
+    latents(fresh, request_)
+    assert len(read) == 1
+
+
+def test_level_1_8_what_takes_part_is_told(pipeline: Pipeline, request_: CausalRequest) -> None:
+    geometry = pipeline.plan(request_).geometry
+    assert read_motion(replace(request_, pose_mode="pose_only"), geometry)[1] == ()
+    assert "the motion alone takes part" in read_motion(replace(request_, pose_mode="both"), geometry)[1][0]
+    assert "has no effect" in read_motion(replace(request_, pose_mode="off"), geometry)[1][0]
+    longer = pipeline.plan(replace(request_, num_frames=13))
+    assert "its last one stays to the end" in longer.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"pose": None}, "a motion is needed"),
+        ({"pose": None, "pose_mode": None, "pose_branch": "both"}, "a motion is needed"),
+        ({"pose_weights_path": None}, "--pose-weights-path FILE"),
+        ({"pose_weights_path": Path("none.ckpt")}, "none.ckpt"),
+        ({"pose": Path("none.npz")}, "none.npz"),
+        ({"pose": Path("motion.txt")}, "must be an .npz"),
+    ],
+)
+def test_what_is_missing_is_told_before_a_model_is_there(
+    request_: CausalRequest, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(RequestError, match=said):
+        PRESET.plan(
+            replace(request_, pose_mode="pose_only", **changes)
+            if "pose_mode" not in changes
+            else replace(request_, **changes)
+        )
+
+
+@pytest.mark.parametrize(
+    ("file", "said"),
+    [
+        ("pose25.safetensors", "width 25, this network takes 24"),
+        ("reference.safetensors", "has no dwpose_embedding"),
+        ("dit.safetensors", "dit.safetensors"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused(
+    pipeline: Pipeline, request_: CausalRequest, folder: Path, file: str, said: str
+) -> None:
+    with pytest.raises(CheckpointError, match=said):
+        latents(pipeline, replace(request_, pose_weights_path=folder / file))
