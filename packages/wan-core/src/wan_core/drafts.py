@@ -183,14 +183,13 @@ class Draft:
                     os.replace(old / name, place)
 
 
-def _await(action: Callable[[], object]) -> None:
+def _await(action: Callable[[], object]) -> object:
     """Try again while a draft is not there: another process just replaces its folder, and brings it along."""
     for _ in range(20):
         with contextlib.suppress(FileNotFoundError):
-            action()
-            return
+            return action()
         time.sleep(0.05)
-    action()
+    return action()
 
 
 def _files_in(folder: Path) -> list[Path]:
