@@ -22,13 +22,13 @@ from tools.tiny.family import BOUNDARY, DIT, GEOMETRY, SAMPLING
 from tools.tiny.text_stage import draw_caption
 from tools.tiny.vae_stage import to_pixels, to_video
 from tools.tiny.world import WORLD_VERSION, Clip, Combination, Video, training_clip
-from wan_core.models import DiTInputs, TextEncoder, VideoVAE, WanDiT, WanDiTConfig
+from wan_core.models import DiTInputs, KeyRanges, TextEncoder, VideoVAE, WanDiT, WanDiTConfig
 from wan_core.sampling import Anchors, Denoiser, ExpertDenoiser, make_solver, sample, seeded_noise
 from wan_core.tasks import SamplingDefaults
 from wan_core.tasks.i2v import first_frame_mask, first_frame_video
 from wan_core.training import Cache, FlowBatch, NoiseLevels, draw_clean_frames, make_flow_batch, write_cache
 
-COUNTS = {"clips": 9000, "stills": 30000, "channels": 600}
+COUNTS = {"clips": 9000, "stills": 30000, "channels": 600, "causal": 3000}
 """How many examples each cache of latents has: see `latent_cache`."""
 IMAGE_CLIPS = 1000
 HARD_SHAPES = {"circle": 0.25, "square": 0.35, "triangle": 0.5, "ring": 0.6, "cross": 1.0}
@@ -50,6 +50,7 @@ class Course:
 COURSES = {
     "t2v": Course(9000, rate=0.7, decay_share=0.5, average=0.998),
     "more": Course(7000, rate=0.5, decay_share=0.7, average=0.999, shares=HARD_SHAPES),
+    "causal": Course(1500, rate=0.2, decay_share=0.6, average=0.99, shares=HARD_SHAPES),
 }
 
 
@@ -78,12 +79,24 @@ class _Attend(torch.autograd.Function):
 class PlainAttention(nn.Module):
     """Softmax attention spelled out: for a few hundred tokens on a CPU its backward is far faster than torch's own."""
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, key_lengths: Tensor | None = None) -> Tensor:
-        """[B, Lq, n, d] from [B, Lq, n, d] and [B, Lk, n, d]; all keys are seen, the tiny networks mask none."""
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_lengths: Tensor | None = None,
+        mask: KeyRanges | None = None,
+    ) -> Tensor:
+        """[B, Lq, n, d] from [B, Lq, n, d] and [B, Lk, n, d]; all keys are seen, or those of the ranges in ``mask``."""
+        runs = ((query.shape[1], ((0, key.shape[1]),)),) if mask is None else mask.runs
         heads = [tensor.transpose(1, 2).contiguous() for tensor in (query * query.shape[-1] ** -0.5, key, value)]
+        mixed, first = [], 0
         with torch.autocast("cpu", enabled=False):
-            mixed: Tensor = _Attend.apply(*heads)  # type: ignore[no-untyped-call]
-        return mixed.transpose(1, 2)
+            for count, seen in runs:
+                known = [torch.cat([each[:, :, start:stop] for start, stop in seen], dim=2) for each in heads[1:]]
+                mixed.append(_Attend.apply(heads[0][:, :, first : first + count], *known))  # type: ignore[no-untyped-call]
+                first += count
+        return torch.cat(mixed, dim=2).transpose(1, 2)
 
 
 def use_plain_attention(dit: WanDiT) -> None:
@@ -124,7 +137,8 @@ def latent_cache(folder: Path, kind: str, vae: VideoVAE) -> Cache:
 
     ``clips``: ``latents`` ``[24, 5, 8, 8]``, and of the first 1,000 clips ``images`` ``[24, 4, 8, 8]``, their frames 4,
     8, 12 and 16 encoded as single images. ``stills``: ``latents`` ``[24, 1, 8, 8]`` of first frames alone.
-    ``channels``: ``latents`` of clips and the ``channels`` ``[28, 5, 8, 8]`` that image-to-video is given.
+    ``channels``: ``latents`` of clips and the ``channels`` ``[28, 5, 8, 8]`` that image-to-video is given. ``causal``:
+    ``latents`` of clips alone.
     """
     settings = {"world": WORLD_VERSION, "kind": kind}
     encode = partial(encode_clip, vae, kind)

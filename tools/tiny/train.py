@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from tools.tiny import delta_stage, dit_stage, family, scores, text_stage, together, vae_stage, weights
+from tools.tiny import causal_stage, delta_stage, dit_stage, family, scores, text_stage, together, vae_stage, weights
 from wan_core.models import TextEncoder, UMT5Encoder, VideoVAE, WanDiT
 from wan_core.runtime import launched
 from wan_core.training import (
@@ -44,7 +44,7 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": "268435456",
     "OMP_NUM_THREADS": "1",
 }
-STAGES = ("vae", "text", "t2v", "more", "i2v", "high", "low")
+STAGES = ("vae", "text", "t2v", "more", "i2v", "high", "low", "causal")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -141,12 +141,11 @@ def run_dit(arguments: argparse.Namespace) -> None:
     A step sees clips and stills: one after the other, or at once in two processes that torchrun starts.
     """
     vae, encoder = family.load_frozen()
-    course = dit_stage.COURSES[arguments.stage]
     dit = family.load_bundled("dit") if arguments.stage == "more" else dit_stage.new_dit()
-    dit_stage.use_plain_attention(dit)
-    with distributed_ranks(launched(), torch.device("cpu")) as ranks:
-        together.prepare(dit, world=ranks.world, compiled=arguments.compile)
-        stage = dit_stage.DiTStage(
+    average = AveragedWeights(dit, dit_stage.COURSES[arguments.stage].average)
+
+    def stage(ranks: Ranks) -> dit_stage.DiTStage:
+        return dit_stage.DiTStage(
             dit,
             encoder,
             latents(arguments, "clips", vae, ranks),
@@ -155,20 +154,71 @@ def run_dit(arguments: argparse.Namespace) -> None:
             stills=latents(arguments, "stills", vae, ranks),
             clean_share=0.3,
             with_images=True,
-            shares=course.shares,
+            shares=dit_stage.COURSES[arguments.stage].shares,
             rank=ranks.rank,
         )
+
+    train_dit(arguments, stage, average, partial(score_dit, arguments, average, dit, vae, encoder), kinds=2)
+
+
+def run_causal(arguments: argparse.Namespace) -> None:
+    """Stage "causal": the bundled transformer learns to go on frame by frame; two processes share a batch of 16."""
+    vae, encoder = family.load_frozen()
+    dit = causal_stage.new_causal_dit()
+    average = AveragedWeights(dit, dit_stage.COURSES["causal"].average)
+
+    def stage(ranks: Ranks) -> dit_stage.DiTStage:
+        return causal_stage.CausalStage(
+            dit,
+            encoder,
+            latents(arguments, "causal", vae, ranks),
+            NoiseLevels(shift=3.0, std=1.2),
+            dit_stage.channel_weights(vae),
+            batch=16 // ranks.world,
+            shares=dit_stage.COURSES["causal"].shares,
+            rank=ranks.rank,
+        )
+
+    def score(count: int) -> dict[str, Any]:
+        chosen = scores.held_back_clips(count)
+        average.exchange(dit)
+        made = causal_stage.generate_causal(dit, vae, encoder, chosen)
+        found = scores.score_videos(made, chosen)
+        scores.write_sheet(made[:24], arguments.work / "causal.png")
+        recipe = f"tools/tiny/causal_stage.py, {average.updates} steps of 16 clips"
+        tensors = {name: value for name, value in dit.state_dict().items() if not name.startswith("pose_proj.")}
+        path = arguments.work / "causal-latest.safetensors"
+        weights.write_weights(path, tensors, recipe=recipe, scores=found, base="t2v")
+        average.exchange(dit)
+        return found
+
+    train_dit(arguments, stage, average, score)
+
+
+def train_dit(
+    arguments: argparse.Namespace,
+    make_stage: Callable[[Ranks], dit_stage.DiTStage],
+    average: AveragedWeights,
+    score: Callable[[int], dict[str, Any]],
+    *,
+    kinds: int = 1,
+) -> None:
+    """Train a transformer in one process or several, and print its scores; ``kinds`` of batches make a step, one after
+    the other where one process is alone."""
+    course = dit_stage.COURSES[arguments.stage]
+    with distributed_ranks(launched(), torch.device("cpu")) as ranks:
+        stage = make_stage(ranks)
+        dit_stage.use_plain_attention(stage.dit)
+        together.prepare(stage.dit, world=ranks.world, compiled=arguments.compile)
         settings = LoopSettings(
             steps=arguments.steps or course.steps,
             decay_share=course.decay_share,
             final_rate=0.03,
-            accumulation=1 if ranks.world > 1 else 2,
+            accumulation=1 if ranks.world > 1 else kinds,
         )
-        average = AveragedWeights(dit, course.average)
-        score = partial(score_dit, arguments, average, dit, vae, encoder)
         folder = CheckpointFolder if ranks.is_first else together.FollowerFolder
         result = train(
-            Stage.of(dit, build_optimizers(dit, "muon", 0.02 * course.rate), stage.loss, average),
+            Stage.of(stage.dit, build_optimizers(stage.dit, "muon", 0.02 * course.rate), stage.loss, average),
             settings,
             checkpoints=folder(arguments.work / arguments.stage),
             report=Reporter(arguments.evaluate_minutes, lambda: score(40)),
@@ -263,7 +313,8 @@ def main() -> None:
     arguments = parse_arguments()
     prepare_process("tools.tiny.train", arguments.core)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    {"vae": run_vae, "text": run_text, "t2v": run_dit, "more": run_dit}.get(arguments.stage, run_delta)(arguments)
+    runs = {"vae": run_vae, "text": run_text, "t2v": run_dit, "more": run_dit, "causal": run_causal}
+    runs.get(arguments.stage, run_delta)(arguments)
 
 
 if __name__ == "__main__":

@@ -40,6 +40,16 @@ def test_a_mixed_sample_lies_on_the_line_and_the_target_is_its_slope() -> None:
     assert batch.loss(batch.target + 2).item() == pytest.approx(4.0)
 
 
+def test_every_frame_may_have_a_noise_level_of_its_own() -> None:
+    clean, noise = torch.randn(2, 3, 4, 2, 2), torch.randn(2, 3, 4, 2, 2)
+    sigmas = torch.rand(2, 4)
+    batch = make_flow_batch(clean, sigmas, noise)
+    torch.testing.assert_close(batch.timesteps, sigmas * 1000)
+    for frame in range(4):
+        alone = make_flow_batch(clean[:, :, frame : frame + 1], sigmas[:, frame], noise[:, :, frame : frame + 1])
+        torch.testing.assert_close(batch.latents[:, :, frame : frame + 1], alone.latents)
+
+
 def test_clean_leading_frames_have_timestep_zero_and_no_weight() -> None:
     clean, noise = torch.randn(2, 3, 4, 2, 2), torch.randn(2, 3, 4, 2, 2)
     batch = make_flow_batch(clean, torch.tensor([0.5, 0.9]), noise, torch.tensor([0, 2]))

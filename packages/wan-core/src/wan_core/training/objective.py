@@ -104,20 +104,20 @@ class FlowBatch:
 
 
 def make_flow_batch(latents: Tensor, sigmas: Tensor, noise: Tensor, clean_frames: Tensor | None = None) -> FlowBatch:
-    """Mix clean ``latents`` and ``noise`` ``[B, C, T, H, W]`` at ``sigmas`` ``[B]``.
+    """Mix clean ``latents`` and ``noise`` ``[B, C, T, H, W]`` at ``sigmas`` ``[B]``, or ``[B, T]``, one of each frame.
 
     ``clean_frames`` ``[B]`` (integers below T) leaves that many leading latent frames of each sample clean, with
     timestep 0, as ti2v and mi2v are asked for. Raises ConfigError when no frame would be left to predict.
     """
     batch, frames = latents.shape[0], latents.shape[2]
     if clean_frames is None:
-        level = sigmas.view(batch, 1, 1, 1, 1)
+        level = sigmas.view(batch, 1, -1, 1, 1)
         weights = torch.ones(batch, frames, device=latents.device)
         return FlowBatch(torch.lerp(latents, noise, level), sigmas * NUM_TRAIN_TIMESTEPS, noise - latents, weights)
     if int(clean_frames.max()) >= frames:
         raise ConfigError(f"at most {frames - 1} of {frames} latent frames may be clean, got {int(clean_frames.max())}")
     is_noisy = torch.arange(frames, device=latents.device)[None] >= clean_frames[:, None]
-    per_frame = torch.where(is_noisy, sigmas[:, None], 0.0)
+    per_frame = torch.where(is_noisy, sigmas.view(batch, -1), 0.0)
     level = per_frame[:, None, :, None, None]
     mixed = torch.lerp(latents, noise, level)
     return FlowBatch(mixed, per_frame * NUM_TRAIN_TIMESTEPS, noise - latents, is_noisy.float())
