@@ -98,6 +98,7 @@ def test_gaps_are_told(place: Path, tmp_path: Path) -> None:
         (["--max-frames", "0"], "walk.mp4", 2, "--max-frames must be 1 to 100000"),
         (["--start", "9"], "walk.mp4", 2, "has no frame from 9 s"),
         (["--start", "nan"], "walk.mp4", 2, "nan"),
+        (["--size", "99999x10"], "walk.mp4", 2, "at most 4096 pixels, got 99999x10"),
         (["--size", "wide"], "walk.mp4", 2, "a size is width*height"),
         (["--fps", "0"], "walk.mp4", 2, "fps must be above 0"),
     ],

@@ -34,7 +34,7 @@ class PoseDetector:
     CheckpointError for files that are missing, damaged or of other networks, BackendError without onnxruntime.
     """
 
-    def __init__(self, folder: Path, *, device: str | None = None) -> None:
+    def __init__(self, folder: Path, *, device: str = "auto") -> None:
         if not folder.is_dir():
             raise CheckpointError(
                 f"there is no folder {plain_text(folder)} with {PERSON_MODEL} and {POINT_MODEL}; fetch them with "
@@ -95,7 +95,7 @@ def joined(poses: Sequence[Poses]) -> Poses:
 class _Network:
     """An ONNX file with one input [1, 3, H, W] of float32."""
 
-    def __init__(self, path: Path, size: tuple[int, int], device: str | None) -> None:
+    def __init__(self, path: Path, size: tuple[int, int], device: str) -> None:
         if not path.exists():
             raise CheckpointError(f"{plain_text(path)} is missing; fetch it with 'sfu download --only detectors'")
         self.path = existing_file(path, "detector")

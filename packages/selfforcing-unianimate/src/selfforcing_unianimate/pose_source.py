@@ -106,10 +106,10 @@ def skeletons(
         raise RequestError(f"a pose conditions 4k+1 frames, got {num_frames}")
     chosen = frame_indices(source.num_frames, num_frames, interval=interval, start=start, seed=seed)
     frames = torch.empty(3, num_frames, height, width, dtype=torch.uint8)
-    distinct = list(dict.fromkeys(chosen))
-    for index, picture in zip(distinct, source.pictures(distinct, width, height), strict=True):
-        for position in [place for place, wanted in enumerate(chosen) if wanted == index]:
-            frames[:, position] = picture
+    distinct = tuple(dict.fromkeys(chosen))
+    for position, picture in enumerate(source.pictures(distinct, width, height)):
+        frames[:, position] = picture
+    frames[:, len(distinct) :] = frames[:, len(distinct) - 1 : len(distinct)]  # only the last one repeats
     return Skeletons(frames, source.reference(width, height))
 
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 _FILE = click.Path(path_type=Path)
 _TORSO = (1, 2, 5, 8, 11)
 _PREVIEW_MULTIPLE = 16
+_MAX_PREVIEW = 4096
 
 
 @click.command(cls=ErrorReporting, params=[debug_option()])
@@ -43,7 +44,10 @@ _PREVIEW_MULTIPLE = 16
 @click.option("--fps", type=FINITE, help="Frames a second to look at; default: all.")
 @click.option("--max-frames", type=int, help="At most so many.")
 @click.option("--size", metavar="W*H", help="Of the preview; default: about that of the video.")
-@click.option("--device", help="cpu keeps the detectors off an accelerator.")
+@click.option(
+    "--device", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True,
+    help="cpu keeps the detectors off an accelerator.",
+)  # fmt: skip
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")
 def pose(**values: Any) -> None:
     """Find the person in every frame of VIDEO, and write the poses to a file that 'sfu infer --pose' takes."""
@@ -64,7 +68,7 @@ def run(
     fps: float | None,
     max_frames: int | None,
     size: str | None,
-    device: str | None,
+    device: str,
     quiet: bool,
 ) -> None:
     """Check everything, detect, align, write. Raises what those raise."""
@@ -77,7 +81,9 @@ def run(
     info = probe_video(video)
     if preview is not None:
         check_output(preview, num_frames=max_frames or info.num_frames or 2, fps=fps or info.fps)
-    wanted = None if size is None else parse_size(size)
+    shown_size = _preview_size(info.width, info.height) if size is None else parse_size(size)
+    if max(shown_size) > _MAX_PREVIEW:
+        raise RequestError(f"a preview has sides of at most {_MAX_PREVIEW} pixels, got {size}")
     log = reporter(quiet)
     for note in info.notes:
         log(f"{video} {note}")
@@ -105,7 +111,7 @@ def run(
     write_pose_file(made, out)
     click.echo(f"{out}: {len(driving)} poses, {made.fps:g} a second, alignment {alignment}")
     if preview is not None:
-        _write_preview(made, preview, wanted or _near(info.width, info.height))
+        _write_preview(made, preview, shown_size)
         click.echo(str(preview))
 
 
@@ -182,9 +188,10 @@ def _aligned(raw: Poses, still: Poses, alignment: str) -> Poses:
     return driving
 
 
-def _near(width: int, height: int) -> tuple[int, int]:
-    """A size in whole patches, for a preview that can be a pose again."""
-    columns, rows = (max(1, round(side / _PREVIEW_MULTIPLE)) for side in (width, height))
+def _preview_size(width: int, height: int) -> tuple[int, int]:
+    """About that of the video, in whole patches, so that a preview can be a pose again."""
+    unit = _PREVIEW_MULTIPLE * max(1.0, width / _MAX_PREVIEW, height / _MAX_PREVIEW)
+    columns, rows = (max(1, int(side / unit)) for side in (width, height))
     return columns * _PREVIEW_MULTIPLE, rows * _PREVIEW_MULTIPLE
 
 
