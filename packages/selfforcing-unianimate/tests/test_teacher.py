@@ -22,7 +22,7 @@ from tools.make_checkpoint import make_checkpoint
 from wan_core import CheckpointError, ConfigError
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import read_video
-from wan_core.pipeline import Pipeline
+from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.tasks import Clip, Conditioning
 
 SIZE = {"width": 48, "height": 64}
@@ -92,6 +92,21 @@ def test_both_branches_take_the_motion_where_that_is_asked_for(pipeline: Pipelin
     made = conditioned(pipeline, request(files, pose_branch="both"))
     assert made.negative is not None
     assert made.negative.add_condition is made.positive.add_condition
+
+
+def test_both_branches_as_one_batch_give_the_same_video(pipeline: Pipeline, files: Path) -> None:
+    made, found = conditioned(pipeline, request(files)), []
+    for batched in (False, True):
+        model = Pipeline(
+            pipeline.preset,
+            pipeline.components,
+            latent_spec=pipeline.latent_spec,
+            options=SamplingOptions(batched_guidance=batched),
+        )
+        settings = pipeline.plan(request(files, num_inference_steps=2)).settings
+        with torch.no_grad():
+            found.append(model.denoise(made, settings, 1))
+    assert torch.allclose(*found, atol=1e-4)
 
 
 def test_level_1_8_the_motion_alone_leaves_the_channels_and_says_so(pipeline: Pipeline, files: Path) -> None:
@@ -315,6 +330,16 @@ def test_a_pose_encoder_of_another_width_is_refused(pipeline: Pipeline, files: P
 
 def test_the_task_is_not_trained_here(pipeline: Pipeline) -> None:
     assert PoseToVideo.conditions is None
+
+
+def test_poses_that_are_off_need_no_pose_encoder(run: Callable[..., Result], files: Path) -> None:
+    shutil.copytree(files / "model", "bare", ignore=shutil.ignore_patterns(CHECKPOINT))
+    words = ["teacher", "--ckpt-dir", "bare", "--image", "{f}/who.png", *FAST, "--dry-run"]
+    result = run(*words, "--pose-mode", "off")
+    assert result.exit_code == 0, result.output
+    result = run(*words, "--pose", "{f}/poses")
+    assert result.exit_code == 3
+    assert "lacks UniAnimate's pose encoder" in result.output
 
 
 def test_a_network_without_the_lora_is_told(run: Callable[..., Result]) -> None:

@@ -276,3 +276,13 @@ def test_no_complex_number_is_in_a_network() -> None:
 
     with Watch():
         network()(noise(1, 3, 1, 26, 2), TIME, DiTInputs(context=noise(1, 2, 6)))
+
+
+def test_a_part_of_a_batch_without_added_conditions_gets_none() -> None:
+    model = network()
+    posed = conditions()
+    bare = replace(posed, add_condition=None)
+    timesteps = torch.tensor([500.0, 500.0])
+    both = model(latents(2), timesteps, DiTInputs.batch([posed, bare]))
+    assert torch.allclose(both[:1], model(latents(2)[:1], timesteps[:1], posed), atol=1e-5)
+    assert torch.allclose(both[1:], model(latents(2)[1:], timesteps[:1], bare), atol=1e-5)

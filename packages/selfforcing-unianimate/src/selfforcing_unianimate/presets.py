@@ -16,6 +16,7 @@ SFU_1_3B = replace(
     summary="causal video with Wan2.1 1.3B distilled by Self-Forcing: four steps a block, any length",
     # 21 latent frames are what the network was trained with.
     task=CausalVideo(FrameBlocks(size=3, window=21)),
+    tea_cache=(),  # its blocks remember keys, so none is left out
     sampling=replace(_T2V.sampling, solver="renoise", num_inference_steps=4, flow_shift=5.0, guidance_scale=1.0),
 )
 
@@ -27,4 +28,5 @@ TINY_SFU = replace(
     summary="causal video in seconds on a CPU, by the network of tiny-t2v, which was not trained to go on by blocks",
     # What that network knows is a whole video of 5 latent frames.
     task=CausalVideo(FrameBlocks(size=5, window=10)),
+    tea_cache=(),
 )

@@ -194,7 +194,8 @@ def embed(poses: Skeletons, spans: tuple[range, ...], components: Components) ->
             first, last = TEMPORAL_STRIDE * span[0], TEMPORAL_STRIDE * span[-1]
             frames = poses.frames[None, :, first : last + 1]
             parts = encoder.motion_parts(frames, _FRAMES_AT_ONCE)
-            motions.append(torch.cat([pose_tokens(part) for part in parts], dim=1))
+            tokens = torch.cat([pose_tokens(part) for part in parts], dim=1)
+            motions.append(tokens if len(spans) == 1 else tokens.cpu())  # of many windows they would fill a device
         reference = None if poses.reference is None else encoder.embed_reference(poses.reference[None])
     return motions, reference
 

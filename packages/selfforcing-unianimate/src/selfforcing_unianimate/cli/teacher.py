@@ -1,6 +1,7 @@
 """``sfu teacher``: the bidirectional 14B model under poses. ``wan generate unianimate-14B`` takes the same options."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,13 +30,15 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
         log(f"note: the pose encoder is that of {found}")
     if values["ckpt_dir"] is not None and not values["loras"] and not is_merged(values["ckpt_dir"]):
         log("note: no --lora is given, and nothing says that UniAnimate's is merged: without it poses have no meaning")
+    if values["pose_mode"] == "off":  # then nobody asks for the pose encoder
+        preset = replace(preset, parts=tuple(part for part in preset.parts if part.name != "pose_encoder"))
     cli.run_generate(preset, values if found is None else {**values, "pose_weights_path": found})
 
 
 def pose_weights(values: Mapping[str, Any]) -> Path | None:
     """A LoRA file that has the pose encoder beside it, where no option names another place and the folder has none."""
     folder, named = values["ckpt_dir"], dict(values["parts"])
-    if values["pose_weights_path"] is not None or "pose_encoder" in named:
+    if values["pose_weights_path"] is not None or "pose_encoder" in named or values["pose_mode"] == "off":
         return None
     if folder is not None and (folder / UNIANIMATE_14B.part("pose_encoder").place).is_file():
         return None

@@ -99,7 +99,8 @@ class DiTInputs:
     def batch(cls, parts: Sequence[Self]) -> Self:
         """Several conditions joined on the batch axis; shorter contexts get zero rows, as the network gives them.
 
-        Has a fresh cache if a part has one. Raises RequestError when only some of the parts have a field.
+        Has a fresh cache if a part has one. A part without ``add_condition`` gets zeros, which add nothing. Raises
+        RequestError when only some of the parts have another field.
         """
         joined: dict[str, Tensor | ContextCache | None] = {}
         for item in fields(cls):
@@ -109,6 +110,8 @@ class DiTInputs:
                 continue
             if item.name == "context_cache":
                 joined[item.name] = ContextCache()
+            elif item.name == "add_condition":
+                joined[item.name] = _join(item.name, [torch.zeros_like(given[0]) if v is None else v for v in values])
             elif len(given) < len(values):
                 raise RequestError(f"{item.name} must be given for all parts of a batch or for none")
             else:
