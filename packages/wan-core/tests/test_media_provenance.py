@@ -197,14 +197,20 @@ def test_the_command_spells_every_setting_as_its_option() -> None:
             "at": [0, 8, 20],
             "images": ["a.png", "-b.png"],
         },
-        record={"checkpoint": "Wan2.2-I2V-A14B", "dtype": "bfloat16", "device": "cuda:0", "noise_device": "cpu"},
+        record={
+            "checkpoint": "Wan2.2-I2V-A14B",
+            "dtype": "bfloat16",
+            "device": "cuda:0",
+            "noise_device": "cpu",
+            "tea_cache": 0.3,
+        },
     )
     assert shlex.split(command_line(provenance)) == [
         *["wan", "generate", "i2v-A14B", "--prompt", 'a cat\'s "day"', "--size", "1280*720", "--negative-prompt", ""],
         *["--frame-num", "81", "--fps", "16", "--sample-steps", "40", "--sample-shift", "5.0"],
         *["--sample-guide-scale", "3.0,4.0", "--sample-solver", "unipc", "--seed", "42", "--image", "cat.png"],
         *["--joint", "--at", "0,8,20", "--images", "a.png", "./-b.png"],
-        *["--ckpt-dir", "Wan2.2-I2V-A14B", "--dtype", "bfloat16", "--noise-device", "cpu"],
+        *["--ckpt-dir", "Wan2.2-I2V-A14B", "--dtype", "bfloat16", "--noise-device", "cpu", "--tea-cache", "0.3"],
     ]
 
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor
 
 from wan_core.errors import ConfigError
@@ -24,10 +25,12 @@ class WindowDenoiser:
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
         """Velocity [B, C, T, H, W] at a scalar ``timestep``. Raises ConfigError where a frame is in no window."""
-        total, counts = latents.new_zeros(latents.shape), latents.new_zeros(latents.shape[2])
+        counts = torch.zeros(latents.shape[2])  # on the host, so that nothing waits for a device
+        for _, indices in self._windows:
+            counts[indices] += 1
+        if not counts.all():
+            raise ConfigError(f"latent frame {int(counts.argmin())} is in no window")
+        total = latents.new_zeros(latents.shape)
         for denoise, indices in self._windows:
             total[:, :, indices] += denoise(latents[:, :, indices], timestep)
-            counts[indices] += 1
-        if not bool(counts.all()):
-            raise ConfigError(f"latent frame {int(counts.argmin())} is in no window")
-        return total / counts[:, None, None]
+        return total / counts.to(total)[:, None, None]
