@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
+from selfforcing_unianimate.pose_options import PosedRequest, length_notes
 from selfforcing_unianimate.pose_source import PoseSource, Skeletons, open_pose, skeletons
 from selfforcing_unianimate.windows import WindowPlan
 from wan_core import CheckpointError, RequestError, media
@@ -38,59 +39,14 @@ if TYPE_CHECKING:
 
     from wan_core.models import DiTInputs
 
-MODES = ("both", "pose_only", "off")
-BRANCHES = ("positive", "both")
 _FRAMES_AT_ONCE = 6  # latent frames whose skeletons are embedded together: 0.6 GB at 832x480
 
 
-def _one_of(known: tuple[str, ...], text: str) -> str:
-    if text not in known:
-        raise RequestError(f"it is one of {', '.join(known)}, got {text!r}")
-    return text
-
-
-def parse_mode(text: str) -> str:
-    """Read which poses take part. Raises RequestError."""
-    return _one_of(MODES, text)
-
-
-def parse_branch(text: str) -> str:
-    """Read which branches of guidance the motion goes to. Raises RequestError."""
-    return _one_of(BRANCHES, text)
-
-
 @dataclass(frozen=True, kw_only=True)
-class PoseRequest(I2VRequest):
-    """A prompt, the picture of who moves, and the poses of the motion.
-
-    ``pose`` is what ``open_pose`` reads. ``pose_mode``: ``both`` the motion and the picture's skeleton,
-    ``pose_only`` the motion alone, ``off`` neither. ``pose_branch``: the motion goes to the ``positive`` branch alone,
-    so that guidance amplifies it as it does the text, or to ``both``.
-    """
+class PoseRequest(PosedRequest, I2VRequest):
+    """A prompt, the picture of who moves, and the poses of the motion, in the positive branch if nothing is said."""
 
     image: Path | None = field(default=None, metadata={"option": ("--image",), "help": "The picture of who moves."})
-    pose: Path | None = field(
-        default=None,
-        metadata={"option": ("--pose",), "help": "The motion: .npz of 'sfu pose', or a clip or folder of skeletons."},
-    )
-    pose_mode: str | None = field(
-        default=None,
-        metadata={
-            "option": ("--pose-mode",),
-            "parse": parse_mode,
-            "metavar": "|".join(MODES),
-            "help": "Motion and the picture's skeleton (default), the motion alone, or neither.",
-        },
-    )
-    pose_branch: str | None = field(
-        default=None,
-        metadata={
-            "option": ("--pose-branch",),
-            "parse": parse_branch,
-            "metavar": "|".join(BRANCHES),
-            "help": "Branches of guidance that see the motion; default: positive, so that guidance amplifies it.",
-        },
-    )
     pose_weights_path: Path | None = field(
         default=None,
         metadata={
@@ -100,11 +56,6 @@ class PoseRequest(I2VRequest):
             "recorded": False,
         },
     )
-
-    @property
-    def mode(self) -> str:
-        """What of the poses takes part."""
-        return self.pose_mode or MODES[0]
 
     def validate(self) -> None:
         super().validate()
@@ -240,11 +191,7 @@ def _check_encoder(components: Components) -> None:
 
 
 def _notes(request: PoseRequest, source: PoseSource, geometry: VideoGeometry) -> Iterator[str]:
-    name, count = plain_text(request.pose), source.num_frames
-    if count < geometry.num_frames:
-        yield f"{name} has {count} poses for {geometry.num_frames} frames; its last one stays to the end"
-    elif count > geometry.num_frames:
-        whole = count + (1 - count) % geometry.spec.temporal_stride
-        yield f"{name} has {count} poses, the first {geometry.num_frames} are used; --frame-num {whole} takes all"
+    if request.pose is not None:
+        yield from length_notes(request.pose, source.num_frames, geometry)
     if request.mode == "pose_only":
         yield "--pose-mode pose_only: the picture's skeleton is left out, so the motion is not related to the picture"
