@@ -100,7 +100,8 @@ def test_gaps_are_told(place: Path, tmp_path: Path) -> None:
         (["--start", "nan"], "walk.mp4", 2, "nan"),
         (["--size", "99999x10"], "walk.mp4", 2, "at most 4096 pixels, got 99999x10"),
         (["--size", "wide"], "walk.mp4", 2, "a size is width*height"),
-        (["--fps", "0"], "walk.mp4", 2, "fps must be above 0"),
+        (["--fps", "0"], "walk.mp4", 2, "give --fps above 0"),
+        (["--device", "cdua"], "walk.mp4", 2, "'cdua' is not one of"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(

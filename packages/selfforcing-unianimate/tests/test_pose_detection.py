@@ -39,6 +39,12 @@ def test_the_crop_follows_the_box(tmp_path: Path) -> None:
     assert poses.has_person.tolist() == [False, True]
 
 
+@pytest.mark.parametrize("box", [(0, 0, 1e12, 1e12), (9, 9, 9.2, 9.2), (-1e9, 0, 640, 640)])
+def test_a_box_that_no_person_has_counts_as_none(tmp_path: Path, box: tuple[float, float, float, float]) -> None:
+    poses = PoseDetector(write_detectors(tmp_path, box=box)).poses([dot(144, 200)])
+    assert poses.body[0, 0] == pytest.approx([0.5, (200 - 45 * 384 * 1.25 / 384) / 384], abs=0.05)
+
+
 def test_the_person_network_sees_blue_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
     detector = PoseDetector(folder, device="cpu")

@@ -98,6 +98,11 @@ def test_what_is_no_zip_and_what_lies_about_its_size_is_refused(tmp_path: Path) 
         archive.infolist()[0].file_size = 1 << 40
     with pytest.raises(MediaError, match="no pose file"):
         read_pose_file(path)
+    for packing in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
+        with zipfile.ZipFile(path, "w", packing) as archive:
+            archive.writestr("body.npy", b"no array")
+        with pytest.raises(MediaError, match="packed in a way"):
+            read_pose_file(path)
     whole = written(tmp_path / "cut.npz").read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(MediaError, match="no pose file"):

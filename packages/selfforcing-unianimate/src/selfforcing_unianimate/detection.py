@@ -21,6 +21,8 @@ PERSON_MODEL = "yolox_l.onnx"
 POINT_MODEL = "dw-ll_ucoco_384.onnx"
 """File names of the two detectors in the repository ZheWang123/UniAnimate-DiT."""
 
+_LARGEST = 10
+"""Pictures that a box may reach over; beyond, points would leave the range of drawing."""
 _PREFERRED = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 
 Pixels = NDArray[np.uint8]
@@ -59,10 +61,7 @@ class PoseDetector:
         cells = (1, person_boxes.num_cells(), person_boxes.NUM_VALUES)
         (found,) = self._persons.run(square[None], [cells])
         boxes = person_boxes.person_boxes(found, ratio)
-        height, width = picture.shape[:2]
-        whole = np.array([0, 0, width, height], dtype=np.float32)
-        is_real = len(boxes) > 0 and bool((boxes[0, 2:] - boxes[0, :2] >= 1).all())
-        crop = body_points.with_aspect(body_points.padded_crop(boxes[0] if is_real else whole))
+        crop = body_points.with_aspect(body_points.padded_crop(_surest(boxes, *picture.shape[:2])))
         lengths = (int(side * body_points.SPLIT) for side in body_points.INPUT_SIZE)
         along_x, along_y = self._points.run(
             body_points.network_input(swapped, crop), [(1, NUM_DETECTED, length) for length in lengths]
@@ -84,6 +83,14 @@ class PoseDetector:
                 "no person was found: no joint is seen with a score above 0.3; show a whole person, larger and brighter"
             )
         return poses
+
+
+def _surest(boxes: Array, height: int, width: int) -> Array:
+    """The first box, or that of the whole picture where there is none that a person could have."""
+    whole = np.array([0, 0, width, height], dtype=np.float32)
+    first = boxes[0] if len(boxes) else whole
+    is_sane = (first[2:] - first[:2] >= 1).all() and np.abs(first).max() <= _LARGEST * max(height, width)
+    return np.asarray(first) if is_sane else whole
 
 
 def joined(poses: Sequence[Poses]) -> Poses:

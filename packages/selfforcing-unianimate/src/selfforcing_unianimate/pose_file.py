@@ -30,9 +30,11 @@ _SHAPES: Mapping[str, tuple[int, ...]] = {
 }  # fmt: skip
 _REFERENCE = "reference_"
 _MAX_BYTES = 1 << 30
+_PACKINGS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
+_ENCRYPTED = 1
 _MAX_TEXT = 1 << 20
-_MAX_SIDE = 16_384
-_MAX_FPS = 1000.0
+_MAX_SIDE = 1 << 16
+MAX_FPS = 1000.0
 _FARTHEST = 100.0
 """Pictures that a point may be away: what is drawn stays in integers of 32 bits."""
 
@@ -101,6 +103,8 @@ def _arrays(file: Path) -> dict[str, NDArray[Any]]:
         members = [each for each in archive.infolist() if each.filename.removesuffix(".npy") in known]
         if sum(each.file_size for each in members) > _MAX_BYTES:
             raise _WrongError(f"it would take more than {_MAX_BYTES >> 20} MiB")
+        if any(each.compress_type not in _PACKINGS or each.flag_bits & _ENCRYPTED for each in members):
+            raise _WrongError("it is packed in a way that numpy does not write")
         arrays = {}
         for each in members:
             content = archive.read(each)  # never more than the size that was counted
@@ -130,8 +134,8 @@ def _pose_file(arrays: Mapping[str, NDArray[Any]]) -> PoseFile:
     alignment, fps = _text(arrays, "alignment"), _number(arrays, "fps")
     if alignment not in ALIGNMENTS:
         raise _WrongError(f"alignment is {plain_text(alignment)[:40]!r}, not one of {', '.join(ALIGNMENTS)}")
-    if not 0 < fps <= _MAX_FPS:
-        raise _WrongError(f"fps is {fps:g}, not above 0 and at most {_MAX_FPS:g}")
+    if not 0 < fps <= MAX_FPS:
+        raise _WrongError(f"fps is {fps:g}, not above 0 and at most {MAX_FPS:g}")
     driving = _poses(arrays, "")
     has_reference = any(name.startswith(_REFERENCE) for name in arrays)
     reference = _poses(arrays, _REFERENCE) if has_reference else None

@@ -79,8 +79,9 @@ def run(
     alignment = _alignment(align, reference, validated=validated)
     _check_out(out, preview)
     info = probe_video(video)
+    rate = _rate(info.fps if fps is None else fps, video)
     if preview is not None:
-        check_output(preview, num_frames=max_frames or info.num_frames or 2, fps=fps or info.fps)
+        check_output(preview, num_frames=max_frames or info.num_frames or 2, fps=rate)
     shown_size = _preview_size(info.width, info.height) if size is None else parse_size(size)
     if max(shown_size) > _MAX_PREVIEW:
         raise RequestError(f"a preview has sides of at most {_MAX_PREVIEW} pixels, got {size}")
@@ -104,7 +105,7 @@ def run(
         driving=driving,
         reference=still,
         size=(info.width, info.height),
-        fps=fps or info.fps,
+        fps=rate,
         alignment=alignment,
         provenance=Provenance.of(preset="sfu pose", settings=settings, record={"providers": detector.providers}),
     )
@@ -131,6 +132,14 @@ def _check_out(out: Path, preview: Path | None) -> None:
     if preview is not None and preview.absolute() == out.absolute():
         raise RequestError("--out and --preview are the same file")
     check_place(out)
+
+
+def _rate(fps: float, video: Path) -> float:
+    from selfforcing_unianimate.pose_file import MAX_FPS
+
+    if not 0 < fps <= MAX_FPS:
+        raise RequestError(f"{video} has {fps:g} frames a second; give --fps above 0 and at most {MAX_FPS:g}")
+    return fps
 
 
 def _limit(max_frames: int | None) -> int:
