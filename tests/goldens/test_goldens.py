@@ -13,7 +13,9 @@ SUPPORTED = [path for path in available_cases() if read_family(path) in load_han
 PREPARED = [
     path
     for path in SUPPORTED
-    if read_family(path).startswith(("dit", "wan_vae", "sf_", "sfu_causal", "sfu_pose", "e2e", "mi2v_loop", "poze_"))
+    if read_family(path).startswith(
+        ("dit", "wan_vae", "sf_", "sfu_causal", "sfu_pose", "e2e", "mi2v_loop", "poze_", "ua_dit")
+    )
 ]
 
 

@@ -220,8 +220,11 @@ def test_a_window_is_stepped_as_the_reference_steps_it() -> None:
 def test_sfu_teacher_makes_a_video_with_the_published_file(run: Callable[..., Result]) -> None:
     lora = f"{{f}}/model/{CHECKPOINT}"
     words = ["teacher", "--ckpt-dir", "{f}/model", "--lora", lora, "--image", "{f}/who.png", "--pose", "{f}/poses"]
-    result = run(*words, *FAST, "--output", "a.mp4")
+    result = run(*words, *FAST, "--output", "a.mp4", "--side-by-side", "beside.mp4")
     assert result.exit_code == 0, result.output
+    beside = read_video("beside.mp4").frames
+    assert tuple(beside.shape) == (5, 3, 64, 144)
+    assert (beside[:, 0, :, 4:40].float() - 200).abs().mean() < 30  # the picture is red
     assert tuple(read_video("a.mp4").frames.shape) == (5, 3, 64, 48)
     assert run(*words, *FAST, "--output", "b.mp4", "--pose-mode", "off").exit_code == 0
     assert not torch.equal(read_video("a.mp4").frames, read_video("b.mp4").frames)
@@ -281,6 +284,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "motion without the picture's skeleton": (
         ["teacher", "--image", "{f}/who.png", "--pose", "{f}/bare"], 2, ("--reference", "pose_only"),
     ),
+    "a second video of no kind": ([*GOOD, "--side-by-side", "both.txt"], 2, ("both.txt", ".mp4")),
     "unknown mode": ([*GOOD, "--pose-mode", "half"], 2, ("half", "pose_only")),
     "unknown branch": ([*GOOD, "--pose-branch", "none"], 2, ("none", "positive")),
     "size off the grid": ([*GOOD, "--size", "50*64"], 2, ("50", "48")),

@@ -64,6 +64,8 @@ def test_the_counts_that_the_docs_tell() -> None:
 def test_impossible_thresholds_are_refused(threshold: float) -> None:
     with pytest.raises(ConfigError, match="positive"):
         StepCacheRule((1.0,), threshold)
+    with pytest.raises(ConfigError, match="coefficients"):
+        StepCacheRule((), 0.1)
 
 
 def cached_network(inference: bool = True) -> WanDiT:

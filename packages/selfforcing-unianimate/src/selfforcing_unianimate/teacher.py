@@ -15,15 +15,17 @@ from selfforcing_unianimate.pose_options import PosedRequest, length_notes
 from selfforcing_unianimate.pose_source import PoseSource, Skeletons, open_pose, skeletons
 from selfforcing_unianimate.windows import WindowPlan
 from wan_core import CheckpointError, RequestError, media
-from wan_core.media import LatentSpec, VideoGeometry, plain_text
+from wan_core.media import LatentSpec, VideoGeometry, check_output, plain_text
 from wan_core.tasks import (
     ChannelVideo,
     Clip,
     Components,
     Conditioning,
     DecodePlan,
+    GeneratedClip,
     GenerationRequest,
     I2VRequest,
+    Log,
     SamplingSettings,
     TaskInputs,
     Window,
@@ -57,6 +59,15 @@ class PoseRequest(PosedRequest, I2VRequest):
         },
     )
 
+    side_by_side: Path | None = field(
+        default=None,
+        metadata={
+            "option": ("--side-by-side",),
+            "output": True,
+            "help": "Write a second video: picture, motion and result beside each other.",
+        },
+    )
+
     def validate(self) -> None:
         super().validate()
         if self.image is None:
@@ -82,6 +93,8 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
         from PIL import Image
 
         geometry = exact_geometry(settings, latent_spec)
+        if request.side_by_side is not None:
+            check_output(request.side_by_side, num_frames=geometry.num_frames, fps=settings.fps)
         size = geometry.width, geometry.height
         picture = media.load_image(request.image or "")
         poses, notes = None, tuple[str, ...]()
@@ -124,6 +137,17 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
             decode=DecodePlan(drop_latent_frames=plan.extra_frames),
             windows=windows if len(windows) > 1 else (),
         )
+
+    def report(self, inputs: PoseInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
+        path = inputs.request.side_by_side
+        if path is None:
+            yield from clip.frames
+            return
+        from selfforcing_unianimate.side_by_side import with_sources
+
+        motion = None if inputs.skeletons is None else inputs.skeletons.frames
+        yield from with_sources(clip.frames, inputs.image, motion, path, inputs.settings.fps)
+        log(f"{plain_text(path)} (picture, {'' if motion is None else 'motion, '}result)")
 
     def describe(self, inputs: PoseInputs) -> Mapping[str, object]:
         return {

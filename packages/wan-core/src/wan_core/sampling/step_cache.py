@@ -17,13 +17,16 @@ class StepCacheRule:
     """When blocks are skipped: while the estimated change of their output, summed up, stays below ``threshold``.
 
     ``coefficients`` are those of the polynomial, highest power first, that estimates it from the relative change of the
-    time embedding; they belong to one model. Raises ConfigError for a threshold that is not positive and finite.
+    time embedding; they belong to one model. Raises ConfigError without any, and for a threshold that is not positive
+    and finite.
     """
 
     coefficients: tuple[float, ...]
     threshold: float
 
     def __post_init__(self) -> None:
+        if not self.coefficients:
+            raise ConfigError("a step cache needs the coefficients of its model, and none are known; leave it out")
         if not (math.isfinite(self.threshold) and self.threshold > 0):
             raise ConfigError(f"the threshold of a step cache must be a positive number, got {self.threshold}")
 
