@@ -231,12 +231,12 @@ def train_dit(
 
 def latents(arguments: argparse.Namespace, kind: str, vae: VideoVAE, ranks: Ranks | None = None) -> Cache:
     """A `dit_stage.latent_cache` in the work folder, encoded in bfloat16; the first process makes it, others wait."""
-    folder, encoder = arguments.work / "latents", copy.deepcopy(vae).bfloat16()
+    folder = arguments.work / "latents"
     if ranks is None or ranks.is_first:
-        dit_stage.latent_cache(folder, kind, encoder)
+        dit_stage.latent_cache(folder, kind, copy.deepcopy(vae).bfloat16())
     if ranks is not None:
         ranks.wait()
-    return dit_stage.latent_cache(folder, kind, encoder)
+    return Cache(folder / kind)
 
 
 def score_dit(
