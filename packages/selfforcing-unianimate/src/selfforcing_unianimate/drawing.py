@@ -35,7 +35,8 @@ _FINGERS = tuple(
 _HALF_WIDTH = 4
 _RADIUS = 4
 _FACE_RADIUS = 3
-_LIMB_LIGHT = 0.6
+_DIMMED = (np.arange(256) * 0.6).astype(np.uint8)
+"""What becomes of every level of the limbs before the joints are drawn."""
 _EDGE = 0.01
 
 
@@ -65,8 +66,8 @@ def model_picture(poses: Poses, width: int, height: int) -> Pixels:
     """
     from PIL import Image
 
-    swapped = draw(poses, *CANVAS)[:, :, ::-1]
-    picture = Image.fromarray(np.ascontiguousarray(swapped))
+    cv2 = opencv()
+    picture = Image.fromarray(cv2.cvtColor(draw(poses, *CANVAS), cv2.COLOR_BGR2RGB))
     return np.array(picture.resize((width, height), Image.Resampling.BILINEAR))
 
 
@@ -81,7 +82,7 @@ def _draw_body(canvas: Pixels, body: NDArray[np.float64], subset: NDArray[np.flo
         half = int(((y0 - y1) ** 2 + (x0 - x1) ** 2) ** 0.5 / 2)
         angle = int(math.degrees(math.atan2(y0 - y1, x0 - x1)))
         cv2.fillConvexPoly(canvas, cv2.ellipse2Poly(middle, (half, _HALF_WIDTH), angle, 0, 360, 1), colour)
-    canvas[:] = (canvas * _LIMB_LIGHT).astype(np.uint8)
+    cv2.LUT(canvas, _DIMMED, dst=canvas)
     for colour, joint in zip(_COLOURS, subset, strict=True):
         if int(joint) != -1:
             x, y = body[int(joint)]

@@ -21,8 +21,8 @@ REFERENCE_STRIDE = 8
 
 _REPEATS = TEMPORAL_STRIDE - 1
 """How often the first frame is repeated in front: the VAE's first latent frame stands for one pixel frame."""
-_MARGIN = 2
-"""Latent frames to either side on which one depends: the kernels reach 7 pixel frames."""
+_BEFORE, _AFTER = 2, 1
+"""Latent frames before and behind on which one depends: the kernels reach 7 pixel frames to either side."""
 
 
 class PoseEncoder(nn.Module):
@@ -98,7 +98,7 @@ class PoseEncoder(nn.Module):
         """Latent frames ``start`` to ``stop`` of what :meth:`embed_motion` gives. Raises as that does."""
         _check_skeletons(skeletons)
         count = (skeletons.shape[2] + _REPEATS) // TEMPORAL_STRIDE
-        low, high = max(0, start - _MARGIN), min(count, stop + _MARGIN)
+        low, high = max(0, start - _BEFORE), min(count, stop + _AFTER)
         part = skeletons[:, :, max(0, low * TEMPORAL_STRIDE - _REPEATS) : high * TEMPORAL_STRIDE - _REPEATS]
         if low == 0:
             part = torch.cat([part[:, :, :1].expand(-1, -1, _REPEATS, -1, -1), part], dim=2)
