@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from wan_core.errors import BackendError, ConfigError
-from wan_core.models import InnerAttention
+from wan_core.models import InnerAttention, KeyRanges
 from wan_core.runtime import attention_backends as backends
 from wan_core.runtime.attention_backends import apply_attention_backend, choose_attention_backend
+from wan_core.runtime.flex import FlexAttention
 
 from .dit_networks import conditions, latents, network, noise
 
@@ -91,3 +92,29 @@ def test_lengths_and_masks_never_reach_a_kernel_without_them(hopper: list[tuple[
     assert torch.equal(attention(query, key, value, lengths), exact(query, key, value, lengths))
     assert torch.equal(attention(query, key, value, None, mask), exact(query, key, value, None, mask))
     assert hopper == []
+
+
+RANGES = KeyRanges(((150, ((0, 150),)), (60, ((0, 20), (90, 210)))))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+def test_flex_attention_sees_the_ranges_that_a_dense_mask_shows() -> None:
+    query, key, value = torch.randn(3, 2, 210, 2, 16, generator=torch.Generator().manual_seed(0)).unbind()
+    expected = InnerAttention()(query, key, value, mask=RANGES)
+    torch.testing.assert_close(FlexAttention()(query, key, value, mask=RANGES), expected, rtol=1e-4, atol=1e-5)
+    assert not torch.allclose(FlexAttention()(query, key, value), expected, atol=1e-2)
+
+
+def test_a_dense_mask_is_made_once() -> None:
+    mask = RANGES.dense()
+    assert mask is RANGES.dense(CPU)
+    assert mask.sum().item() == 150 * 150 + 60 * 140
+    assert not mask[:150, 150:].any()
+
+
+def test_on_a_gpu_ranges_go_to_flex_attention(hopper: list[tuple[Tensor, ...]]) -> None:
+    for name in ("sdpa", "flash3"):
+        model = network()
+        apply_attention_backend(model, name, GPU)
+        assert all(isinstance(block.self_attn.inner_attention, FlexAttention) for block in model.blocks)

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from wan_core.errors import BackendError, ConfigError
 from wan_core.models import InnerAttention, KeyRanges
+from wan_core.runtime.flex import FlexAttention
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -39,8 +40,8 @@ AUTO_ORDER = ("flash3", "flash2")
 ATTENTION_BACKENDS = ("auto", "sdpa", *FLASH_BACKENDS)
 
 
-class FlashAttention(InnerAttention):
-    """A flash-attn kernel; what it cannot do (float32, key lengths, masks, the CPU) goes to torch's kernel."""
+class FlashAttention(FlexAttention):
+    """A flash-attn kernel; what it cannot do (float32, key lengths, masks, the CPU) goes to torch's kernels."""
 
     def __init__(self, kernel: Callable[..., Any]) -> None:
         super().__init__()
@@ -105,9 +106,10 @@ def apply_attention_backend(model: nn.Module, name: str, device: torch.device) -
     """
     chosen = choose_attention_backend(name, device)
     kernel = None if chosen == "sdpa" else _kernel(chosen)
+    plain = FlexAttention if device.type == "cuda" else InnerAttention
     for module in list(model.modules()):
         if isinstance(getattr(module, "inner_attention", None), InnerAttention):
-            module.inner_attention = InnerAttention() if kernel is None else FlashAttention(kernel)
+            module.inner_attention = plain() if kernel is None else FlashAttention(kernel)
     return chosen
 
 
