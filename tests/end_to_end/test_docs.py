@@ -10,6 +10,7 @@ from click.testing import Result
 
 from poze.cli import poze
 from poze.cli.infer import infer
+from selfforcing_unianimate.cli import sfu
 from wan_core.cli import wan
 from wan_mi2v.cli import mi2v
 
@@ -27,9 +28,13 @@ NEEDS_WEIGHTS = (
     "wan merge-lora",
     "wan train",
     "wan cache",
+    "sfu download",
+    "sfu pose",
+    "sfu teacher",
+    "sfu merge-lora",
     "torchrun",
 )
-SCRIPTS = {"wan": wan, "mi2v": mi2v, "poze": poze, "poze-infer": infer}
+SCRIPTS = {"wan": wan, "mi2v": mi2v, "poze": poze, "poze-infer": infer, "sfu": sfu}
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 
