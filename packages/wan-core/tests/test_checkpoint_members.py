@@ -12,6 +12,7 @@ from peft import LoKrConfig, LoraConfig, get_peft_model
 from torch import Tensor
 
 from wan_core.checkpoints import (
+    Family,
     LoRA,
     MemorySource,
     find_weights,
@@ -249,6 +250,18 @@ def test_a_network_beside_loras_is_a_network(tmp_path: Path) -> None:
     assert_equal(taken(path), weights())
     (note,) = native_weights(find_weights(path).weights[0].source, "dit").notes
     assert "also holds a LoRA, which is left out" in note
+
+
+SMALL = Family(name="small", title="the small network", owns=r"(?:^|\.)small\.(?=weight$)")
+
+
+def test_a_network_that_owns_its_names_is_read_out_of_any_file() -> None:
+    small = {"wrap.small.weight": torch.ones(2)}
+    for others in ({}, updates("wrap"), {f"wrap.{name}": tensor for name, tensor in weights().items()}):
+        native = native_weights(MemorySource({**others, **small}), SMALL)
+        assert list(native) == ["small.weight"]
+    with pytest.raises(CheckpointError, match="holds nothing of the small network: none of its 2 tensors is"):
+        native_weights(MemorySource(updates("wrap")), SMALL)
 
 
 # -- the shared function ----------------------------------------------------------------------------------------------
