@@ -343,7 +343,7 @@ def test_poses_that_are_off_need_no_pose_encoder(run: Callable[..., Result], fil
     assert result.exit_code == 0, result.output
     result = run(*words, "--pose", "{f}/poses")
     assert result.exit_code == 3
-    assert "lacks UniAnimate's pose encoder" in result.output
+    assert "lacks UniAnimate's pose encoder; give UniAnimate's .ckpt as --lora" in result.output
 
 
 def test_a_network_without_the_lora_is_told(run: Callable[..., Result]) -> None:

@@ -9,8 +9,9 @@ import click
 
 from selfforcing_unianimate.pose_weights import POSE_ENCODER
 from selfforcing_unianimate.teacher_preset import UNIANIMATE_14B
-from wan_core import cli
+from wan_core import CheckpointError, cli
 from wan_core.cli import build_command, main_of, reporter, version_option
+from wan_core.files import plain_text
 from wan_core.presets import Preset
 
 DEFAULT_PROMPT = "a person is dancing"
@@ -36,17 +37,24 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
 
 
 def pose_weights(values: Mapping[str, Any]) -> Path | None:
-    """A LoRA file that has the pose encoder beside it, where no option names another place and the folder has none."""
-    folder, named = values["ckpt_dir"], dict(values["parts"])
-    if values["pose_weights_path"] is not None or "pose_encoder" in named or values["pose_mode"] == "off":
-        return None
-    if folder is not None and (folder / UNIANIMATE_14B.part("pose_encoder").place).is_file():
-        return None
-    if not values["loras"]:
-        return None
-    from wan_core.checkpoints import find_weights
+    """A LoRA file that has the pose encoder beside it, where no option names another place and the folder has none.
 
-    return next((lora.path for lora in values["loras"] if find_weights(lora.path).of(POSE_ENCODER.name)), None)
+    Raises CheckpointError where it is nowhere.
+    """
+    folder, named, part = values["ckpt_dir"], dict(values["parts"]), UNIANIMATE_14B.part("pose_encoder")
+    if values["pose_weights_path"] is not None or part.name in named or values["pose_mode"] == "off":
+        return None
+    from wan_core.checkpoints import CheckpointLayout, find_weights
+
+    if folder is not None and (not folder.is_dir() or not CheckpointLayout(folder).missing([part])):
+        return None
+    found = next((lora.path for lora in values["loras"] if find_weights(lora.path).of(POSE_ENCODER.name)), None)
+    if found is None and folder is not None:
+        raise CheckpointError(
+            f"{plain_text(folder)} lacks {POSE_ENCODER.title}; give UniAnimate's .ckpt as --lora, or as "
+            "--pose-weights-path where its LoRA is merged ('sfu download --only unianimate' fetches it)"
+        )
+    return found
 
 
 def is_merged(folder: Path) -> bool:

@@ -132,7 +132,7 @@ class LoRAFile:
         self.others = [name for name in self.others if name not in owners]
         for title, count in Counter(owners.values()).items():
             self.notes.append(
-                f"note: {self.source.path.name} also holds {title} ({count} tensors), no LoRA and not merged"
+                f"note: {self.source.path.name} also holds {title} ({count} tensors): no LoRA, so not merged"
             )
 
     def _check_twice(self) -> None:
