@@ -178,8 +178,10 @@ def test_an_export_that_nothing_outside_uses_is_named(tmp_path: Path, name: str,
 
 def test_a_name_that_is_used_needs_no_excuse(tmp_path: Path) -> None:
     write(
-        tmp_path, CORE + "tasks/__init__.py", "from wan_core.tasks.base import DecodePlan\n__all__ = ['DecodePlan']\n"
+        tmp_path,
+        CORE + "tasks/__init__.py",
+        "from wan_core.tasks.flf2v import FLF2VRequest\n__all__ = ['FLF2VRequest']\n",
     )
     assert check(tmp_path) == []
-    (fault,) = check(write(tmp_path, POZE + "a.py", "from wan_core.tasks import DecodePlan\n"))
+    (fault,) = check(write(tmp_path, POZE + "a.py", "from wan_core.tasks import FLF2VRequest\n"))
     assert fault.endswith("drop its line in EXPORTED")

@@ -27,6 +27,11 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     if values["ckpt_dir"] is None and not values["dry_run"]:
         log("note: no --ckpt-dir, so the bundled tiny network makes this video; it was not trained to go on by blocks")
         preset = TINY_SFU
+    elif values["ckpt_dir"] is not None and "dit" not in dict(values["parts"]):
+        log(
+            f"note: without --part dit=FILE the network in {values['ckpt_dir']} makes the video; Wan2.1's own is not "
+            "causal, Self-Forcing's is: 'sfu download --only student'"
+        )
     if target is not None:
         if values["num_videos"] > 1 or values["prompt_file"] is not None:
             raise RequestError("a stream is one video; give one --prompt and no --num-videos")
