@@ -5,6 +5,7 @@ from torch import nn
 
 from wan_core.errors import ConfigError, MediaError
 from wan_core.models import DiTInputs, WanDiTConfig
+from wan_core.runtime import prepare_model
 from wan_core.training import LoRASettings, attach_lora, lora_tensors, merge_lora, trained_tensors
 from wan_core.training.lora import save_lora
 
@@ -81,6 +82,19 @@ def test_diffusers_reads_the_saved_adapter() -> None:
 def test_patterns_that_match_nothing_are_named() -> None:
     with pytest.raises(ConfigError, match=r"layers\.\*"):
         attach_lora(tiny(), LoRASettings(targets=("layers.*",)))
+
+
+def test_adapters_come_before_the_kernels_of_inference() -> None:
+    dit = tiny()
+    attach_lora(dit, LoRASettings(rank=2))
+    stir(dit)
+    before = velocity(dit)
+    prepare_model(dit, inference=True)
+    torch.testing.assert_close(velocity(dit), before, rtol=1e-4, atol=1e-5)
+    fast = tiny()
+    prepare_model(fast, inference=True)
+    with pytest.raises(ConfigError, match="prepared for inference"):
+        attach_lora(fast, LoRASettings(rank=2))
 
 
 @pytest.mark.parametrize("wrong", [{"rank": 0}, {"alpha": -1.0}, {"targets": ()}])

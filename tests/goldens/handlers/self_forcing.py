@@ -179,7 +179,7 @@ def pose_add_condition(case: GoldenCase) -> Computed:
 def runtime_lora(case: GoldenCase) -> dict[str, Tensor]:
     """Adapters beside the layers, as training attaches them."""
     plain = {name: tensor for name, tensor in case.weights.items() if ".lora_" not in name}
-    network = build_causal(case, plain)
+    network = build_causal(case, plain, is_trained=True)
     targets = [f"*.{target}" for target in case.call["targets"]]
     names = attach_lora(network, LoRASettings(rank=case.call["rank"], alpha=case.call["alpha"], targets=targets))
     if len(names) != case.call["replaced_layers"]:

@@ -17,6 +17,7 @@ from torch.nn import functional
 
 from wan_core.checkpoints import MemorySource, write_file
 from wan_core.errors import ConfigError
+from wan_core.runtime import prepare_model
 from wan_core.training.ranks import Ranks
 from wan_core.training.settings import LoRASettings
 
@@ -55,8 +56,9 @@ def attach_lora(model: nn.Module, settings: LoRASettings) -> list[str]:
     """Freeze ``model`` and put an adapter on every matching linear layer, in place; returns the layers' names.
 
     A pattern is a glob of a layer's whole name, as of `fnmatch`. Raises ConfigError naming each pattern that matches
-    nothing, with names it could have matched.
+    nothing, with names it could have matched, and for a network that was prepared for inference.
     """
+    prepare_model(model)  # asked for nothing, it only refuses kernels that would pass the adapters by
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     idle = [target for target in settings.targets if not any(fnmatchcase(name, target) for name in linears)]
     if idle:
