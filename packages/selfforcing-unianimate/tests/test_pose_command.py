@@ -100,7 +100,9 @@ def test_gaps_are_told(place: Path, tmp_path: Path) -> None:
         (["--start", "nan"], "walk.mp4", 2, "nan"),
         (["--size", "99999x10"], "walk.mp4", 2, "at most 4096 pixels, got 99999x10"),
         (["--size", "wide"], "walk.mp4", 2, "a size is width*height"),
-        (["--fps", "0"], "walk.mp4", 2, "give --fps above 0"),
+        (["--fps", "0"], "walk.mp4", 2, "give --fps above 0 and at most 1000; got 0"),
+        (["--preview", "{place}/walk.mp4"], "walk.mp4", 2, "would take the place of an input"),
+        (["--preview", "./pose.npz", "--out", "pose.npz"], "walk.mp4", 2, "would take the place of another output"),
         (["--device", "cdua"], "walk.mp4", 2, "'cdua' is not one of"),
     ],
 )

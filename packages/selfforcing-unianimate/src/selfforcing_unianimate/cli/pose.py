@@ -77,9 +77,9 @@ def run(
     from wan_core.media import Provenance, check_output, load_image, parse_size, probe_video, stream_video
 
     alignment = _alignment(align, reference, validated=validated)
-    _check_out(out, preview)
+    _check_out(out, preview, [each for each in (video, reference, detector_dir) if each is not None])
     info = probe_video(video)
-    rate = _rate(info.fps if fps is None else fps, video)
+    rate = _rate(fps, info.fps, video)
     if preview is not None:
         check_output(preview, num_frames=max_frames or info.num_frames or 2, fps=rate)
     shown_size = _preview_size(info.width, info.height) if size is None else parse_size(size)
@@ -124,22 +124,23 @@ def _alignment(align: str | None, reference: Path | None, *, validated: bool) ->
     return "none" if align == "none" or reference is None else "validated" if validated else "reference"
 
 
-def _check_out(out: Path, preview: Path | None) -> None:
+def _check_out(out: Path, preview: Path | None, inputs: list[Path]) -> None:
     from wan_core.files import check_place
+    from wan_core.media import check_own_files
 
     if out.suffix.lower() != ".npz":
         raise RequestError(f"--out ends in .npz, got {out}")
-    if preview is not None and preview.absolute() == out.absolute():
-        raise RequestError("--out and --preview are the same file")
+    check_own_files([out, *([] if preview is None else [preview])], inputs)
     check_place(out)
 
 
-def _rate(fps: float, video: Path) -> float:
+def _rate(asked: float | None, fps: float, video: Path) -> float:
     from selfforcing_unianimate.pose_file import MAX_FPS
 
-    if not 0 < fps <= MAX_FPS:
-        raise RequestError(f"{video} has {fps:g} frames a second; give --fps above 0 and at most {MAX_FPS:g}")
-    return fps
+    rate, given = (fps, f"{video} has") if asked is None else (asked, "got")
+    if not 0 < rate <= MAX_FPS:
+        raise RequestError(f"give --fps above 0 and at most {MAX_FPS:g}; {given} {rate:g}")
+    return rate
 
 
 def _limit(max_frames: int | None) -> int:
