@@ -1,11 +1,14 @@
 """Causal video through the pipeline of the core, on the tiny text-to-video network read as a causal one."""
 
+import shutil
 from dataclasses import replace
+from importlib.resources import files
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 from torch import Tensor
 
 from selfforcing_unianimate import CAUSAL_DIT, CausalDiTConfig
@@ -78,6 +81,16 @@ def test_blocks_see_the_ones_before_them(pipeline: Pipeline, solver: str, scale:
     assert not torch.allclose(torch.cat(latents, dim=2)[:, :, 1], torch.cat(alone, dim=2)[:, :, 1])
 
 
+def test_what_is_remembered_may_have_noise_in_it(pipeline: Pipeline) -> None:
+    tasks = [CausalVideo(FrameBlocks(size=2, window=4), 300.0, noised_context=noised) for noised in (False, True)]
+    plain, noised = (
+        made(Pipeline(replace(CAUSAL, task=task), pipeline.components, latent_spec=pipeline.latent_spec), REQUEST)[0]
+        for task in tasks
+    )
+    assert torch.equal(plain[0], noised[0])
+    assert not torch.allclose(plain[1], noised[1], atol=1e-3)
+
+
 def test_a_given_image_is_the_first_frame(pipeline: Pipeline, tmp_path: Path) -> None:
     image = tmp_path / "first.png"
     Image.new("RGB", (32, 32), (200, 30, 30)).save(image)
@@ -129,3 +142,17 @@ def test_branches_in_one_batch_are_refused() -> None:
     pipeline = loaded(CAUSAL, batched=True)
     with pytest.raises(ConfigError, match="leave out --cfg batched"):
         made(pipeline, replace(REQUEST, guidance_scale=2.0))
+
+
+def test_a_trainers_file_is_read_with_its_averaged_weights(pipeline: Pipeline, tmp_path: Path) -> None:
+    tiny = Path(str(files("wan_core") / "weights" / "tiny" / "t2v"))
+    weights = load_file(tiny / "model.safetensors")
+    wrapped = {f"model._fsdp_wrapped_module.{name}": tensor for name, tensor in weights.items()}
+    last = {f"model.{name}": torch.zeros_like(tensor) for name, tensor in weights.items()}
+    torch.save({"generator_ema": wrapped, "generator": last, "critic": last}, tmp_path / "self_forcing_dmd.pt")
+    shutil.copy(tiny / "config.json", tmp_path)
+    options = RuntimeOptions(device="cpu", dtype="float32", parts={"dit": tmp_path / "self_forcing_dmd.pt"})
+    read = load_pipeline(CAUSAL, options=options)
+    assert any("generator_ema is taken" in note for note in read.notes)
+    request = replace(REQUEST, num_frames=5)
+    assert torch.equal(torch.cat(made(read, request)[0], dim=2), torch.cat(made(pipeline, request)[0], dim=2))

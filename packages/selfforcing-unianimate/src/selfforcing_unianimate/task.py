@@ -70,15 +70,18 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
     """Text to video, or a given frame to video, block by block (Self-Forcing, arXiv 2506.08009).
 
     Every clip of the pipeline is a block. ``blocks`` is the layout that a network was trained for; a given first frame
-    is a block of its own. After each block the network sees the result once more at timestep ``context_noise``.
+    is a block of its own. After each block the network sees the result once more at timestep ``context_noise``. In
+    Self-Forcing's training that result then has noise in it, in its sampling it has not; ``noised_context`` makes
+    sampling as training is.
     """
 
     request_type: ClassVar[type[GenerationRequest]] = CausalRequest
     streams: ClassVar[bool] = True
 
-    def __init__(self, blocks: FrameBlocks, context_noise: float = 0.0) -> None:
+    def __init__(self, blocks: FrameBlocks, context_noise: float = 0.0, *, noised_context: bool = False) -> None:
         self.blocks = blocks
         self.context_noise = context_noise
+        self.noised_context = noised_context
 
     def load(self, request: CausalRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> CausalVideoInputs:
         blocks = replace(
@@ -137,6 +140,7 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
             anchors=anchors,
             decode=DecodePlan(cache=models.DecoderCache()),
             revisit=self.context_noise,
+            noised_revisit=self.noised_context,
         )
 
     def kept_bytes(self, inputs: CausalVideoInputs, network: WanDiTConfig, itemsize: int) -> int:

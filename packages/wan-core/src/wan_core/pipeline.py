@@ -21,6 +21,7 @@ from wan_core.runtime import step_cached
 from wan_core.sampling import (
     Denoiser,
     ExpertDenoiser,
+    FlowTable,
     StepCacheRule,
     StepCaches,
     WindowDenoiser,
@@ -209,7 +210,11 @@ class Pipeline:
                     progress=lambda steps: progress(steps, "denoise"),
                 )
             if conditioning.revisit is not None:
-                denoiser(latents, torch.tensor(conditioning.revisit))
+                seen, timestep = latents, torch.tensor(conditioning.revisit)
+                if conditioning.noised_revisit and given is None:
+                    noise = draw_noise(latents.shape, generator, latents.device)
+                    seen = FlowTable(settings.flow_shift).add_noise(latents, noise, timestep.view(1))
+                denoiser(seen, timestep)
         finally:
             release()
         if caches is not None:

@@ -7,6 +7,7 @@ from wan_core.lazy import on_demand
 if TYPE_CHECKING:
     from wan_core.sampling.anchors import Anchors
     from wan_core.sampling.experts import ExpertDenoiser
+    from wan_core.sampling.flow_table import FlowTable
     from wan_core.sampling.guidance import Denoiser
     from wan_core.sampling.noise import draw_noise, seeded_generator, seeded_noise
     from wan_core.sampling.sampler import sample
@@ -22,6 +23,7 @@ __all__ = [
     "Anchors",
     "Denoiser",
     "ExpertDenoiser",
+    "FlowTable",
     "Solver",
     "StepCache",
     "StepCacheRule",

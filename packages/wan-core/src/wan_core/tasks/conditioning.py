@@ -49,7 +49,8 @@ class Conditioning:
 
     ``negative`` is ``None`` for no guidance; ``latent_shape`` is (B, C, T, h, w). With ``windows``, which cover all T
     frames and take no anchors, theirs are the conditions. A network that remembers what it has seen is shown the
-    finished latents once more, at timestep ``revisit``; caches that the conditions have are kept.
+    finished latents once more, at timestep ``revisit`` and if ``noised_revisit`` with the noise of that timestep in
+    them; caches that the conditions have are kept.
     """
 
     positive: DiTInputs
@@ -59,3 +60,4 @@ class Conditioning:
     decode: DecodePlan = field(default_factory=DecodePlan)
     windows: tuple[Window, ...] = ()
     revisit: float | None = None
+    noised_revisit: bool = False
