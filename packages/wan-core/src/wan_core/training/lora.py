@@ -58,7 +58,7 @@ def attach_lora(model: nn.Module, settings: LoRASettings) -> list[str]:
     A pattern is a glob of a layer's whole name, as of `fnmatch`. Raises ConfigError naming each pattern that matches
     nothing, with names it could have matched, and for a network that was prepared for inference.
     """
-    prepare_model(model)  # asked for nothing, it only refuses kernels that would pass the adapters by
+    prepare_model(model, inference=False)  # asked for nothing, it refuses kernels that would pass the adapters by
     linears = {name: module for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     idle = [target for target in settings.targets if not any(fnmatchcase(name, target) for name in linears)]
     if idle:
