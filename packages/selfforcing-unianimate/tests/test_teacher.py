@@ -20,6 +20,7 @@ from selfforcing_unianimate.teacher_preset import CHECKPOINT, UNIANIMATE_14B
 from selfforcing_unianimate.windows import WindowPlan, window_spans
 from tools.make_checkpoint import make_checkpoint
 from wan_core import CheckpointError, ConfigError
+from wan_core.files import hash_file
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import read_video
 from wan_core.pipeline import Pipeline, SamplingOptions
@@ -268,6 +269,25 @@ def test_a_merged_file_has_the_sum_and_its_record_beside_it(run: Callable[..., R
     assert json.loads(Path("m.safetensors.merge.json").read_text())["pairs"] == 1
     changed = [name for name, tensor in merged.items() if not torch.equal(tensor, base[name])]
     assert changed == [f"{layer}.weight"]
+    words = ["--lora", "l.safetensors", "--out", "again.safetensors"]
+    again = run("merge-lora", "--base", "m.safetensors", *words)
+    assert again.exit_code == 2
+    assert "l.safetensors is merged into m.safetensors already" in again.output
+    assert not Path("again.safetensors").exists()
+
+
+@pytest.mark.parametrize("depth", [0, 2])
+def test_a_lora_that_was_merged_is_not_added_to_it(run: Callable[..., Result], files: Path, depth: int) -> None:
+    lora = files / "model" / CHECKPOINT
+    record: dict[str, object] = {"lora": {"other name.ckpt": hash_file(lora)}}
+    for _ in range(depth):
+        record = {"lora": {"other": "0"}, "earlier": record}
+    Path("merged").mkdir()
+    Path("merged/merge.json").write_text(json.dumps(record))
+    words = ["teacher", "--ckpt-dir", "merged", "--image", "{f}/who.png", "--pose", "{f}/poses", "--lora", lora, *FAST]
+    result = run(*words, "--dry-run")
+    assert result.exit_code == 2
+    assert "is merged into merged already" in result.output
 
 
 GOOD = ["teacher", "--image", "{f}/who.png", "--pose", "{f}/poses", "--ckpt-dir", "{f}/model"]

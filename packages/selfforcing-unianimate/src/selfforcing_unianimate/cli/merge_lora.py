@@ -1,6 +1,6 @@
 """``sfu merge-lora``: the seed's command line over the core's merge, with a record of what went into the result."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,12 @@ def merge_lora(base: Path, lora: Path, out: Path, alpha: float, device: str, **v
     Sums are in float32; a LoRA that stores no alpha has that of its rank. Every pair must have its place, or nothing is
     written. What went in is recorded as merge.json in OUT, or beside it. A pose encoder in the LoRA's file stays there.
     """
-    from wan_core.checkpoints import LoRA, find_weights, inspect_weights, write_json
+    from wan_core.checkpoints import LoRA, find_weights, inspect_weights, read_json, write_json
 
     if not lora.exists():
         raise RequestError(f"there is no LoRA file {plain_text(lora)}")
-    record = out.with_name(f"{out.name}.{RECORD}") if out.suffix == ".safetensors" else out / RECORD
+    refuse_twice(base, [lora])
+    record, earlier = record_of(out), record_of(base)
     write_again(base, out, None, {**values, "loras": (LoRA(lora, alpha),), "force_lora": False})
     summaries = [inspect_weights(weights).lora for weights in find_weights(lora).of("lora")]
     ranks = {rank: count for each in summaries if each is not None for rank, count in each.ranks.items()}
@@ -57,9 +58,40 @@ def merge_lora(base: Path, lora: Path, out: Path, alpha: float, device: str, **v
             "ranks": sorted(ranks),
             "pairs": sum(ranks.values()),
             "dtype": values["dtype"] or "as stored",
+            **({"earlier": read_json(earlier)} if earlier.is_file() else {}),
         },
     )
     reporter(values["quiet"])(f"{sum(ranks.values())} pairs merged; {plain_text(record)} says of what")
+
+
+def record_of(place: Path) -> Path:
+    """Where the record of a merge lies: in a folder, or beside a ``.safetensors`` file."""
+    return place.with_name(f"{place.name}.{RECORD}") if place.suffix == ".safetensors" else place / RECORD
+
+
+def refuse_twice(base: Path, loras: Iterable[Path]) -> None:
+    """Raises RequestError for a LoRA that is in ``base`` already, by the record of a merge and those before it."""
+    record = record_of(base)
+    if not record.is_file():
+        return
+    from wan_core.checkpoints import read_json
+
+    merged = set(_merged(read_json(record)))
+    for lora in loras:
+        if merged.intersection(hashes(lora).values()):
+            raise RequestError(
+                f"{plain_text(lora)} is merged into {plain_text(base)} already, says {plain_text(record)}; leave it "
+                "out, or begin with the weights before that"
+            )
+
+
+def _merged(record: Mapping[str, Any]) -> Iterator[object]:
+    """The hashes of the LoRAs of a record and of those before it; the record may be a stranger's."""
+    known: object = record
+    while isinstance(known, Mapping):
+        files = known.get("lora")
+        yield from (value for value in files.values() if isinstance(value, str)) if isinstance(files, Mapping) else ()
+        known = known.get("earlier")
 
 
 def hashes(path: Path) -> dict[str, str]:

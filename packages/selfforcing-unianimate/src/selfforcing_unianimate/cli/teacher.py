@@ -7,6 +7,7 @@ from typing import Any
 
 import click
 
+from selfforcing_unianimate.cli.merge_lora import record_of, refuse_twice
 from selfforcing_unianimate.pose_weights import POSE_ENCODER
 from selfforcing_unianimate.teacher_preset import UNIANIMATE_14B
 from wan_core import CheckpointError, cli
@@ -31,6 +32,8 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
         log(f"note: the pose encoder is that of {found}")
     if values["ckpt_dir"] is not None and not values["loras"] and not is_merged(values["ckpt_dir"]):
         log("note: no --lora is given, and nothing says that UniAnimate's is merged: without it poses have no meaning")
+    if values["ckpt_dir"] is not None:
+        refuse_twice(values["ckpt_dir"], [lora.path for lora in values["loras"]])
     if values["pose_mode"] == "off":  # then nobody asks for the pose encoder
         preset = replace(preset, parts=tuple(part for part in preset.parts if part.name != "pose_encoder"))
     cli.run_generate(preset, values if found is None else {**values, "pose_weights_path": found})
@@ -59,9 +62,7 @@ def pose_weights(values: Mapping[str, Any]) -> Path | None:
 
 def is_merged(folder: Path) -> bool:
     """Whether a folder has the record of a merge."""
-    from selfforcing_unianimate.cli.merge_lora import RECORD
-
-    return (folder / RECORD).is_file()
+    return record_of(folder).is_file()
 
 
 def make_command() -> click.Command:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from wan_core.checkpoints.parts import Part
     from wan_core.checkpoints.pipeline_files import PipelineFacts
     from wan_core.checkpoints.readers.reader import read_weights
+    from wan_core.checkpoints.readers.shards import read_json
     from wan_core.checkpoints.readers.sources import DerivedSource, MemorySource, Recipe, TensorSource
     from wan_core.checkpoints.writer import write_file, write_shards
 else:
@@ -76,6 +77,7 @@ __all__ = [
     "native_weights",
     "networks_in",
     "official_config",
+    "read_json",
     "read_weights",
     "tensor_rows",
     "title_of",
