@@ -63,13 +63,15 @@ def through_memory(network: CausalDiT, inputs: CausalInputs, *, forced: bool = F
 
 
 @pytest.mark.parametrize("blocks", LAYOUTS, ids=str)
-def test_rollout_is_the_masked_forward(network: CausalDiT, blocks: FrameBlocks) -> None:
+def test_level_1_wiring_the_rollout_with_poses_is_the_masked_forward(network: CausalDiT, blocks: FrameBlocks) -> None:
     inputs = replace(CONDITIONS, blocks=blocks)
     torch.testing.assert_close(through_memory(network, inputs), network(LATENTS, TIMES, inputs), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("blocks", LAYOUTS, ids=str)
-def test_teacher_forcing_is_the_rollout_over_clean_frames(network: CausalDiT, blocks: FrameBlocks) -> None:
+def test_level_1_6_train_path_teacher_forcing_is_the_rollout_over_clean_frames(
+    network: CausalDiT, blocks: FrameBlocks
+) -> None:
     inputs = replace(CONDITIONS, blocks=blocks)
     forced = replace(inputs, clean_latents=CLEAN, clean_timesteps=torch.full((1, FRAMES), 5.0))
     expected = through_memory(network, inputs, forced=True)

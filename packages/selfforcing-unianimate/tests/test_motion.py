@@ -75,7 +75,9 @@ def latents(pipeline: Pipeline, request: CausalRequest) -> Tensor:
     return torch.cat(blocks, dim=2)
 
 
-def test_level_2_the_motion_matters_in_both_branches_and_in_one(pipeline: Pipeline, request_: CausalRequest) -> None:
+def test_level_2_minimal_the_motion_matters_in_both_branches_and_in_one(
+    pipeline: Pipeline, request_: CausalRequest
+) -> None:
     videos = [
         latents(pipeline, replace(request_, **changes))
         for changes in (
@@ -100,7 +102,7 @@ def test_tokens_of_a_block_are_those_of_the_whole_motion(pipeline: Pipeline, req
     torch.testing.assert_close(motion.tokens(pipeline.components, 2, 3), whole[:, 2:], rtol=1e-5, atol=1e-5)
 
 
-def test_level_4_5_the_encoder_is_read_when_a_motion_needs_it_and_once(
+def test_level_4_5_lazy_load_the_encoder_is_read_when_a_motion_needs_it_and_once(
     pipeline: Pipeline, request_: CausalRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from selfforcing_unianimate import pose_weights
@@ -116,7 +118,7 @@ def test_level_4_5_the_encoder_is_read_when_a_motion_needs_it_and_once(
     assert len(read) == 1
 
 
-def test_level_1_8_what_takes_part_is_told(pipeline: Pipeline, request_: CausalRequest) -> None:
+def test_level_1_8_pose_only_what_takes_part_is_told(pipeline: Pipeline, request_: CausalRequest) -> None:
     geometry = pipeline.plan(request_).geometry
     assert read_motion(replace(request_, pose_mode="pose_only"), geometry)[1] == ()
     assert "the motion alone takes part" in read_motion(replace(request_, pose_mode="both"), geometry)[1][0]

@@ -40,7 +40,7 @@ def saved(path: Path, *, lora: bool = True, without: str = "-") -> Path:
 
 
 @torch.no_grad()
-def test_level_1_5_81_frames_are_21_latent_frames_in_the_order_of_patches() -> None:
+def test_level_1_5_alignment_81_frames_are_21_latent_frames_in_the_order_of_patches() -> None:
     motion = tiny().embed_motion(skeletons(81, height=64))
     assert motion.shape == (1, 8, 21, 4, 3)
     tokens = pose_tokens(motion)

@@ -110,7 +110,7 @@ def test_both_branches_as_one_batch_give_the_same_video(pipeline: Pipeline, file
     assert torch.allclose(*found, atol=1e-4)
 
 
-def test_level_1_8_the_motion_alone_leaves_the_channels_and_says_so(pipeline: Pipeline, files: Path) -> None:
+def test_level_1_8_pose_only_the_motion_alone_leaves_the_channels_and_says_so(pipeline: Pipeline, files: Path) -> None:
     wanted = request(files, pose_mode="pose_only", pose=files / "bare")
     made, bare = conditioned(pipeline, wanted), conditioned(pipeline, request(files, pose_mode="off"))
     assert made.positive.add_condition is not None

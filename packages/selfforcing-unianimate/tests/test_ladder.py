@@ -1,0 +1,80 @@
+"""The testing ladder's levels that need a folder of weights: a tiny one in the real layout, or ``--weights DIR``.
+
+Level 0 is in test_doctor.py, 1 and 1.6 in test_causal_dit.py, 1.5 in test_pose_encoder.py, 1.8, 2 and 4.5 in
+test_motion.py (1.8 of the teacher in test_teacher.py).
+"""
+
+from pathlib import Path
+
+import pytest
+import torch
+from click.testing import CliRunner
+
+from selfforcing_unianimate.cli.infer import infer
+from selfforcing_unianimate.presets import SFU_1_3B
+from tools.make_checkpoint import make_checkpoint
+from wan_core import CheckpointError
+from wan_core.checkpoints import read_weights
+from wan_core.loading import load_pipeline
+from wan_core.media import read_video
+from wan_core.pipeline import Pipeline
+
+SHORT = ["--size", "32*32", "--frame-num", "17", "--base-seed", "3"]
+
+
+@pytest.fixture(scope="module")
+def folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of Wan2.1-T2V-1.3B."""
+    given = request.config.getoption("--weights")
+    return Path(given) if given else make_checkpoint("t2v-1.3B", tmp_path_factory.mktemp("t2v-1.3B"))
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder: Path) -> Pipeline:
+    return load_pipeline(SFU_1_3B, folder)
+
+
+def test_level_3_load_the_network_has_the_files_tensors_and_the_pose_projection(
+    pipeline: Pipeline, folder: Path
+) -> None:
+    stored = set(read_weights(folder))
+    dit = pipeline.components.dit.module()
+    assert set(dit.state_dict()) - stored == {"pose_proj.weight", "pose_proj.bias"}
+    assert stored < set(dit.state_dict())
+    assert not dit.pose_proj.weight.any()
+    context = torch.zeros(1, 1, dit.config.text_dim, device=dit.device)
+    inputs = dit.inputs_type(context=context)
+    with torch.no_grad():
+        velocity = dit(torch.randn(1, 16, 3, 4, 4, device=dit.device), torch.tensor([[900.0, 900.0, 900.0]]), inputs)
+    assert velocity.shape == (1, 16, 3, 4, 4)
+    assert velocity.isfinite().all()
+
+
+def test_level_4_weights_every_part_works_and_a_missing_one_is_named(
+    pipeline: Pipeline, folder: Path, tmp_path: Path
+) -> None:
+    components = pipeline.components
+    with components.part("text_encoder").active() as encode:
+        states = encode(["a person is dancing"])[0]
+    assert states.shape[1] == components.configs["dit"].text_dim
+    assert states.isfinite().all()
+    with components.vae.active() as vae, torch.no_grad():
+        latents = vae.encode(torch.zeros(1, 3, 5, 32, 32, device=components.device))
+        assert latents.shape == (1, 16, 2, 4, 4)
+        assert vae.decode(latents).shape == (1, 3, 5, 32, 32)
+    for path in folder.iterdir():
+        if path.name != "Wan2.1_VAE.pth":
+            (tmp_path / path.name).symlink_to(path)
+    with pytest.raises(CheckpointError, match=r"Wan2\.1_VAE\.pth"):
+        load_pipeline(SFU_1_3B, tmp_path)
+
+
+def test_level_5_interactive_a_video_of_the_asked_length_is_made(folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "video.mp4"
+    words = ["--ckpt-dir", str(folder), "--prompt", "a person is dancing", *SHORT, "--output", str(out)]
+    result = CliRunner().invoke(infer, words, catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    video = read_video(out)
+    assert video.frames.shape == (17, 3, 32, 32)
+    assert video.fps == SFU_1_3B.sampling.fps
+    assert video.frames.float().std() > 0
