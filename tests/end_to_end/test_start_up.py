@@ -42,7 +42,13 @@ LIGHT = {
     "download --help": (0, "MODEL"),
 }
 # Modules of other commands: what their help must have.
-PROJECTS = {"wan_mi2v.cli": "--images", "poze.cli": "finetune", "poze.cli.infer": "--use-pi3", "pi3.cli": "reconstruct"}
+PROJECTS = {
+    "wan_mi2v.cli": "--images",
+    "poze.cli": "finetune",
+    "poze.cli.infer": "--use-pi3",
+    "pi3.cli": "reconstruct",
+    "selfforcing_unianimate.cli": "infer",
+}
 
 
 def run(code: str, *words: str) -> subprocess.CompletedProcess[str]:
