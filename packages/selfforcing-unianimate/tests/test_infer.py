@@ -72,3 +72,13 @@ def test_what_cannot_be_is_a_sentence(run: Callable[..., Result], words: list[st
 def test_a_folder_without_weights_is_told(run: Callable[..., Result], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     assert run(*REQUEST, "--ckpt-dir", "empty").exit_code == 3
+
+
+def test_a_stream_makes_its_folder_and_needs_no_place_for_a_file(run: Callable[..., Result]) -> None:
+    few = ["--size", "16*16", "--frame-num", 1]
+    assert run(*REQUEST, *few, "--stream", "new/live.mp4").exit_code == 0
+    assert read_video("new/live.mp4").frames.shape == (1, 3, 16, 16)
+    Path("tiny-sfu_16x16_a_red_circle_1.mp4").mkdir()  # where a file would go
+    result = run(*REQUEST, *few, "--stream", "-")
+    assert result.exit_code == 0, result.stderr
+    assert len(result.stdout_bytes) == 16 * 16 * 3

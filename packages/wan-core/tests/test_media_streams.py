@@ -63,9 +63,10 @@ def test_a_reader_that_went_away_is_told(monkeypatch: pytest.MonkeyPatch) -> Non
         write_stream(chunks(), "-", fps=8)
 
 
-def test_a_folder_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_there_is_made_and_one_that_cannot_be_is_told(tmp_path: Path) -> None:
+    assert write_stream(chunks(), str(tmp_path / "new" / "a.mp4"), fps=8).is_file()
     with pytest.raises(MediaError, match="cannot write the stream"):
-        write_stream(chunks(), str(tmp_path / "none" / "a.mp4"), fps=8)
+        write_stream(chunks(), str(tmp_path / "new" / "a.mp4" / "b.mp4"), fps=8)
 
 
 @pytest.mark.parametrize("target", ["a.gif", "", "folder/"])

@@ -27,7 +27,9 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     if values["ckpt_dir"] is None and not values["dry_run"]:
         log("note: no --ckpt-dir, so the bundled tiny network makes this video; it was not trained to go on by blocks")
         preset = TINY_SFU
-    elif values["ckpt_dir"] is not None and "dit" not in dict(values["parts"]):
+    elif values["ckpt_dir"] is None:
+        log("note: this is the plan of sfu-1.3B; without --ckpt-dir and --dry-run the bundled tiny network runs")
+    elif "dit" not in dict(values["parts"]):
         log(
             f"note: without --part dit=FILE the network in {values['ckpt_dir']} makes the video; Wan2.1's own is not "
             "causal, Self-Forcing's is: 'sfu download --only student'"
@@ -40,14 +42,17 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
         if target == "-" and values["as_json"]:
             raise RequestError("standard output takes the frames of --stream - or --json, not both")
         media.check_stream(target)
-        is_file = target != "-" and not media.is_pipe(target)
-        values = {**values, "output": Path(target) if is_file else None}
+        values = {**values, "output": Path(target)}
 
     def write(chunks: "Iterable[Tensor]", path: Path, **options: Any) -> Path:
         frames = timed(chunks, log)
         return media.write_video(frames, path, **options) if target is None else streamed(frames, target, log, options)
 
-    cli.run_generate(preset, values, write=write)
+    def check(path: Path, **facts: Any) -> object:
+        is_file = target is None or not (target == "-" or media.is_pipe(target))
+        return media.check_output(path, **facts) if is_file else path
+
+    cli.run_generate(preset, values, check=check, write=write)
 
 
 def streamed(frames: "Iterator[Tensor]", target: str, log: Any, options: Mapping[str, Any]) -> Path:

@@ -12,7 +12,7 @@ from wan_core.cli.jobs import plan_jobs
 from wan_core.cli.loras import lora_options
 from wan_core.cli.options import ListCommand, output_options, request_options, runtime_options, task_options
 from wan_core.errors import RequestError
-from wan_core.media import parse_size
+from wan_core.media import check_output, parse_size
 from wan_core.presets import Preset, get_preset, list_presets
 
 _SEVERAL = "i2v-14B"
@@ -117,12 +117,19 @@ def build_command(
     )
 
 
-def run_generate(preset: Preset, values: Mapping[str, Any], **writer: Callable[..., Path]) -> None:
+def run_generate(
+    preset: Preset,
+    values: Mapping[str, Any],
+    *,
+    check: Callable[..., object] = check_output,
+    **writer: Callable[..., Path],
+) -> None:
     """Check every request and output, then make the videos. ``values`` are the parsed options.
 
-    ``write=`` gives frames another way out than ``media.write_video``, whose arguments it takes.
+    ``write=`` gives frames another way out than ``media.write_video``, whose arguments it takes, and ``check`` takes
+    what ``media.check_output`` does.
     """
-    jobs = plan_jobs(preset, values)
+    jobs = plan_jobs(preset, values, check)
     from wan_core.cli.making import make_videos  # a request that is wrong costs no torch
 
     make_videos(preset, values, jobs, **writer)

@@ -2,7 +2,7 @@
 
 import random
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,8 @@ class Job:
     output: Path
 
 
-def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
-    """Every video to make, checked: prompts, pictures, sizes, and that its file can be written."""
+def plan_jobs(preset: Preset, values: Mapping[str, Any], check: Callable[..., object] = check_output) -> list[Job]:
+    """Every video to make, checked: prompts, pictures, sizes, and by ``check`` that its file can be written."""
     prompts = read_prompts(values["prompt"], values["prompt_file"])
     by_name = {field.name: field for field in fields(preset.task.request_type)}
     shared = {name: value for name, value in values.items() if name in by_name and name not in {"prompt", "seed"}}
@@ -39,13 +39,15 @@ def plan_jobs(preset: Preset, values: Mapping[str, Any]) -> list[Job]:
             request = preset.task.request_type(prompt=prompt, seed=first_seed + offset, **shared, **files)
             inputs = preset.plan(request)
             jobs.append(Job(inputs, output_path(values["output"], preset, inputs, len(jobs), total, len(prompts))))
-    _check_outputs(jobs, values, written)
+    _check_outputs(jobs, values, written, check)
     return jobs
 
 
-def _check_outputs(jobs: Sequence[Job], values: Mapping[str, Any], written: Collection[str]) -> None:
+def _check_outputs(
+    jobs: Sequence[Job], values: Mapping[str, Any], written: Collection[str], check: Callable[..., object]
+) -> None:
     for job in jobs:
-        check_output(job.output, num_frames=job.inputs.geometry.num_frames, fps=job.inputs.settings.fps)
+        check(job.output, num_frames=job.inputs.geometry.num_frames, fps=job.inputs.settings.fps)
     given = [field.name for field in fields(jobs[0].inputs.request) if field.name not in written]
     outputs = [path for job in jobs for path in (job.output, *_files_of(job.inputs.request, written))]
     check_own_files(outputs, [*_files_of(jobs[0].inputs.request, given), *map(Path, dict(values["parts"]).values())])

@@ -65,7 +65,9 @@ def notes_on(jobs: Sequence[Job], pipeline: Pipeline | None) -> list[str]:
 
 
 def _is_there(output: Path) -> bool:
-    return os.path.lexists(output.with_name(output.name % 0) if "%" in output.name else output)
+    return not media.is_pipe(str(output)) and os.path.lexists(
+        output.with_name(output.name % 0) if "%" in output.name else output
+    )
 
 
 def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:

@@ -65,6 +65,7 @@ def _encoder(target: str, frame: Frame, fps: float, comment: str | None, crf: in
     if target == STANDARD_OUTPUT:
         return _RawFrames()
     size = frame.shape[1], frame.shape[0]
+    Path(target).parent.mkdir(parents=True, exist_ok=True)
     return _FragmentedMp4(Path(target), size, exact_rate(fps), comment=comment, crf=crf, audio=None)
 
 
