@@ -23,6 +23,7 @@ def test_a_file_is_written_and_the_speed_told(run: Callable[..., Result]) -> Non
     result = run(*REQUEST, "--output", "a.mp4")
     assert result.exit_code == 0, result.output
     assert "first frame of 32x32 after" in result.stderr
+    assert "which begin at zero: poses have no effect" in result.stderr
     assert "frames a second" in result.stderr
     assert read_video("a.mp4").frames.shape == (25, 3, 32, 32)
 

@@ -19,6 +19,7 @@ from selfforcing_unianimate.presets import TINY_SFU
 from selfforcing_unianimate.task import CausalRequest, CausalVideo
 from wan_core import CheckpointError, RequestError
 from wan_core.loading import RuntimeOptions, load_pipeline
+from wan_core.media import write_video
 from wan_core.pipeline import Pipeline
 
 FRAMES = 9
@@ -94,7 +95,7 @@ def test_level_2_minimal_the_motion_matters_in_both_branches_and_in_one(
 
 
 def test_tokens_of_a_block_are_those_of_the_whole_motion(pipeline: Pipeline, request_: CausalRequest) -> None:
-    motion, notes = read_motion(request_, pipeline.plan(request_).geometry)
+    motion, notes = read_motion(request_, pipeline.plan(request_).geometry, 8)
     assert motion is not None
     assert notes == ()
     whole = motion.tokens(pipeline.components, 0, 3)
@@ -120,11 +121,21 @@ def test_level_4_5_lazy_load_the_encoder_is_read_when_a_motion_needs_it_and_once
 
 def test_level_1_8_pose_only_what_takes_part_is_told(pipeline: Pipeline, request_: CausalRequest) -> None:
     geometry = pipeline.plan(request_).geometry
-    assert read_motion(replace(request_, pose_mode="pose_only"), geometry)[1] == ()
-    assert "the motion alone takes part" in read_motion(replace(request_, pose_mode="both"), geometry)[1][0]
-    assert "has no effect" in read_motion(replace(request_, pose_mode="off"), geometry)[1][0]
+    assert read_motion(replace(request_, pose_mode="pose_only"), geometry, 8)[1] == ()
+    assert "the motion alone takes part" in read_motion(replace(request_, pose_mode="both"), geometry, 8)[1][0]
+    assert "has no effect" in read_motion(replace(request_, pose_mode="off"), geometry, 8)[1][0]
+    idle = replace(request_, pose=None)
+    assert "--pose-weights-path has no effect" in read_motion(idle, geometry, 8)[1][0]
     longer = pipeline.plan(replace(request_, num_frames=13))
     assert "its last one stays to the end" in longer.notes[0]
+
+
+def test_a_motion_of_another_speed_is_told(pipeline: Pipeline, request_: CausalRequest, tmp_path: Path) -> None:
+    write_video([torch.zeros(3, FRAMES, 16, 16)], tmp_path / "fast.mp4", fps=16)
+    (note,) = pipeline.plan(replace(request_, pose=tmp_path / "fast.mp4")).notes
+    assert "has 16 poses a second and the video 8 frames" in note
+    assert "0.5 times as fast" in note
+    assert not pipeline.plan(replace(request_, pose=tmp_path / "fast.mp4", fps=16)).notes
 
 
 @pytest.mark.parametrize(

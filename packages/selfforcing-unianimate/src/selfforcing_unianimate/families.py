@@ -38,5 +38,6 @@ CAUSAL_DIT = replace(
     signature=r"(?:^|\.)pose_proj\.weight$",
     base=DIT,
     begins_at_zero=(_POSE_WEIGHT, "pose_proj.bias"),
+    at_zero="poses have no effect",
 )
 """A Wan transformer that also takes pose tokens. Self-Forcing's own files, and Wan2.1's, have no ``pose_proj``."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from selfforcing_unianimate.pose_options import PosedRequest, length_notes
+from selfforcing_unianimate.pose_options import PosedRequest, motion_notes
 from selfforcing_unianimate.pose_source import open_pose, skeletons
 from wan_core import CheckpointError, RequestError
 from wan_core.files import existing_file
@@ -44,15 +44,16 @@ class Motion:
             return pose_tokens(encoder.motion_part(self.frames, start, stop))
 
 
-def read_motion(request: PosedRequest, geometry: VideoGeometry) -> tuple[Motion | None, tuple[str, ...]]:
-    """The motion of a request, None without one, and what a user should know about it.
+def read_motion(request: PosedRequest, geometry: VideoGeometry, fps: float) -> tuple[Motion | None, tuple[str, ...]]:
+    """The motion of a request for a video of ``fps``, None without one, and what a user should know about it.
 
     Raises RequestError for a mode without a motion, or a motion without weights of the pose encoder, MediaError for
     files that cannot be read.
     """
     if request.pose is None:
         if request.pose_mode in (None, "off") and request.pose_branch is None:
-            return None, ()
+            unused = request.pose_weights_path is not None
+            return None, ("--pose-weights-path has no effect without --pose",) * unused
         raise RequestError("a motion is needed: --pose FILE, which 'sfu pose VIDEO' makes, or --pose-mode off alone")
     if request.mode == "off":
         return None, (f"--pose-mode off: {plain_text(request.pose)} has no effect",)
@@ -64,7 +65,7 @@ def read_motion(request: PosedRequest, geometry: VideoGeometry) -> tuple[Motion 
     from selfforcing_unianimate.pose_encoder import MOTION_STRIDE
 
     source = open_pose(request.pose)
-    notes = [*length_notes(request.pose, source.num_frames, geometry)]
+    notes = [*motion_notes(request.pose, source, geometry, fps)]
     if request.pose_mode == "both":
         notes.append(
             "--pose-mode both: this network has no channels for the skeleton of a picture; the motion alone takes part"

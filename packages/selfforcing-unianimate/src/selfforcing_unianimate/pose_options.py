@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wan_core import RequestError
 from wan_core.media import VideoGeometry, plain_text
 from wan_core.tasks import GenerationRequest
 
+if TYPE_CHECKING:
+    from selfforcing_unianimate.pose_source import PoseSource
+
 MODES = ("both", "pose_only", "off")
 BRANCHES = ("positive", "both")
+_SAME_SPEED = 0.02  # 29.97 is 30
 
 
 def _one_of(known: tuple[str, ...], text: str) -> str:
@@ -75,11 +80,16 @@ class PosedRequest(GenerationRequest):
         return self.pose_mode or MODES[0]
 
 
-def length_notes(pose: Path, count: int, geometry: VideoGeometry) -> Iterator[str]:
-    """What happens where a motion of ``count`` poses is not as long as the video."""
-    name = plain_text(pose)
+def motion_notes(pose: Path, source: PoseSource, geometry: VideoGeometry, fps: float) -> Iterator[str]:
+    """What happens where a motion is not as long, or not as fast, as the video of ``fps`` frames a second."""
+    name, count = plain_text(pose), source.num_frames
     if count < geometry.num_frames:
         yield f"{name} has {count} poses for {geometry.num_frames} frames; its last one stays to the end"
     elif count > geometry.num_frames:
         whole = count + (1 - count) % geometry.spec.temporal_stride
         yield f"{name} has {count} poses, the first {geometry.num_frames} are used; --frame-num {whole} takes all"
+    if source.fps is not None and abs(source.fps / fps - 1) > _SAME_SPEED:
+        yield (
+            f"{name} has {source.fps:g} poses a second and the video {fps:g} frames: each pose is a frame, so the "
+            f"motion is {fps / source.fps:.2g} times as fast; 'sfu pose --fps {fps:g}' keeps its speed"
+        )

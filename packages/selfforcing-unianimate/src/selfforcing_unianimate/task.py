@@ -95,7 +95,7 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
             area = settings.width * settings.height
             given = [media.load_image(request.image)]
             image, geometry = prepare_anchor_images(given, area, settings.num_frames, latent_spec)
-        motion, notes = read_motion(request, geometry)
+        motion, notes = read_motion(request, geometry, settings.fps)
         return CausalVideoInputs(
             request=request,
             settings=settings,

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from selfforcing_unianimate.pose_options import PosedRequest, length_notes
+from selfforcing_unianimate.pose_options import PosedRequest, motion_notes
 from selfforcing_unianimate.pose_source import PoseSource, Skeletons, open_pose, skeletons
 from selfforcing_unianimate.windows import WindowPlan
 from wan_core import CheckpointError, RequestError, media
@@ -101,7 +101,7 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
         if request.mode != "off" and request.pose is not None:
             source = open_pose(request.pose)
             poses = _poses(request, source, geometry)
-            notes = tuple(_notes(request, source, geometry))
+            notes = tuple(_notes(request, source, geometry, settings.fps))
         elif request.pose is not None:
             notes = (f"--pose-mode off: {plain_text(request.pose)} has no effect",)
         return PoseInputs(
@@ -214,8 +214,8 @@ def _check_encoder(components: Components) -> None:
         )
 
 
-def _notes(request: PoseRequest, source: PoseSource, geometry: VideoGeometry) -> Iterator[str]:
+def _notes(request: PoseRequest, source: PoseSource, geometry: VideoGeometry, fps: float) -> Iterator[str]:
     if request.pose is not None:
-        yield from length_notes(request.pose, source.num_frames, geometry)
+        yield from motion_notes(request.pose, source, geometry, fps)
     if request.mode == "pose_only":
         yield "--pose-mode pose_only: the picture's skeleton is left out, so the motion is not related to the picture"

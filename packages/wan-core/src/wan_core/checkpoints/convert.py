@@ -59,7 +59,8 @@ def native_weights(
         if not taken:
             recipes.update(made)
     if family.begins_at_zero and not recipes.keys() & set(family.begins_at_zero):
-        notes += (f"note: {source.path.name} has no {', '.join(family.begins_at_zero)}, which begin at zero",)
+        absent, effect = ", ".join(family.begins_at_zero), family.at_zero and f": {family.at_zero}"
+        notes += (f"note: {source.path.name} has no {absent}, which begin at zero{effect}",)
     return NativeWeights(source, unfolded(recipes, family.folds), family, chosen.name, notes)
 
 

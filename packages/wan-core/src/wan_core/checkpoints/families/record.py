@@ -62,7 +62,7 @@ class Family:
     of a layout. ``half_dtype`` names what it runs in where a run is in 16 bits (None: as the run).
     ``is_denoiser`` tells the network that a sampler calls: there may be two experts, and LoRAs are made for it.
     Files of ``base``, a family that this one adds to, serve too; the tensors ``begins_at_zero``, which those have not,
-    are zero then: without any, or with all of them.
+    are zero then: without any, or with all of them. ``at_zero`` says in words what a network does not do then.
     ``keeps_rest`` copies what the network does not use along, ``carries_tokenizer`` tells single files that hold one.
 
     A part that another library reads has no ``network`` but ``load``, from a path, a dtype and a device; ``files`` are
@@ -86,6 +86,7 @@ class Family:
     is_denoiser: bool = False
     base: Family | None = None
     begins_at_zero: tuple[str, ...] = ()
+    at_zero: str = ""
     keeps_rest: bool = False
     carries_tokenizer: bool = False
     load: Callable[[Path, torch.dtype, torch.device], Any] | None = None
