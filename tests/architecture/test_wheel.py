@@ -140,6 +140,16 @@ def test_the_wheel_of_poze_adds_its_commands_and_its_tasks(environment: Path) ->
 
 
 @pytest.mark.slow
+def test_the_wheel_of_sfu_adds_its_command_and_its_models(environment: Path) -> None:
+    assert re.fullmatch(r"sfu \d+\.\d+\.\d+\n", run(environment / "sfu", "--version").stdout)
+    told = run(environment / "sfu", "--help").stdout
+    assert all(f"  {name} " in told for name in ("infer", "doctor", "download", "pose", "merge-lora", "teacher"))
+    assert '"preset": "sfu-1.3B"' in run(environment / "sfu", "infer", "--prompt", "p", "--dry-run", "--json").stdout
+    models = run(environment / "wan", "presets").stdout
+    assert all(name in models for name in ("sfu-1.3B", "tiny-sfu", "unianimate-14B"))
+
+
+@pytest.mark.slow
 def test_the_model_of_pi3_imports_only_errors_and_lazy_imports_of_the_core(environment: Path) -> None:
     code = "import sys, pi3; pi3.Pi3; print(sorted(name for name in sys.modules if name.startswith('wan')))"
     assert run(environment / "python", "-c", code).stdout == "['wan_core', 'wan_core.errors', 'wan_core.lazy']\n"
