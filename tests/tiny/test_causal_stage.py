@@ -3,11 +3,16 @@
 from dataclasses import replace
 from pathlib import Path
 
+import pytest
 import torch
 
 from selfforcing_unianimate import CausalDiT
 from tools.tiny import causal_stage, family
+from tools.tiny.detect import detect
 from tools.tiny.dit_stage import PlainAttention, use_plain_attention
+from tools.tiny.scores import held_back_clips
+from wan_core.loading import load_pipeline
+from wan_core.media import to_uint8
 from wan_core.models import InnerAttention
 from wan_core.training import Cache, NoiseLevels, write_cache
 
@@ -46,3 +51,16 @@ def test_a_step_has_a_finite_loss_and_a_rollout_depends_on_the_caption(tmp_path:
     )
     assert first.shape == noise.shape
     assert not torch.equal(first, second)
+
+
+@pytest.mark.slow
+def test_the_bundled_network_shows_what_is_asked_for_and_goes_on() -> None:
+    pipeline = load_pipeline("tiny-sfu")
+    clips, right = held_back_clips(4), 0
+    for clip in clips:
+        request = pipeline.preset.task.request_type(prompt=clip.caption, seed=1, num_frames=25)
+        frames = to_uint8(pipeline.generate(request).frames).permute(0, 2, 3, 1).numpy()
+        assert frames.shape == (25, 64, 64, 3)
+        right += detect(frames[:17]).agrees(clip.combination)["all"]
+        assert detect(frames[8:]).background == clip.combination.background
+    assert right >= 3, "87.5 % of the prompts come out right"

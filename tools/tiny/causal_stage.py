@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from selfforcing_unianimate import TINY_SFU, CausalDiT, CausalInputs, CausalMemory, FrameBlocks
+from selfforcing_unianimate import TINY_SFU, CausalDiT, CausalInputs, CausalMemory
 from tools.tiny.dit_stage import DiTStage, decode, stacked, text_states
 from tools.tiny.family import GEOMETRY, SAMPLING, load_bundled
 from tools.tiny.world import Clip, Video
@@ -20,8 +20,7 @@ from wan_core.models import TextEncoder, VideoVAE
 from wan_core.sampling import Denoiser, make_solver, sample, seeded_noise
 from wan_core.training import make_flow_batch
 
-BLOCKS = FrameBlocks(size=1, window=GEOMETRY.latent_frames)
-"""Single frames, which see no further back than a training clip is long."""
+BLOCKS = TINY_SFU.task.blocks
 HISTORY_NOISE = 0.1
 LONGEST = 64
 """Latent frames of a video among which a training clip may stand."""

@@ -50,7 +50,7 @@ class Course:
 COURSES = {
     "t2v": Course(9000, rate=0.7, decay_share=0.5, average=0.998),
     "more": Course(7000, rate=0.5, decay_share=0.7, average=0.999, shares=HARD_SHAPES),
-    "causal": Course(1500, rate=0.2, decay_share=0.6, average=0.99, shares=HARD_SHAPES),
+    "causal": Course(600, rate=0.2, decay_share=0.6, average=0.99, shares=HARD_SHAPES),
 }
 
 

@@ -55,7 +55,7 @@ def test_a_dry_run_tells_blocks_and_memory(run: Callable[..., Result]) -> None:
         (["--stream", "-", "--json"], "not both"),
         (["--stream", "a.mp4", "--output", "b.mp4"], "not both"),
         (["--stream", "a.mp4", "--num-videos", "2"], "a stream is one video"),
-        (["--window", "3"], "has no room for 0 of the sink and a block of 5"),
+        (["--window", "3", "--sink", "3"], "has no room for 3 of the sink and a block of 1"),
         (["--sink", "6"], "has no room for 6 of the sink"),
         (["--sink", "-1"], "a sink of -1 frames"),
         (["--image", "none.png"], "does not exist"),

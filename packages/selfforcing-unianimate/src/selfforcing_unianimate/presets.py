@@ -1,12 +1,16 @@
 """Wan2.1 1.3B made causal: a few steps a block, endless by its window."""
 
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
 from selfforcing_unianimate.config import CausalDiTConfig
 from selfforcing_unianimate.families import CAUSAL_DIT
 from selfforcing_unianimate.frame_blocks import FrameBlocks
 from selfforcing_unianimate.task import CausalVideo
 from wan_core.presets import get_preset
+
+WEIGHTS = Path(str(files("selfforcing_unianimate") / "weights"))
 
 _T2V = get_preset("t2v-1.3B")
 
@@ -23,10 +27,10 @@ SFU_1_3B = replace(
 _TINY = get_preset("tiny-t2v")
 
 TINY_SFU = replace(
-    _TINY.with_part("dit", family=CAUSAL_DIT, config=CausalDiTConfig(**vars(_TINY.dit))),
+    _TINY.with_part("dit", family=CAUSAL_DIT, file=str(WEIGHTS / "dit"), config=CausalDiTConfig(**vars(_TINY.dit))),
     name="tiny-sfu",
-    summary="causal video in seconds on a CPU, by the network of tiny-t2v, which was not trained to go on by blocks",
-    # What that network knows is a whole video of 5 latent frames.
-    task=CausalVideo(FrameBlocks(size=5, window=10)),
+    summary="causal video in seconds on a CPU: coloured shapes that move, frame by frame",
+    # Single latent frames, which see as far back as its training clips are long.
+    task=CausalVideo(FrameBlocks(size=1, window=5)),
     tea_cache=(),
 )

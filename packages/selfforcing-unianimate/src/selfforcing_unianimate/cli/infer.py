@@ -25,7 +25,7 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     """Run the 1.3B model when its weights are named, else the tiny one; frames go to a file or a stream."""
     log, target = reporter(values["quiet"]), values["stream"]
     if values["ckpt_dir"] is None and not values["dry_run"]:
-        log("note: no --ckpt-dir, so the bundled tiny network makes this video; it was not trained to go on by blocks")
+        log("note: no --ckpt-dir, so the bundled tiny network makes this video; poses mean nothing to it")
         preset = TINY_SFU
     elif values["ckpt_dir"] is None:
         log("note: this is the plan of sfu-1.3B; without --ckpt-dir and --dry-run the bundled tiny network runs")
