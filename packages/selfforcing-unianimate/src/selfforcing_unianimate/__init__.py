@@ -8,7 +8,6 @@ if TYPE_CHECKING:
     from selfforcing_unianimate.causal_dit import CausalDiT, CausalInputs
     from selfforcing_unianimate.config import CausalDiTConfig
     from selfforcing_unianimate.families import CAUSAL_DIT
-    from selfforcing_unianimate.frame_blocks import FrameBlocks
     from selfforcing_unianimate.memory import CausalMemory
     from selfforcing_unianimate.presets import TINY_SFU
 else:
@@ -21,5 +20,4 @@ __all__ = [
     "CausalDiTConfig",
     "CausalInputs",
     "CausalMemory",
-    "FrameBlocks",
 ]
