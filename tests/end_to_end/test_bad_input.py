@@ -23,6 +23,8 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "no prompt": ([], 0, ("Tasks",)),
     "task without prompt": (["tiny-t2v"], 2, ("--prompt",)),
     "empty prompt": (["--prompt", "  "], 2, ("prompt is empty",)),
+    "output without a name": ([*GOOD, "--output", ""], 2, ("--output", "it is empty")),
+    "folder without a name": (["t2v-A14B", *GOOD, "--ckpt-dir", ""], 2, ("--ckpt-dir", "it is empty")),
     "prompt and prompt file": ([*GOOD, "--prompt-file", "{tmp}/p.txt"], 2, ("not both",)),
     "missing prompt file": (["--prompt-file", "{tmp}/none.txt"], 2, ("none.txt",)),
     "prompt file without prompts": (["--prompt-file", "{tmp}/empty.txt"], 2, ("empty.txt", "no prompt")),

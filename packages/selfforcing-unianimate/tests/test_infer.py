@@ -59,6 +59,7 @@ def test_a_dry_run_tells_blocks_and_memory(run: Callable[..., Result]) -> None:
         (["--sink", "6"], "has no room for 6 of the sink"),
         (["--sink", "-1"], "a sink of -1 frames"),
         (["--image", "none.png"], "does not exist"),
+        (["--pose", ""], "it is empty; name a file or a folder"),
         (["--frame-num", "24"], "4n+1"),
         (["--sample-solver", "ddim"], "ddim"),
     ],

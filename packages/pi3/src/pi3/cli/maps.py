@@ -8,6 +8,7 @@ from pi3.cli.options import ReconstructOptions, command, run_model
 from pi3.depth_maps import DEPTH_NAMES, write_depth
 from pi3.exports import check_poses_kind, poses_json, write_poses
 from wan_core import RequestError
+from wan_core.cli import PLACE
 from wan_core.files import check_place
 from wan_core.media import check_own_files
 
@@ -39,16 +40,12 @@ def run_poses(options: ReconstructOptions, out: Path | None) -> None:
 depth_command = command(
     "depth",
     "Depth maps of PICTURES (pictures, one folder, or one video): 16-bit PNG, colours, and the scale.",
-    [click.Option(["--out", "-o"], required=True, type=click.Path(path_type=Path), help="A folder.")],
+    [click.Option(["--out", "-o"], required=True, type=PLACE, help="A folder.")],
     run_depth,
 )
 poses_command = command(
     "poses",
     "Camera-to-world matrices and intrinsics of PICTURES (pictures, one folder, or one video).",
-    [
-        click.Option(
-            ["--out", "-o"], type=click.Path(path_type=Path), help=".json, .txt (TUM) or .npz; default: print JSON."
-        )
-    ],
+    [click.Option(["--out", "-o"], type=PLACE, help=".json, .txt (TUM) or .npz; default: print JSON.")],
     run_poses,
 )

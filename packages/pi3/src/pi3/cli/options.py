@@ -13,7 +13,7 @@ from pi3.cli.sources import read_views
 from pi3.edges import CONFIDENCE, DEPTH_RTOL
 from pi3.scene import Scene, reconstruct
 from wan_core import RequestError
-from wan_core.cli import FINITE, ErrorReporting, debug_option, reporter
+from wan_core.cli import FINITE, PLACE, ErrorReporting, debug_option, reporter
 from wan_core.runtime import DTYPES, resolve_device
 
 
@@ -54,7 +54,7 @@ class ReconstructOptions:
 def run_options() -> list[click.Parameter]:
     """Images in, which model, where and how it computes."""
     return [
-        click.Argument(["images"], nargs=-1, required=True, type=click.Path(path_type=Path), metavar="PICTURES"),
+        click.Argument(["images"], nargs=-1, required=True, type=PLACE, metavar="PICTURES"),
         click.Option(
             ["--checkpoint", "--ckpt"],
             help="File, folder, pi3, pi3x or OWNER/NAME; default: the bundled tiny model of rendered rooms.",

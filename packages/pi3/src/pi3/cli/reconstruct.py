@@ -9,6 +9,7 @@ from pi3.cli.film import check_max_points
 from pi3.cli.options import ReconstructOptions, command, run_model
 from pi3.exports import check_colmap, scene_kind, write_scene
 from pi3.splat import Orbit
+from wan_core.cli import PLACE
 from wan_core.files import check_place
 from wan_core.media import check_output, check_own_files, write_image, write_video
 
@@ -55,12 +56,12 @@ reconstruct_command = command(
         click.Option(
             ["--out", "-o"],
             required=True,
-            type=click.Path(path_type=Path),
+            type=PLACE,
             help="scene.ply, .glb, .npz, or a folder for COLMAP text.",
         ),
         click.Option(["--max-points"], type=int, help="Points in the file at most, chosen evenly."),
-        click.Option(["--preview"], type=click.Path(path_type=Path), help="Also draw the cloud as a .png."),
-        click.Option(["--orbit"], type=click.Path(path_type=Path), help="Also film the cloud, .mp4, .gif or .webp."),
+        click.Option(["--preview"], type=PLACE, help="Also draw the cloud as a .png."),
+        click.Option(["--orbit"], type=PLACE, help="Also film the cloud, .mp4, .gif or .webp."),
     ],
     run_reconstruct,
 )

@@ -13,7 +13,7 @@ from pi3.ply import read_ply
 from pi3.scene import thinned
 from pi3.splat import Orbit
 from wan_core import RequestError
-from wan_core.cli import FINITE, ErrorReporting, debug_option
+from wan_core.cli import FINITE, PLACE, ErrorReporting, debug_option
 from wan_core.files import folder_files, natural_order
 from wan_core.media import check_output, write_video
 
@@ -47,7 +47,7 @@ def sequence_frames(paths: list[Path], max_points: int, fps: float) -> Iterator[
 
 @click.command("view", cls=ErrorReporting)
 @click.argument("sequence")
-@click.option("--save", required=True, type=click.Path(path_type=Path), help=".mp4, .gif, .webp or frames/%04d.png.")
+@click.option("--save", required=True, type=PLACE, help=".mp4, .gif, .webp or frames/%04d.png.")
 @click.option("--max-points", type=int, default=200_000, show_default=True, help="Per cloud at most.")
 @click.option("--fps", type=FINITE, default=24.0, show_default=True, help="Frames per second.")
 def view_command(sequence: str, save: Path, max_points: int, fps: float) -> None:

@@ -11,7 +11,7 @@ import click
 from pi3.checkpoints import HUB_IDS, PI3, download_weights, find_weights
 from pi3.config import Pi3XConfig
 from wan_core.checkpoints import build_on_meta, check_fit, native_weights, read_weights
-from wan_core.cli import ErrorReporting, debug_option
+from wan_core.cli import PLACE, ErrorReporting, debug_option
 
 
 def describe(path: Path) -> dict[str, Any]:
@@ -52,7 +52,7 @@ def inspect_command(checkpoint: str | None, as_json: bool) -> None:
 
 @click.command("download", cls=ErrorReporting)
 @click.argument("name", default="pi3")
-@click.option("--to", "folder", type=click.Path(path_type=Path), help="A folder; default: the hub's cache.")
+@click.option("--to", "folder", type=PLACE, help="A folder; default: the hub's cache.")
 @click.option("--revision", help="Branch, tag or commit of the repository.")
 @click.option("--token", help="Access token; default: HF_TOKEN or the saved one.")
 def download_command(name: str, folder: Path | None, revision: str | None, token: str | None) -> None:

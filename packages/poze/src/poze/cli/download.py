@@ -7,7 +7,7 @@ import click
 from poze.guidance import PI3_ID
 from poze.presets import POZE_5B
 from wan_core import RequestError
-from wan_core.cli import ErrorReporting, fetch_model, main_of, reporter, version_option
+from wan_core.cli import PLACE, ErrorReporting, fetch_model, main_of, reporter, version_option
 
 PI3_FILES = ("model.safetensors",)
 
@@ -15,12 +15,12 @@ PI3_FILES = ("model.safetensors",)
 @click.command("poze-download", cls=ErrorReporting, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--pi3-id", default=PI3_ID, show_default=True, help="The repository of Pi3.")
 @click.option(
-    "--pi3-dir", type=click.Path(path_type=Path), default=Path("pi3_ckpt"), show_default=True,
+    "--pi3-dir", type=PLACE, default=Path("pi3_ckpt"), show_default=True,
     help="Where Pi3 goes.",
 )  # fmt: skip
 @click.option("--wan-id", default="Wan-AI/Wan2.2-TI2V-5B", show_default=True, help="The repository of Wan.")
 @click.option(
-    "--wan-dir", type=click.Path(path_type=Path), default=Path("Wan2.2-TI2V-5B"), show_default=True,
+    "--wan-dir", type=PLACE, default=Path("Wan2.2-TI2V-5B"), show_default=True,
     help="Where Wan goes.",
 )  # fmt: skip
 @click.option("--token", help="For gated repositories; better in HF_TOKEN.")

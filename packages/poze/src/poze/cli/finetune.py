@@ -13,7 +13,7 @@ import click
 from poze.finetune import OBJECTIVES, FinetuneOptions, known_seed, parse_trained, plan_finetuning
 from poze.task import GuidedImageToVideo
 from wan_core import RequestError
-from wan_core.cli import FINITE, ErrorReporting, debug_option, exit_of, main_of, reporter, version_option
+from wan_core.cli import FINITE, PLACE, ErrorReporting, debug_option, exit_of, main_of, reporter, version_option
 from wan_core.media import parse_size
 from wan_core.runtime import launched
 from wan_core.sampling import SOLVERS
@@ -28,7 +28,7 @@ from wan_core.training import (
     distributed_ranks,
 )
 
-_FILE = click.Path(path_type=Path)
+_FILE = PLACE
 _SAMPLING = ("num_frames", "num_inference_steps", "flow_shift", "guidance_scale", "solver")
 
 

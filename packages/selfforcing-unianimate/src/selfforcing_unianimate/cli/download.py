@@ -7,7 +7,7 @@ from pathlib import Path
 
 import click
 
-from wan_core.cli import ErrorReporting, debug_option, fetch_model, reporter
+from wan_core.cli import PLACE, ErrorReporting, debug_option, fetch_model, reporter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +61,7 @@ DOWNLOADS = {
 
 @click.command(cls=ErrorReporting, params=[debug_option()])
 @click.option(
-    "--dir", "folder", type=click.Path(path_type=Path), default=Path("checkpoints"), show_default=True,
+    "--dir", "folder", type=PLACE, default=Path("checkpoints"), show_default=True,
     help="Where the folders go.",
 )  # fmt: skip
 @click.option("--only", type=click.Choice(list(DOWNLOADS)), multiple=True, help="One of them; several times for more.")

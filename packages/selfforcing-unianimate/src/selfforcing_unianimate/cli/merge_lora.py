@@ -7,7 +7,7 @@ from typing import Any
 import click
 
 from wan_core import RequestError
-from wan_core.cli import ErrorReporting, debug_option, reporter, write_again, writing_options
+from wan_core.cli import PLACE, ErrorReporting, debug_option, reporter, write_again, writing_options
 from wan_core.files import hash_file, plain_text
 
 RECORD = "merge.json"
@@ -29,9 +29,9 @@ def parse_device(context: click.Context, param: click.Parameter, value: str) -> 
 
 
 @click.command("merge-lora", cls=ErrorReporting)
-@click.option("--base", required=True, type=click.Path(path_type=Path), help="A file, or the folder of a model.")
-@click.option("--lora", required=True, type=click.Path(path_type=Path), help="The LoRA, such as UniAnimate's .ckpt.")
-@click.option("--out", required=True, type=click.Path(path_type=Path), help="A new .safetensors file or folder.")
+@click.option("--base", required=True, type=PLACE, help="A file, or the folder of a model.")
+@click.option("--lora", required=True, type=PLACE, help="The LoRA, such as UniAnimate's .ckpt.")
+@click.option("--out", required=True, type=PLACE, help="A new .safetensors file or folder.")
 @click.option("--alpha", type=float, default=1.0, show_default=True, callback=parse_alpha, help="Its strength.")
 @click.option("--device", default="cpu", callback=parse_device, help="cpu, which is where it runs.")
 def merge_lora(base: Path, lora: Path, out: Path, alpha: float, device: str, **values: Any) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from wan_core import MediaError, RequestError
-from wan_core.cli import FINITE, ErrorReporting, debug_option, progress_unless, reporter
+from wan_core.cli import FINITE, PLACE, ErrorReporting, debug_option, progress_unless, reporter
 
 if TYPE_CHECKING:
     import numpy as np
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from selfforcing_unianimate.keypoints import Poses
     from selfforcing_unianimate.pose_file import PoseFile
 
-_FILE = click.Path(path_type=Path)
+_FILE = PLACE
 _TORSO = (1, 2, 5, 8, 11)
 _PREVIEW_MULTIPLE = 16
 _MAX_PREVIEW = 4096

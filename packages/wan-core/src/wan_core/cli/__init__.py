@@ -5,7 +5,7 @@ For the scripts of projects: :func:`build_command` makes a preset's command, :fu
 
 from typing import TYPE_CHECKING
 
-from wan_core.cli.group import ErrorReporting, LazyCommand, LazyGroup, exit_of, main_of, version_option
+from wan_core.cli.group import PLACE, ErrorReporting, LazyCommand, LazyGroup, exit_of, main_of, version_option
 from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ main = main_of(wan)
 __all__ = [
     "COMMANDS",
     "FINITE",
+    "PLACE",
     "ErrorReporting",
     "LazyCommand",
     "LazyGroup",

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from wan_core.cli.data import clip_options, report_left_out
-from wan_core.cli.group import ErrorReporting
+from wan_core.cli.group import PLACE, ErrorReporting
 from wan_core.cli.options import FINITE, ParsedType, debug_option, part_option
 from wan_core.cli.progress import item_progress, progress_unless, reporter
 from wan_core.files import check_place
@@ -29,7 +29,7 @@ from wan_core.training import (
     write_cache,
 )
 
-_FOLDER = click.Path(path_type=Path)
+_FOLDER = PLACE
 
 
 @click.command("cache", cls=ErrorReporting)

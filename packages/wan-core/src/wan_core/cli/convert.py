@@ -17,7 +17,7 @@ from wan_core.checkpoints import (
     find_weights,
     networks_in,
 )
-from wan_core.cli.group import ErrorReporting
+from wan_core.cli.group import PLACE, ErrorReporting
 from wan_core.cli.loras import LoRAMerge, lora_options
 from wan_core.cli.options import ParsedType
 from wan_core.cli.progress import byte_progress, reporter
@@ -59,8 +59,8 @@ def writing_options() -> list[click.Option]:
 
 
 @click.command(cls=ErrorReporting)
-@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SRC", type=PLACE)
+@click.argument("out", type=PLACE)
 @click.option(
     "--to",
     "layout",

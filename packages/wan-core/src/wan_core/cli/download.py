@@ -8,7 +8,7 @@ from typing import NoReturn
 
 import click
 
-from wan_core.cli.group import ErrorReporting
+from wan_core.cli.group import PLACE, ErrorReporting
 from wan_core.cli.progress import byte_progress, reporter
 from wan_core.errors import RequestError, Terminated
 from wan_core.files import gigabytes
@@ -32,7 +32,7 @@ _DIT_INDEX = "diffusion_pytorch_model*.safetensors.index.json"
 )
 @click.option("--revision", help="A branch, tag or commit; the hub's main one by default.")
 @click.option("--token", help="For private and gated models; better in HF_TOKEN or MODELSCOPE_API_TOKEN.")
-@click.option("--local-dir", type=click.Path(path_type=Path), help="Default: ./NAME of the repository.")
+@click.option("--local-dir", type=PLACE, help="Default: ./NAME of the repository.")
 @click.option("--include", multiple=True, metavar="GLOB", help="Only files like this; may be given several times.")
 @click.option("--json", "as_json", is_flag=True, help="Print what was fetched as JSON.")
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")

@@ -10,6 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from importlib.metadata import version
+from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -28,6 +29,17 @@ _OUTPUT_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBA
 # Read when torch's OpenMP is loaded, so before torch. Waiting threads that spin instead of sleeping make a small model
 # five times as slow on a machine that has other work (83 s against 17 s for the first example of the README).
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+
+class _Place(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("it is empty; name a file or a folder, . for this one", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+PLACE = _Place(path_type=Path)
+"""A file or a folder; an empty name, such as that of a variable that is not set, is not this folder but refused."""
 
 
 @dataclass(frozen=True)

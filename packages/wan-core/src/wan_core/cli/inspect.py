@@ -19,7 +19,7 @@ from wan_core.checkpoints import (
     tensor_rows,
     title_of,
 )
-from wan_core.cli.group import ErrorReporting
+from wan_core.cli.group import PLACE, ErrorReporting
 from wan_core.errors import CheckpointError
 from wan_core.files import gigabytes
 from wan_core.media import plain_text
@@ -32,7 +32,7 @@ _LONGEST = 160
 
 
 @click.command(cls=ErrorReporting)
-@click.argument("path", type=click.Path(path_type=Path))
+@click.argument("path", type=PLACE)
 @click.option("--keys", is_flag=True, help="List every tensor with its dtype and shape.")
 @click.option("--json", "as_json", is_flag=True, help="Print machine-readable JSON.")
 def inspect(path: Path, keys: bool, as_json: bool) -> None:

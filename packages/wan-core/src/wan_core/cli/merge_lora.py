@@ -6,14 +6,14 @@ from typing import Any
 import click
 
 from wan_core.cli.convert import write_again, writing_options
-from wan_core.cli.group import ErrorReporting
+from wan_core.cli.group import PLACE, ErrorReporting
 from wan_core.cli.loras import lora_options
 from wan_core.errors import RequestError
 
 
 @click.command("merge-lora", cls=ErrorReporting)
-@click.argument("source", metavar="SRC", type=click.Path(path_type=Path))
-@click.argument("out", type=click.Path(path_type=Path))
+@click.argument("source", metavar="SRC", type=PLACE)
+@click.argument("out", type=PLACE)
 def merge_lora(source: Path, out: Path, **values: Any) -> None:
     """Write the weights in SRC to OUT with LoRAs merged into the transformers, in the layout of SRC.
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from wan_core.cli.group import DEBUG_KEY, ErrorReporting, num_values, spelled
+from wan_core.cli.group import DEBUG_KEY, PLACE, ErrorReporting, num_values, spelled
 from wan_core.errors import RequestError
 from wan_core.media import parse_size
 from wan_core.sampling import SOLVERS
@@ -158,7 +158,7 @@ def request_options() -> list[click.Option]:
         click.Option(["--negative-prompt"], help="What it must not show; '' for nothing."),
         click.Option(
             ["--prompt-file"],
-            type=click.Path(path_type=Path),
+            type=PLACE,
             help="A text file with one prompt a line; a video each.",
         ),
         click.Option(
@@ -187,7 +187,7 @@ def request_options() -> list[click.Option]:
 def runtime_options() -> list[click.Option]:
     """Where and how it computes."""
     return [
-        click.Option(["--ckpt-dir"], type=click.Path(path_type=Path), help="Folder of the weights."),
+        click.Option(["--ckpt-dir"], type=PLACE, help="Folder of the weights."),
         part_option(),
         click.Option(["--device"], help="cpu, cuda, cuda:INDEX or mps; default: the best there is."),
         click.Option(["--dtype"], help="float32, bfloat16 or float16; default: float32 on the CPU, else bfloat16."),
@@ -234,7 +234,7 @@ def output_options() -> list[click.Option]:
     return [
         click.Option(
             ["--save-file", "--output", "-o", "output"],
-            type=click.Path(path_type=Path),
+            type=PLACE,
             help=".mp4, .gif, .webp or frames/%04d.png; default: a name made of model, size, prompt and seed.",
         ),
         click.Option(["--no-metadata"], is_flag=True, help="Do not record the settings in the file."),
@@ -277,4 +277,4 @@ def _task_option(field: "dataclasses.Field[Any]", hint: Any) -> click.Option:
 
 
 def _click_type(kind: Any) -> Any:
-    return click.Path(path_type=Path) if kind is Path else click.types.convert_type(kind)
+    return PLACE if kind is Path else click.types.convert_type(kind)

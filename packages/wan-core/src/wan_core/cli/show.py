@@ -7,14 +7,14 @@ from typing import Any
 import click
 
 from wan_core.cli.command_line import command_line
-from wan_core.cli.group import ErrorReporting
+from wan_core.cli.group import PLACE, ErrorReporting
 from wan_core.errors import RequestError
 from wan_core.files import WEIGHT_ENDINGS
 from wan_core.media import Provenance, plain_text, read_provenance
 
 
 @click.command(cls=ErrorReporting)
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("file", type=PLACE)
 @click.option("--json", "as_json", is_flag=True, help="Print the record and the command as JSON.")
 def show(file: Path, as_json: bool) -> None:
     """Print how FILE was made, and the command that makes it again.

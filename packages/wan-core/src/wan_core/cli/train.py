@@ -13,7 +13,7 @@ import click
 
 from wan_core import runtime, training
 from wan_core.cli.data import data_options, report_left_out
-from wan_core.cli.group import ErrorReporting, exit_of
+from wan_core.cli.group import PLACE, ErrorReporting, exit_of
 from wan_core.cli.options import FINITE, ParsedType, debug_option, part_option
 from wan_core.cli.progress import item_progress, progress_unless, reporter, training_progress
 from wan_core.errors import RequestError
@@ -32,7 +32,7 @@ from wan_core.training import (
 if TYPE_CHECKING:
     from wan_core.training import Ranks, RunResult, TrainingPlan
 
-_FOLDER = click.Path(path_type=Path)
+_FOLDER = PLACE
 _TARGETS_HELP = "Layers, by globs of whole names: 'blocks.*.ffn.0'; repeatable.  [default: attention, ffn of blocks]"
 _NO_CONFIG = ("config", "debug", "help")
 

@@ -4,13 +4,13 @@ from pathlib import Path
 
 import click
 
-from wan_core.cli.group import ErrorReporting
+from wan_core.cli.group import PLACE, ErrorReporting
 from wan_core.cli.progress import byte_progress
 from wan_core.hub import MANIFEST_NAME, verify_folder, write_manifest
 
 
 @click.command(cls=ErrorReporting)
-@click.argument("folder", metavar="DIR", type=click.Path(path_type=Path))
+@click.argument("folder", metavar="DIR", type=PLACE)
 @click.option("--write", is_flag=True, help="Write the manifest from the files as they are now.")
 @click.option("--quiet", is_flag=True, help="No progress.")
 def verify(folder: Path, write: bool, quiet: bool) -> None:
