@@ -2,12 +2,15 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
 
 from selfforcing_unianimate.cli.infer import infer
+from selfforcing_unianimate.task import CausalVideo
 from wan_core.media import read_video
+from wan_core.tasks import Clip
 
 BASE = ["--size", "32*32", "--frame-num", 25, "--sample-steps", 1, "--base-seed", 1]
 REQUEST = ["--prompt", "a red circle", *BASE]
@@ -36,6 +39,23 @@ def test_a_stream_is_the_same_video(run: Callable[..., Result]) -> None:
     raw = run(*REQUEST, "--stream", "-", "--quiet")
     assert len(raw.stdout_bytes) == 25 * 32 * 32 * 3
     assert raw.stderr == ""
+
+
+def test_an_interrupted_stream_stays_as_far_as_it_came(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    condition = CausalVideo.condition
+
+    def interrupted(task: CausalVideo, inputs: Any, components: Any, clip: Clip) -> Any:
+        if clip.index == 3:
+            raise KeyboardInterrupt
+        return condition(task, inputs, components, clip)
+
+    monkeypatch.setattr(CausalVideo, "condition", interrupted)
+    result = run(*REQUEST, "--stream", "live.mp4")
+    assert result.exit_code == 130
+    assert "interrupted: what was streamed to live.mp4 stays and can be played" in result.stderr
+    assert read_video("live.mp4").frames.shape[0] in (8, 9)  # the last frame's fragment waits for the next
 
 
 @pytest.mark.slow

@@ -59,7 +59,11 @@ def streamed(frames: "Iterator[Tensor]", target: str, log: Any, options: Mapping
     """Hand frames out as they come, and say in which form."""
     kind = "raw RGB frames" if target == "-" else "H.264 in mp4 fragments"
     log(f"streaming {kind} at {options['fps']} frames a second to {'standard output' if target == '-' else target}")
-    return media.write_stream(frames, target, **options)
+    try:
+        return media.write_stream(frames, target, **options)
+    except KeyboardInterrupt as interrupt:
+        interrupt.args = (f"what was streamed to {media.plain_text(target)} stays and can be played",)
+        raise
 
 
 def timed(chunks: "Iterable[Tensor]", log: Any) -> "Iterator[Tensor]":
