@@ -17,8 +17,7 @@ from torch import Tensor, nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from selfforcing_unianimate.pose_config import PoseConfig
-from selfforcing_unianimate.pose_weights import POSE_ENCODER
-from selfforcing_unianimate.teacher_preset import CHECKPOINT
+from selfforcing_unianimate.pose_weights import CHECKPOINT, POSE_ENCODER
 from tools.small_tokenizer import VOCAB_SIZE, write_tokenizer
 from wan_core.checkpoints import CLIP as CLIP_FAMILY
 from wan_core.checkpoints import DIT as DIT_FAMILY

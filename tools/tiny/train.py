@@ -188,7 +188,7 @@ def run_causal(arguments: argparse.Namespace) -> None:
         recipe = f"tools/tiny/causal_stage.py, {average.updates} steps of 16 clips"
         tensors = {name: value for name, value in dit.state_dict().items() if not name.startswith("pose_proj.")}
         path = arguments.work / "causal-latest.safetensors"
-        weights.write_weights(path, tensors, recipe=recipe, scores=found, base="t2v")
+        weights.write_weights(path, tensors, recipe=recipe, scores=found)
         average.exchange(dit)
         return found
 

@@ -15,9 +15,10 @@ from selfforcing_unianimate.frame_blocks import FrameBlocks
 from selfforcing_unianimate.motion import read_motion
 from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_encoder import PoseEncoder
+from selfforcing_unianimate.pose_weights import POSE_ENCODER
 from selfforcing_unianimate.presets import TINY_SFU
 from selfforcing_unianimate.task import CausalRequest, CausalVideo
-from wan_core import CheckpointError, RequestError
+from wan_core import CheckpointError, RequestError, loading
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import write_video
 from wan_core.pipeline import Pipeline
@@ -51,8 +52,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline(folder: Path) -> Pipeline:
-    options = RuntimeOptions(device="cpu", dtype="float32", offload=False, parts={"dit": folder / "dit.safetensors"})
-    return load_pipeline(PRESET, options=options)
+    return loaded(folder)
+
+
+def loaded(folder: Path, *, encoder: str | None = "pose24.safetensors", offload: bool = False) -> Pipeline:
+    parts = {"dit": folder / "dit.safetensors", **({} if encoder is None else {"pose_encoder": folder / encoder})}
+    return load_pipeline(PRESET, options=RuntimeOptions(device="cpu", dtype="float32", offload=offload, parts=parts))
 
 
 @pytest.fixture
@@ -65,7 +70,6 @@ def request_(folder: Path) -> CausalRequest:
         num_inference_steps=2,
         guidance_scale=2.0,
         pose=folder / "motion",
-        pose_weights_path=folder / "pose24.safetensors",
     )
 
 
@@ -85,7 +89,7 @@ def test_level_2_minimal_the_motion_matters_in_both_branches_and_in_one(
             {},
             {"pose_branch": "positive"},
             {"pose_mode": "off"},
-            {"pose": None, "pose_weights_path": None},
+            {"pose": None},
         )
     ]
     both, positive, off, without = videos
@@ -104,19 +108,15 @@ def test_tokens_of_a_block_are_those_of_the_whole_motion(pipeline: Pipeline, req
 
 
 def test_level_4_5_lazy_load_the_encoder_is_read_when_a_motion_needs_it_and_once(
-    pipeline: Pipeline, request_: CausalRequest, monkeypatch: pytest.MonkeyPatch
+    request_: CausalRequest, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from selfforcing_unianimate import pose_weights
-
-    read, load = [], pose_weights.load_pose_encoder
-    monkeypatch.setattr(pose_weights, "load_pose_encoder", lambda *a, **k: read.append(a) or load(*a, **k))
-    components = replace(pipeline.components, _kept={})
-    fresh = Pipeline(PRESET, components, latent_spec=pipeline.latent_spec)
+    read, load = [], loading.load_model
+    monkeypatch.setattr(loading, "load_model", lambda *a, **k: read.append(k["family"].name) or load(*a, **k))
+    fresh = loaded(folder, offload=True)
     latents(fresh, replace(request_, pose_mode="off"))
-    assert not read
-    latents(fresh, request_)
-    latents(fresh, request_)
-    assert len(read) == 1
+    assert POSE_ENCODER.name not in read
+    latents(fresh, request_)  # two blocks
+    assert read.count(POSE_ENCODER.name) == 1
 
 
 def test_level_1_8_pose_only_what_takes_part_is_told(pipeline: Pipeline, request_: CausalRequest) -> None:
@@ -124,7 +124,7 @@ def test_level_1_8_pose_only_what_takes_part_is_told(pipeline: Pipeline, request
     assert read_motion(replace(request_, pose_mode="pose_only"), geometry, 8)[1] == ()
     assert "the motion alone takes part" in read_motion(replace(request_, pose_mode="both"), geometry, 8)[1][0]
     assert "has no effect" in read_motion(replace(request_, pose_mode="off"), geometry, 8)[1][0]
-    idle = replace(request_, pose=None)
+    idle = replace(request_, pose=None, pose_weights_path=Path("any.ckpt"))
     assert "--pose-weights-path has no effect" in read_motion(idle, geometry, 8)[1][0]
     longer = pipeline.plan(replace(request_, num_frames=13))
     assert "its last one stays to the end" in longer.notes[0]
@@ -143,8 +143,6 @@ def test_a_motion_of_another_speed_is_told(pipeline: Pipeline, request_: CausalR
     [
         ({"pose": None}, "a motion is needed"),
         ({"pose": None, "pose_mode": None, "pose_branch": "both"}, "a motion is needed"),
-        ({"pose_weights_path": None}, "--pose-weights-path FILE"),
-        ({"pose_weights_path": Path("none.ckpt")}, "none.ckpt"),
         ({"pose": Path("none.npz")}, "none.npz"),
         ({"pose": Path("motion.txt")}, "must be an .npz"),
     ],
@@ -161,15 +159,34 @@ def test_what_is_missing_is_told_before_a_model_is_there(
 
 
 @pytest.mark.parametrize(
-    ("file", "said"),
+    ("file", "kind", "said"),
     [
-        ("pose25.safetensors", "width 25, this network takes 24"),
-        ("reference.safetensors", "has no dwpose_embedding"),
-        ("dit.safetensors", "dit.safetensors"),
+        ("pose25.safetensors", CheckpointError, "width 25 and 20 channels, this network takes 24"),
+        ("reference.safetensors", CheckpointError, "14 missing: dwpose_embedding"),
+        ("dit.safetensors", CheckpointError, "holds nothing of UniAnimate's pose encoder"),
+        ("none.ckpt", CheckpointError, "none.ckpt does not exist"),
+        (None, RequestError, "--pose-weights-path FILE"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(
-    pipeline: Pipeline, request_: CausalRequest, folder: Path, file: str, said: str
+def test_weights_that_do_not_fit_are_refused_before_any_is_read(
+    request_: CausalRequest, folder: Path, file: str | None, kind: type[Exception], said: str
 ) -> None:
-    with pytest.raises(CheckpointError, match=said):
-        latents(pipeline, replace(request_, pose_weights_path=folder / file))
+    def check(request: CausalRequest) -> None:
+        pipeline = loaded(folder, encoder=file)
+        pipeline.check(pipeline.plan(request))
+
+    with pytest.raises(kind, match=said):
+        check(request_)
+    if file is None:
+        check(replace(request_, pose_mode="off"))
+
+
+def test_an_encoder_of_the_motion_alone_is_taken_with_a_note(
+    request_: CausalRequest, folder: Path, pipeline: Pipeline, tmp_path: Path
+) -> None:
+    tensors = load_file(folder / "pose24.safetensors")
+    motion = {name: tensor for name, tensor in tensors.items() if name.startswith("dwpose_embedding.")}
+    save_file(motion, tmp_path / "motion.safetensors")
+    alone = loaded(folder, encoder=str(tmp_path / "motion.safetensors"))
+    assert "the skeleton of a picture has no effect" in " ".join(alone.notes)
+    assert torch.equal(latents(alone, request_), latents(pipeline, request_))

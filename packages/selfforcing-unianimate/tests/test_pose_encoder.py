@@ -10,9 +10,9 @@ from torch import Tensor
 
 from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_encoder import PoseEncoder, pose_tokens
-from selfforcing_unianimate.pose_weights import POSE_ENCODER, STACKS, load_pose_encoder
+from selfforcing_unianimate.pose_weights import POSE_ENCODER, STACKS
 from wan_core import CheckpointError, ConfigError, RequestError
-from wan_core.checkpoints import find_weights, inspect_weights
+from wan_core.checkpoints import find_weights, inspect_weights, load_model, native_weights, read_weights
 from wan_core.models import WanDiT, WanDiTConfig
 
 TINY = PoseConfig(hidden=2, token_dim=8, reference_channels=20)
@@ -91,8 +91,7 @@ def test_a_batch_is_its_samples_and_every_weight_counts() -> None:
 
 @pytest.mark.parametrize("name", ["ua.ckpt", "ua.pt", "ua.safetensors"])
 def test_the_weights_are_found_beside_a_lora(tmp_path: Path, name: str) -> None:
-    encoder, missing = load_pose_encoder(saved(tmp_path / name))
-    assert missing == ()
+    encoder = loaded(saved(tmp_path / name))
     assert encoder.config == TINY
     assert all(torch.equal(tensor, tiny().state_dict()[key]) for key, tensor in encoder.state_dict().items())
     found = {weights.family: inspect_weights(weights) for weights in find_weights(tmp_path / name).weights}
@@ -105,18 +104,22 @@ def test_the_weights_are_found_beside_a_lora(tmp_path: Path, name: str) -> None:
 def test_16_bit_weights_become_float32(tmp_path: Path) -> None:
     halved = {f"pipe.{name}": tensor.bfloat16() for name, tensor in tiny().state_dict().items()}
     save_file(halved, tmp_path / "half.safetensors")
-    encoder, _ = load_pose_encoder(tmp_path / "half.safetensors")
+    encoder = loaded(tmp_path / "half.safetensors")
     assert {weight.dtype for weight in encoder.parameters()} == {torch.float32}
 
 
-@pytest.mark.parametrize("stack", STACKS)
-def test_one_stack_alone_is_taken_when_asked_for(tmp_path: Path, stack: str) -> None:
-    path = saved(tmp_path / "one.ckpt", without=stack)
-    with pytest.raises(CheckpointError, match=rf"missing: {stack}\.0\.weight"):
-        load_pose_encoder(path)
-    encoder, missing = load_pose_encoder(path, strict=False)
-    assert set(missing) == {name for name in encoder.state_dict() if name.startswith(stack)}
-    assert all(not encoder.state_dict()[name].any() for name in missing)
+def loaded(path: Path) -> PoseEncoder:
+    native = native_weights(read_weights(path), POSE_ENCODER)
+    return load_model(POSE_ENCODER.read_config(path, native), native, family=POSE_ENCODER, dtype=torch.float32)
+
+
+def test_without_the_pictures_stack_it_adds_nothing_and_without_the_motions_it_is_refused(tmp_path: Path) -> None:
+    encoder = loaded(saved(tmp_path / "motion.ckpt", without=STACKS[1]))
+    assert not any(tensor.any() for name, tensor in encoder.state_dict().items() if name.startswith(STACKS[1]))
+    with pytest.raises(CheckpointError, match=rf"missing: {STACKS[0]}\.0\.weight"):
+        loaded(saved(tmp_path / "picture.ckpt", without=STACKS[0]))
+    with pytest.raises(CheckpointError, match=r"missing: randomref_embedding_pose\.2\.bias"):
+        loaded(saved(tmp_path / "part.ckpt", without="randomref_embedding_pose.2.bias"))
 
 
 def test_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
@@ -124,11 +127,11 @@ def test_weights_that_do_not_fit_are_told(tmp_path: Path) -> None:
     torch.save({"dwpose_embedding.0.weight": torch.zeros(16, 3)}, tmp_path / "flat.pt")
     partial = saved(tmp_path / "partial.pt", without="dwpose_embedding.4.bias")
     with pytest.raises(CheckpointError, match="holds nothing of UniAnimate's pose encoder: none of its 2 tensors"):
-        load_pose_encoder(tmp_path / "lora.pt")
+        loaded(tmp_path / "lora.pt")
     with pytest.raises(CheckpointError, match=r"1 missing: dwpose_embedding\.4\.bias"):
-        load_pose_encoder(partial, strict=False)
+        loaded(partial)
     with pytest.raises(CheckpointError, match="must have 5 dimensions"):
-        load_pose_encoder(tmp_path / "flat.pt")
+        loaded(tmp_path / "flat.pt")
 
 
 def test_pictures_that_do_not_fit_are_told() -> None:

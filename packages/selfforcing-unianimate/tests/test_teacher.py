@@ -15,8 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from selfforcing_unianimate.cli import sfu
+from selfforcing_unianimate.pose_weights import CHECKPOINT
 from selfforcing_unianimate.teacher import PoseRequest, PoseToVideo, with_reference
-from selfforcing_unianimate.teacher_preset import CHECKPOINT, UNIANIMATE_14B
+from selfforcing_unianimate.teacher_preset import UNIANIMATE_14B
 from selfforcing_unianimate.windows import WindowPlan, window_spans
 from tools.make_checkpoint import make_checkpoint
 from wan_core import CheckpointError, ConfigError
@@ -349,7 +350,7 @@ def test_a_pose_encoder_of_another_width_is_refused(pipeline: Pipeline, files: P
     config = replace(pipeline.components.configs["pose_encoder"], token_dim=32)
     components = replace(pipeline.components, configs={**pipeline.components.configs, "pose_encoder": config})
     with pytest.raises(CheckpointError, match="tokens of width 32"):
-        PoseToVideo().condition(pipeline.plan(request(files)), components, Clip())
+        PoseToVideo().check(pipeline.plan(request(files)), components)
 
 
 def test_the_task_is_not_trained_here(pipeline: Pipeline) -> None:
@@ -362,8 +363,8 @@ def test_poses_that_are_off_need_no_pose_encoder(run: Callable[..., Result], fil
     result = run(*words, "--pose-mode", "off")
     assert result.exit_code == 0, result.output
     result = run(*words, "--pose", "{f}/poses")
-    assert result.exit_code == 3
-    assert "lacks UniAnimate's pose encoder; give UniAnimate's .ckpt as --lora" in result.output
+    assert result.exit_code == 2
+    assert "poses need UniAnimate's pose encoder: --pose-weights-path FILE" in result.output
 
 
 def test_a_network_without_the_lora_is_told(run: Callable[..., Result]) -> None:

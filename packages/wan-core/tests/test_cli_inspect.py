@@ -57,7 +57,7 @@ def dit_tensors(folder: Path) -> dict[str, Tensor]:
         ("i2v-A14B", ["i2v-A14B"], ["dit", "dit", "vae", "umt5"]),
         ("ti2v-5B", ["ti2v-5B", "mi2v-5B", "poze-5B"], ["dit", "vae", "umt5"]),
         ("t2v-1.3B", ["t2v-1.3B", "t2v-14B"], ["dit", "vae", "umt5"]),
-        ("i2v-14B-480P", ["i2v-14B-480P", "i2v-14B-720P"], ["dit", "vae", "umt5", "clip"]),
+        ("i2v-14B-480P", ["i2v-14B-480P", "i2v-14B-720P", "unianimate-14B"], ["dit", "vae", "umt5", "clip"]),
     ],
 )
 def test_a_whole_checkpoint_names_its_models_and_parts(

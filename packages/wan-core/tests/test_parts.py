@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -19,6 +20,7 @@ from wan_core.errors import CheckpointError, RequestError
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import read_provenance
 from wan_core.presets import get_preset
+from wan_core.tasks import Components, GenerationRequest, TaskInputs, TextToVideo
 
 TINY = Path(str(files("wan_core") / "weights" / "tiny"))
 FAST = ["--prompt", "a red circle", "--frame-num", "5", "--sample-steps", "1", "--base-seed", "1"]
@@ -100,6 +102,33 @@ def test_a_part_that_another_library_reads_is_placed_like_the_others(tmp_path: P
         load_pipeline(lost, options=RuntimeOptions(device="cpu"))
     with pytest.raises(RequestError, match="no part 'brush'"):
         load_pipeline(preset, options=RuntimeOptions(device="cpu", parts={"brush": "a"}))
+
+
+class NeedsTwoVAEs(TextToVideo[Any]):
+    """A task that needs the optional part for requests with a negative prompt."""
+
+    def check(self, inputs: TaskInputs[Any], components: Components) -> None:
+        if inputs.settings.negative_prompt and "second" not in components.parts:
+            raise RequestError("a negative prompt needs the second part")
+
+
+def test_an_optional_part_may_be_absent_until_a_request_needs_it() -> None:
+    plain = get_preset("tiny-t2v")
+    second = replace(plain.part("vae"), name="second", file="nowhere.safetensors", is_optional=True)
+    preset = replace(plain, task=NeedsTwoVAEs(), parts=(*plain.parts, second))
+    pipeline = load_pipeline(preset)
+    assert "second" not in pipeline.components.parts
+    request = GenerationRequest(prompt="a red circle")
+    pipeline.check(pipeline.plan(request))
+    with pytest.raises(RequestError, match="needs the second part"):
+        next(pipeline.stream(pipeline.plan(replace(request, negative_prompt="blue"))))
+    given = load_pipeline(preset, options=RuntimeOptions(parts={"second": TINY / "vae.safetensors"}))
+    given.check(given.plan(replace(request, negative_prompt="blue")))
+    assert given.components.configs["second"] == plain.vae
+    with pytest.raises(CheckpointError, match="vae"):
+        load_pipeline(
+            replace(preset, parts=(*plain.parts[:1], replace(plain.part("vae"), file="nowhere"), *plain.parts[2:]))
+        )
 
 
 def test_what_a_part_made_is_kept_for_the_same_key_only() -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from selfforcing_unianimate.pose_weights import POSE_PART
 from wan_core import RequestError
 from wan_core.media import VideoGeometry, plain_text
 from wan_core.tasks import GenerationRequest
@@ -71,6 +72,8 @@ class PosedRequest(GenerationRequest):
         metadata={
             "option": ("--pose-weights-path",),
             "help": "Weights of the pose encoder, such as UniAnimate's .ckpt.",
+            "part": POSE_PART.name,
+            "recorded": False,
         },
     )
 

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selfforcing_unianimate.pose_config import PoseConfig
-from wan_core import checkpoints
-from wan_core.checkpoints import Family, Shapes
+from wan_core import CheckpointError, RequestError
+from wan_core.checkpoints import Family, Part, Shapes
 
 if TYPE_CHECKING:
-    import torch
-
     from selfforcing_unianimate.pose_encoder import PoseEncoder
     from wan_core.checkpoints import TensorSource
+    from wan_core.tasks import Components
 
 STACKS = ("dwpose_embedding", "randomref_embedding_pose")
 """Prefixes of the two stacks: of the driving motion, and of the reference."""
@@ -46,37 +44,36 @@ POSE_ENCODER = Family(
     infer=read_pose_config,
     owns=r"(?:^|\.)(?:dwpose_embedding|randomref_embedding_pose)\.(?=\d+\.(?:weight|bias)$)",
     half_dtype="float32",
+    begins_at_zero=tuple(f"{STACKS[1]}.{index}.{kind}" for index in range(0, 12, 2) for kind in ("weight", "bias")),
+    at_zero="the skeleton of a picture has no effect",
 )
 """Both stacks under the names of the published checkpoint, in which a LoRA lies beside them."""
 
 
-def load_pose_encoder(
-    path: str | os.PathLike[str], *, strict: bool = True, device: torch.device | str = "cpu"
-) -> tuple[PoseEncoder, tuple[str, ...]]:
-    """The pose encoder of a ``.ckpt``, ``.pt`` or ``.safetensors`` file in float32, and the names that the file lacks.
+CHECKPOINT = "UniAnimate-Wan2.1-14B-Lora-12000.ckpt"
+"""The published file: the LoRA, and the pose encoder beside it."""
 
-    ``strict=False`` takes a file with one of the two stacks: the other one is zero, and so adds nothing. Raises
-    CheckpointError for a file without either, for one that lacks other tensors or has further ones of that name.
+POSE_PART = Part(name="pose_encoder", family=POSE_ENCODER, file=CHECKPOINT, config=PoseConfig(), is_optional=True)
+"""The pose encoder among the parts of a model; a request without poses does without."""
+
+
+def check_pose_encoder(components: Components, token_dim: int, reference_channels: int | None = None) -> None:
+    """Whether there is a pose encoder that makes what a network takes; no weight is read.
+
+    Raises RequestError where there is none, CheckpointError for one of other widths.
     """
-    import torch
-
-    native: TensorSource = checkpoints.native_weights(checkpoints.read_weights(Path(path)), POSE_ENCODER)
-    config = read_pose_config(Path(path), native)
-    missing: tuple[str, ...] = ()
-    if not strict:
-        native, missing = _with_silent_stack(native, config)
-    loaded = checkpoints.load_model(config, native, family=POSE_ENCODER, dtype=torch.float32, device=device)
-    return loaded, missing
-
-
-def _with_silent_stack(native: TensorSource, config: PoseConfig) -> tuple[TensorSource, tuple[str, ...]]:
-    """The weights with zeros for a stack that they lack, and the names of those zeros."""
-    absent = [stack for stack in STACKS if not any(name.startswith(f"{stack}.") for name in native)]
-    if not absent:
-        return native, ()
-    import torch
-
-    wanted = checkpoints.build_on_meta(lambda: _network(config)).state_dict()
-    zeros = {name: torch.zeros(tensor.shape) for name, tensor in wanted.items() if name.startswith(absent[0] + ".")}
-    known = {name: native.read(name) for name in native}
-    return checkpoints.MemorySource({**known, **zeros}, path=native.path), tuple(zeros)
+    pose = components.configs.get(POSE_PART.name)
+    if pose is None:
+        raise RequestError(
+            "poses need UniAnimate's pose encoder: --pose-weights-path FILE, which 'sfu download --only unianimate' "
+            "fetches; sfu teacher also finds it beside its --lora"
+        )
+    made, wanted = [pose.token_dim], [token_dim]
+    if reference_channels is not None:
+        made, wanted = [*made, pose.reference_channels], [*wanted, reference_channels]
+    if made != wanted:
+        raise CheckpointError(
+            f"{components.found[POSE_PART.name]} makes pose tokens of width {pose.token_dim} and "
+            f"{pose.reference_channels} channels, this network takes {' and '.join(map(str, wanted))}; they belong to "
+            "different models"
+        )

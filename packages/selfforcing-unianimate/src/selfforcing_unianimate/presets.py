@@ -7,15 +7,21 @@ from pathlib import Path
 from selfforcing_unianimate.config import CausalDiTConfig
 from selfforcing_unianimate.families import CAUSAL_DIT
 from selfforcing_unianimate.frame_blocks import FrameBlocks
+from selfforcing_unianimate.pose_weights import POSE_PART
 from selfforcing_unianimate.task import CausalVideo
-from wan_core.presets import get_preset
+from wan_core.presets import Preset, get_preset
 
 WEIGHTS = Path(str(files("selfforcing_unianimate") / "weights"))
 
 _T2V = get_preset("t2v-1.3B")
 
+
+def _with_poses(preset: Preset) -> Preset:
+    return replace(preset, parts=(*preset.parts, POSE_PART))
+
+
 SFU_1_3B = replace(
-    _T2V.with_part("dit", family=CAUSAL_DIT, config=CausalDiTConfig(**vars(_T2V.dit))),
+    _with_poses(_T2V.with_part("dit", family=CAUSAL_DIT, config=CausalDiTConfig(**vars(_T2V.dit)))),
     name="sfu-1.3B",
     summary="causal video with Wan2.1 1.3B distilled by Self-Forcing: four steps a block, any length",
     # 21 latent frames are what the network was trained with.
@@ -27,7 +33,9 @@ SFU_1_3B = replace(
 _TINY = get_preset("tiny-t2v")
 
 TINY_SFU = replace(
-    _TINY.with_part("dit", family=CAUSAL_DIT, file=str(WEIGHTS / "dit"), config=CausalDiTConfig(**vars(_TINY.dit))),
+    _with_poses(
+        _TINY.with_part("dit", family=CAUSAL_DIT, file=str(WEIGHTS / "dit"), config=CausalDiTConfig(**vars(_TINY.dit)))
+    ),
     name="tiny-sfu",
     summary="causal video in seconds on a CPU: coloured shapes that move, frame by frame",
     # Single latent frames, which see as far back as its training clips are long.

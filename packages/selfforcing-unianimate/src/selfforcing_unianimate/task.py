@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from selfforcing_unianimate.frame_blocks import FrameBlocks
 from selfforcing_unianimate.motion import Motion, read_motion
 from selfforcing_unianimate.pose_options import PosedRequest
+from selfforcing_unianimate.pose_weights import POSE_PART, check_pose_encoder
 from wan_core import media, models, sampling
 from wan_core.media import LatentSpec
 from wan_core.tasks import (
@@ -77,6 +78,7 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
 
     request_type: ClassVar[type[GenerationRequest]] = CausalRequest
     streams: ClassVar[bool] = True
+    held_parts: ClassVar[tuple[str, ...]] = (POSE_PART.name,)
 
     def __init__(self, blocks: FrameBlocks, context_noise: float = 0.0, *, noised_context: bool = False) -> None:
         self.blocks = blocks
@@ -105,6 +107,10 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
             blocks=blocks,
             motion=motion,
         )
+
+    def check(self, inputs: CausalVideoInputs, components: Components) -> None:
+        if inputs.motion is not None:
+            check_pose_encoder(components, components.configs["dit"].pose_dim)
 
     def num_clips(self, inputs: CausalVideoInputs) -> int:
         return inputs.blocks.count(inputs.geometry.latent_frames)

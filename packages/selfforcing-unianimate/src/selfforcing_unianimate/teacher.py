@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, ClassVar
 
 from selfforcing_unianimate.pose_options import PosedRequest, motion_notes
 from selfforcing_unianimate.pose_source import PoseSource, Skeletons, open_pose, skeletons
+from selfforcing_unianimate.pose_weights import POSE_PART, check_pose_encoder
 from selfforcing_unianimate.windows import WindowPlan
-from wan_core import CheckpointError, RequestError, media
+from wan_core import RequestError, media
 from wan_core.media import LatentSpec, VideoGeometry, check_output, plain_text
 from wan_core.tasks import (
     ChannelVideo,
@@ -49,16 +50,6 @@ class PoseRequest(PosedRequest, I2VRequest):
     """A prompt, the picture of who moves, and the poses of the motion, in the positive branch if nothing is said."""
 
     image: Path | None = field(default=None, metadata={"option": ("--image",), "help": "The picture of who moves."})
-    pose_weights_path: Path | None = field(
-        default=None,
-        metadata={
-            "option": ("--pose-weights-path",),
-            "help": "Weights of the pose encoder, such as UniAnimate's .ckpt.",
-            "part": "pose_encoder",
-            "recorded": False,
-        },
-    )
-
     side_by_side: Path | None = field(
         default=None,
         metadata={
@@ -113,9 +104,12 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
             skeletons=poses,
         )
 
-    def condition(self, inputs: PoseInputs, components: Components, clip: Clip) -> Conditioning:
+    def check(self, inputs: PoseInputs, components: Components) -> None:
         if inputs.skeletons is not None:
-            _check_encoder(components)
+            vae = components.configs["vae"]
+            check_pose_encoder(components, components.configs["dit"].dim, vae.z_dim + vae.temporal_stride)
+
+    def condition(self, inputs: PoseInputs, components: Components, clip: Clip) -> Conditioning:
         plan = WindowPlan(inputs.geometry.latent_frames)
         geometry = _of_window(inputs.geometry, len(plan.spans[0]))
         video, mask = first_frame_video(inputs.image, geometry), first_frame_mask(geometry)
@@ -163,7 +157,7 @@ def embed(poses: Skeletons, spans: tuple[range, ...], components: Components) ->
 
     from selfforcing_unianimate.pose_encoder import TEMPORAL_STRIDE, pose_tokens
 
-    with components.part("pose_encoder").active() as encoder, torch.no_grad():
+    with components.part(POSE_PART.name).active() as encoder, torch.no_grad():
         motions = []
         for span in spans:
             first, last = TEMPORAL_STRIDE * span[0], TEMPORAL_STRIDE * span[-1]
@@ -202,16 +196,6 @@ def _window(frames: tuple[int, ...], motion: Tensor | None, base: Conditioning, 
 
 def _of_window(geometry: VideoGeometry, latent_frames: int) -> VideoGeometry:
     return replace(geometry, num_frames=geometry.spec.temporal_stride * (latent_frames - 1) + 1)
-
-
-def _check_encoder(components: Components) -> None:
-    pose, dit, vae = (components.configs[name] for name in ("pose_encoder", "dit", "vae"))
-    wanted = dit.dim, vae.z_dim + vae.temporal_stride
-    if (pose.token_dim, pose.reference_channels) != wanted:
-        raise CheckpointError(
-            f"{components.found['pose_encoder']} makes tokens of width {pose.token_dim} and {pose.reference_channels} "
-            f"channels, this network takes {wanted[0]} and {wanted[1]}; they belong to different models"
-        )
 
 
 def _notes(request: PoseRequest, source: PoseSource, geometry: VideoGeometry, fps: float) -> Iterator[str]:

@@ -2,14 +2,9 @@
 
 from dataclasses import replace
 
-from selfforcing_unianimate.pose_config import PoseConfig
-from selfforcing_unianimate.pose_weights import POSE_ENCODER
+from selfforcing_unianimate.pose_weights import POSE_PART
 from selfforcing_unianimate.teacher import PoseToVideo
-from wan_core.checkpoints import Part
 from wan_core.presets import get_preset
-
-CHECKPOINT = "UniAnimate-Wan2.1-14B-Lora-12000.ckpt"
-"""The published file: the LoRA, and the pose encoder beside it."""
 
 _I2V = get_preset("i2v-14B-720P")
 
@@ -18,7 +13,7 @@ UNIANIMATE_14B = replace(
     name="unianimate-14B",
     summary="picture moved by poses with Wan2.1 I2V-14B and UniAnimate, the teacher of sfu",
     task=PoseToVideo(),
-    parts=(*_I2V.parts, Part(name="pose_encoder", family=POSE_ENCODER, file=CHECKPOINT, config=PoseConfig())),
+    parts=(*_I2V.parts, POSE_PART),
     sampling=replace(
         _I2V.sampling,
         width=480,

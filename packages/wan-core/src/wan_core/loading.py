@@ -135,7 +135,7 @@ class _Loader:
 
     def pipeline(self) -> Pipeline:
         """All parts, checked against each other."""
-        opened = [self._open(part) for part in self.preset.parts if part.family is not TOKENIZER]
+        opened = [self._open(part) for part in self.preset.parts if self._is_there(part)]
         dits = [each for each in opened if each.part.name == "dit"]
         if len(dits) == 2 and dits[0].config != dits[1].config:
             raise CheckpointError(f"the experts in {self.folder} differ in size; they belong to different models")
@@ -156,6 +156,12 @@ class _Loader:
             record=self._record(),
             notes=self.notes,
         )
+
+    def _is_there(self, part: Part) -> bool:
+        """Whether a part is among the components: the tokenizer is none, and an optional one may be nowhere."""
+        if part.family is TOKENIZER:
+            return False
+        return not part.is_optional or part.name in self.places or part.source is not None or self.layout.has(part)
 
     def _record(self) -> dict[str, Any]:
         record: dict[str, Any] = {
@@ -216,7 +222,8 @@ class _Loader:
         if part.name == "dit":
             self._check_channels(config, path)
         # Transformers builds CLIP, and importing that takes seconds: it is compared when it is loaded.
-        if not (self.is_bundled or part.family is CLIP):
+        is_known = self.is_bundled and part.name not in self.places
+        if not (is_known or part.family is CLIP):
             check_network(config, source, part.family)
         return _Opened(part, path, self._merged(source, part.expert) if part.name == "dit" else source, config)
 

@@ -119,6 +119,10 @@ class Pipeline:
         """
         return self.preset.plan(request, self.latent_spec)
 
+    def check(self, inputs: TaskInputs[Any]) -> None:
+        """Compare a planned request with this model's parts; no weight is read. Raises what :meth:`Task.check` does."""
+        self.preset.task.check(inputs, self.components)
+
     def prompt_notes(self, inputs: TaskInputs[Any]) -> list[str]:
         """Sentences on what the model does not read of a prompt, or a negative one: its end, words without a token."""
         texts = {"prompt": inputs.request.prompt, "negative prompt": inputs.settings.negative_prompt}
@@ -148,9 +152,12 @@ class Pipeline:
 
         ``on_latents`` sees each clip's denoised latents [1, C, T, h, w]; ``log`` gets what the task reports.
         """
+        self.check(inputs)
+        task, components = self.preset.task, self.components
         with ExitStack() as held:
-            if self.preset.task.streams:
-                parts: tuple[Placed[Any], ...] = (*self.components.networks, self.components.vae)
+            if task.streams:
+                further = [components.part(name) for name in task.held_parts if name in components.parts]
+                parts: tuple[Placed[Any], ...] = (*components.networks, components.vae, *further)
                 for part in parts:
                     held.enter_context(part.held())
             yield from self._clips(inputs, progress, on_latents, log)

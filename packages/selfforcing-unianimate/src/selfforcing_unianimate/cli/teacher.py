@@ -1,18 +1,16 @@
 """``sfu teacher``: the bidirectional 14B model under poses. ``wan generate unianimate-14B`` takes the same options."""
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
 from selfforcing_unianimate.cli.merge_lora import record_of, refuse_twice
-from selfforcing_unianimate.pose_weights import POSE_ENCODER
+from selfforcing_unianimate.pose_weights import POSE_ENCODER, POSE_PART
 from selfforcing_unianimate.teacher_preset import UNIANIMATE_14B
-from wan_core import CheckpointError, cli
+from wan_core import cli
 from wan_core.cli import build_command, main_of, reporter, version_option
-from wan_core.files import plain_text
 from wan_core.presets import Preset
 
 DEFAULT_PROMPT = "a person is dancing"
@@ -34,30 +32,19 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
         log("note: no --lora is given, and nothing says that UniAnimate's is merged: without it poses have no meaning")
     if values["ckpt_dir"] is not None:
         refuse_twice(values["ckpt_dir"], [lora.path for lora in values["loras"]])
-    if values["pose_mode"] == "off":  # then nobody asks for the pose encoder
-        preset = replace(preset, parts=tuple(part for part in preset.parts if part.name != "pose_encoder"))
     cli.run_generate(preset, values if found is None else {**values, "pose_weights_path": found})
 
 
 def pose_weights(values: Mapping[str, Any]) -> Path | None:
-    """A LoRA file that has the pose encoder beside it, where no option names another place and the folder has none.
-
-    Raises CheckpointError where it is nowhere.
-    """
-    folder, named, part = values["ckpt_dir"], dict(values["parts"]), UNIANIMATE_14B.part("pose_encoder")
-    if values["pose_weights_path"] is not None or part.name in named or values["pose_mode"] == "off":
+    """A LoRA file that has the pose encoder beside it, where no option names another place and the folder has none."""
+    folder, named = values["ckpt_dir"], dict(values["parts"])
+    if values["pose_weights_path"] is not None or POSE_PART.name in named or values["pose_mode"] == "off":
         return None
     from wan_core.checkpoints import CheckpointLayout, find_weights
 
-    if folder is not None and (not folder.is_dir() or not CheckpointLayout(folder).missing([part])):
+    if folder is not None and (not folder.is_dir() or CheckpointLayout(folder).has(POSE_PART)):
         return None
-    found = next((lora.path for lora in values["loras"] if find_weights(lora.path).of(POSE_ENCODER.name)), None)
-    if found is None and folder is not None:
-        raise CheckpointError(
-            f"{plain_text(folder)} lacks {POSE_ENCODER.title}; give UniAnimate's .ckpt as --lora, or as "
-            "--pose-weights-path where its LoRA is merged ('sfu download --only unianimate' fetches it)"
-        )
-    return found
+    return next((lora.path for lora in values["loras"] if find_weights(lora.path).of(POSE_ENCODER.name)), None)
 
 
 def is_merged(folder: Path) -> bool:

@@ -70,8 +70,12 @@ class CheckpointLayout:
         raise CheckpointError(f"{self.folder} lacks {looked_for}{self._nearby(missing)}{self._remedy()}")
 
     def missing(self, parts: Iterable[Part]) -> list[Part]:
-        """Those of the parts that are not there; parts that come from elsewhere are not looked for."""
-        return [part for part in parts if part.source is None and self._search(part) is None]
+        """Those of the parts that are not there and must be; parts that come from elsewhere are not looked for."""
+        return [part for part in parts if not part.is_optional and part.source is None and not self.has(part)]
+
+    def has(self, part: Part) -> bool:
+        """Whether a part is there."""
+        return self._search(part) is not None
 
     def _search(self, part: Part) -> Path | None:
         found = self._by_name(part)

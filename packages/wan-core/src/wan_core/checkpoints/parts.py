@@ -15,7 +15,8 @@ class Part:
     are the dims of the released part, for estimates and to tell models apart; the network is built from what a file
     says.
     ``expert`` tells two networks of one name apart. ``source`` is for a part that does not come with the checkpoint: a
-    file, a folder or a repository, as the family's ``find`` takes it.
+    file, a folder or a repository, as the family's ``find`` takes it. An ``is_optional`` part may be absent: a task's
+    ``check`` tells when a request needs it.
     """
 
     name: str
@@ -24,6 +25,7 @@ class Part:
     config: Any = None
     expert: Expert | None = None
     source: str | None = None
+    is_optional: bool = False
 
     @property
     def place(self) -> str:

@@ -56,10 +56,12 @@ def make_videos(
 
 
 def notes_on(jobs: Sequence[Job], pipeline: Pipeline | None) -> list[str]:
-    """What a user should see before the work starts, each sentence once."""
+    """What a user should see before the work starts, each sentence once. Raises what :meth:`Pipeline.check` raises."""
     notes = [f"note: {note}" for job in jobs for note in job.inputs.notes]
     notes += [f"note: {plain_text(job.output)} is there and will be replaced" for job in jobs if _is_there(job.output)]
     if pipeline is not None:
+        for job in jobs:
+            pipeline.check(job.inputs)
         notes += [*pipeline.notes, *(f"note: {note}" for job in jobs for note in pipeline.prompt_notes(job.inputs))]
     return list(dict.fromkeys(notes))
 
@@ -164,6 +166,8 @@ def weight_bytes(preset: Preset, configs: Mapping[str, Any], dtype: torch.dtype)
     """The memory of each part's weights in a run of ``dtype``; parts that other libraries read are left out."""
     sizes: dict[str, str] = {}
     for part in preset.parts:
+        if part.is_optional and part.name not in configs:
+            continue
         if part.family.network is not None and (config := configs.get(part.name) or part.config) is not None:
             with torch.device("meta"):
                 network = part.family.build(config)

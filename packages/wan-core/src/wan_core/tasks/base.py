@@ -278,7 +278,8 @@ class Task(ABC, Generic[RequestT, InputsT]):
     The first methods make videos; those from :meth:`encode_example` on are for training. ``conditions`` says in a cache
     of examples how they are conditioned; a task that cannot be trained has None. ``has_clean_frames``: leading latent
     frames may be given to the network as they are, at timestep 0. ``learns_from_images``: a single image may be a clip.
-    ``streams``: a clip goes on from what the one before it left, so that networks stay where they are between clips.
+    ``streams``: a clip goes on from what the one before it left, so that networks stay where they are between clips,
+    and with them the parts in ``held_parts``, once they were used.
     """
 
     request_type: ClassVar[type[GenerationRequest]] = GenerationRequest
@@ -286,6 +287,7 @@ class Task(ABC, Generic[RequestT, InputsT]):
     has_clean_frames: ClassVar[bool] = False
     learns_from_images: ClassVar[bool] = True
     streams: ClassVar[bool] = False
+    held_parts: ClassVar[tuple[str, ...]] = ()
 
     @abstractmethod
     def load(self, request: RequestT, settings: SamplingSettings, latent_spec: LatentSpec) -> InputsT:
@@ -297,6 +299,13 @@ class Task(ABC, Generic[RequestT, InputsT]):
     @abstractmethod
     def condition(self, inputs: InputsT, components: Components, clip: Clip) -> Conditioning:
         """Encode text and media into the data of one clip."""
+
+    def check(self, inputs: InputsT, components: Components) -> None:
+        """Compare a request with the parts that there are, before any weight is read: optional ones may be absent.
+
+        Raises ``RequestError`` for a part that the request needs and that is not there, ``CheckpointError`` for one of
+        another model.
+        """
 
     def num_clips(self, inputs: InputsT) -> int:
         """How many clips make the video."""
