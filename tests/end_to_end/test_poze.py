@@ -124,8 +124,8 @@ def test_pi3_as_folder_and_as_pickle_is_read(run: Run, files: Path, tmp_path: Pa
     assert saved["decoder_hidden"].shape[-1] == PI3_WIDTH
     (tmp_path / "v.mp4").unlink()
     pickle = run(*words, "--pi3-checkpoint", "pi3.pt", command=infer)
-    assert pickle.exit_code == 2
-    assert "trained for another" in pickle.output
+    assert pickle.exit_code == 3
+    assert "pi3.pt does not fit Pi3" in pickle.output
 
 
 def test_tokens_may_stand_among_the_text_or_in_one_branch(run: Run, files: Path, tmp_path: Path) -> None:
