@@ -43,7 +43,7 @@ def merge_lora(base: Path, lora: Path, out: Path, alpha: float, device: str, **v
     from wan_core.checkpoints import LoRA, find_weights, inspect_weights, read_json, write_json
 
     if not lora.exists():
-        raise RequestError(f"there is no LoRA file {plain_text(lora)}")
+        raise RequestError(f"there is no LoRA file {plain_text(lora)}; check the name after --lora")
     refuse_twice(base, [lora])
     record, earlier = record_of(out), record_of(base)
     write_again(base, out, None, {**values, "loras": (LoRA(lora, alpha),), "force_lora": False})
