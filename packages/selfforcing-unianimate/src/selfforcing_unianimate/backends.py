@@ -1,4 +1,4 @@
-"""Optional packages of the extra ``pose``, imported where they are used."""
+"""Optional packages of the extras ``pose`` and ``evaluate``, imported where they are used."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from typing import Any
 from wan_core import BackendError
 
 
-def opencv() -> Any:
-    """The module ``cv2``, which resamples and rasterises as the reference does. Raises BackendError without it."""
-    return _needed("cv2", "opencv-python-headless")
+def opencv(what: str = "poses", extra: str = "pose") -> Any:
+    """The module ``cv2``, which resamples and rasterises as the reference does. Raises BackendError without it.
+
+    ``what`` needs it, and the ``extra`` of this package brings it.
+    """
+    return _needed("cv2", "opencv-python-headless", what, extra)
 
 
 def onnxruntime() -> Any:
@@ -18,10 +21,10 @@ def onnxruntime() -> Any:
     return _needed("onnxruntime", "onnxruntime")
 
 
-def _needed(module: str, package: str) -> Any:
+def _needed(module: str, package: str, what: str = "poses", extra: str = "pose") -> Any:
     try:
         return import_module(module)
     except ImportError as error:
         raise BackendError(
-            f"poses need the package {package}, which is not installed; install selfforcing-unianimate[pose]"
+            f"{what} need the package {package}, which is not installed; install selfforcing-unianimate[{extra}]"
         ) from error

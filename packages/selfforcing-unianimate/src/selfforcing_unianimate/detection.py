@@ -69,15 +69,22 @@ class PoseDetector:
         inside, scores = body_points.decode_positions(along_x, along_y)
         return body_points.in_picture(inside, crop)[0], scores[0]
 
-    def poses(self, pictures: Iterable[Pixels]) -> Poses:
-        """The poses of pictures [H, W, 3], RGB, one person in each. Raises MediaError when nobody is in any."""
+    def poses_or_none(self, pictures: Iterable[Pixels]) -> Poses:
+        """The poses of one or more pictures [H, W, 3], RGB, one person in each; no joint is seen where there is none.
+
+        Raises MediaError without a picture.
+        """
         found = []
         for picture in pictures:
             points, scores = self.points(picture)
             found.append(poses_of(points[None], scores[None], picture.shape[1], picture.shape[0]))
         if not found:
             raise MediaError("there is no picture to look for a person in")
-        poses = joined(found)
+        return joined(found)
+
+    def poses(self, pictures: Iterable[Pixels]) -> Poses:
+        """:meth:`poses_or_none` of pictures in which somebody is. Raises MediaError when nobody is in any."""
+        poses = self.poses_or_none(pictures)
         if not poses.has_person.any():
             raise MediaError(
                 "no person was found: no joint is seen with a score above 0.3; show a whole person, larger and brighter"
