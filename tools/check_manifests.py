@@ -20,6 +20,7 @@ from pi3 import Pi3Config, Pi3XConfig
 from pi3.checkpoints import build
 from poze import Pi3FeatureAdapter
 from selfforcing_unianimate import CAUSAL_DIT, CausalDiTConfig
+from selfforcing_unianimate.distillation.adversary import GANCritic
 from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_weights import POSE_ENCODER
 from wan_core.checkpoints import CLIP, DIT, UMT5, VAE, Family, MemorySource, build_on_meta, native_weights
@@ -69,6 +70,12 @@ def pose_projection() -> nn.Module:
     return nn.ModuleDict({"pose_proj": CAUSAL_DIT.build(CAUSAL).get_submodule("pose_proj")})
 
 
+def gan_critic_extras() -> nn.Module:
+    """What the GAN critic has beside its transformer."""
+    critic = GANCritic(CAUSAL_DIT.build(CAUSAL))
+    return nn.ModuleDict({name: child for name, child in critic.named_children() if name != "model"})
+
+
 MANIFESTS: Mapping[str, Expected] = {
     **{f"dit_{name}": dit(preset) for name, preset in DITS.items()},
     **{f"diffusers_dit_{name}": dit(preset) for name, preset in DITS.items()},
@@ -86,6 +93,7 @@ MANIFESTS: Mapping[str, Expected] = {
     "pi3x": Expected(None, partial(build, Pi3XConfig())),
     "pose_proj_1_3b": Expected(None, pose_projection),
     "self_forcing_causal_1_3b": dit("t2v-1.3B"),
+    "self_forcing_gan_critic_extras": Expected(None, gan_critic_extras),
     "selfforcing_unianimate_causal_1_3b": expected(CAUSAL_DIT, CAUSAL),
     "unianimate_pose_modules": expected(POSE_ENCODER, PoseConfig()),
     "poze_adapter_ti2v5b": Expected(None, lambda: Pi3FeatureAdapter(2048, 3072)),

@@ -53,6 +53,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_mi2v/",): 600,
     ("pi3/",): 3_300,  # planned: 2,200, before Pi3X, the viewer and the exports
     ("poze/",): 1_760,  # planned: 900, without a data set and an objective of its own
+    ("selfforcing_unianimate/distillation/",): 2_000,  # objectives, targets and the stages of sfu distill
     # Planned: 2,700, before poses that are read as strangers' files, commands of the teacher, and metrics (1,000).
     ("selfforcing_unianimate/",): 4_300,
     ("tools/",): 5_700,

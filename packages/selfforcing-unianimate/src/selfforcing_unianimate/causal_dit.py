@@ -6,6 +6,7 @@ names are those of the released checkpoints, plus ``pose_proj``; the code is our
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, cast
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from selfforcing_unianimate.config import CausalDiTConfig
 from selfforcing_unianimate.frame_blocks import FrameBlocks
-from selfforcing_unianimate.memory import CausalMemory
+from selfforcing_unianimate.memory import FrameMemory
 from wan_core import ConfigError, RequestError
 from wan_core.models import DiTInputs, TimeRows, TokenSequence, WanDiT
 
@@ -26,16 +27,18 @@ class CausalInputs(DiTInputs):
     ``add_condition`` [B, T, h*w, pose_dim] are pose tokens. With a ``memory`` the frames are one block, which sees what
     the memory holds and is kept there; without, they are all blocks of ``blocks`` in one masked forward. That may have
     ``clean_latents`` [B, C, T, H, W] before it (teacher forcing): a block then sees the clean frames before it, which
-    are at ``clean_timesteps`` [B, T], 0 if they are left out.
+    are at ``clean_timesteps`` [B, T], 0 if they are left out. ``watch`` is called with the number of each block of the
+    network and the tokens [B, L, dim] float32 behind it, which are read at once.
     """
 
     frame_axes: ClassVar[dict[str, int]] = {**DiTInputs.frame_axes, "clean_latents": 2, "clean_timesteps": 1}
 
     blocks: FrameBlocks = field(default_factory=FrameBlocks)
     start: int = 0
-    memory: CausalMemory | None = field(default=None, compare=False, repr=False)
+    memory: FrameMemory | None = field(default=None, compare=False, repr=False)
     clean_latents: Tensor | None = None
     clean_timesteps: Tensor | None = None
+    watch: Callable[[int, Tensor], None] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         if self.memory is not None and self.clean_latents is not None:
@@ -79,7 +82,8 @@ class CausalDiT(WanDiT):
         if inputs.memory is not None:
             return replace(sequence, memories=inputs.memory.place(place[0], frames, tokens, len(self.blocks)))
         if inputs.clean_latents is None:
-            return replace(sequence, mask=inputs.blocks.causal_mask(frames, tokens))
+            is_one = inputs.blocks.count(frames) == 1  # which sees itself whole
+            return replace(sequence, mask=None if is_one else inputs.blocks.causal_mask(frames, tokens))
         if inputs.clean_latents.shape != latents.shape:
             raise RequestError(
                 f"clean_latents must be {list(latents.shape)} as the latents, got {list(inputs.clean_latents.shape)}"
@@ -107,6 +111,13 @@ class CausalDiT(WanDiT):
             )
         lengths = (sequence.length // (2 * shape[1]),) * (2 * shape[1])
         return self.time_rows(torch.cat([clean, noisy], dim=1), lengths)
+
+    def after_block(self, index: int, tokens: Tensor, sequence: TokenSequence, inputs: DiTInputs) -> Tensor:
+        """The tokens as they are, shown to who watches."""
+        watch = cast(CausalInputs, inputs).watch
+        if watch is not None:
+            watch(index, tokens)
+        return tokens
 
     def _projected(self, pose: Tensor | None) -> Tensor | None:
         """Pose tokens in the width of the network; the embedding of latents checks their shape."""

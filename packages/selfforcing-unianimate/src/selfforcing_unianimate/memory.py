@@ -6,12 +6,27 @@ run again writes over itself, and nothing is ever moved. All bookkeeping is in P
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from selfforcing_unianimate.frame_blocks import FrameBlocks, Span
 from wan_core import RequestError
+
+
+class LayerStates(Protocol):
+    """What one self-attention remembers."""
+
+    def extend(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
+        """Take the new keys and values [B, L, n, d]; returns all that the queries attend to."""
+
+
+class FrameMemory(Protocol):
+    """What a causal network remembers of a video."""
+
+    def place(self, start: int, frames: int, tokens: int, num_layers: int) -> Sequence[LayerStates]:
+        """The layers, ready for a forward of ``frames`` from frame ``start`` on, ``tokens`` to each."""
 
 
 @dataclass(frozen=True)
