@@ -25,10 +25,10 @@ FFN_DIM = 8192
 
 
 def watched_blocks(num_layers: int) -> tuple[int, ...]:
-    """The same places in a network of another depth; of few blocks the last ones."""
-    if num_layers < len(WATCHED_BLOCKS):
+    """The same places in a network of another depth; of three blocks or fewer all."""
+    if num_layers <= len(WATCHED_BLOCKS):
         return tuple(range(num_layers))
-    return tuple(max(2, (block + 1) * num_layers // 30) - 1 for block in WATCHED_BLOCKS)
+    return tuple(-(-(block + 1) * num_layers // 30) - 1 for block in WATCHED_BLOCKS)
 
 
 class Registers(nn.Module):
