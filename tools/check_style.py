@@ -47,15 +47,16 @@ BUDGETS: dict[tuple[str, ...], int] = {
     # Planned: 3,000, before stages of several losses and networks, and before images, several clips of a video, tables
     # and dataset files of the peers, and lists of what is wrong with them.
     # Then checks of what is asked for, base weights and whole exports.
-    ("wan_core/training/",): 4_580,
+    ("wan_core/training/",): 4_700,
     ("wan_core/llm/", "wan_core/prompt_extend/", "wan_core/animate_prep/"): 2_400,
     ("wan_core/cli/",): 2_250,  # planned: 2,000, before the plan was parted from what needs torch
     ("wan_mi2v/",): 600,
     ("pi3/",): 3_300,  # planned: 2,200, before Pi3X, the viewer and the exports
     ("poze/",): 1_760,  # planned: 900, without a data set and an objective of its own
     ("selfforcing_unianimate/distillation/",): 2_000,  # objectives, targets and the stages of sfu distill
-    # Planned: 2,700, before poses that are read as strangers' files, commands of the teacher, and metrics (1,000).
-    ("selfforcing_unianimate/",): 4_300,
+    # Planned: 2,700, before poses that are read as strangers' files, commands of the teacher, metrics (1,000), and the
+    # teacher's training.
+    ("selfforcing_unianimate/",): 4_700,
     ("tools/",): 5_700,
 }
 

@@ -353,10 +353,6 @@ def test_a_pose_encoder_of_another_width_is_refused(pipeline: Pipeline, files: P
         PoseToVideo().check(pipeline.plan(request(files)), components)
 
 
-def test_the_task_is_not_trained_here(pipeline: Pipeline) -> None:
-    assert PoseToVideo.conditions is None
-
-
 def test_poses_that_are_off_need_no_pose_encoder(run: Callable[..., Result], files: Path) -> None:
     shutil.copytree(files / "model", "bare", ignore=shutil.ignore_patterns(CHECKPOINT))
     words = ["teacher", "--ckpt-dir", "bare", "--image", "{f}/who.png", *FAST, "--dry-run"]

@@ -59,9 +59,9 @@ class PoseEncoder(nn.Module):
             )
         )
 
-    def forward(self, skeletons: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        """What :meth:`embed_motion` makes of ``skeletons`` and :meth:`embed_reference` of ``reference``."""
-        return self.embed_motion(skeletons), self.embed_reference(reference)
+    def forward(self, skeletons: Tensor, reference: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """What :meth:`embed_motion` makes of ``skeletons`` and :meth:`embed_reference` of ``reference``, if any."""
+        return self.embed_motion(skeletons), None if reference is None else self.embed_reference(reference)
 
     def embed_motion(self, skeletons: Tensor) -> Tensor:
         """Driving skeletons [B, 3, T, H, W] in 0..255 as [B, token_dim, (T + 3) / 4, H / 16, W / 16].

@@ -23,10 +23,16 @@ REFERENCE_STEM = "pose"
 
 
 class PoseSource(Protocol):
-    """Skeletons by number. ``fps`` is None where nothing says it."""
+    """Skeletons by number, of a picture of ``size`` (width, height) in pixels. ``fps`` is None where nothing says it.
+
+    ``alignment`` is one of those of a pose file, ``has_reference`` whether there is a skeleton of the reference.
+    """
 
     num_frames: int
     fps: float | None
+    size: tuple[int, int]
+    alignment: str
+    has_reference: bool
 
     def pictures(self, indices: Sequence[int], width: int, height: int) -> Iterator[Tensor]:
         """The skeletons of these frames, in rising order, [3, height, width] uint8 as networks see them."""
@@ -100,17 +106,27 @@ def skeletons(
 
     Raises RequestError for another number of frames, MediaError for frames that cannot be read.
     """
-    import torch
-
     if num_frames < 1 or num_frames % 4 != 1:
         raise RequestError(f"a pose conditions 4k+1 frames, got {num_frames}")
     chosen = frame_indices(source.num_frames, num_frames, interval=interval, start=start, seed=seed)
-    frames = torch.empty(3, num_frames, height, width, dtype=torch.uint8)
-    distinct = tuple(dict.fromkeys(chosen))
-    for position, picture in enumerate(source.pictures(distinct, width, height)):
+    return Skeletons(chosen_pictures(source, chosen, width, height), source.reference(width, height))
+
+
+def chosen_pictures(source: PoseSource, chosen: Sequence[int], width: int, height: int) -> Tensor:
+    """The pictures of these frames, in rising order, some perhaps several times: [3, T, height, width] uint8.
+
+    Raises MediaError for frames that cannot be read.
+    """
+    import torch
+
+    frames = torch.empty(3, len(chosen), height, width, dtype=torch.uint8)
+    pictures = zip(dict.fromkeys(chosen), source.pictures(tuple(dict.fromkeys(chosen)), width, height), strict=True)
+    shown, picture = next(pictures)
+    for position, index in enumerate(chosen):
+        if index != shown:
+            shown, picture = next(pictures)
         frames[:, position] = picture
-    frames[:, len(distinct) :] = frames[:, len(distinct) - 1 : len(distinct)]  # only the last one repeats
-    return Skeletons(frames, source.reference(width, height))
+    return frames
 
 
 class _Drawn:
@@ -120,6 +136,9 @@ class _Drawn:
         self.file = file
         self.num_frames = len(file.driving)
         self.fps: float | None = file.fps
+        self.size = file.size
+        self.alignment = file.alignment
+        self.has_reference = file.reference is not None
 
     def pictures(self, indices: Sequence[int], width: int, height: int) -> Iterator[Tensor]:
         from selfforcing_unianimate.drawing import model_picture
@@ -136,11 +155,16 @@ class _Drawn:
 class _Clip:
     """A video of drawn skeletons."""
 
+    alignment = "none"
+    has_reference = False
+
     def __init__(self, path: Path) -> None:
         from wan_core.media import count_frames, probe_video
 
         self.path = path
-        self.fps: float | None = probe_video(path).fps
+        info = probe_video(path)
+        self.fps: float | None = info.fps
+        self.size = info.width, info.height
         self.num_frames = count_frames(path)
 
     def pictures(self, indices: Sequence[int], width: int, height: int) -> Iterator[Tensor]:
@@ -163,14 +187,19 @@ class _Folder:
     """Pictures of drawn skeletons."""
 
     fps: float | None = None
+    alignment = "none"
 
     def __init__(self, path: Path) -> None:
+        from wan_core.media import load_image
+
         files = folder_files(path, IMAGE_ENDINGS)
         self._reference = next((file for file in files if file.stem.lower() == REFERENCE_STEM), None)
         self._files = [file for file in files if file != self._reference]
         self.num_frames = len(self._files)
         if not self._files:
             raise RequestError(f"folder {plain_text(path)} holds no pictures of skeletons, such as 0001.jpg")
+        self.size = load_image(self._files[0]).size
+        self.has_reference = self._reference is not None
 
     def pictures(self, indices: Sequence[int], width: int, height: int) -> Iterator[Tensor]:
         for index in indices:

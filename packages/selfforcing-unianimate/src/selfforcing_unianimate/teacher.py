@@ -6,13 +6,23 @@ video; its skeleton tells how the motion's skeletons relate to it. The code is o
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from selfforcing_unianimate.pose_options import PosedRequest, motion_notes
 from selfforcing_unianimate.pose_source import PoseSource, Skeletons, open_pose, skeletons
+from selfforcing_unianimate.pose_training import (
+    POSE_DROPOUT,
+    POSE_FILES,
+    check_poses,
+    clip_poses,
+    encode_posed,
+    pose_companion,
+    unpack_poses,
+    with_poses,
+)
 from selfforcing_unianimate.pose_weights import POSE_PART, check_pose_encoder
 from selfforcing_unianimate.windows import WindowPlan
 from wan_core import RequestError, media
@@ -20,15 +30,18 @@ from wan_core.media import LatentSpec, VideoGeometry, check_output, plain_text
 from wan_core.tasks import (
     ChannelVideo,
     Clip,
+    Companion,
     Components,
     Conditioning,
     DecodePlan,
+    ExampleFiles,
     GeneratedClip,
     GenerationRequest,
     I2VRequest,
     Log,
     SamplingSettings,
     TaskInputs,
+    TrainingClip,
     Window,
     encode_channels,
     exact_geometry,
@@ -38,7 +51,7 @@ from wan_core.tasks import (
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from wan_core.models import DiTInputs
 
@@ -76,9 +89,15 @@ class PoseInputs(TaskInputs[PoseRequest]):
 
 
 class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
-    """A picture moved by poses, in windows where the video is longer than one."""
+    """A picture moved by poses, in windows where the video is longer than one.
+
+    In training a batch has what ``pose_training`` makes of a clip and its poses; the pose encoder is trained beside.
+    """
 
     request_type: ClassVar[type[GenerationRequest]] = PoseRequest
+    conditions: ClassVar[str | None] = "unianimate"
+    example_files: ClassVar[Mapping[str, Sequence[str]]] = POSE_FILES
+    condition_dropout = POSE_DROPOUT
 
     def load(self, request: PoseRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> PoseInputs:
         from PIL import Image
@@ -149,6 +168,32 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
             "pose_mode": inputs.request.mode,
             "windows": len(WindowPlan(inputs.geometry.latent_frames).spans),
         }
+
+    def check_files(self, beside: ExampleFiles, num_frames: int) -> None:
+        check_poses(beside, num_frames)
+
+    def encode_example(
+        self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
+    ) -> Mapping[str, Tensor]:
+        image, poses = clip_poses(clip)
+        return encode_posed(image, poses, clip.geometry(latent_spec), components)
+
+    def unpack_example(self, row: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return unpack_poses(row)
+
+    def training_inputs(
+        self, batch: Mapping[str, Tensor], context: Tensor, networks: Mapping[str, nn.Module]
+    ) -> DiTInputs:
+        return with_poses(super().training_inputs(batch, context, networks), batch, networks[POSE_PART.name])
+
+    def companions(self, components: Components) -> Mapping[str, Companion]:
+        return {POSE_PART.name: pose_companion(components)}
+
+    def validation_request(self, prompt: str, images: Sequence[Path], **settings: Any) -> GenerationRequest:
+        raise RequestError(
+            "a validation prompt has no poses, which this model moves a picture by; leave --validation-prompt out, and "
+            "look at what was trained with 'sfu teacher'"
+        )
 
 
 def embed(poses: Skeletons, spans: tuple[range, ...], components: Components) -> tuple[list[Tensor], Tensor | None]:

@@ -73,7 +73,7 @@ def cache(
     preset = get_preset(model)
     chosen, precision = machine(device, dtype)
     settings = clip_settings(preset, num_frames=num_frames, fps=fps, size=size)
-    found = look_into(data_folders([data]), clips)
+    found = look_into(data_folders([data]), clips, preset.task.example_files)
     shown = progress_unless(quiet)
     found = examples_of(found, preset, settings, where=str(data), seed=seed, skip_bad=skip_bad, progress=shown)
     examples = found.examples

@@ -2,7 +2,6 @@
 
 from wan_core.tasks.base import (
     Clip,
-    Companion,
     Components,
     Experts,
     GeneratedClip,
@@ -12,7 +11,6 @@ from wan_core.tasks.base import (
     SamplingSettings,
     Task,
     TaskInputs,
-    TrainingClip,
 )
 from wan_core.tasks.conditioning import Conditioning, DecodePlan, Window
 from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
@@ -25,6 +23,7 @@ from wan_core.tasks.i2v import (
     first_frame_video,
     image_states,
 )
+from wan_core.tasks.learning import DROPPED, Companion, ExampleFiles, TrainingClip
 from wan_core.tasks.t2v import TextToVideo, exact_geometry, text_states
 from wan_core.tasks.ti2v import (
     AnchoredVideo,
@@ -37,6 +36,7 @@ from wan_core.tasks.ti2v import (
 )
 
 __all__ = [
+    "DROPPED",
     "AnchoredVideo",
     "ChannelVideo",
     "Clip",
@@ -44,6 +44,7 @@ __all__ = [
     "Components",
     "Conditioning",
     "DecodePlan",
+    "ExampleFiles",
     "Experts",
     "FLF2VRequest",
     "FirstLastFrameToVideo",

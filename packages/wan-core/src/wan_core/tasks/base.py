@@ -14,6 +14,7 @@ from wan_core.files import damage_of
 from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.sampling import SOLVERS
 from wan_core.tasks.conditioning import Conditioning
+from wan_core.tasks.learning import Companion, ExampleFiles, TrainingClip
 from wan_core.tasks.prompts import PromptCache
 
 if TYPE_CHECKING:
@@ -247,45 +248,24 @@ class GeneratedClip:
 InputsT = TypeVar("InputsT", bound=TaskInputs[Any])
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainingClip:
-    """A video to learn from: ``frames`` [3, F, H, W] and its first ``image`` [3, H, W], both in [-1, 1].
-
-    With ``each_image`` the image that begins each latent frame is to be encoded on its own, too.
-    """
-
-    frames: Tensor
-    image: Tensor
-    each_image: bool = False
-
-    def geometry(self, latent_spec: LatentSpec) -> VideoGeometry:
-        """The sizes of the clip."""
-        frames, height, width = self.frames.shape[1:]
-        return VideoGeometry.for_video(latent_spec, num_frames=frames, height=height, width=width)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Companion:
-    """A network that is trained beside the transformer, and what its file says besides its weights."""
-
-    network: nn.Module
-    metadata: Mapping[str, str] = field(default_factory=dict)
-
-
 class Task(ABC, Generic[RequestT, InputsT]):
     """A way of conditioning. Stateless; one instance serves any number of models.
 
     The first methods make videos; those from :meth:`encode_example` on are for training. ``conditions`` says in a cache
     of examples how they are conditioned; a task that cannot be trained has None. ``has_clean_frames``: leading latent
     frames may be given to the network as they are, at timestep 0. ``learns_from_images``: a single image may be a clip.
-    ``streams``: a clip goes on from what the one before it left, so that networks stay where they are between clips,
-    and with them the parts in ``held_parts``, once they were used.
+    ``example_files`` are files that each example needs besides, by name, with their endings ("" is a folder);
+    ``condition_dropout`` is the share of training samples that a batch marks as `DROPPED`. ``streams``: a clip goes on
+    from what the one before it left, so that networks stay where they are between clips, and with them the parts in
+    ``held_parts``, once they were used.
     """
 
     request_type: ClassVar[type[GenerationRequest]] = GenerationRequest
     conditions: ClassVar[str | None] = None
     has_clean_frames: ClassVar[bool] = False
     learns_from_images: ClassVar[bool] = True
+    example_files: ClassVar[Mapping[str, Sequence[str]]] = {}
+    condition_dropout: float = 0.0
     streams: ClassVar[bool] = False
     held_parts: ClassVar[tuple[str, ...]] = ()
 
@@ -348,6 +328,16 @@ class Task(ABC, Generic[RequestT, InputsT]):
     ) -> Mapping[str, Tensor]:
         """What training reads of a clip besides ``latents``, ``context`` and ``empty``: tensors of any other names."""
         return {}
+
+    def check_files(self, beside: ExampleFiles, num_frames: int) -> None:
+        """Open the further files of an example whose clip has ``num_frames``, before long work.
+
+        Raises ``RequestError`` or ``MediaError`` for what cannot be used.
+        """
+
+    def unpack_example(self, row: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """A cached example with what `encode_example` packed as the tensors of a batch. Raises ``CheckpointError``."""
+        return row
 
     def training_inputs(
         self, batch: Mapping[str, Tensor], context: Tensor, networks: Mapping[str, nn.Module]

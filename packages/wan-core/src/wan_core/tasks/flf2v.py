@@ -16,7 +16,6 @@ from wan_core.tasks.base import (
     GenerationRequest,
     SamplingSettings,
     TaskInputs,
-    TrainingClip,
 )
 from wan_core.tasks.conditioning import Conditioning
 from wan_core.tasks.i2v import (
@@ -27,6 +26,7 @@ from wan_core.tasks.i2v import (
     geometry_for_area,
     image_states,
 )
+from wan_core.tasks.learning import TrainingClip
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -19,9 +19,9 @@ from wan_core.tasks.base import (
     SamplingSettings,
     Task,
     TaskInputs,
-    TrainingClip,
 )
 from wan_core.tasks.conditioning import Conditioning
+from wan_core.tasks.learning import TrainingClip
 from wan_core.tasks.t2v import exact_geometry, text_states
 
 if TYPE_CHECKING:

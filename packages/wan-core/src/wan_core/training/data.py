@@ -6,7 +6,7 @@ An image is a clip of one frame. What a folder has is found in `wan_core.trainin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from wan_core.media import (
     probe_video,
     read_video,
 )
+from wan_core.tasks import ExampleFiles
 from wan_core.training.clip_rules import ClipRule
 from wan_core.training.tar_shards import Member
 
@@ -62,7 +63,7 @@ class Example:
     each clip, with its ``shape``: frames, height, width, and ``notes`` on how it was found and is read.
     ``packed`` and ``packed_image`` say where the files lie inside a tar file; ``file`` and ``image`` are names then.
     ``frames`` [3, F, H, W] in [-1, 1] are those of ``file`` where they are in memory already, ``latents`` reads encoded
-    ones [C, T, h, w] where there are some.
+    ones [C, T, h, w] where there are some. ``files`` are those that the model's task needs besides, by name.
     """
 
     file: Path
@@ -78,6 +79,7 @@ class Example:
     packed_image: Member | None = None
     frames: Tensor | None = None
     latents: Callable[[], Tensor] | None = None
+    files: Mapping[str, Path] = field(default_factory=dict, hash=False)
 
     @property
     def name(self) -> str:
@@ -141,6 +143,15 @@ def check_example(example: Example, settings: ClipSettings, seed: int = 0) -> li
     starts = example.clips.starts(count, length, f"{seed}/{example.file.name}/{example.start}")
     shape = length, height, width
     return [replace(example, start=example.start + start / settings.fps, shape=shape, notes=notes) for start in starts]
+
+
+def beside_clip(example: Example, settings: ClipSettings) -> ExampleFiles | None:
+    """What a task is told of the further files of an example; None without any."""
+    if not example.files:
+        return None
+    with example.opened_image() as path:
+        picture = None if path is None else load_image(path).size
+    return ExampleFiles(paths=example.files, start=example.start, fps=settings.fps, picture=picture)
 
 
 def _still(example: Example, path: Path) -> Image.Image:

@@ -18,7 +18,7 @@ from wan_core.pipeline import Pipeline
 from wan_core.presets import Preset
 from wan_core.tasks import TrainingClip
 from wan_core.training.cache import Cache, ShuffledBatches
-from wan_core.training.data import ClipSettings, Example, load_clip, load_first_image
+from wan_core.training.data import ClipSettings, Example, beside_clip, load_clip, load_first_image
 
 _TEXT = ("context", "empty")
 _ANEW = "make the cache anew with 'wan cache'"
@@ -47,6 +47,8 @@ def examples_fingerprint(examples: Sequence[Example]) -> str:
         parts = (*parts, "latents") if example.latents is not None else parts
         parts = (*parts, example.repeats) if example.repeats != 1 else parts
         parts = (*parts, str(example.clips)) if example.clips.way == "full" else parts
+        further = [(name, path.name, weights_fingerprint(path)) for name, path in sorted(example.files.items())]
+        parts = (*parts, *further)
         digest.update(repr((*parts, example.start, example.end)).encode())
     return digest.hexdigest()[:16]
 
@@ -95,7 +97,12 @@ class ExampleEncoder:
         """The tensors of one example, on the CPU. Raises what `load_clip` and `load_first_image` raise."""
         pipeline, components = self.pipeline, self.pipeline.components
         frames = load_clip(example, self.clips)
-        clip = TrainingClip(frames=frames, image=load_first_image(example, frames), each_image=self.each_image)
+        clip = TrainingClip(
+            frames=frames,
+            image=load_first_image(example, frames),
+            each_image=self.each_image,
+            beside=beside_clip(example, self.clips),
+        )
         tensors = dict(pipeline.preset.task.encode_example(clip, components, pipeline.latent_spec))
         if example.latents is not None:
             tensors["latents"] = example.latents()

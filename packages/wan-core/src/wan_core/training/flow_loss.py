@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wan_core.tasks import Task
+from wan_core.tasks import DROPPED, Task
 from wan_core.training.cache import Cache
 from wan_core.training.examples import Sampler, stack, text_of
 from wan_core.training.objective import FlowBatch, NoiseLevels, draw_clean_frames, make_flow_batch
@@ -50,11 +50,13 @@ class FlowLoss:
         total, mine = self.settings.batch * self.world, self._mine()
         sigmas = self.levels.sample(total)[mine]
         is_empty = (torch.rand(total) < self.settings.caption_dropout)[mine].tolist()
-        rows = [self.cache[number] for number in numbers]
+        rows = [self.task.unpack_example(self.cache[number]) for number in numbers]
         clean = self._clean(total, rows[0]["latents"].shape[1])
         alone = (torch.rand(total) < 0.5)[mine].tolist()
         seeds = torch.randint(2**62, (total,))[mine].tolist()
         batch = stack(rows, self.device)
+        if self.task.condition_dropout > 0:
+            batch[DROPPED] = (torch.rand(total) < self.task.condition_dropout)[mine].to(self.device)
         noise = seeded_rows(seeds, batch["latents"].shape[1:]).to(self.device)
         if clean is None:
             flow = make_flow_batch(batch["latents"], sigmas.to(self.device), noise)
@@ -93,7 +95,7 @@ class FlowLoss:
         torch.manual_seed(_VALIDATION_SEED + number)
         sigmas = self.levels.sample(_LEVELS_PER_EXAMPLE)
         seeds = torch.randint(2**62, (_LEVELS_PER_EXAMPLE,)).tolist()
-        rows = [self.cache[number]] * _LEVELS_PER_EXAMPLE
+        rows = [self.task.unpack_example(self.cache[number])] * _LEVELS_PER_EXAMPLE
         batch, context = stack(rows, self.device), text_of(rows, [False] * len(rows), self.device)
         noise = seeded_rows(seeds, batch["latents"].shape[1:]).to(self.device)
         flow = make_flow_batch(batch["latents"], sigmas.to(self.device), noise)

@@ -2,13 +2,14 @@
 
 A folder has a table (``metadata.csv``, ``.jsonl`` or ``.json``) with the columns ``file`` and ``caption`` and, if
 wanted, ``image``, ``start`` and ``end`` (seconds); or media beside text files of the same name, subfolders with the
-same, and shards (`wan_core.training.tar_shards`).
+same, and shards (`wan_core.training.tar_shards`). Where a task needs one more file of an example, such as its ``pose``,
+that is a column, or ``CLIP.pose.npz`` beside ``CLIP.mp4``.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
@@ -54,11 +55,13 @@ class DataFolder:
 @dataclass
 class FoundExamples:
     """The ``examples`` that can be trained on, and why others (``bad``) cannot; ``lists`` are files that were passed
-    over and look like lists of examples."""
+    over and look like lists of examples; ``files`` are those that each example needs, as `Task.example_files` has them.
+    """
 
     examples: list[Example] = field(default_factory=list)
     bad: list[WanError] = field(default_factory=list)
     lists: list[Path] = field(default_factory=list)
+    files: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @contextmanager
     def judging(self, name: str) -> Iterator[None]:
@@ -108,12 +111,16 @@ def find_examples(folder: str | Path) -> list[Example]:
     return found.examples
 
 
-def look_into(folders: Sequence[DataFolder], clips: ClipRule | None = None) -> FoundExamples:
-    """The examples of all folders; ``clips`` is the rule of those without one. Raises RequestError as `find_examples`
-    does for a folder that cannot be looked into, or has nothing, or nothing but what is in a list that is not read."""
+def look_into(
+    folders: Sequence[DataFolder], clips: ClipRule | None = None, files: Mapping[str, Sequence[str]] | None = None
+) -> FoundExamples:
+    """The examples of all folders; ``clips`` is the rule of those without one, ``files`` `Task.example_files`.
+
+    Raises RequestError as `find_examples` does for a folder that cannot be looked into, or has nothing, or nothing but
+    what is in a list that is not read."""
     found = FoundExamples()
     for folder in folders:
-        here = FoundExamples()
+        here = FoundExamples(files=files or {})
         if folder.path.is_file() and folder.path.suffix.lower() in TABLE_ENDINGS:
             _from_table(folder.path, here)
         elif folder.path.is_dir():
@@ -154,12 +161,13 @@ def _from_folder(folder: Path, found: FoundExamples, seen: set[Path]) -> None:
     for shard in folder_files(folder, {".tar"}):
         _from_shard(shard, found)
     inner = [each for each in folder.iterdir() if each.is_dir() and not each.name.startswith((".", "__"))]
+    inner = [each for each in inner if not _belongs(each, found)]
     for each in sorted(inner, key=natural_order):
         _from_folder(each, found, seen)
 
 
 def _from_pairs(folder: Path, found: FoundExamples) -> None:
-    media, texts = _by_name(folder, MEDIA_ENDINGS), _by_name(folder, CAPTION_ENDINGS)
+    media, texts = _by_name(folder, MEDIA_ENDINGS, found), _by_name(folder, CAPTION_ENDINGS, found)
     note = _sharing_note(
         [each for name, each in media.items() if name in texts and len(_kinds(each)) == len(each) == 2]
     )
@@ -173,7 +181,24 @@ def _from_pairs(folder: Path, found: FoundExamples) -> None:
             if not caption:
                 raise RequestError(f"{text} is empty; it must hold the caption")
             notes = (note,) if len(files) > 1 else ()
-            found.examples += [Example(file=file, caption=caption, notes=notes) for file in files]
+            beside = {each: _beside(files[0], each, endings) for each, endings in found.files.items()}
+            found.examples += [Example(file=file, caption=caption, notes=notes, files=beside) for file in files]
+
+
+def _beside(media: Path, name: str, endings: Sequence[str]) -> Path:
+    """The file called ``name`` of the example of a video or image."""
+    wanted = [media.with_name(f"{media.stem}.{name}{ending}") for ending in endings]
+    there = [each for each in wanted if each.exists()]
+    if not there:
+        raise RequestError(f"{media} has no {name}, such as {wanted[0].name}")
+    if there[1:]:
+        raise RequestError(f"{there[0]} and {there[1].name} are two of one name; keep one")
+    return there[0]
+
+
+def _belongs(path: Path, found: FoundExamples) -> bool:
+    """Whether a file or folder is one more file of an example, by its name."""
+    return any(f"{path.name}.".rpartition(f".{name}.")[1] for name in found.files)
 
 
 def _sharing_note(shared: Sequence[Sequence[Path]]) -> str:
@@ -188,9 +213,9 @@ def _sharing_note(shared: Sequence[Sequence[Path]]) -> str:
     )
 
 
-def _by_name(folder: Path, endings: Sequence[str]) -> dict[str, list[Path]]:
+def _by_name(folder: Path, endings: Sequence[str], found: FoundExamples) -> dict[str, list[Path]]:
     files: dict[str, list[Path]] = {}
-    for path in folder_files(folder, endings):
+    for path in (each for each in folder_files(folder, endings) if not _belongs(each, found)):
         files.setdefault(plain_name(path.stem), []).append(path)
     return files
 
@@ -233,6 +258,8 @@ def _from_shard(archive: Path, found: FoundExamples) -> None:
             row = normal_row(group.values, place)
             if "caption" not in row:
                 raise RequestError(f"{place} has no caption; it needs a .txt, or a .json with one")
+            if found.files:
+                raise RequestError(f"{place} has no {next(iter(found.files))}, which shards cannot hold; unpack them")
             start, end = _part(row, place)
             example = Example(
                 file=Path(group.media.name), caption=row["caption"], start=start, end=end, packed=group.media,
@@ -247,16 +274,19 @@ def _from_table(table: Path, found: FoundExamples) -> None:
         with found.judging(place):
             if isinstance(values, RequestError):
                 raise values
-            row = normal_row(values, place)
-            for name in ("file", "caption"):
+            row = normal_row(values, place, found.files)
+            for name in ("file", "caption", *found.files):
                 if name not in row:
                     raise RequestError(f"{place}: {name} is missing")
             start, end = _part(row, place)
-            image = _existing(table.parent, row["image"], place) if "image" in row else None
-            file = _existing(table.parent, row["file"], place)
+            image = existing_in(table.parent, row["image"], place) if "image" in row else None
+            file = existing_in(table.parent, row["file"], place)
             if file.suffix.lower() not in MEDIA_ENDINGS:
                 raise RequestError(f"{place}: {file.name} is none of {', '.join(MEDIA_ENDINGS)}")
-            found.examples.append(Example(file=file, caption=row["caption"], image=image, start=start, end=end))
+            beside = {each: existing_in(table.parent, row[each], place, Path.exists) for each in found.files}
+            found.examples.append(
+                Example(file=file, caption=row["caption"], image=image, start=start, end=end, files=beside)
+            )
 
 
 def _part(row: Mapping[str, Any], place: str) -> tuple[float, float | None]:
@@ -278,9 +308,11 @@ def _seconds(row: Mapping[str, Any], name: str, place: str) -> float | None:
     return seconds
 
 
-def _existing(folder: Path, name: str, place: str) -> Path:
-    """The file that a table names, from its folder and in it: as written, with the separators of Windows, or in another
-    case or spelling of the same letters where just one file has it. Links may not lead out of the folder."""
+def existing_in(folder: Path, name: str, place: str, is_there: Callable[[Path], bool] = Path.is_file) -> Path:
+    """The file that a table in ``folder`` names, from there and in it: as written, with the separators of Windows, or
+    in another case or spelling of the same letters where just one file has it. ``is_there`` tells what counts as one.
+
+    Raises RequestError naming ``place`` for none, and for a name or a link that leads out of the folder."""
     shown = plain_text(name)[:_LONGEST_SHOWN]
     inside = _from_folder_on(folder, name)
     if inside is None:
@@ -289,11 +321,11 @@ def _existing(folder: Path, name: str, place: str) -> Path:
             "the videos itself to --data"
         )
     candidates = [folder / inside]
-    if not _is_file(candidates[0]):
+    if not _is_possible(candidates[0], is_there):
         candidates = [folder]
         for part in PureWindowsPath(inside).parts:
             candidates = [found for parent in candidates for found in _like(parent, part)]
-    files = [each for each in candidates if each.is_file()]
+    files = [each for each in candidates if is_there(each)]
     if len(files) != 1:
         among = f" ({files[0]} and {files[1]} are alike)" if files else ""
         links = [each for each in candidates if each.is_symlink()]
@@ -317,9 +349,9 @@ def _broken_link(path: Path) -> str:
     return f"{path.name} is a link to {plain_text(path.readlink())}, which is not there"
 
 
-def _is_file(path: Path) -> bool:
+def _is_possible(path: Path, is_there: Callable[[Path], bool]) -> bool:
     try:
-        return path.is_file()
+        return is_there(path)
     except (OSError, ValueError):  # a name that no disk takes
         return False
 

@@ -21,7 +21,7 @@ from wan_core.presets import Preset, get_preset
 from wan_core.runtime import Placed, resolve_device, resolve_dtype
 from wan_core.tasks import Companion, Experts, GenerationRequest
 from wan_core.training.cache import Cache, check_cache
-from wan_core.training.data import ClipSettings, Example, check_example
+from wan_core.training.data import ClipSettings, Example, beside_clip, check_example
 from wan_core.training.examples import clip_settings, describe_cache, describe_conditions, weights_fingerprint
 from wan_core.training.folders import FoundExamples, look_into, reading_notes, shortened
 from wan_core.training.loop import run_identity
@@ -221,7 +221,7 @@ def _examples(
             "give one of --data FOLDER, with videos or images and captions, and --cache FOLDER, made by 'wan cache'"
         )
     if options.data:
-        found = look_into(options.data, options.clips)
+        found = look_into(options.data, options.clips, preset.task.example_files)
         where = ", ".join(str(folder.path) for folder in options.data)
         return examples_of(found, preset, clips, where=where, seed=seed, skip_bad=options.skip_bad, progress=progress)
     if options.examples is None:
@@ -323,7 +323,12 @@ def examples_of(
         with usable.judging(example.name):
             if example.is_image and not preset.task.learns_from_images:
                 raise RequestError(f"{example.name} is an image; {preset.name} learns from videos only")
-            usable.examples += check_example(example, clips, seed)
+            checked = check_example(example, clips, seed)
+            for each in checked:
+                beside, shape = beside_clip(each, clips), each.shape
+                if beside is not None and shape is not None:
+                    preset.task.check_files(beside, shape[0])
+            usable.examples += checked
     if skip_bad and not usable.examples:
         usable.refuse(where, "mend some of them: nothing else is there to train on")
     if not skip_bad:

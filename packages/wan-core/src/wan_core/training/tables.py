@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,8 +115,8 @@ def _object(value: Any, place: str) -> Row:
     return value if isinstance(value, dict) else RequestError(f"{place}: each line must be one JSON object")
 
 
-def normal_row(row: Mapping[str, Any], place: str) -> dict[str, str]:
-    """The values of a row by our column names, without empty ones.
+def normal_row(row: Mapping[str, Any], place: str, further: Collection[str] = ()) -> dict[str, str]:
+    """The values of a row by our column names and those of ``further`` ones, without empty values.
 
     ``image`` alone is the file itself. Raises RequestError for a column that is not known, two columns for one thing,
     and a value that is neither text nor a number.
@@ -124,11 +124,11 @@ def normal_row(row: Mapping[str, Any], place: str) -> dict[str, str]:
     found: dict[str, str] = {}
     for column, value in row.items():
         key = column.strip().lower()
-        name = next((ours for ours, names in _NAMES.items() if key in names), None)
+        name = key if key in further else next((ours for ours, names in _NAMES.items() if key in names), None)
         if name is None:
             if key in _FACTS or (key in _NUMBERS and (not value or str(value).strip().isdigit())):
                 continue
-            raise RequestError(f"{place}: unknown column {column!r:.60}; columns are {', '.join(COLUMNS)}")
+            raise RequestError(f"{place}: unknown column {column!r:.60}; columns are {', '.join((*COLUMNS, *further))}")
         if value is None or not str(value).strip():
             continue
         if name in found:
