@@ -1,8 +1,10 @@
 """Poses in the causal loop: drawn skeletons into every block, on a tiny network that knows poses."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,12 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from selfforcing_unianimate import pose_source
 from selfforcing_unianimate.frame_blocks import FrameBlocks
 from selfforcing_unianimate.motion import read_motion
 from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_encoder import PoseEncoder
+from selfforcing_unianimate.pose_source import SkeletonWindow, frame_indices, open_pose, skeletons
 from selfforcing_unianimate.pose_weights import POSE_ENCODER
 from selfforcing_unianimate.presets import TINY_SFU
 from selfforcing_unianimate.task import CausalRequest, CausalVideo
@@ -102,9 +106,55 @@ def test_tokens_of_a_block_are_those_of_the_whole_motion(pipeline: Pipeline, req
     motion, notes = read_motion(request_, pipeline.plan(request_).geometry, 8)
     assert motion is not None
     assert notes == ()
-    whole = motion.tokens(pipeline.components, 0, 3)
+    whole = motion.tokens(pipeline.components, motion.window(), 0, 3)
     assert whole.shape == (1, 3, 16, 24)
-    torch.testing.assert_close(motion.tokens(pipeline.components, 2, 3), whole[:, 2:], rtol=1e-5, atol=1e-5)
+    later = motion.tokens(pipeline.components, motion.window(), 2, 3)
+    torch.testing.assert_close(later, whole[:, 2:], rtol=1e-5, atol=1e-5)
+
+
+def test_skeletons_are_read_block_by_block_and_forgotten(
+    pipeline: Pipeline, request_: CausalRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A block of 2 latent frames depends on 2 before it and 1 behind, of 4 skeletons each."""
+    for index in range(41):
+        Image.new("RGB", (32, 32), (6 * index, 0, 0)).save(tmp_path / f"{index}.png")
+    read, held, windows = list[int](), list[int](), list[tuple[int, int]]()
+    pictures, frames = pose_source._Folder.pictures, SkeletonWindow.frames
+
+    def counted(self: Any, indices: Any, width: int, height: int) -> Iterator[Tensor]:
+        for index, picture in zip(indices, pictures(self, indices, width, height), strict=True):
+            read.append(index)
+            yield picture
+
+    def watched(self: SkeletonWindow, start: int, stop: int) -> Tensor:
+        found = frames(self, start, stop)
+        windows.append((start, stop))
+        held.append(self.num_held)
+        return found
+
+    inputs = pipeline.plan(replace(request_, num_frames=41, pose=tmp_path, num_inference_steps=1))
+    monkeypatch.setattr(pose_source._Folder, "pictures", counted)
+    monkeypatch.setattr(SkeletonWindow, "frames", watched)
+    stream = pipeline.stream(inputs)
+    next(stream)
+    assert windows == [(0, 9)]
+    assert read == list(range(9))
+    for _ in stream:
+        pass
+    assert windows[-1] == (29, 41)
+    assert read == list(range(41))
+    assert max(held) == 20
+
+
+def test_frames_of_a_window_are_those_of_the_whole_motion(request_: CausalRequest) -> None:
+    assert request_.pose is not None
+    source, chosen = open_pose(request_.pose), frame_indices(FRAMES, 13)
+    whole = skeletons(source, 16, 16, 13).frames
+    window = SkeletonWindow(source, chosen, 16, 16)
+    for start, stop in ((0, 5), (1, 9), (5, 12), (12, 13)):
+        assert torch.equal(window.frames(start, stop), whole[:, start:stop])
+    with pytest.raises(ValueError, match="frames before 12 are forgotten"):
+        window.frames(3, 13)
 
 
 def test_level_4_5_lazy_load_the_encoder_is_read_when_a_motion_needs_it_and_once(
@@ -122,7 +172,9 @@ def test_level_4_5_lazy_load_the_encoder_is_read_when_a_motion_needs_it_and_once
 def test_level_1_8_pose_only_what_takes_part_is_told(pipeline: Pipeline, request_: CausalRequest) -> None:
     geometry = pipeline.plan(request_).geometry
     assert read_motion(replace(request_, pose_mode="pose_only"), geometry, 8)[1] == ()
-    assert "the motion alone takes part" in read_motion(replace(request_, pose_mode="both"), geometry, 8)[1][0]
+    both = pipeline.check(pipeline.plan(replace(request_, pose_mode="both")))
+    assert "no channels for the skeleton of a picture; the motion alone takes part" in both.notes[0]
+    assert pipeline.check(both) == both
     assert "has no effect" in read_motion(replace(request_, pose_mode="off"), geometry, 8)[1][0]
     idle = replace(request_, pose=None, pose_weights_path=Path("any.ckpt"))
     assert "--pose-weights-path has no effect" in read_motion(idle, geometry, 8)[1][0]

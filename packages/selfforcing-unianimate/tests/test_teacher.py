@@ -15,8 +15,9 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from selfforcing_unianimate.cli import sfu
+from selfforcing_unianimate.picture import with_reference
 from selfforcing_unianimate.pose_weights import CHECKPOINT
-from selfforcing_unianimate.teacher import PoseRequest, PoseToVideo, with_reference
+from selfforcing_unianimate.teacher import PoseRequest, PoseToVideo
 from selfforcing_unianimate.teacher_preset import UNIANIMATE_14B
 from selfforcing_unianimate.windows import WindowPlan, window_spans
 from tools.make_checkpoint import make_checkpoint

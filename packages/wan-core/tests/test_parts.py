@@ -107,9 +107,10 @@ def test_a_part_that_another_library_reads_is_placed_like_the_others(tmp_path: P
 class NeedsTwoVAEs(TextToVideo[Any]):
     """A task that needs the optional part for requests with a negative prompt."""
 
-    def check(self, inputs: TaskInputs[Any], components: Components) -> None:
+    def check(self, inputs: TaskInputs[Any], components: Components) -> TaskInputs[Any]:
         if inputs.settings.negative_prompt and "second" not in components.parts:
             raise RequestError("a negative prompt needs the second part")
+        return inputs
 
 
 def test_an_optional_part_may_be_absent_until_a_request_needs_it() -> None:

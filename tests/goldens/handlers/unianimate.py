@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from selfforcing_unianimate.teacher import with_reference
+from selfforcing_unianimate.picture import with_reference
 from selfforcing_unianimate.windows import window_spans
 from tests.goldens.handlers.dit import build_dit
 from tests.goldens.harness import GoldenCase, handles

@@ -97,12 +97,16 @@ class PoseEncoder(nn.Module):
     def motion_part(self, skeletons: Tensor, start: int, stop: int) -> Tensor:
         """Latent frames ``start`` to ``stop`` of what :meth:`embed_motion` gives. Raises as that does."""
         _check_skeletons(skeletons)
-        count = (skeletons.shape[2] + _REPEATS) // TEMPORAL_STRIDE
-        low, high = max(0, start - _BEFORE), min(count, stop + _AFTER)
-        part = skeletons[:, :, max(0, low * TEMPORAL_STRIDE - _REPEATS) : high * TEMPORAL_STRIDE - _REPEATS]
+        reach = motion_reach(start, stop, skeletons.shape[2])
+        return self.motion_window(skeletons[:, :, reach.start : reach.stop], start, stop)
+
+    def motion_window(self, skeletons: Tensor, start: int, stop: int) -> Tensor:
+        """The same, from the skeletons of `motion_reach` alone. Raises RequestError for sides as `embed_motion`."""
+        _check_sides(skeletons.shape[3], skeletons.shape[4], MOTION_STRIDE)
+        low = max(0, start - _BEFORE)
         if low == 0:
-            part = torch.cat([part[:, :, :1].expand(-1, -1, _REPEATS, -1, -1), part], dim=2)
-        return self._motion(part)[:, :, start - low : stop - low]
+            skeletons = torch.cat([skeletons[:, :, :1].expand(-1, -1, _REPEATS, -1, -1), skeletons], dim=2)
+        return self._motion(skeletons)[:, :, start - low : stop - low]
 
     def _motion(self, padded: Tensor) -> Tensor:
         embedded: Tensor = self.dwpose_embedding(self._pixels(padded))
@@ -111,6 +115,12 @@ class PoseEncoder(nn.Module):
     def _pixels(self, skeletons: Tensor) -> Tensor:
         weight = next(self.parameters())
         return (skeletons.to(weight.device, torch.float32) / 255).to(weight.dtype)
+
+
+def motion_reach(start: int, stop: int, num_frames: int) -> range:
+    """The skeletons, of ``num_frames``, on which latent frames ``start`` to ``stop`` depend."""
+    low, high = max(0, start - _BEFORE), min((num_frames + _REPEATS) // TEMPORAL_STRIDE, stop + _AFTER)
+    return range(max(0, low * TEMPORAL_STRIDE - _REPEATS), high * TEMPORAL_STRIDE - _REPEATS)
 
 
 def pose_tokens(motion: Tensor) -> Tensor:

@@ -83,6 +83,18 @@ class PosedRequest(GenerationRequest):
         return self.pose_mode or MODES[0]
 
 
+NOT_RELATED = "--pose-mode pose_only: the picture's skeleton is left out, so the motion is not related to the picture"
+"""A note on a picture that is moved by a motion alone."""
+
+
+def no_reference(request: PosedRequest) -> RequestError:
+    """What to say where a picture is to be moved and its skeleton is not there."""
+    return RequestError(
+        f"{plain_text(request.pose)} has no skeleton of the picture; make it with 'sfu pose VIDEO --reference "
+        "PICTURE', or take --pose-mode pose_only"
+    )
+
+
 def motion_notes(pose: Path, source: PoseSource, geometry: VideoGeometry, fps: float) -> Iterator[str]:
     """What happens where a motion is not as long, or not as fast, as the video of ``fps`` frames a second."""
     name, count = plain_text(pose), source.num_frames

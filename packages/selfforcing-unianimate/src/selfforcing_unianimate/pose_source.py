@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -117,16 +118,43 @@ def chosen_pictures(source: PoseSource, chosen: Sequence[int], width: int, heigh
 
     Raises MediaError for frames that cannot be read.
     """
-    import torch
+    return SkeletonWindow(source, chosen, width, height).frames(0, len(chosen))
 
-    frames = torch.empty(3, len(chosen), height, width, dtype=torch.uint8)
-    pictures = zip(dict.fromkeys(chosen), source.pictures(tuple(dict.fromkeys(chosen)), width, height), strict=True)
-    shown, picture = next(pictures)
-    for position, index in enumerate(chosen):
-        if index != shown:
-            shown, picture = next(pictures)
-        frames[:, position] = picture
-    return frames
+
+class SkeletonWindow:
+    """The pictures ``chosen`` of a source, in rising order, read when they are asked for and forgotten behind that."""
+
+    def __init__(self, source: PoseSource, chosen: Sequence[int], width: int, height: int) -> None:
+        self._chosen = chosen
+        self._pictures = source.pictures(tuple(dict.fromkeys(chosen)), width, height)
+        self._held: deque[Tensor] = deque()
+        self._start = 0
+
+    @property
+    def num_held(self) -> int:
+        """How many pictures are held at present."""
+        return len(self._held)
+
+    def frames(self, start: int, stop: int) -> Tensor:
+        """Frames ``start`` to ``stop`` [3, T, H, W] uint8; those before ``start`` cannot be asked for again.
+
+        Raises MediaError for a picture that cannot be read.
+        """
+        import torch
+
+        if start < self._start:
+            raise ValueError(f"frames before {self._start} are forgotten, asked for {start}")
+        for index in range(self._start + len(self._held), stop):
+            repeats = index > 0 and self._chosen[index] == self._chosen[index - 1]
+            self._held.append(self._held[-1] if repeats else next(self._pictures))
+            self._forget(min(start, index))
+        self._forget(start)
+        return torch.stack([*self._held][: stop - start], dim=1)
+
+    def _forget(self, before: int) -> None:
+        while self._start < before:
+            self._held.popleft()
+            self._start += 1
 
 
 class _Drawn:

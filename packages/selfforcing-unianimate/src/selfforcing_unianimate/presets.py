@@ -9,6 +9,7 @@ from selfforcing_unianimate.families import CAUSAL_DIT
 from selfforcing_unianimate.frame_blocks import FrameBlocks
 from selfforcing_unianimate.pose_weights import POSE_PART
 from selfforcing_unianimate.task import CausalVideo
+from wan_core.checkpoints import Part
 from wan_core.presets import Preset, get_preset
 
 WEIGHTS = Path(str(files("selfforcing_unianimate") / "weights"))
@@ -16,12 +17,17 @@ WEIGHTS = Path(str(files("selfforcing_unianimate") / "weights"))
 _T2V = get_preset("t2v-1.3B")
 
 
-def _with_poses(preset: Preset) -> Preset:
-    return replace(preset, parts=(*preset.parts, POSE_PART))
+def _with_parts(preset: Preset, *parts: Part) -> Preset:
+    return replace(preset, parts=(*preset.parts, *parts))
 
 
 SFU_1_3B = replace(
-    _with_poses(_T2V.with_part("dit", family=CAUSAL_DIT, config=CausalDiTConfig(**vars(_T2V.dit)))),
+    _with_parts(
+        _T2V.with_part("dit", family=CAUSAL_DIT, config=CausalDiTConfig(**vars(_T2V.dit))),
+        POSE_PART,
+        # For a network that was widened to take pictures.
+        replace(get_preset("i2v-14B-480P").part("image_encoder"), is_optional=True),
+    ),
     name="sfu-1.3B",
     summary="causal video with Wan2.1 1.3B distilled by Self-Forcing: four steps a block, any length",
     # 21 latent frames are what the network was trained with.
@@ -33,8 +39,9 @@ SFU_1_3B = replace(
 _TINY = get_preset("tiny-t2v")
 
 TINY_SFU = replace(
-    _with_poses(
-        _TINY.with_part("dit", family=CAUSAL_DIT, file=str(WEIGHTS / "dit"), config=CausalDiTConfig(**vars(_TINY.dit)))
+    _with_parts(
+        _TINY.with_part("dit", family=CAUSAL_DIT, file=str(WEIGHTS / "dit"), config=CausalDiTConfig(**vars(_TINY.dit))),
+        POSE_PART,
     ),
     name="tiny-sfu",
     summary="causal video in seconds on a CPU: coloured shapes that move, frame by frame",

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from selfforcing_unianimate.pose_options import PosedRequest, motion_notes
+from selfforcing_unianimate.picture import picture_channels, with_reference
+from selfforcing_unianimate.pose_options import NOT_RELATED, PosedRequest, motion_notes, no_reference
 from selfforcing_unianimate.pose_source import PoseSource, Skeletons, open_pose, skeletons
 from selfforcing_unianimate.pose_training import (
     POSE_DROPOUT,
@@ -43,10 +44,7 @@ from wan_core.tasks import (
     TaskInputs,
     TrainingClip,
     Window,
-    encode_channels,
     exact_geometry,
-    first_frame_mask,
-    first_frame_video,
     image_states,
 )
 
@@ -123,16 +121,15 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
             skeletons=poses,
         )
 
-    def check(self, inputs: PoseInputs, components: Components) -> None:
+    def check(self, inputs: PoseInputs, components: Components) -> PoseInputs:
         if inputs.skeletons is not None:
-            vae = components.configs["vae"]
-            check_pose_encoder(components, components.configs["dit"].dim, vae.z_dim + vae.temporal_stride)
+            network = components.configs["dit"]
+            check_pose_encoder(components, network.dim, network.in_dim - network.out_dim)
+        return inputs
 
     def condition(self, inputs: PoseInputs, components: Components, clip: Clip) -> Conditioning:
         plan = WindowPlan(inputs.geometry.latent_frames)
-        geometry = _of_window(inputs.geometry, len(plan.spans[0]))
-        video, mask = first_frame_video(inputs.image, geometry), first_frame_mask(geometry)
-        channels = encode_channels(video, mask, components)
+        channels = picture_channels(inputs.image, inputs.geometry, len(plan.spans[0]), components)
         motions: list[Tensor | None] = [None] * len(plan.spans)
         if inputs.skeletons is not None:
             embedded, reference = embed(inputs.skeletons, plan.spans, components)
@@ -214,20 +211,12 @@ def embed(poses: Skeletons, spans: tuple[range, ...], components: Components) ->
     return motions, reference
 
 
-def with_reference(channels: Tensor, reference: Tensor) -> Tensor:
-    """Channels [B, C, T, h, w] with the picture's skeleton [B, C, 1, h, w] added to all of them, mask included."""
-    return channels + reference.to(channels)
-
-
 def _poses(request: PoseRequest, source: PoseSource, geometry: VideoGeometry) -> Skeletons:
     found = skeletons(source, geometry.width, geometry.height, geometry.num_frames)
     if request.mode == "pose_only":
         return replace(found, reference=None)
     if found.reference is None:
-        raise RequestError(
-            f"{plain_text(request.pose)} has no skeleton of the picture; make it with 'sfu pose VIDEO --reference "
-            "PICTURE', or take --pose-mode pose_only"
-        )
+        raise no_reference(request)
     return found
 
 
@@ -239,12 +228,8 @@ def _window(frames: tuple[int, ...], motion: Tensor | None, base: Conditioning, 
     return Window(frames=frames, positive=moved(base.positive), negative=negative)
 
 
-def _of_window(geometry: VideoGeometry, latent_frames: int) -> VideoGeometry:
-    return replace(geometry, num_frames=geometry.spec.temporal_stride * (latent_frames - 1) + 1)
-
-
 def _notes(request: PoseRequest, source: PoseSource, geometry: VideoGeometry, fps: float) -> Iterator[str]:
     if request.pose is not None:
         yield from motion_notes(request.pose, source, geometry, fps)
     if request.mode == "pose_only":
-        yield "--pose-mode pose_only: the picture's skeleton is left out, so the motion is not related to the picture"
+        yield NOT_RELATED

@@ -135,7 +135,7 @@ class _Loader:
 
     def pipeline(self) -> Pipeline:
         """All parts, checked against each other."""
-        opened = [self._open(part) for part in self.preset.parts if self._is_there(part)]
+        opened = self._needed([self._open(part) for part in self.preset.parts if self._is_there(part)])
         dits = [each for each in opened if each.part.name == "dit"]
         if len(dits) == 2 and dits[0].config != dits[1].config:
             raise CheckpointError(f"the experts in {self.folder} differ in size; they belong to different models")
@@ -162,6 +162,16 @@ class _Loader:
         if part.family is TOKENIZER:
             return False
         return not part.is_optional or part.name in self.places or part.source is not None or self.layout.has(part)
+
+    def _needed(self, opened: list[_Opened]) -> list[_Opened]:
+        """Without an image encoder that nobody asked for and whose states the network does not take."""
+        if any(each.part.name == "dit" and each.config.image_dim is not None for each in opened):
+            return opened
+        return [
+            each
+            for each in opened
+            if each.part.name != "image_encoder" or not each.part.is_optional or each.part.name in self.places
+        ]
 
     def _record(self) -> dict[str, Any]:
         record: dict[str, Any] = {
@@ -269,14 +279,12 @@ class _Loader:
         return Placed(load, device, between=between, load_trainable=trainable)
 
     def _check_channels(self, config: WanDiTConfig, path: Path) -> None:
-        wanted = self.preset.task.channels(self.preset.latent_spec)
-        found = (config.in_dim, config.out_dim)
-        has_image_branch = config.image_dim is not None
-        if found == wanted and has_image_branch == (self.preset.dit.image_dim is not None):
+        if self.preset.task.takes(config, self.preset.dit, self.preset.latent_spec):
             return
-        branch = "with" if has_image_branch else "without"
+        wanted = self.preset.task.channels(self.preset.latent_spec)
+        branch = "without" if config.image_dim is None else "with"
         raise CheckpointError(
-            f"{path} is another model than {self.preset.name}: it has {found[0]} input and {found[1]} "
+            f"{path} is another model than {self.preset.name}: it has {config.in_dim} input and {config.out_dim} "
             f"output channels {branch} image branch; {self.preset.name} has {wanted[0]} and {wanted[1]}"
         )
 

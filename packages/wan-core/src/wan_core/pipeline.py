@@ -119,9 +119,10 @@ class Pipeline:
         """
         return self.preset.plan(request, self.latent_spec)
 
-    def check(self, inputs: TaskInputs[Any]) -> None:
-        """Compare a planned request with this model's parts; no weight is read. Raises what :meth:`Task.check` does."""
-        self.preset.task.check(inputs, self.components)
+    def check(self, inputs: TaskInputs[Any]) -> TaskInputs[Any]:
+        """A planned request as this model's parts take it; no weight is read. Raises what :meth:`Task.check` does."""
+        checked: TaskInputs[Any] = self.preset.task.check(inputs, self.components)
+        return checked
 
     def prompt_notes(self, inputs: TaskInputs[Any]) -> list[str]:
         """Sentences on what the model does not read of a prompt, or a negative one: its end, words without a token."""
@@ -152,7 +153,7 @@ class Pipeline:
 
         ``on_latents`` sees each clip's denoised latents [1, C, T, h, w]; ``log`` gets what the task reports.
         """
-        self.check(inputs)
+        inputs = self.check(inputs)
         task, components = self.preset.task, self.components
         with ExitStack() as held:
             if task.streams:

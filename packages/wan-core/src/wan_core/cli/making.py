@@ -4,7 +4,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,8 @@ def make_videos(
     check_size(preset, values, log)
     missing = missing_weights(preset, values["ckpt_dir"]) if values["dry_run"] else None
     pipeline = None if missing is not None else load_pipeline(preset, values["ckpt_dir"], runtime)
+    if pipeline is not None:
+        jobs = [replace(job, inputs=pipeline.check(job.inputs)) for job in jobs]
     for note in notes_on(jobs, pipeline):
         log(note)
     if values["dry_run"] or pipeline is None:
@@ -56,12 +58,10 @@ def make_videos(
 
 
 def notes_on(jobs: Sequence[Job], pipeline: Pipeline | None) -> list[str]:
-    """What a user should see before the work starts, each sentence once. Raises what :meth:`Pipeline.check` raises."""
+    """What a user should see before the work starts, each sentence once."""
     notes = [f"note: {note}" for job in jobs for note in job.inputs.notes]
     notes += [f"note: {plain_text(job.output)} is there and will be replaced" for job in jobs if _is_there(job.output)]
     if pipeline is not None:
-        for job in jobs:
-            pipeline.check(job.inputs)
         notes += [*pipeline.notes, *(f"note: {note}" for job in jobs for note in pipeline.prompt_notes(job.inputs))]
     return list(dict.fromkeys(notes))
 

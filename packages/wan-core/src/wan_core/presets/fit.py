@@ -35,9 +35,7 @@ def fitting_presets(config: WanDiTConfig, num_networks: int | None = None) -> Fi
         wanted = preset.dit
         if type(config) is not type(wanted):
             continue
-        if (config.in_dim, config.out_dim) != preset.task.channels(preset.latent_spec):
-            continue
-        if (config.image_dim is None) != (wanted.image_dim is None):
+        if not preset.task.takes(config, wanted, preset.latent_spec):
             continue
         loadable.append(preset.name)
         # Lengths are no dims, and files do not always tell them.

@@ -280,12 +280,13 @@ class Task(ABC, Generic[RequestT, InputsT]):
     def condition(self, inputs: InputsT, components: Components, clip: Clip) -> Conditioning:
         """Encode text and media into the data of one clip."""
 
-    def check(self, inputs: InputsT, components: Components) -> None:
-        """Compare a request with the parts that there are, before any weight is read: optional ones may be absent.
+    def check(self, inputs: InputsT, components: Components) -> InputsT:
+        """The inputs as the parts that there are take them; no weight is read yet, and optional parts may be absent.
 
-        Raises ``RequestError`` for a part that the request needs and that is not there, ``CheckpointError`` for one of
-        another model.
+        Inputs that were checked stay as they are. Raises ``RequestError`` for a part that the request needs and that is
+        not there, ``CheckpointError`` for one of another model.
         """
+        return inputs
 
     def num_clips(self, inputs: InputsT) -> int:
         """How many clips make the video."""
@@ -308,8 +309,16 @@ class Task(ABC, Generic[RequestT, InputsT]):
         return seed + clip.index
 
     def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
-        """(in_dim, out_dim) that a DiT must have for this task, to refuse another model's weights."""
+        """(in_dim, out_dim) of a DiT for this task."""
         return latent_spec.channels, latent_spec.channels
+
+    def takes(self, network: WanDiTConfig, usual: WanDiTConfig, latent_spec: LatentSpec) -> bool:
+        """Whether a DiT of these dims serves this task, to refuse another model's weights; ``usual`` are the preset's.
+
+        What decides are its channels and whether it has an image branch.
+        """
+        has_branch, wanted = network.image_dim is not None, usual.image_dim is not None
+        return (network.in_dim, network.out_dim) == self.channels(latent_spec) and has_branch == wanted
 
     def describe(self, inputs: InputsT) -> Mapping[str, object]:
         """Shapes and counts for ``--dry-run``."""
