@@ -178,3 +178,67 @@ def test_examples_of_a_stranger_are_checked(tmp_path) -> None:
 def test_two_processes_do_not_make_one_cache(tmp_path) -> None:
     with alone_in(tmp_path, RequestError("")), pytest.raises(RequestError, match="another process makes the cache"):
         write_cache(tmp_path, 2, encode, SETTINGS)
+
+
+def shared():
+    return {"negative": torch.arange(3.0)}
+
+
+def files_of(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir() if not path.name.startswith(".")}
+
+
+def test_what_parts_of_the_processes_make_is_the_cache_of_one(tmp_path) -> None:
+    write_cache(tmp_path / "whole", 11, encode, SETTINGS, shard_size=2, common=shared)
+    done = []
+    for index in (2, 0, 1):
+        with pytest.raises(RequestError, match=r"no cache|not finished"):
+            Cache(tmp_path / "parts")
+        write_cache(
+            tmp_path / "parts", 11, encode, SETTINGS, shard_size=2, common=shared, part=(index, 3), report=done.append
+        )
+    assert done == [2, 3, 2, 4, 2, 4]
+    assert files_of(tmp_path / "parts") == files_of(tmp_path / "whole")
+    cache = Cache(tmp_path / "parts")
+    assert torch.equal(cache.common()["negative"], torch.arange(3.0))
+    assert cache[10]["latents"][0, 0] == 10
+
+
+def test_other_parts_go_on_with_what_is_there(tmp_path) -> None:
+    asked = []
+
+    def counted(number):
+        asked.append(number)
+        return encode(number)
+
+    write_cache(tmp_path, 8, counted, SETTINGS, shard_size=2, part=(0, 2))
+    write_cache(tmp_path, 8, counted, SETTINGS, shard_size=2)
+    assert asked == [0, 1, 4, 5, 2, 3, 6, 7]
+
+
+def test_parts_with_other_settings_and_parts_that_cannot_be_are_refused(tmp_path) -> None:
+    write_cache(tmp_path, 8, encode, SETTINGS, part=(0, 2))
+    with pytest.raises(ConfigError, match="fps was 8, is 16"):
+        write_cache(tmp_path, 8, encode, SETTINGS | {"fps": 16}, part=(1, 2))
+    with pytest.raises(RequestError, match="part 3 of 2"):
+        write_cache(tmp_path, 8, encode, SETTINGS, part=(2, 2))
+    with (
+        alone_in(tmp_path, RequestError("held"), name=".lock-2-of-2"),
+        pytest.raises(RequestError, match="part 2 of the cache"),
+    ):
+        write_cache(tmp_path, 8, encode, SETTINGS, part=(1, 2))
+
+
+def test_a_cache_names_the_command_that_makes_it(tmp_path) -> None:
+    settings = {"made_by": "sfu something", "long": "x" * 1000}
+    write_cache(tmp_path, 3, encode, settings, shard_size=1, part=(0, 2))
+    with pytest.raises(RequestError, match=r"2 of 3 shards.*'sfu something' again"):
+        Cache(tmp_path)
+    with pytest.raises(ConfigError, match="with 'sfu something'") as caught:
+        write_cache(tmp_path, 3, encode, settings | {"long": "y" * 1000}, shard_size=1, part=(1, 2))
+    assert len(str(caught.value)) < 800
+    write_cache(tmp_path, 3, encode, settings, shard_size=1, part=(1, 2))
+    assert Cache(tmp_path).common() == {}
+    (tmp_path / "shard-00001.safetensors").write_bytes(b"no")
+    with pytest.raises(CheckpointError, match="'sfu something' again"):
+        Cache(tmp_path)[1]

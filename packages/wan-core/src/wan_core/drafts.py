@@ -265,17 +265,17 @@ def write_text(path: str | os.PathLike[str], text: str) -> None:
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path, refusal: WanError) -> Iterator[None]:
-    """Hold ``folder`` (made if it is missing) for one process, among all machines where the disk can tell.
+def alone_in(folder: Path, refusal: WanError, *, name: str = ".lock", wait: float = 0) -> Iterator[None]:
+    """Hold ``name`` in ``folder`` (made if missing) for one process, among all machines where the disk can tell.
 
-    Raises ``refusal`` when another process holds it, ``MediaError`` when the disk refuses.
+    Raises ``refusal`` when another process holds it after ``wait`` seconds, ``MediaError`` when the disk refuses.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(folder / ".lock")
+    lock = FileLock(folder / name)
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire(timeout=0)
+        lock.acquire(timeout=wait)
     except Timeout:
         raise refusal from None
     except NotImplementedError:

@@ -61,6 +61,14 @@ def unheard(text: str) -> None:
     """A log that nobody reads."""
 
 
+Watch = Callable[[Tensor, Tensor], None]
+"""Sees latents [B, C, T, h, w] on their way, and the timestep that the network sees with them."""
+
+
+def unwatched(latents: Tensor, timestep: Tensor) -> None:
+    """A watch that nobody keeps."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class SamplingOptions:
     """How a run computes, apart from what it makes.
@@ -194,9 +202,12 @@ class Pipeline:
         seed: int,
         progress: Progress = silent,
         log: Log = unheard,
+        watch: Watch = unwatched,
     ) -> Tensor:
-        """Denoised latents [B, C, T, h, w] float32 of one clip. Raises ``ConfigError`` for a step cache on two experts,
-        on given frames or on clips that go on from each other."""
+        """Denoised latents [B, C, T, h, w] float32 of one clip; ``watch`` sees those before each step.
+
+        Raises ``ConfigError`` for a step cache on two experts, on given frames or on clips that go on from each other.
+        """
         anchors = conditioning.anchors
         given = anchors.latents.float() if anchors is not None and anchors.is_complete else None
         if given is not None and conditioning.revisit is None:
@@ -210,7 +221,7 @@ class Pipeline:
                 latents = given
             else:
                 latents = sample(
-                    denoiser,
+                    _watched(denoiser, watch),
                     solver,
                     draw_noise(conditioning.latent_shape, generator, self.components.device),
                     anchors=anchors,
@@ -325,6 +336,14 @@ class _Resident:
         if self._module is not None:
             self._module = None
             self._placed.rest()
+
+
+def _watched(denoiser: Callable[[Tensor, Tensor], Tensor], watch: Watch) -> Callable[[Tensor, Tensor], Tensor]:
+    def velocity(latents: Tensor, timestep: Tensor) -> Tensor:
+        watch(latents, timestep)
+        return denoiser(latents, timestep)
+
+    return velocity
 
 
 def _single(scale: float | Experts[float]) -> float:

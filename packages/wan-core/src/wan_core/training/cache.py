@@ -1,13 +1,15 @@
 """What training reads at every step, made once: latents and text states of the examples in safetensors shards.
 
 A cache folder holds ``cache.json`` (settings, finished shards with their SHA-256) and ``shard-00000.safetensors`` ...
-with tensors ``<name>.<example>``. Making one is restartable: finished shards are kept.
+with tensors ``<name>.<example>``, and if wanted ``common.safetensors`` with what all examples share. Making one is
+restartable: finished shards are kept; several processes may make a part of them each.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,10 @@ from wan_core.errors import CheckpointError, ConfigError, RequestError
 from wan_core.files import hash_file, plain_text
 
 _INDEX = "cache.json"
+_COMMON = "common"
+_MADE_BY = "made_by"
+_SHOWN = 200
+_PATIENCE = 60.0  # seconds, for others to write a line into the index
 _REMEDY = "remove the folder and make it anew"
 
 
@@ -32,45 +38,74 @@ def write_cache(
     *,
     shard_size: int = 16,
     report: Callable[[int], None] | None = None,
+    common: Callable[[], Mapping[str, Tensor]] | None = None,
+    part: tuple[int, int] = (0, 1),
 ) -> Path:
     """Encode examples 0..``count`` - 1 into a cache folder, going on where an earlier run stopped; returns the folder.
 
-    ``encode(number)`` gives an example's tensors by name (no dots in names). ``settings`` are plain values that
-    determine the result. ``report`` gets the number of finished examples. Raises ConfigError naming the difference when
-    the folder was made with other settings, RequestError when another process is making it, MediaError when it cannot
-    be written, and what ``encode`` raises.
+    ``encode(number)`` gives an example's tensors by name (no dots in names), ``common()`` those of all together.
+    ``settings`` are plain values that determine the result; ``made_by`` among them names the command that makes it.
+    ``report`` gets the number of finished examples. Of several processes each makes the shards of its ``part``, (index,
+    count); those of all are one cache, the same that one process makes. Raises ConfigError naming the difference when
+    the folder was made with other settings, RequestError when another process is making the part, MediaError when it
+    cannot be written, and what ``encode`` raises.
     """
     folder = Path(folder)
     if count < 1 or shard_size < 1:
         raise RequestError(f"a cache needs at least one example and shards of at least one, got {count}, {shard_size}")
+    index, parts = part
+    if not 0 <= index < parts:
+        raise RequestError(f"part {index + 1} of {parts} of a cache cannot be; parts are counted from 1")
     busy = RequestError(
-        f"another process makes the cache {plain_text(folder)}; wait for its end, or name another folder"
+        f"another process makes {'' if parts == 1 else f'part {index + 1} of '}the cache {plain_text(folder)}; wait "
+        "for its end, or name another folder"
     )
-    with alone_in(folder, busy):
-        _go_on(folder, count, encode, _wanted(settings, count, shard_size), report)
+    with alone_in(folder, busy, name=".lock" if parts == 1 else f".lock-{index + 1}-of-{parts}"):
+        wanted = _wanted(settings, count, shard_size)
+        _enter(folder, wanted)
+        if common is not None and index == 0:
+            _make(folder, wanted, _COMMON, lambda: {f"{name}.{_COMMON}": each for name, each in common().items()})
+        done = 0
+        for numbers in shards_of(count, shard_size, part):
+            name = _shard_name(numbers[0] // shard_size)
+            _make(folder, wanted, name, partial(_encode_shard, encode, numbers))
+            done += len(numbers)
+            if report is not None:
+                report(done)
     return folder
 
 
-def _go_on(
-    folder: Path,
-    count: int,
-    encode: Callable[[int], Mapping[str, Tensor]],
-    wanted: dict[str, Any],
-    report: Callable[[int], None] | None,
-) -> None:
-    shard_size = wanted["shard_size"]
-    index = _read_index(folder) if (folder / _INDEX).exists() else {"settings": wanted, "shards": {}}
-    _compare(index["settings"], wanted, folder)
-    for start in range(0, count, shard_size):
-        stop = min(count, start + shard_size)
-        name = f"shard-{start // shard_size:05d}.safetensors"
-        made = _digest(folder / name)
-        if made is None or index["shards"].get(name) != made:
-            write_file(MemorySource(_encode_shard(encode, range(start, stop))), folder / name, metadata={})
-            index["shards"][name] = _digest(folder / name)
+def shards_of(count: int, shard_size: int, part: tuple[int, int] = (0, 1)) -> list[range]:
+    """The examples of each shard that a part of the processes makes: every ``part[1]``-th from ``part[0]`` on."""
+    index, parts = part
+    starts = range(index * shard_size, count, parts * shard_size)
+    return [range(start, min(count, start + shard_size)) for start in starts]
+
+
+def _make(folder: Path, wanted: dict[str, Any], name: str, encode: Callable[[], Mapping[str, Tensor]]) -> None:
+    """Write one file of a cache, unless it is there and as the index says."""
+    path = folder / f"{name}.safetensors"
+    made = _digest(path)
+    if made is None or _read_index(folder)["shards"].get(path.name) != made:
+        write_file(MemorySource(encode()), path, metadata={})
+        _enter(folder, wanted, path)
+
+
+def _enter(folder: Path, wanted: dict[str, Any], made: Path | None = None) -> None:
+    """Begin the index with the settings, or compare them with those in it; then put a file in that was made."""
+    busy = RequestError(f"another process keeps {plain_text(folder / _INDEX)} to itself; end it, then go on")
+    with alone_in(folder, busy, name=".index.lock", wait=_PATIENCE):
+        is_there = (folder / _INDEX).exists()
+        index = _read_index(folder) if is_there else {"settings": wanted, "shards": {}}
+        _compare(index["settings"], wanted, folder)
+        if made is not None:
+            index["shards"] = dict(sorted({**index["shards"], made.name: _digest(made)}.items()))
+        if made is not None or not is_there:
             write_text(folder / _INDEX, json.dumps(index, indent=1))
-        if report is not None:
-            report(stop)
+
+
+def _shard_name(number: int) -> str:
+    return f"shard-{number:05d}"
 
 
 def check_cache(folder: str | Path, count: int, settings: Mapping[str, Any], *, shard_size: int = 16) -> None:
@@ -101,12 +136,11 @@ class Cache:
         if expected is not None:
             known = {name: self.settings.get(name) for name in expected}
             _compare(known, json.loads(json.dumps(dict(expected))), self.folder)
+        self._remedy = f"run '{_maker(self.settings)}' again"
         needed = -(-self.count // self._shard_size)
-        if len(index["shards"]) < needed:
-            done = len(index["shards"])
-            raise RequestError(
-                f"the cache {self.folder} is not finished ({done} of {needed} shards); run 'wan cache' again"
-            )
+        done = sum(name.startswith("shard-") for name in index["shards"])
+        if done < needed:
+            raise RequestError(f"the cache {self.folder} is not finished ({done} of {needed} shards); {self._remedy}")
         self._digests: dict[str, str] = index["shards"]
         self._open: dict[str, _Shard] = {}
 
@@ -115,10 +149,16 @@ class Cache:
 
     def __getitem__(self, number: int) -> dict[str, Tensor]:
         """The tensors of one example by name. A shard is checked against its SHA-256 when first read."""
-        shard = self._shard_of(number)
-        if not shard.is_verified:
-            self._verify(shard)
-        return shard.read(number)
+        return self._verified(self._shard_of(number)).read(number)
+
+    def common(self) -> dict[str, Tensor]:
+        """The tensors that all examples share, by name; none of a cache that was made without. Raises CheckpointError.
+
+        A part of the processes that make a cache makes them, so they may be the last to come.
+        """
+        if f"{_COMMON}.safetensors" not in self._digests:
+            return {}
+        return self._verified(self._opened(_COMMON)).read(_COMMON)
 
     def shape(self, number: int, name: str) -> list[int]:
         """The shape of one tensor of an example, without reading it."""
@@ -127,7 +167,7 @@ class Cache:
     def verify(self) -> None:
         """Check every shard against its SHA-256. Raises CheckpointError naming the first that is damaged."""
         for number in range(0, self.count, self._shard_size):
-            self._verify(self._shard_of(number))
+            self._verified(self._shard_of(number), anew=True)
 
     def check_headers(self) -> None:
         """Check that every shard is there and as long as it says. Raises CheckpointError."""
@@ -137,44 +177,49 @@ class Cache:
     def _shard_of(self, number: int) -> _Shard:
         if not 0 <= number < self.count:
             raise IndexError(number)
-        name = f"shard-{number // self._shard_size:05d}.safetensors"
+        return self._opened(_shard_name(number // self._shard_size))
+
+    def _opened(self, name: str) -> _Shard:
         if name not in self._open:
-            self._open[name] = _Shard(self.folder / name)
+            self._open[name] = _Shard(self.folder / f"{name}.safetensors", self._remedy)
         return self._open[name]
 
-    def _verify(self, shard: _Shard) -> None:
-        if _digest(shard.path) != self._digests.get(shard.path.name):
-            raise CheckpointError(f"{shard.path} is damaged; run 'wan cache' again to make it anew")
-        shard.is_verified = True
+    def _verified(self, shard: _Shard, *, anew: bool = False) -> _Shard:
+        if anew or not shard.is_verified:
+            if _digest(shard.path) != self._digests.get(shard.path.name):
+                raise CheckpointError(f"{shard.path} is damaged; {self._remedy} to make it anew")
+            shard.is_verified = True
+        return shard
 
 
 class _Shard:
     """One mapped file: tensors are read when asked for."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, remedy: str) -> None:
         self.path = path
         self.is_verified = False
+        self._remedy = remedy
         try:
             file: Any = safe_open(path, framework="pt")
             names: list[str] = list(file.keys())
         except (OSError, SafetensorError) as error:
-            raise CheckpointError(f"{path} is damaged or missing: {error}; run 'wan cache' again") from error
+            raise CheckpointError(f"{path} is damaged or missing: {error}; {remedy}") from error
         self._file = file
         self._names: dict[str, list[str]] = {}
         for name in names:
             self._names.setdefault(name.rpartition(".")[2], []).append(name)
 
-    def read(self, number: int) -> dict[str, Tensor]:
+    def read(self, number: int | str) -> dict[str, Tensor]:
         tensors = {name.rpartition(".")[0]: self._file.get_tensor(name) for name in self._names.get(str(number), ())}
         if not tensors:
-            raise CheckpointError(f"{self.path} has nothing of example {number}; run 'wan cache' again")
+            raise CheckpointError(f"{self.path} has nothing of example {number}; {self._remedy}")
         return tensors
 
     def shape(self, name: str) -> list[int]:
         try:
             return list(self._file.get_slice(name).get_shape())
         except SafetensorError as error:
-            raise CheckpointError(f"{self.path} has no {name}; run 'wan cache' again") from error
+            raise CheckpointError(f"{self.path} has no {name}; {self._remedy}") from error
 
 
 class ShuffledBatches:
@@ -254,15 +299,20 @@ def _is_digest(value: object) -> bool:
 def _compare(made: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
     names = sorted(set(made) | set(wanted))
     changed = [
-        f"{name} was {made.get(name)!r}, is {wanted.get(name)!r}"
+        f"{name} was {made.get(name)!r:.{_SHOWN}}, is {wanted.get(name)!r:.{_SHOWN}}"
         for name in names
         if made.get(name) != wanted.get(name)
     ]
     if changed:
         raise ConfigError(
             f"the cache {folder} was made with other settings: {'; '.join(changed[:5])}; name another folder with "
-            "--output or --cache, or make it anew with 'wan cache'"
+            f"--output or --cache, or make it anew with '{_maker(wanted)}'"
         )
+
+
+def _maker(settings: Mapping[str, Any]) -> str:
+    """The command that makes a cache."""
+    return str(settings.get(_MADE_BY, "wan cache"))
 
 
 def _digest(path: Path) -> str | None:
