@@ -29,7 +29,7 @@ _REMEDY = f"make it anew with '{COMMAND}'"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Target:
+class TargetExample:
     """One example, on the CPU.
 
     ``latents`` [C, T, h, w] are the teacher's result and ``states`` [S, C, T, h, w] its latents before the steps of
@@ -57,7 +57,7 @@ class Target:
 
 
 class Targets:
-    """A finished folder of targets: ``len``, and `Target` by number.
+    """A finished folder of targets: ``len``, and `TargetExample` by number.
 
     ``expected`` are settings that it must have. Raises RequestError for a folder that is none or is not finished,
     CheckpointError for a damaged one, ConfigError for other settings.
@@ -123,13 +123,13 @@ class Targets:
     def __len__(self) -> int:
         return len(self.cache)
 
-    def __getitem__(self, number: int) -> Target:
+    def __getitem__(self, number: int) -> TargetExample:
         row = self.row(number)
         missing = [name for name in (LATENTS, STATES, CONTEXT, EMPTY, CHANNELS) if name not in row]
         if missing or row[STATES].shape != (len(self.settings["seen"]), *row[LATENTS].shape):
             what = f"no {missing[0]}" if missing else f"states {list(row[STATES].shape)}"
             raise CheckpointError(f"example {number} of {plain_text(self.cache.folder)} has {what}; {_REMEDY}")
-        return Target(
+        return TargetExample(
             latents=row[LATENTS],
             states=row[STATES],
             context=row[CONTEXT],
