@@ -28,6 +28,7 @@ NEEDS_WEIGHTS = (
     "wan merge-lora",
     "wan train",
     "wan cache",
+    "--detector-dir",
     "sfu download",
     "sfu pose",
     "sfu teacher",

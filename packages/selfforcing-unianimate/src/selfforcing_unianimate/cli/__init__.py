@@ -9,6 +9,7 @@ COMMANDS = {
     "doctor": LazyCommand("selfforcing_unianimate.cli.doctor:doctor", "Say what this machine has and lacks."),
     "download": LazyCommand("selfforcing_unianimate.cli.download:download", "Fetch the weights, resumed and checked."),
     "pose": LazyCommand("selfforcing_unianimate.cli.pose:pose", "Take the motion out of a video, for a person."),
+    "evaluate": LazyCommand("selfforcing_unianimate.cli.evaluate:evaluate", "Measure how well videos follow poses."),
     "merge-lora": LazyCommand("selfforcing_unianimate.cli.merge_lora:merge_lora", "Merge a LoRA into a model's files."),
     "teacher": LazyCommand("selfforcing_unianimate.cli.teacher:teacher", "Move a picture by poses with the 14B model."),
 }

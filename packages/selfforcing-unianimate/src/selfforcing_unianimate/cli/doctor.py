@@ -9,7 +9,16 @@ import click
 
 from wan_core.cli import ErrorReporting, debug_option
 
-PACKAGES = ("wan-core", "torch", "transformers", "av", "onnxruntime", "opencv-python-headless", "flash-attn")
+PACKAGES = (
+    "wan-core",
+    "torch",
+    "transformers",
+    "av",
+    "onnxruntime",
+    "opencv-python-headless",
+    "torchvision",
+    "flash-attn",
+)
 
 
 @click.command(cls=ErrorReporting, params=[debug_option()])

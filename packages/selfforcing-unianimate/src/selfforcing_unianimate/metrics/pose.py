@@ -29,6 +29,7 @@ LIMBS = (
 MAX_LAG = 8
 _NOSE, _NECK = 0, 1
 _FEWEST_STEPS = 3
+_SAME_CORRELATION = 0.01
 
 
 def person_boxes(target: Keypoints) -> tuple[Floats, Floats]:
@@ -184,13 +185,17 @@ def velocity_correlation(target: Keypoints, found: Keypoints, lag: int = 0) -> f
 def best_lag(target: Keypoints, found: Keypoints, limit: int = MAX_LAG) -> int | None:
     """By how many frames, at most ``limit`` either way, the found motion comes late; best is 0.
 
-    The lag of the largest :func:`velocity_correlation`, of equal ones the smallest; at least half of the steps must
-    overlap. It tells delays as they arise where blocks meet. None without motion.
+    The smallest lag whose :func:`velocity_correlation` is within 0.01 of the largest: a steady motion is as like to
+    itself at any other. At least three quarters of the steps overlap. It tells delays as they arise where blocks meet.
+    None without motion.
     """
-    limit = min(limit, max(0, (len(target) - 1) // 2))
+    limit = min(limit, max(0, (len(target) - 1) // 4))
     lags = sorted(range(-limit, limit + 1), key=abs)
-    found_at = [(value, lag) for lag in lags if (value := velocity_correlation(target, found, lag)) is not None]
-    return max(found_at, key=lambda each: round(each[0], 9))[1] if found_at else None
+    found_at = {lag: value for lag in lags if (value := velocity_correlation(target, found, lag)) is not None}
+    if not found_at:
+        return None
+    largest = max(found_at.values())
+    return next(lag for lag, value in found_at.items() if value >= largest - _SAME_CORRELATION)
 
 
 def _steps(poses: Keypoints) -> Floats:

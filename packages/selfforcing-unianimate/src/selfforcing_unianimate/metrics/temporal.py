@@ -22,6 +22,8 @@ STATIC = 0.5
 """Pixels that move less than this count as standing still, in pixels a frame."""
 LONG_STEP = 4
 """Every such frame is compared with the first one."""
+_NOTHING = 1e-13
+"""A warping error that is rounding: one level in one pixel of a large frame is more."""
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 """Of red, green, blue (ITU-R BT.601)."""
 
@@ -141,7 +143,7 @@ def seam_ratio(warp_errors: Sequence[float | None], starts: Collection[int]) -> 
     at = [error for index, error in enumerate(warp_errors, start=1) if index in starts]
     inside = [error for index, error in enumerate(warp_errors, start=1) if index not in starts]
     seam, usual = mean_of(at), mean_of(inside)
-    return None if seam is None or not usual else seam / usual
+    return None if seam is None or usual is None or usual < _NOTHING else seam / usual
 
 
 @dataclass(frozen=True)

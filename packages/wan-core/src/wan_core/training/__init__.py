@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     )
     from wan_core.training.stage import Stage, WeightUpdate
     from wan_core.training.state import CheckpointFolder, TrainingState
+    from wan_core.training.tables import read_rows
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -105,6 +106,7 @@ __all__ = [
     "parse_clips",
     "plan_training",
     "read_config",
+    "read_rows",
     "reading_notes",
     "run_identity",
     "train",
