@@ -12,8 +12,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from selfforcing_unianimate import CAUSAL_DIT, CausalDiTConfig
+from selfforcing_unianimate.causal_request import CausalRequest
 from selfforcing_unianimate.frame_blocks import FrameBlocks
-from selfforcing_unianimate.task import CausalRequest, CausalVideo
+from selfforcing_unianimate.task import CausalVideo
 from wan_core import ConfigError, RequestError
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.pipeline import Pipeline, SamplingOptions

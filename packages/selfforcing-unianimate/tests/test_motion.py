@@ -14,6 +14,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from selfforcing_unianimate import pose_source
+from selfforcing_unianimate.causal_request import CausalRequest
 from selfforcing_unianimate.frame_blocks import FrameBlocks
 from selfforcing_unianimate.motion import read_motion
 from selfforcing_unianimate.pose_config import PoseConfig
@@ -21,7 +22,7 @@ from selfforcing_unianimate.pose_encoder import PoseEncoder
 from selfforcing_unianimate.pose_source import SkeletonWindow, frame_indices, open_pose, skeletons
 from selfforcing_unianimate.pose_weights import POSE_ENCODER
 from selfforcing_unianimate.presets import TINY_SFU
-from selfforcing_unianimate.task import CausalRequest, CausalVideo
+from selfforcing_unianimate.task import CausalVideo
 from wan_core import CheckpointError, RequestError, loading
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import write_video

@@ -13,13 +13,14 @@ from PIL import Image
 from safetensors.torch import save_file
 from torch import Tensor
 
+from selfforcing_unianimate.causal_request import CausalRequest
 from selfforcing_unianimate.cli.infer import infer
 from selfforcing_unianimate.frame_blocks import FrameBlocks
 from selfforcing_unianimate.picture import SETTLED, channels_at
 from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_encoder import PoseEncoder
 from selfforcing_unianimate.presets import SFU_1_3B, TINY_SFU
-from selfforcing_unianimate.task import CausalConditioning, CausalRequest, CausalVideo
+from selfforcing_unianimate.task import CausalConditioning, CausalVideo
 from tools.make_checkpoint import CLIP_FILE, make_checkpoint
 from wan_core import CheckpointError, RequestError
 from wan_core.loading import RuntimeOptions, load_pipeline

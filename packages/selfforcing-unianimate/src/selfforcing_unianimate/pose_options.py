@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 MODES = ("both", "pose_only", "off")
 BRANCHES = ("positive", "both")
-_SAME_SPEED = 0.02  # 29.97 is 30
+SAME_SPEED = 0.02
+"""Rates that differ by less are taken as one: 29.97 is 30."""
 
 
 def _one_of(known: tuple[str, ...], text: str) -> str:
@@ -103,7 +104,7 @@ def motion_notes(pose: Path, source: PoseSource, geometry: VideoGeometry, fps: f
     elif count > geometry.num_frames:
         whole = count + (1 - count) % geometry.spec.temporal_stride
         yield f"{name} has {count} poses, the first {geometry.num_frames} are used; --frame-num {whole} takes all"
-    if source.fps is not None and abs(source.fps / fps - 1) > _SAME_SPEED:
+    if source.fps is not None and abs(source.fps / fps - 1) > SAME_SPEED:
         yield (
             f"{name} has {source.fps:g} poses a second and the video {fps:g} frames: each pose is a frame, so the "
             f"motion is {fps / source.fps:.2g} times as fast; 'sfu pose --fps {fps:g}' keeps its speed"

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, cast
 
+from selfforcing_unianimate.causal_request import CausalRequest
+from selfforcing_unianimate.continuation import given_frames
 from selfforcing_unianimate.frame_blocks import FrameBlocks
 from selfforcing_unianimate.motion import Motion, read_motion
 from selfforcing_unianimate.picture import SETTLED, channels_at, no_picture, picture_channels, with_reference
-from selfforcing_unianimate.pose_options import NOT_RELATED, PosedRequest, no_reference
+from selfforcing_unianimate.pose_options import NOT_RELATED, no_reference
 from selfforcing_unianimate.pose_weights import POSE_PART, check_pose_encoder
-from wan_core import RequestError, media, models, sampling
+from wan_core import RequestError, models, sampling
 from wan_core.media import LatentSpec
 from wan_core.tasks import (
     Clip,
@@ -24,9 +25,7 @@ from wan_core.tasks import (
     Task,
     TaskInputs,
     encode_images,
-    exact_geometry,
     image_states,
-    prepare_anchor_images,
     text_states,
 )
 
@@ -42,36 +41,17 @@ _SEED_STRIDE = 0x5851_F42D_4C95_7F2D
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalRequest(PosedRequest):
-    """A prompt, and if wanted the first frame and a motion.
-
-    ``window`` and ``sink`` are latent frames, as of ``FrameBlocks``. The motion goes to both branches of guidance
-    unless ``pose_branch`` says otherwise.
-    """
-
-    image: Path | None = field(
-        default=None,
-        metadata={"option": ("--image",), "help": "The picture that the video starts with, or of who moves."},
-    )
-    window: int | None = field(
-        default=None,
-        metadata={"option": ("--window",), "help": "Latent frames that a block looks back on, its own too."},
-    )
-    sink: int | None = field(
-        default=None, metadata={"option": ("--sink",), "help": "First latent frames that always stay in sight."}
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
 class CausalVideoInputs(TaskInputs[CausalRequest]):
     """How a network takes a video apart, an ``image`` [1, 3, H, W] in [-1, 1] if there is one, and a motion.
 
+    ``video`` [1, 3, T, H, W] in [-1, 1] are the frames that are gone on from, whole blocks of latent ones.
     ``by_channels``: the network has channels beside the latents, in which it gets the image. Others get it as the first
     frame. ``is_related``: the image's skeleton takes part beside the motion.
     """
 
     layout: FrameBlocks
     image: Tensor | None = None
+    video: Tensor | None = None
     motion: Motion | None = None
     by_channels: bool = False
     is_related: bool = False
@@ -87,9 +67,11 @@ class CausalVideoInputs(TaskInputs[CausalRequest]):
 class CausalConditioning(Conditioning):
     """The conditions of a block with what later ones go on from.
 
-    ``channels`` [1, C, T, h, w] are as of ``channels_at``; the ``skeletons`` go on as blocks are conditioned.
+    ``given`` [1, C, T, h, w] are the latents that the video begins with. ``channels`` [1, C, T, h, w] are as of
+    ``channels_at``; the ``skeletons`` go on as blocks are conditioned.
     """
 
+    given: Tensor | None = None
     channels: Tensor | None = None
     skeletons: SkeletonWindow | None = field(default=None, compare=False, repr=False)
 
@@ -119,18 +101,17 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
             window=self.blocks.window if request.window is None else request.window,
             sink=self.blocks.sink if request.sink is None else request.sink,
         )
-        image, geometry = None, exact_geometry(settings, latent_spec)
-        if request.image is not None:
-            area = settings.width * settings.height
-            given = [media.load_image(request.image)]
-            image, geometry = prepare_anchor_images(given, area, settings.num_frames, latent_spec)
-        motion, notes = read_motion(request, geometry, settings.fps)
+        settings, notes, images, geometry = given_frames(request, request.timed(settings), layout, latent_spec)
+        motion, more = read_motion(request, geometry, settings.fps)
+        image = None if images is None or request.image is None else images[-1:]
+        frames = None if images is None or request.video is None else images[: len(images) - (image is not None)]
         return CausalVideoInputs(
             request=request,
             settings=settings,
             geometry=geometry,
-            notes=notes,
+            notes=(*notes, *more),
             image=image,
+            video=None if frames is None else frames.transpose(0, 1)[None],
             layout=layout,
             motion=motion,
         )
@@ -149,6 +130,8 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
                 "this network sees a picture through CLIP, whose image encoder is not there: --part "
                 "image_encoder=FILE, which 'sfu download --only clip' fetches; or leave --image out"
             )
+        if inputs.image is not None and inputs.video is not None and not more:
+            raise RequestError("this network begins with a picture or with a video; give --image or --continue")
         inputs = replace(inputs, by_channels=more > 0)
         if inputs.motion is None:
             return inputs
@@ -174,30 +157,32 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
             pose = inputs.motion.tokens(components, before.skeletons, start, stop)
         in_negative = inputs.motion is not None and inputs.motion.in_negative
         channels = None if before.channels is None else channels_at(before.channels, start, stop)
-        negative = before.negative
+        negative, anchors, known = before.negative, None, before.given
+        if known is not None and start < known.shape[2]:
+            anchors = sampling.Anchors.leading(known[:, :, start:stop], stop - start)
+        is_known = anchors is not None and inputs.video is not None
         return replace(
             before,
             positive=_at(before.positive, start, channels, pose),
             negative=None if negative is None else _at(negative, start, channels, pose if in_negative else None),
             latent_shape=(1, depth, stop - start, *sides),
-            anchors=None if clip.previous else before.anchors,
+            anchors=anchors,
+            decode=replace(before.decode, drop_frames=inputs.geometry.num_frames if is_known else 0),
         )
 
     def _beginning(self, inputs: CausalVideoInputs, components: Components) -> CausalConditioning:
         """Text, the picture, and empty memories."""
-        anchors = None
-        if inputs.image is not None and not inputs.by_channels:
-            anchors = sampling.Anchors.leading(encode_images(inputs.image, components), 1)
         context, empty = text_states(inputs, components)
         states = _image_states(inputs, components)
         return CausalConditioning(
             positive=_branch(inputs, context, states),
             negative=None if empty is None else _branch(inputs, empty, states),
             latent_shape=(),
-            anchors=anchors,
             decode=DecodePlan(cache=models.DecoderCache()),
             revisit=self.context_noise,
             noised_revisit=self.noised_context,
+            solver_options=inputs.request.solver_options,
+            given=_given_latents(inputs, components),
             channels=_channels(inputs, components),
             skeletons=None if inputs.motion is None else inputs.motion.window(),
         )
@@ -211,10 +196,19 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
         blocks = inputs.blocks
         return {
             **super().describe(inputs),
+            **_counts(inputs),
             "frames_per_block": blocks.size,
             "window": blocks.window,
             "sink": blocks.sink,
         }
+
+
+def _counts(inputs: CausalVideoInputs) -> Mapping[str, object]:
+    """Frames that are given and those that are made, where a video is gone on from."""
+    if inputs.video is None:
+        return {}
+    given = inputs.video.shape[2]
+    return {"num_frames": inputs.geometry.num_frames - given, "given_frames": given}
 
 
 def _branch(inputs: CausalVideoInputs, context: Tensor, states: Tensor | None) -> CausalInputs:
@@ -230,6 +224,17 @@ def _branch(inputs: CausalVideoInputs, context: Tensor, states: Tensor | None) -
 def _at(branch: Any, start: int, channels: Tensor | None, pose: Tensor | None) -> Any:
     """The conditions of a branch, with all that it remembers, at the block that begins at frame ``start``."""
     return replace(branch, start=start, channel_concat=channels, add_condition=pose)
+
+
+def _given_latents(inputs: CausalVideoInputs, components: Components) -> Tensor | None:
+    """The latents [1, C, T, h, w] that the video begins with."""
+    if inputs.video is not None:
+        with components.vae.active() as vae:
+            encoded: Tensor = vae.encode(inputs.video.to(components.device))
+        return encoded
+    if inputs.image is not None and not inputs.by_channels:
+        return encode_images(inputs.image, components)
+    return None
 
 
 def _channels(inputs: CausalVideoInputs, components: Components) -> Tensor | None:

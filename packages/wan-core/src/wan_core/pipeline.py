@@ -212,7 +212,8 @@ class Pipeline:
         given = anchors.latents.float() if anchors is not None and anchors.is_complete else None
         if given is not None and conditioning.revisit is None:
             return given  # every frame is given: there is nothing to denoise
-        solver = make_solver(settings.solver, settings.num_inference_steps, flow_shift=settings.flow_shift)
+        options = {"flow_shift": settings.flow_shift, **conditioning.solver_options}
+        solver = make_solver(settings.solver, settings.num_inference_steps, **options)
         generator = seeded_generator(seed, self.options.noise_device)
         caches = self._step_caches(conditioning, settings)
         denoiser, release = self._denoiser(conditioning, settings.guidance_scale, caches)

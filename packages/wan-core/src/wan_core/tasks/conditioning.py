@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -50,7 +51,7 @@ class Conditioning:
     ``negative`` is ``None`` for no guidance; ``latent_shape`` is (B, C, T, h, w). With ``windows``, which cover all T
     frames and take no anchors, theirs are the conditions. A network that remembers what it has seen is shown the
     finished latents once more, at timestep ``revisit`` and if ``noised_revisit`` with the noise of that timestep in
-    them; caches that the conditions have are kept.
+    them; caches that the conditions have are kept. ``solver_options`` are further arguments of the request's solver.
     """
 
     positive: DiTInputs
@@ -61,3 +62,4 @@ class Conditioning:
     windows: tuple[Window, ...] = ()
     revisit: float | None = None
     noised_revisit: bool = False
+    solver_options: Mapping[str, Any] = field(default_factory=dict)
