@@ -50,7 +50,7 @@ def pipeline() -> Pipeline:
 
 
 def request(place: Path, **values: Any) -> CausalRequest:
-    given = {"prompt": "a red square", "num_frames": 9, "width": 48, "height": 32, "video": place / "given.mp4"}
+    given = {"prompt": "a red square", "num_frames": 9, "width": 48, "height": 32, "continue_from": place / "given.mp4"}
     return CausalRequest(**{**given, **values})
 
 
@@ -98,7 +98,7 @@ def test_given_frames_are_remembered_as_they_are_at_timestep_zero(
 def test_what_was_given_matters(pipeline: Pipeline, place: Path, tmp_path: Path) -> None:
     write_video([torch.ones(3, 20, 32, 48)], tmp_path / "white.mp4", fps=10)
     one, other = (
-        made(pipeline, request(place, video=path))[0] for path in (place / "given.mp4", tmp_path / "white.mp4")
+        made(pipeline, request(place, continue_from=path))[0] for path in (place / "given.mp4", tmp_path / "white.mp4")
     )
     assert not torch.allclose(one[2], other[2], atol=1e-2)
 
@@ -202,7 +202,7 @@ def test_what_cannot_be_is_a_sentence(
 
 def test_too_few_frames_are_told(place: Path) -> None:
     with pytest.raises(RequestError, match=r"short\.mp4 has 4 frames, and going on from a video needs 9 at least"):
-        SFU_1_3B.plan(CausalRequest(prompt="p", video=place / "short.mp4"))
+        SFU_1_3B.plan(CausalRequest(prompt="p", continue_from=place / "short.mp4"))
 
 
 def times(pipeline: Pipeline, wanted: CausalRequest) -> list[float]:
@@ -218,7 +218,7 @@ def times(pipeline: Pipeline, wanted: CausalRequest) -> list[float]:
 
 def test_own_times_are_shifted_as_the_usual_ones_or_not(pipeline: Pipeline, place: Path) -> None:
     """Self-Forcing's denoising_step_list, warped at shift 5 or not; behind the steps comes the look at the result."""
-    wanted = request(place, video=None, flow_shift=5.0, timesteps=(1000.0, 750.0, 500.0, 250.0))
+    wanted = request(place, continue_from=None, flow_shift=5.0, timesteps=(1000.0, 750.0, 500.0, 250.0))
     assert times(pipeline, wanted) == pytest.approx([1000, 937.5, 833.333, 625, 0], abs=1e-3)
     assert times(pipeline, replace(wanted, unwarped=True)) == pytest.approx([1000, 750, 500, 250, 0])
     usual = replace(wanted, timesteps=None, num_inference_steps=4)

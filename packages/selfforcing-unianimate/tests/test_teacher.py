@@ -320,7 +320,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "nothing to merge into": ([*MERGE, "--lora", "{f}/model/" + CHECKPOINT], 2, ("--base",)),
     "missing LoRA": ([*MERGE, "--base", "{f}/model", "--lora", "none.ckpt"], 2, ("none.ckpt",)),
     "a LoRA that is none": ([*MERGE, "--base", "b", "--lora", "{f}/model/Wan2.1_VAE.pth"], 3, ("b",)),
-    "merging on a GPU": ([*MERGE, "--base", "b", "--lora", "l", "--device", "cuda"], 2, ("--device", "cuda")),
+    "merging nowhere": ([*MERGE, "--base", "b", "--lora", "{f}/who.png", "--device", "gpu"], 2, ("must be cpu",)),
     "a strength of zero": ([*MERGE, "--base", "b", "--lora", "l", "--alpha", "0"], 2, ("--alpha", "0")),
     "a whole model as one file": (
         [*MERGE, "--base", "{f}/model", "--lora", "{f}/model/" + CHECKPOINT], 2, ("out.safetensors", "folder"),

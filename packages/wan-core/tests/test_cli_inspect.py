@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from click.testing import CliRunner
@@ -273,3 +274,10 @@ def test_names_in_a_file_cannot_disturb_the_terminal(tmp_path: Path) -> None:
     text = inspect(tmp_path / "w.safetensors", "--keys")
     assert "\x1b" not in text
     assert "v[2J next" in text
+
+
+def test_arrays_of_numpy_are_told_from_weights(tmp_path: Path) -> None:
+    for write in (np.savez, np.savez_compressed):
+        write(tmp_path / "pose.npz", body=np.zeros(3), provenance=np.array("x"))
+        said = inspect(tmp_path / "pose.npz", exit_code=3)
+        assert "holds arrays of numpy (body, provenance), no weights; 'wan show' says how it was made" in said

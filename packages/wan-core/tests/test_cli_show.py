@@ -4,6 +4,7 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 
@@ -91,3 +92,27 @@ def test_show_of_damaged_files_is_a_sentence(tmp_path: Path, name: str) -> None:
         result = CliRunner().invoke(show, [str(path)])
         assert result.exit_code in {0, 2, 4}, (result.output, result.exception)
         assert "\x1b" not in result.output
+
+
+def test_show_reads_the_record_of_arrays_that_a_project_wrote(tmp_path: Path) -> None:
+    made = Provenance.of(preset="sfu pose", settings={"video": "dance.mp4", "start": 0.5}, record={"tool": "a"})
+    for write in (np.savez, np.savez_compressed):
+        write(tmp_path / "pose.npz", body=np.zeros(3), provenance=np.array(made.to_json()))
+        result = CliRunner().invoke(show, [str(tmp_path / "pose.npz")])
+        assert result.exit_code == 0, result.output
+        lines = result.output.splitlines()
+        assert lines[0].split(maxsplit=1) == ["command", "sfu pose"]
+        assert "video                dance.mp4" in lines
+        assert "wan generate" not in result.output
+    found = json.loads(CliRunner().invoke(show, [str(tmp_path / "pose.npz"), "--json"]).output)
+    assert found.pop("command") is None
+    assert Provenance.from_json(json.dumps(found)) == made
+
+
+@pytest.mark.parametrize("value", [[1, 2], ["a"], {"a": 1}, "no"])
+def test_show_trusts_no_array(tmp_path: Path, value: object) -> None:
+    np.savez(tmp_path / "a.npz", provenance=np.array(value))
+    np.savez(tmp_path / "b.npz", other=np.array(value))
+    (tmp_path / "c.npz").write_bytes((tmp_path / "a.npz").read_bytes()[:60])
+    for name in ("a.npz", "b.npz", "c.npz"):
+        assert CliRunner().invoke(show, [str(tmp_path / name)]).exit_code == MediaError.exit_code

@@ -5,6 +5,7 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -304,13 +305,26 @@ def test_a_preset_brings_what_it_reads_and_no_more(hub: SmallHub) -> None:
     assert "no files like Wan2.1_VAE.pth" in run("t2v-A14B", code=3).output
 
 
+def test_what_is_published_elsewhere_is_told(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    preset = get_preset("t2v-1.3B")
+    optional = replace(preset.part("vae"), name="pose_encoder", file="pose.ckpt", is_optional=True)
+    more = replace(preset, parts=(*preset.parts, optional), besides="'other download' fetches the rest")
+    monkeypatch.setattr("wan_core.cli.download.get_preset", lambda name: more)
+    hub.repository = "Wan-AI/Wan2.1-T2V-1.3B"
+    hub.files = dict.fromkeys(("config.json", "diffusion_pytorch_model.safetensors", "Wan2.1_VAE.pth",
+                               "models_t5_umt5-xxl-enc-bf16.pth", "google/umt5-xxl/spiece.model"), b"x")  # fmt: skip
+    result = CliRunner().invoke(wan, ["download", "t2v-1.3B"])
+    assert result.exit_code == 0, result.output
+    assert "note: 'other download' fetches the rest" in result.output
+
+
 def test_every_published_preset_has_patterns_for_each_part() -> None:
     published = [preset for name in list_presets() if (preset := get_preset(name)).repository]
     assert len(published) >= 7
     for preset in published:
         patterns = files_of(preset)
-        parts = {part.name: part.file for part in preset.parts}
-        assert {parts["vae"], parts["text_encoder"], f"{parts['tokenizer']}/*"} <= set(patterns)
+        parts = {part.name: part.file for part in preset.parts if not part.is_optional}
         assert any("clip" in pattern for pattern in patterns) == ("image_encoder" in parts)
+        assert {parts["vae"], parts["text_encoder"], f"{parts['tokenizer']}/*"} <= set(patterns)
         assert any(pattern.endswith("diffusion_pytorch_model*.safetensors") for pattern in patterns)
         assert companions_of(preset)[-1] == "LICENSE*"

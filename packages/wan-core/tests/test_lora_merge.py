@@ -147,6 +147,18 @@ def test_what_cannot_be_merged_is_one_sentence_and_leaves_nothing(
     assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
 
 
+def test_sums_are_made_where_it_is_asked_for(tmp_path: Path) -> None:
+    """The meta device has no values that could be handed out."""
+    save_file({"blocks.0.ffn.0.weight": torch.zeros(8, 8)}, tmp_path / "net")
+    halves = {"blocks.0.ffn.0": (torch.ones(2, 8), torch.ones(8, 2))}
+    loras = [LoRA(write(tmp_path / "lora.safetensors", spelt(halves, "ComfyUI")))]
+    name = "blocks.0.ffn.0.weight"
+    with pytest.raises(NotImplementedError, match="meta"):
+        with_loras(read_weights(tmp_path / "net"), loras, device=torch.device("meta")).read(name)
+    merged = with_loras(read_weights(tmp_path / "net"), loras, device=torch.device("cpu")).read(name)
+    assert torch.equal(merged, with_loras(read_weights(tmp_path / "net"), loras).read(name))
+
+
 def test_writing_needs_a_few_tensors_of_memory_not_a_model(tmp_path: Path) -> None:
     names = [f"blocks.{index}.ffn.0" for index in range(10)]
     save_file({f"{name}.weight": torch.zeros(LARGE, LARGE, dtype=torch.bfloat16) for name in names}, tmp_path / "net")

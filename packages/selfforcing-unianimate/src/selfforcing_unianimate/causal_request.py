@@ -25,20 +25,23 @@ def parse_timesteps(text: str) -> tuple[float, ...]:
 
 @dataclass(frozen=True, kw_only=True)
 class CausalRequest(PosedRequest):
-    """A prompt, and if wanted a picture, a ``video`` to go on from and a motion.
+    """A prompt, and if wanted a picture, a video to ``continue_from`` and a motion.
 
-    Of a video that is gone on from ``num_frames`` are counted from its last frame on. ``timesteps`` are the times of
-    the solver ``renoise``, shifted as the usual ones are, or as the network sees them if ``unwarped``. ``window`` and
-    ``sink`` are latent frames, as of ``FrameBlocks``. The motion goes to both branches of guidance unless
-    ``pose_branch`` says otherwise.
+    Behind a video ``num_frames`` count from its last frame on. ``timesteps`` are the times of the solver ``renoise``,
+    shifted as the usual ones are, or as the network sees them if ``unwarped``. ``window`` and ``sink`` are latent
+    frames, as of ``FrameBlocks``. The motion goes to both branches of guidance unless ``pose_branch`` says otherwise.
     """
 
     image: Path | None = field(
         default=None,
         metadata={"option": ("--image",), "help": "The picture that the video starts with, or of who moves."},
     )
-    video: Path | None = field(
-        default=None, metadata={"option": ("--continue",), "help": "A video to go on from: what comes next is made."}
+    continue_from: Path | None = field(
+        default=None,
+        metadata={
+            "option": ("--continue", "--continue-from"),
+            "help": "A video to go on from: what comes next is made.",
+        },
     )
     timesteps: tuple[float, ...] | None = field(
         default=None,

@@ -93,13 +93,13 @@ def given_frames(
     exact, notes = exact_geometry(settings, latent_spec), tuple[str, ...]()
     given: list[Image.Image] = []
     num_frames = settings.num_frames
-    if request.video is not None:
+    if request.continue_from is not None:
         if num_frames == 1:
             raise RequestError("--frame-num counts from the last frame that is given, so 1 adds nothing; give more")
-        ending = read_ending(request.video, layout, latent_spec)
+        ending = read_ending(request.continue_from, layout, latent_spec)
         given, num_frames = ending.frames, len(ending.frames) + num_frames - 1
         settings = settings if request.fps is not None else replace(settings, fps=ending.rounded_fps)
-        notes = tuple(ending_notes(request.video, ending, settings))
+        notes = tuple(ending_notes(request.continue_from, ending, settings))
     if request.image is not None:
         given = [*given, media.load_image(request.image)]
     if not given:

@@ -30,6 +30,8 @@ SFU_1_3B = replace(
     ),
     name="sfu-1.3B",
     summary="causal video with Wan2.1 1.3B distilled by Self-Forcing: four steps a block, any length",
+    besides="this is Wan2.1's own network, which is not causal; 'sfu download' also fetches Self-Forcing's weights and "
+    "the pose encoder",
     # 21 latent frames are what the network was trained with.
     task=CausalVideo(FrameBlocks(size=3, window=21)),
     tea_cache=(),  # its blocks remember keys, so none is left out

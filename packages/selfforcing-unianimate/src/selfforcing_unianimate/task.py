@@ -104,14 +104,14 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
         settings, notes, images, geometry = given_frames(request, request.timed(settings), layout, latent_spec)
         motion, more = read_motion(request, geometry, settings.fps)
         image = None if images is None or request.image is None else images[-1:]
-        frames = None if images is None or request.video is None else images[: len(images) - (image is not None)]
+        frames = images if images is None or image is None else images[:-1]
         return CausalVideoInputs(
             request=request,
             settings=settings,
             geometry=geometry,
             notes=(*notes, *more),
             image=image,
-            video=None if frames is None else frames.transpose(0, 1)[None],
+            video=None if frames is None or request.continue_from is None else frames.transpose(0, 1)[None],
             layout=layout,
             motion=motion,
         )

@@ -12,6 +12,7 @@ UNIANIMATE_14B = replace(
     _I2V,
     name="unianimate-14B",
     summary="picture moved by poses with Wan2.1 I2V-14B and UniAnimate, the teacher of sfu",
+    besides="this is the teacher's base; 'sfu download' also fetches UniAnimate's LoRA and pose encoder, for --lora",
     task=PoseToVideo(),
     parts=(*_I2V.parts, POSE_PART),
     sampling=replace(

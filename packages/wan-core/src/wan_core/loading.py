@@ -29,7 +29,7 @@ from wan_core.checkpoints import (
     with_delta,
     with_loras,
 )
-from wan_core.errors import CheckpointError, RequestError
+from wan_core.errors import CheckpointError, ConfigError, RequestError
 from wan_core.files import WEIGHT_ENDINGS
 from wan_core.models import WanDiTConfig
 from wan_core.pipeline import Pipeline, SamplingOptions
@@ -111,6 +111,15 @@ def check_tea_cache(preset: Preset, threshold: float | None) -> None:
         raise RequestError(f"the threshold of tea-cache is above 0 and at most {_MAX_TEA_CACHE}, got {threshold}")
 
 
+def check_guidance(preset: Preset, batched: bool) -> None:
+    """Raises ``ConfigError`` for branches in one batch on a model that remembers what each has seen."""
+    if batched and preset.task.streams:
+        raise ConfigError(
+            f"{preset.name} remembers what it has seen and runs the branches of guidance one after the other; "
+            "leave out --cfg batched"
+        )
+
+
 class _Loader:
     """Turns the files of one checkpoint into components that load themselves."""
 
@@ -123,6 +132,7 @@ class _Loader:
         self.layout.require(part for part in preset.parts if part.name not in self.places)
         check_loras(preset, options.loras)
         check_tea_cache(preset, options.sampling.tea_cache)
+        check_guidance(preset, options.sampling.batched_guidance)
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
         self.attention = runtime.choose_attention_backend(options.attention, self.device)

@@ -21,19 +21,12 @@ def parse_alpha(context: click.Context, param: click.Parameter, value: float) ->
     return value
 
 
-def parse_device(context: click.Context, param: click.Parameter, value: str) -> str:
-    """The CPU. Raises RequestError."""
-    if value != "cpu":
-        raise RequestError(f"merging takes one tensor at a time on the CPU, got --device {value}; leave it out")
-    return value
-
-
 @click.command("merge-lora", cls=ErrorReporting)
 @click.option("--base", required=True, type=PLACE, help="A file, or the folder of a model.")
 @click.option("--lora", required=True, type=PLACE, help="The LoRA, such as UniAnimate's .ckpt.")
 @click.option("--out", required=True, type=PLACE, help="A new .safetensors file or folder.")
 @click.option("--alpha", type=float, default=1.0, show_default=True, callback=parse_alpha, help="Its strength.")
-@click.option("--device", default="cpu", callback=parse_device, help="cpu, which is where it runs.")
+@click.option("--device", default="cpu", show_default=True, help="Where sums are made: cpu, cuda, cuda:INDEX or mps.")
 def merge_lora(base: Path, lora: Path, out: Path, alpha: float, device: str, **values: Any) -> None:
     """Write BASE to OUT with a LoRA merged into its transformer: W + alpha * (stored alpha / rank) * B A.
 
@@ -41,12 +34,14 @@ def merge_lora(base: Path, lora: Path, out: Path, alpha: float, device: str, **v
     written. What went in is recorded as merge.json in OUT, or beside it. A pose encoder in the LoRA's file stays there.
     """
     from wan_core.checkpoints import LoRA, find_weights, inspect_weights, read_json, write_json
+    from wan_core.runtime import resolve_device
 
     if not lora.exists():
         raise RequestError(f"there is no LoRA file {plain_text(lora)}; check the name after --lora")
+    place = resolve_device(device)
     refuse_twice(base, [lora])
     record, earlier = record_of(out), record_of(base)
-    write_again(base, out, None, {**values, "loras": (LoRA(lora, alpha),), "force_lora": False})
+    write_again(base, out, None, {**values, "device": place, "loras": (LoRA(lora, alpha),), "force_lora": False})
     summaries = [inspect_weights(weights).lora for weights in find_weights(lora).of("lora")]
     ranks = {rank: count for each in summaries if each is not None for rank, count in each.ranks.items()}
     write_json(

@@ -89,11 +89,14 @@ convert.params += [
 
 def write_again(source: Path, out: Path, layout: Layout | None, values: Mapping[str, Any]) -> None:
     """Write the weights in ``source`` to ``out``; ``values`` are the parsed options of :func:`writing_options` and of
-    :func:`lora_options`. Raises RequestError, CheckpointError and MediaError; nothing half-written stays."""
+    :func:`lora_options`, perhaps with a ``device`` for sums. Raises RequestError, CheckpointError and MediaError;
+    nothing half-written stays."""
     log = reporter(values["quiet"])
     dtype = DTYPES[values["dtype"]] if values["dtype"] else None
     contents = find_weights(source)
-    merge = LoRAMerge(values["loras"], force=values["force_lora"], dtype=dtype) if values["loras"] else None
+    merge = None
+    if values["loras"]:
+        merge = LoRAMerge(values["loras"], force=values["force_lora"], dtype=dtype, device=values.get("device"))
     if merge is not None:
         merge.check_out(out)
     networks = networks_in(contents, dtype=dtype, merge=merge, group=values.get("group"))

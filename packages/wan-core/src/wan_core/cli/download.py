@@ -63,7 +63,10 @@ def download(
     checked = "all checked" if not blind else f"{blind} of them by size alone, for the hub tells no hash"
     click.echo(f"{folder}: {len(fetched)} files, {gigabytes(plan.total)}, {checked}; {MANIFEST_NAME} written")
     if preset is not None and not include:
-        reporter(quiet)(f"wan generate {preset.name} --ckpt-dir {folder}")
+        log = reporter(quiet)
+        if preset.besides:
+            log(f"note: {preset.besides}")
+        log(f"wan generate {preset.name} --ckpt-dir {folder}")
 
 
 def fetch_model(
@@ -106,9 +109,14 @@ def _repository(preset: Preset) -> str:
 
 
 def files_of(preset: Preset) -> tuple[str, ...]:
-    """Patterns for the files that a preset reads; each must be there. A part without an ending is a folder."""
+    """Patterns for the files that a preset reads; each must be there. A part without an ending is a folder.
+
+    Optional parts are published elsewhere.
+    """
     patterns = []
     for part in preset.parts:
+        if part.is_optional:
+            continue
         if part.family.is_denoiser:
             patterns += [f"{part.file}/{name}".lstrip("/") for name in _DIT_FILES]
         elif part.source is None:

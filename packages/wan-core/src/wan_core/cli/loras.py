@@ -66,19 +66,27 @@ def lora_options() -> list[click.Option]:
 
 
 class LoRAMerge:
-    """Merges LoRAs into each transformer that is written; tensors keep their dtype or the wider ``dtype``."""
+    """Merges LoRAs into each transformer that is written; tensors keep their dtype or the wider ``dtype``.
 
-    def __init__(self, loras: Sequence[LoRA], *, force: bool, dtype: torch.dtype | None) -> None:
+    Sums are made on ``device``, by default the CPU.
+    """
+
+    def __init__(
+        self, loras: Sequence[LoRA], *, force: bool, dtype: torch.dtype | None, device: torch.device | None = None
+    ) -> None:
         self._loras = tuple(loras)
         self._force = force
         self._dtype = dtype
+        self._device = device
         self._notes: list[str] = []
         self._count = 0
 
     def __call__(self, native: TensorSource, expert: Expert | None) -> TensorSource:
         """The native weights of a transformer with what is for it. Raises RequestError, CheckpointError."""
         loras = checkpoints.loras_for(self._loras, expert)
-        merged = checkpoints.with_loras(native, loras, force=self._force, dtype=self._dtype, expert=expert)
+        merged = checkpoints.with_loras(
+            native, loras, force=self._force, dtype=self._dtype, expert=expert, device=self._device
+        )
         self._notes += [note for note in merged.notes if note not in self._notes]
         self._count += 1
         return merged

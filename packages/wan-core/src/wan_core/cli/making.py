@@ -16,7 +16,14 @@ from wan_core.cli.jobs import Job
 from wan_core.cli.progress import progress_unless, reporter
 from wan_core.errors import RequestError
 from wan_core.files import gigabytes, plain_text
-from wan_core.loading import RuntimeOptions, check_loras, check_tea_cache, checkpoint_folder, load_pipeline
+from wan_core.loading import (
+    RuntimeOptions,
+    check_guidance,
+    check_loras,
+    check_tea_cache,
+    checkpoint_folder,
+    load_pipeline,
+)
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset
 from wan_core.runtime import resolve_device, resolve_dtype
@@ -33,6 +40,7 @@ def make_videos(
     runtime = runtime_of(preset, values)
     check_loras(preset, runtime.loras)
     check_tea_cache(preset, runtime.sampling.tea_cache)
+    check_guidance(preset, runtime.sampling.batched_guidance)
     check_size(preset, values, log)
     missing = missing_weights(preset, values["ckpt_dir"]) if values["dry_run"] else None
     pipeline = None if missing is not None else load_pipeline(preset, values["ckpt_dir"], runtime)

@@ -1,17 +1,19 @@
-"""One text inside a finished file: an mp4 comment, a PNG text chunk, a GIF comment, a WebP image description.
+"""One text inside a finished file: an mp4 comment, a PNG text chunk, a GIF comment, a WebP image description, an array.
 
 The text is ASCII (JSON with escapes), so no file kind's own character set matters.
 """
 
+import io
 import os
 import struct
+import zipfile
 from pathlib import Path
 
 from PIL import Image
 from PIL.ExifTags import Base
 from PIL.PngImagePlugin import PngImageFile
 
-from wan_core.files import read_error
+from wan_core.files import DECODE_ERRORS, read_error
 from wan_core.media.containers import open_container
 
 PNG_KEY = "wan-core"
@@ -21,6 +23,8 @@ MAX_TEXT = 4_000_000
 _RIFF_HEADER = 12
 _VP8X = b"VP8X"
 _EXIF_FLAG = 0x08
+_ZIP_START = b"PK"
+_ARRAY = "provenance.npy"
 _IMAGE_STARTS = (b"\x89PNG\r\n\x1a\n", b"GIF87a", b"GIF89a", b"RIFF", b"\xff\xd8\xff")
 
 
@@ -93,10 +97,26 @@ def read_text(path: Path) -> str | None:
         start = file.read(16)
     if start.startswith(_IMAGE_STARTS):
         text = _image_text(path)
+    elif start.startswith(_ZIP_START):
+        text = _archive_text(path)
     else:
         with open_container(path, "file") as container:
             text = container.metadata.get("comment")
     return text if isinstance(text, str) and len(text) <= MAX_TEXT else None
+
+
+def _archive_text(path: Path) -> object:
+    """The text of that name among the arrays of an .npz. Raises ``MediaError`` for a damaged one."""
+    import numpy as np
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if _ARRAY not in archive.namelist() or archive.getinfo(_ARRAY).file_size > 4 * MAX_TEXT:
+                return None
+            array = np.load(io.BytesIO(archive.read(_ARRAY)), allow_pickle=False)
+    except (*DECODE_ERRORS, zipfile.BadZipFile, NotImplementedError) as error:
+        raise read_error(path, "archive", error) from error
+    return str(array) if array.shape == () and array.dtype.kind == "U" else None
 
 
 def _image_text(path: Path) -> object:

@@ -27,8 +27,8 @@ class Preset:
     the model was trained for, and ``shifts`` the flow shift of such a size where it is not the model's usual one;
     ``tea_cache`` are the coefficients of its step cache, empty where none are known;
     ``repository`` is where its weights are published; ``bundled`` is the folder of weights inside the package, for
-    models that need no download. For people: ``disk_gb`` is the size of the download, ``world`` a sentence on what a
-    model of few words knows.
+    models that need no download. For people: ``disk_gb`` is the size of the download, ``besides`` a sentence on what is
+    published elsewhere, ``world`` one on what a model of few words knows.
     """
 
     name: str
@@ -43,6 +43,7 @@ class Preset:
     repository: str | None = None
     bundled: str | None = None
     disk_gb: float = 0.0
+    besides: str = ""
     world: str = ""
 
     @property

@@ -103,12 +103,14 @@ def with_loras(
     dtype: torch.dtype | None = None,
     family: Family = DIT,
     expert: Expert | None = None,
+    device: torch.device | None = None,
 ) -> MergedWeights:
     """The weights of ``source`` under native names with ``loras`` merged in: sums of strength x alpha / rank x B A.
 
     Tensors keep their dtype, or the wider of it and ``dtype``. ``expert`` says which of two experts ``source`` is: of a
     file with two halves its own is taken; which files are for it is the caller's matter. ``force`` allows LoRAs that
-    were made for another model: what has no place is left out. Raises one CheckpointError for all LoRAs that cannot be
+    were made for another model: what has no place is left out. Sums are made on ``device``, by default the CPU, where
+    they are handed out in any case. Raises one CheckpointError for all LoRAs that cannot be
     read or do not fit, before any weight is read.
     """
     native = native_weights(source, family)
@@ -135,7 +137,7 @@ def with_loras(
         remarks += matched.notes
         left_out[file.source.path] = matched.misfits.unmatched
         updates += [(update, lora.strength) for update in matched.updates]
-    return MergedWeights(native, _recipes(native, updates, dtype), left_out=left_out, remarks=remarks)
+    return MergedWeights(native, _recipes(native, updates, dtype, device), left_out=left_out, remarks=remarks)
 
 
 def with_delta(base: TensorSource, delta: TensorSource, *, family: Family = DIT) -> MergedWeights:
@@ -152,7 +154,10 @@ def with_delta(base: TensorSource, delta: TensorSource, *, family: Family = DIT)
 
 
 def _recipes(
-    native: TensorSource, updates: Sequence[tuple[Update, float]], dtype: torch.dtype | None
+    native: TensorSource,
+    updates: Sequence[tuple[Update, float]],
+    dtype: torch.dtype | None,
+    device: torch.device | None = None,
 ) -> dict[str, Recipe]:
     by_target: dict[str, list[tuple[Update, float]]] = {}
     for update, strength in updates:
@@ -162,18 +167,21 @@ def _recipes(
         info = native.info(target)
         replaced = next((update.info for update, _ in chosen if isinstance(update, NewValue) and update.reshapes), None)
         result = replaced or TensorInfo(info.shape, _merged_dtype(info.dtype, dtype))
-        recipes[target] = Recipe(() if replaced else (target,), result, partial(_merged, chosen, result.dtype))
+        recipes[target] = Recipe(() if replaced else (target,), result, partial(_merged, chosen, result.dtype, device))
     return recipes
 
 
-def _merged(updates: Sequence[tuple[Update, float]], dtype: torch.dtype, inputs: Sequence[Tensor]) -> Tensor:
+def _merged(
+    updates: Sequence[tuple[Update, float]], dtype: torch.dtype, device: torch.device | None, inputs: Sequence[Tensor]
+) -> Tensor:
     # A copy: what was read may be a mapped file.
-    weight = inputs[0].to(torch.float32, copy=True).contiguous() if inputs else torch.empty(0)
+    start = inputs[0].to(torch.float32, copy=True).contiguous() if inputs else torch.empty(0)
+    weight = start.to(device)
     for update, strength in updates:
         if strength:
             weight = update.add(weight, strength)
             update.release()
-    return weight.to(dtype)
+    return weight.to(dtype).cpu()
 
 
 def _merged_dtype(stored: torch.dtype, wanted: torch.dtype | None) -> torch.dtype:

@@ -29,14 +29,14 @@ class Update(ABC):
     def add(self, weight: Tensor, strength: float) -> Tensor:
         """``weight``, float32 and ours to overwrite, with ``strength`` times the change; maybe the same memory."""
 
-    def read(self, role: str) -> Tensor:
-        """A stored tensor in float32. Raises CheckpointError when it holds no plain numbers."""
+    def read(self, role: str, device: torch.device) -> Tensor:
+        """A stored tensor in float32 on ``device``. Raises CheckpointError when it holds no plain numbers."""
         tensor = self.source.read(self.names[role]).float()
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(
                 f"{self.source.path}: {self.names[role]} holds NaN or infinity; the file is damaged, fetch it again"
             )
-        return tensor
+        return tensor.to(device)
 
     def stored_shape(self, role: str) -> Shape:
         """The shape of a stored tensor."""
@@ -70,7 +70,7 @@ class AddedUpdate(Update):
         return wanted if is_matrix or _plain(shape) == _plain(wanted) else shape
 
     def add(self, weight: Tensor, strength: float) -> Tensor:
-        tensors = {role: self.read(role) for role in self.names}
+        tensors = {role: self.read(role, weight.device) for role in self.names}
         flat = weight.view(weight.shape[0], -1) if weight.dim() else weight
         if self.parts == 1:
             self.change.add(flat, tensors, strength * self.scale)
@@ -99,7 +99,7 @@ class DecomposedUpdate(Update):
         return self.change.shape(wanted)
 
     def add(self, weight: Tensor, strength: float) -> Tensor:
-        wanted = self.read("magnitude").flatten()
+        wanted = self.read("magnitude", weight.device).flatten()
         if self.of_rows:
             wanted = wanted.chunk(self.change.parts)[self.change.part]
         weight = self.change.add(weight, 1.0)
@@ -131,7 +131,7 @@ class NewValue(Update):
         return wanted if self.reshapes else self.info.shape
 
     def add(self, weight: Tensor, strength: float) -> Tensor:
-        value = self.read("whole")
+        value = self.read("whole", weight.device)
         return value if value.shape != weight.shape or strength == 1.0 else weight.lerp_(value, strength)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from wan_core.checkpoints.readers.file_source import file_size, unreadable
 from wan_core.errors import CheckpointError
+from wan_core.files import plain_text
 
 _MAX_RECORDS = 50_000
 # Pickled state dicts need some hundred bytes a tensor; the allowance is for what trainers put beside them.
@@ -74,6 +75,12 @@ def _check_members(path: Path, members: list[zipfile.ZipInfo]) -> None:
     names = [member.filename for member in members]
     if len(set(names)) != len(names):
         raise CheckpointError(f"{path} is no file of weights: its records are not unique")
+    arrays = [name.removesuffix(".npy") for name in names if name.endswith(".npy")]
+    if arrays:
+        raise CheckpointError(
+            f"{path} holds arrays of numpy ({plain_text(', '.join(arrays))[:60]}), no weights; 'wan show' says how it "
+            "was made, if it tells"
+        )
     if any(member.compress_type != zipfile.ZIP_STORED or member.flag_bits & 1 for member in members):
         raise CheckpointError(f"{path} is compressed or encrypted, which torch files never are; fetch it again")
     pickles = [member for member in members if member.filename.endswith("data.pkl")]
