@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from selfforcing_unianimate.picture import picture_channels, with_reference
 from selfforcing_unianimate.pose_source import PoseSource, Skeletons, chosen_pictures, open_pose
 from selfforcing_unianimate.pose_weights import POSE_PART, check_pose_encoder
 from wan_core import MediaError, RequestError
@@ -23,9 +24,6 @@ from wan_core.tasks import (
     Components,
     ExampleFiles,
     TrainingClip,
-    encode_channels,
-    first_frame_mask,
-    first_frame_video,
     image_states,
 )
 
@@ -87,8 +85,7 @@ def encode_posed(
     """
     from selfforcing_unianimate.packed_pixels import pack_pixels
 
-    video, mask = first_frame_video(image, geometry), first_frame_mask(geometry)
-    tensors = {"channels": encode_channels(video, mask, components)[0]}
+    tensors = {"channels": picture_channels(image, geometry, geometry.latent_frames, components)[0]}
     if components.image_encoder is not None:
         tensors["image"] = image_states([image], components)[0]
     if poses is not None:
@@ -126,7 +123,7 @@ def with_poses(inputs: DiTInputs, batch: Mapping[str, Tensor], encoder: nn.Modul
         reference = None if reference is None else reference * kept.view(-1, 1, 1, 1, 1)
     channels = inputs.channel_concat
     if reference is not None and channels is not None:
-        channels = channels + reference.to(channels)
+        channels = with_reference(channels, reference)
     return replace(inputs, add_condition=tokens, channel_concat=channels)
 
 
@@ -140,8 +137,8 @@ def pose_companion(components: Components) -> Companion:
     from selfforcing_unianimate.pose_config import PoseConfig
     from selfforcing_unianimate.pose_encoder import PoseEncoder
 
-    vae, width = components.configs["vae"], components.configs["dit"].dim
-    channels = vae.z_dim + vae.temporal_stride
+    network = components.configs["dit"]
+    width, channels = network.dim, network.in_dim - network.out_dim
     if POSE_PART.name in components.parts:
         check_pose_encoder(components, width, channels)
         encoder: Any = components.part(POSE_PART.name).trainable(torch.float32)

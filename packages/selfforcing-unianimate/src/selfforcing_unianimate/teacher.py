@@ -135,7 +135,8 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
             embedded, reference = embed(inputs.skeletons, plan.spans, components)
             motions = [*embedded]
             channels = channels if reference is None else with_reference(channels, reference)
-        base = self.branches(inputs, components, channels, image_states([inputs.image], components))
+        states = None if components.image_encoder is None else image_states([inputs.image], components)
+        base = self.branches(inputs, components, channels, states)
         in_both = inputs.request.pose_branch == "both"
         windows = tuple(_window(*each, base, in_both) for each in zip(plan.frames, motions, strict=True))
         batch, depth, frames, *sides = base.latent_shape

@@ -11,6 +11,9 @@ COMMANDS = {
     "pose": LazyCommand("selfforcing_unianimate.cli.pose:pose", "Take the motion out of a video, for a person."),
     "evaluate": LazyCommand("selfforcing_unianimate.cli.evaluate:evaluate", "Measure how well videos follow poses."),
     "merge-lora": LazyCommand("selfforcing_unianimate.cli.merge_lora:merge_lora", "Merge a LoRA into a model's files."),
+    "make-targets": LazyCommand(
+        "selfforcing_unianimate.cli.make_targets:make_targets", "Let the teacher make what a student learns from."
+    ),
     "teacher": LazyCommand("selfforcing_unianimate.cli.teacher:teacher", "Move a picture by poses with the 14B model."),
 }
 

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wan_core.cli.convert import write_again, writing_options
     from wan_core.cli.download import fetch_model
     from wan_core.cli.generate import build_command, run_generate
+    from wan_core.cli.making import runtime_of
     from wan_core.cli.options import FINITE, ListCommand, ListOption, debug_option
     from wan_core.cli.progress import progress_unless, reporter
 else:
@@ -51,6 +52,7 @@ __all__ = [
     "progress_unless",
     "reporter",
     "run_generate",
+    "runtime_of",
     "version_option",
     "wan",
     "write_again",

@@ -6,14 +6,20 @@ from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
     from wan_core.training.average import AveragedWeights, trained_tensors
-    from wan_core.training.cache import Cache, write_cache
+    from wan_core.training.cache import Cache, check_cache, shards_of, write_cache
     from wan_core.training.clip_rules import CLIP_WAYS, ClipRule, parse_clips
     from wan_core.training.data import Example
     from wan_core.training.datasets import data_folders
     from wan_core.training.estimate import count_parameters, describe_plan, describe_trained
-    from wan_core.training.examples import ExampleEncoder, clip_settings, describe_cache
+    from wan_core.training.examples import (
+        ExampleEncoder,
+        clip_settings,
+        describe_cache,
+        describe_conditions,
+        weights_fingerprint,
+    )
     from wan_core.training.flow_loss import autocast
-    from wan_core.training.folders import FoundExamples, find_examples, look_into, reading_notes
+    from wan_core.training.folders import FoundExamples, existing_in, find_examples, look_into, reading_notes
     from wan_core.training.loop import run_identity, train
     from wan_core.training.lora import attach_lora, lora_tensors, merge_lora
     from wan_core.training.muon import Muon
@@ -45,7 +51,7 @@ if TYPE_CHECKING:
     )
     from wan_core.training.stage import Stage, WeightUpdate
     from wan_core.training.state import CheckpointFolder, TrainingState
-    from wan_core.training.tables import read_rows
+    from wan_core.training.tables import normal_row, read_rows
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -85,15 +91,18 @@ __all__ = [
     "build_optimizers",
     "carry_out",
     "check_apart",
+    "check_cache",
     "clip_settings",
     "count_parameters",
     "data_folders",
     "describe_cache",
+    "describe_conditions",
     "describe_plan",
     "describe_trained",
     "distributed_ranks",
     "draw_clean_frames",
     "examples_of",
+    "existing_in",
     "expert_levels",
     "find_examples",
     "look_into",
@@ -102,6 +111,7 @@ __all__ = [
     "machine",
     "make_flow_batch",
     "merge_lora",
+    "normal_row",
     "one_loss",
     "parse_clips",
     "plan_training",
@@ -109,7 +119,9 @@ __all__ = [
     "read_rows",
     "reading_notes",
     "run_identity",
+    "shards_of",
     "train",
     "trained_tensors",
+    "weights_fingerprint",
     "write_cache",
 ]
