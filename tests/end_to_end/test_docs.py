@@ -32,6 +32,7 @@ NEEDS_WEIGHTS = (
     "sfu download",
     "sfu pose",
     "sfu teacher",
+    "sfu make-targets",
     "sfu merge-lora",
     "torchrun",
 )
