@@ -72,14 +72,22 @@ def test_pck_changes_where_the_distance_is_the_share_of_the_box() -> None:
     assert metrics.pckh(target, moved(target, np.array([0.5 * head + 0.01, 0]))) == 0
 
 
-def test_oks_is_the_mean_of_gaussians_with_the_sigmas_of_coco() -> None:
+# COCO's sigmas by OpenPose's numbers of the joints, right and left.
+SIGMAS = {
+    (0,): 0.026, (14, 15): 0.025, (16, 17): 0.035, (2, 5): 0.079, (3, 6): 0.072, (4, 7): 0.062, (8, 11): 0.107,
+    (9, 12): 0.087, (10, 13): 0.089,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("joints", SIGMAS)
+def test_oks_is_the_mean_of_gaussians_with_the_sigmas_of_coco(joints: tuple[int, ...]) -> None:
     target = walker(1)
     width, height = box(target)
-    # COCO's own order: nose, eyes, ears, shoulders, elbows, wrists, hips, knees, ankles.
-    coco = [0.026, 0.025, 0.025, 0.035, 0.035, 0.079, 0.079, 0.072, 0.072, 0.062, 0.062]
-    coco += [0.107, 0.107, 0.087, 0.087, 0.089, 0.089]
-    expected = np.mean([np.exp(-(6.0**2) / (2 * width * height * (2 * sigma) ** 2)) for sigma in coco])
-    assert metrics.oks(target, moved(target, np.array([6.0, 0]))) == pytest.approx(expected)
+    for joint in joints:
+        points = target.points.copy()
+        points[:, joint, 0] += 6
+        expected = 16 + np.exp(-(6.0**2) / (2 * width * height * (2 * SIGMAS[joints]) ** 2))
+        assert metrics.oks(target, replace(target, points=points)) == pytest.approx(expected / 17)
 
 
 def test_the_neck_has_no_part_in_oks() -> None:
@@ -97,6 +105,14 @@ def test_oks_ap_is_coco_s_area_under_precision_and_recall() -> None:
     unsure = replace(wrong, scores=wrong.scores * np.linspace(1, 0.5, 10)[:, None])
     assert metrics.oks_ap(target, sure) == pytest.approx(51 / 101)  # right ones rank first: precision 1
     assert metrics.oks_ap(target, unsure) == pytest.approx(51 / 101 * 0.5)  # wrong ones first: at most a half
+
+
+@pytest.mark.parametrize(("missing", "share"), [(3, 0.7), (5, 0.5), (1, 0.9), (9, 0.0)])
+def test_oks_ap_counts_thresholds_from_a_half_to_95_percent(missing: int, share: float) -> None:
+    # Of 17 joints, so many are not found: OKS is 14/17 = 0.82, above 7 of the 10 thresholds, and so on.
+    target = walker(4)
+    found = without(target, slice(None), [0, 2, 3, 4, 5, 6, 7, 8, 9][:missing])
+    assert metrics.oks_ap(target, found) == pytest.approx(share)
 
 
 def test_missing_joints_are_wrong_and_have_no_distance() -> None:

@@ -63,6 +63,14 @@ def test_a_translation_with_its_flow_has_no_warping_error() -> None:
     assert steady.luminance_flicker is None
 
 
+def test_every_fourth_frame_is_compared_with_the_first() -> None:
+    frames = np.full((10, SIDE, SIDE, 3), 100, dtype=np.uint8)
+    frames[[1, 2, 3, 5, 6, 7, 9]] += 51
+    steady = steadiness(frames, still)
+    assert steady.warp_error_long == 0
+    assert steady.warp_errors == pytest.approx([0.04, 0, 0, 0.04, 0.04, 0, 0, 0.04, 0.04])
+
+
 def test_the_warping_error_is_the_mean_square_of_what_differs() -> None:
     first = np.full((SIDE, SIDE, 3), 100, dtype=np.uint8)
     everywhere = np.ones((SIDE, SIDE), dtype=bool)
@@ -91,9 +99,9 @@ def test_pixels_that_leave_the_picture_are_not_visible() -> None:
     assert visible[:, 3:].all()
 
 
-@pytest.mark.parametrize(("gap", "hidden"), [(0.7, False), (0.8, True)])
+@pytest.mark.parametrize(("gap", "hidden"), [(0.71, False), (0.72, True)])
 def test_flows_that_do_not_return_hide_pixels(gap: float, hidden: bool) -> None:
-    # |F + B|^2 = gap^2 against 0.01 * (|F|^2 + |B|^2) + 0.5, with F of length 1: 0.512 for 0.7 and 0.513 for 0.8.
+    # |F + B|^2 = gap^2 = 0.504 or 0.518 against 0.01 * (|F|^2 + |B|^2) + 0.5 = 0.511, with F of length 1.
     visible = visible_pixels(constant(1), constant(-1 + gap))
     assert visible[:, :-1].any() != hidden
 
@@ -214,6 +222,12 @@ def test_a_clip_has_every_metric_by_name() -> None:
     assert set(evaluate_clip(frames[:1]).values()) == {None}
 
 
+def test_target_joints_outside_of_the_frames_do_not_count() -> None:
+    target = walker(3)  # a person far larger than the frames, of whom nothing is inside
+    assert evaluate_clip(noise(3), target, target)["missing_rate"] is None
+    assert evaluate_clip(noise(3, side=500), target, target)["missing_rate"] == 0
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
@@ -246,6 +260,15 @@ def test_a_bootstrap_covers_the_mean_about_as_often_as_it_says() -> None:
         assert found is not None
         hits += found.low <= 0 <= found.high  # type: ignore[operator]
     assert 0.82 < hits / 200 < 0.96
+
+
+def test_a_bootstrap_is_as_wide_as_the_normal_of_many_clips() -> None:
+    found = interval([0.0, 1.0] * 200)
+    assert found is not None
+    error = 0.5 / np.sqrt(400)
+    assert (found.low, found.high) == (
+        pytest.approx(0.5 - 1.96 * error, abs=0.004), pytest.approx(0.5 + 1.96 * error, abs=0.004)
+    )  # fmt: skip
 
 
 def test_a_bootstrap_of_equal_values_is_a_point_and_of_one_clip_none() -> None:

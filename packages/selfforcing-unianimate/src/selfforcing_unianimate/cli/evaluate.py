@@ -115,7 +115,7 @@ def _cases(
             raise RequestError("--list names videos and poses; give it alone, or name them without it")
         cases = list(listed_cases(table))
         if not cases:
-            raise RequestError(f"{table} lists no clip; it needs a line for each, such as {{'video': 'a.mp4', ...}}")
+            raise RequestError(f'{table} lists no clip; each is a line such as {{"video": "a.mp4", "pose": "a.npz"}}')
         return cases
     if not videos:
         raise RequestError("there is nothing to evaluate; name videos with --pose FILE, a folder, or --list FILE")
