@@ -1,5 +1,6 @@
 """Pictures in the channels of a causal network, and as CLIP states where it has the branch."""
 
+import contextlib
 import shutil
 from dataclasses import replace
 from importlib.resources import files
@@ -21,9 +22,12 @@ from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_encoder import PoseEncoder
 from selfforcing_unianimate.presets import SFU_1_3B, TINY_SFU
 from selfforcing_unianimate.task import CausalConditioning, CausalVideo
+from selfforcing_unianimate.widening import widened
 from tools.make_checkpoint import CLIP_FILE, make_checkpoint
 from wan_core import CheckpointError, RequestError
+from wan_core.checkpoints import MemorySource, official_config, write_file, write_json
 from wan_core.loading import RuntimeOptions, load_pipeline
+from wan_core.media import read_video
 from wan_core.models import VAEConfig, VideoVAE
 from wan_core.pipeline import Pipeline
 from wan_core.tasks import Clip, I2VRequest, encode_channels, first_frame_mask, first_frame_video
@@ -238,3 +242,25 @@ def test_other_channels_are_another_model(wide: Path) -> None:
     index = wide / "diffusion_pytorch_model.safetensors.index.json"
     with pytest.raises(CheckpointError, match="it has 36 input and 16 output channels with image branch"):
         load_pipeline(PRESET, options=RuntimeOptions(parts={"dit": index}))
+
+
+@pytest.mark.slow
+def test_a_widened_student_is_trained_weights_like_any_other(wide: Path, place: Path, tmp_path: Path) -> None:
+    """Widened, written, and run by the command with a picture and poses: the video of the network that was widened."""
+    make_checkpoint("t2v-1.3B", tmp_path / "model")
+    shutil.copy(wide / CLIP_FILE, tmp_path / "model")
+    narrow = load_pipeline(SFU_1_3B, tmp_path / "model").components.networks[0].trainable(torch.float32)
+    student = widened(narrow, 20, 160)
+    (tmp_path / "student").mkdir()
+    write_file(MemorySource(student.state_dict()), tmp_path / "student" / "model.safetensors")
+    write_json(tmp_path / "student" / "config.json", official_config(student.config))
+    words = ["--ckpt-dir", "model", "--prompt", "p", "--size", "32*32", "--frame-num", "9", "--seed", "1"]
+    found = []
+    for more in ([], ["--part", "dit=student", "--image", place / "who.png", "--pose", place / "poses",
+                      "--pose-weights-path", place / "pose20.safetensors"]):  # fmt: skip
+        out = tmp_path / f"{len(found)}.mp4"
+        with contextlib.chdir(tmp_path):
+            result = CliRunner().invoke(infer, [str(word) for word in (*words, *more, "--output", out)])
+        assert result.exit_code == 0, result.output
+        found.append(read_video(out, as_float=True).frames)
+    torch.testing.assert_close(*found, rtol=0, atol=0.02)
