@@ -1,6 +1,7 @@
 """Training the teacher: which poses go with a clip, what a batch makes of them, and a run of `wan train`."""
 
 import json
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -28,7 +29,17 @@ from wan_core.media import write_video
 from wan_core.models import DiTInputs
 from wan_core.pipeline import Pipeline
 from wan_core.tasks import DROPPED, ExampleFiles, TrainingClip
-from wan_core.training import Cache, find_examples, look_into
+from wan_core.training import (
+    Cache,
+    ExampleEncoder,
+    LoopSettings,
+    RunOptions,
+    TrainSettings,
+    data_folders,
+    find_examples,
+    look_into,
+    plan_training,
+)
 from wan_core.training.folders import DataFolder
 
 from .people import person
@@ -238,6 +249,43 @@ def test_a_cache_holds_skeletons_in_few_bytes_and_is_refused_when_poses_change(t
     again = train(*trained)
     assert again.exit_code == 2
     assert "examples was" in again.output
+
+
+def test_poses_may_be_folders_and_clips_of_skeletons(model: Path, data: Path, tmp_path: Path) -> None:
+    for number in (1, 2):
+        (data / f"{number}.pose.npz").unlink()
+    clip(data / "1.pose.mp4")
+    (data / "2.pose").mkdir()
+    for number in range(FRAMES):
+        Image.new("RGB", SIZE, (0, 0, 40 * number)).save(data / "2.pose" / f"{number}.png")
+    words = ["--model", "unianimate-14B", "--ckpt-dir", model, "--data", data, "-o", tmp_path / "out"]
+    result = train(*words, "--size", "64*80", "--frame-num", FRAMES, "--dry-run", "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["examples"] == 3
+    _, found = clip_poses(training_clip(beside(data / "2.pose", start=1 / 15), 1))
+    assert found.frames.float().mean(dim=(1, 2, 3)).tolist() == [0, 0, 40]
+
+
+def test_a_model_without_a_pose_encoder_gets_a_new_one_and_a_cache_knows_none(
+    model: Path, data: Path, tmp_path: Path
+) -> None:
+    bare = tmp_path / "bare"
+    shutil.copytree(model, bare, ignore=shutil.ignore_patterns(CHECKPOINT))
+    plans = []
+    for folder in (bare, model):
+        options = RunOptions(
+            model=UNIANIMATE_14B, output=tmp_path / "out", checkpoint_dir=folder, data=data_folders([data]),
+            size=SIZE, num_frames=FRAMES, device="cpu",
+        )  # fmt: skip
+        plans.append(plan_training(options, TrainSettings(held_out=1), LoopSettings(steps=1)))
+    first, second = plans
+    assert [*first.networks] == [*second.networks] == ["dit", "pose_encoder"]
+    assert first.beside != second.beside
+    assert first.cache_settings == second.cache_settings
+    encode = ExampleEncoder(first.pipeline, first.clips)
+    assert first.examples is not None
+    with encode.ready():
+        assert {"channels", "image", MOTION, REFERENCE} <= set(encode(first.examples[0]))
 
 
 def spoil_nothing(data: Path) -> None:

@@ -14,8 +14,9 @@ from wan_core.models import DiTInputs, VideoVAE
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset, get_preset
 from wan_core.runtime import Between, Placed
-from wan_core.sampling import Anchors
+from wan_core.sampling import Anchors, make_solver, seeded_noise
 from wan_core.tasks import (
+    Clip,
     Components,
     Conditioning,
     DecodePlan,
@@ -106,6 +107,22 @@ def test_a_seed_decides_the_video() -> None:
     first, again, other = (pipeline.generate(GenerationRequest(**small(seed=seed))).frames for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
+
+
+def test_latents_are_watched_before_each_step_and_stay_as_they_are() -> None:
+    model, seen = Model("tiny-t2v"), list[tuple[float, Tensor]]()
+    inputs = model.pipeline.plan(GenerationRequest(**small(num_inference_steps=3)))
+    with torch.no_grad():
+        made_of = model.preset.task.condition(inputs, model.pipeline.components, Clip())
+        found = model.pipeline.denoise(
+            made_of, inputs.settings, 1, watch=lambda latents, timestep: seen.append((float(timestep), latents))
+        )
+        assert torch.equal(found, model.pipeline.denoise(made_of, inputs.settings, 1))
+    noise = seeded_noise(made_of.latent_shape, 1)
+    assert torch.equal(seen[0][1], noise)
+    timesteps = make_solver(inputs.settings.solver, 3, flow_shift=inputs.settings.flow_shift).timesteps
+    assert [timestep for timestep, _ in seen] == timesteps.tolist()
+    assert not torch.equal(seen[2][1], seen[1][1])
 
 
 def test_the_context_cache_changes_nothing() -> None:

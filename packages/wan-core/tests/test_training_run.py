@@ -3,6 +3,7 @@
 import errno
 import json
 import math
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -75,6 +76,32 @@ def test_two_ranks_of_two_see_what_one_rank_of_four_sees(cache) -> None:
     for step in range(4):
         means = torch.stack([part(step, 0) for part in parts]).mean()
         torch.testing.assert_close(means, whole(step, 0), atol=1e-6, rtol=0)
+
+
+class Forgetful(TextImageToVideo):
+    """Counts the samples that go without conditions, and adds them to the loss through the context."""
+
+    condition_dropout = 0.5
+
+    def unpack_example(self, row):
+        return {**row, "context": row["context"] + 1}
+
+    def training_inputs(self, batch, context, networks):
+        dropped = batch.get("dropped")
+        kept = context if dropped is None else context * (~dropped).view(-1, 1, 1)
+        return DiTInputs(context=kept)
+
+
+def test_samples_without_conditions_are_the_same_for_any_number_of_ranks(cache) -> None:
+    model = network()
+    whole = replace(loss_of(cache, model, batch=4), task=Forgetful())
+    parts = [replace(loss_of(cache, model, batch=2, rank=rank, world=2), task=Forgetful()) for rank in range(2)]
+    plain = loss_of(cache, model, batch=4)
+    for step in range(4):
+        means = torch.stack([part(step, 0) for part in parts]).mean()
+        torch.testing.assert_close(means, whole(step, 0), atol=1e-6, rtol=0)
+    assert any(whole(step, 0) != plain(step, 0) for step in range(4))
+    assert whole.held_out() == whole.held_out()
 
 
 def test_a_step_is_the_same_in_whatever_order_it_is_asked_for(cache) -> None:

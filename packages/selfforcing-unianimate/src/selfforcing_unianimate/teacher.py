@@ -96,6 +96,7 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
     conditions: ClassVar[str | None] = "unianimate"
     example_files: ClassVar[Mapping[str, Sequence[str]]] = POSE_FILES
     condition_dropout = POSE_DROPOUT
+    trained_parts: ClassVar[tuple[str, ...]] = (POSE_PART.name,)
 
     def load(self, request: PoseRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> PoseInputs:
         from PIL import Image

@@ -28,6 +28,7 @@ from selfforcing_unianimate.distillation.targets import (
 )
 from selfforcing_unianimate.distillation.wanted import Wanted
 from selfforcing_unianimate.pose_training import encode_posed
+from selfforcing_unianimate.pose_weights import POSE_PART
 from selfforcing_unianimate.teacher import PoseInputs, PoseRequest
 from selfforcing_unianimate.windows import WindowPlan
 from wan_core import CheckpointError, ConfigError, RequestError, WanError
@@ -214,13 +215,13 @@ def _kept_steps(sampling: SamplingSettings, options: TargetOptions) -> tuple[lis
 
 def _made_with(pipeline: Pipeline, inputs: TaskInputs[Any], loras: Sequence[LoRA]) -> dict[str, Any]:
     """The model and how it computes; not the machine, on which another process may go on."""
-    record = pipeline.provenance(inputs).record
+    record, found = pipeline.provenance(inputs).record, pipeline.components.found
     return {
         "made_by": COMMAND,
         "version": VERSION,
         **describe_conditions(pipeline),
         "model": pipeline.preset.name,
-        "dit": weights_fingerprint(Path(pipeline.components.found["dit"])),
+        **{name: weights_fingerprint(Path(found[name])) for name in ("dit", POSE_PART.name) if name in found},
         "lora": [[weights_fingerprint(lora.path), lora.strength] for lora in loras],
         **{name: record[name] for name in ("dtype", "noise_device", "cfg", "tea_cache") if name in record},
         "versions": {name: version(name) for name in ("wan-core", "selfforcing-unianimate", "torch")},

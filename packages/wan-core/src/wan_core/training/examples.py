@@ -88,7 +88,7 @@ class ExampleEncoder:
     def ready(self) -> Iterator[None]:
         """For the time of a ``with`` block every part that is used stays loaded."""
         with ExitStack() as stack:
-            for name in encoders(self.pipeline.preset):
+            for name in encoders(self.pipeline):
                 stack.enter_context(self.pipeline.components.part(name).held())
             yield
 
@@ -177,10 +177,11 @@ def _held_out(order: Sequence[int], sources: Sequence[int], count: int) -> list[
     return held
 
 
-def encoders(preset: Preset) -> list[str]:
-    """The names of the parts that examples are encoded with: all that do not denoise."""
-    names = (part.name for part in preset.parts if not part.family.is_denoiser)
-    return [name for name in dict.fromkeys(names) if name != "tokenizer"]
+def encoders(pipeline: Pipeline) -> list[str]:
+    """The names of the parts that examples are encoded with: all there are that do not denoise, nor are trained."""
+    preset, trained = pipeline.preset, pipeline.preset.task.trained_parts
+    names = (part.name for part in preset.parts if not part.family.is_denoiser and part.name not in trained)
+    return [name for name in dict.fromkeys(names) if name in pipeline.components.parts]
 
 
 def describe_cache(
@@ -214,5 +215,5 @@ def describe_conditions(pipeline: Pipeline) -> dict[str, Any]:
     return {
         "conditions": preset.task.conditions,
         "latent_channels": preset.vae.z_dim,
-        **{name: weights_fingerprint(Path(found[name])) for name in encoders(preset)},
+        **{name: weights_fingerprint(Path(found[name])) for name in encoders(pipeline)},
     }
