@@ -48,7 +48,6 @@ PROJECTS = {
     "poze.cli.infer": "--use-pi3",
     "pi3.cli": "reconstruct",
     "selfforcing_unianimate.cli": "infer",
-    "selfforcing_unianimate.cli.make_targets": "--student-steps",
 }
 
 
