@@ -21,7 +21,8 @@ from selfforcing_unianimate.frame_blocks import FrameBlocks
 from selfforcing_unianimate.metrics import METRICS
 from selfforcing_unianimate.metrics import flow as flows
 from selfforcing_unianimate.pose_file import PoseFile, write_pose_file
-from wan_core.media import Provenance, write_video
+from wan_core.cli import wan
+from wan_core.media import Provenance, read_provenance, write_video
 
 from .detectors import write_detectors
 from .people import person
@@ -203,18 +204,26 @@ def test_blocks_of_latent_frames_begin_at_every_fourth_frame(
 
 
 @pytest.mark.parametrize(
-    ("preset", "settings", "block"),
-    [("tiny-sfu", {}, 1), ("sfu-1.3B", {"image": "a.png"}, 3), ("tiny-t2v", {}, None), ("unheard-of", {}, None)],
+    ("said", "block"),
+    [({"size": 1}, 1), ({"size": 3, "first_alone": True}, 3), ({"size": 0}, None), ({"size": "3"}, None), ([3], None)],
 )
-def test_blocks_are_those_of_the_model_that_the_video_names(
-    place: Path, tmp_path: Path, preset: str, settings: dict[str, str], block: int | None
-) -> None:
+def test_blocks_are_those_of_the_video_s_record(place: Path, tmp_path: Path, said: Any, block: int | None) -> None:
     video = tmp_path / "video.mp4"
-    write_video([black()] * 5, video, fps=12, provenance=Provenance(preset=preset, settings=settings))
+    write_video([black()] * 5, video, fps=12, provenance=Provenance(preset="tiny-sfu", settings={"blocks": said}))
     clip = report_of(place, str(video), "--no-pose")["clips"][0]
     assert clip["block"] == block
-    assert ("seam_ratio" in clip["values"]) == (preset in ("tiny-sfu", "sfu-1.3B"))
+    assert ("seam_ratio" in clip["values"]) == (block is not None)
     assert report_of(place, str(video), "--no-pose", "--block", "2")["clips"][0]["block"] == 2
+
+
+def test_a_causal_video_says_its_blocks(tmp_path: Path, place: Path) -> None:
+    video = tmp_path / "video.mp4"
+    words = ["--prompt", "a red circle", "--frame-num", "5", "--sample-steps", "1", "--output", str(video), "--quiet"]
+    assert CliRunner().invoke(COMMANDS["infer"].load(), words).exit_code == 0
+    assert read_provenance(video).settings["blocks"] == {"size": 1, "first_alone": False}
+    assert report_of(place, str(video), "--no-pose")["clips"][0]["block"] == 1
+    shown = CliRunner().invoke(wan, ["show", str(video)])
+    assert "--blocks" not in shown.output
 
 
 def test_a_motion_of_another_length_or_name_is_told(place: Path, tmp_path: Path) -> None:

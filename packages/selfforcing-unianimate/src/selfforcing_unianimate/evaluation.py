@@ -210,23 +210,16 @@ def _record(video: Path) -> Provenance | None:
 
 
 def _blocks_of(record: Provenance | None, size: int | None) -> FrameBlocks | None:
-    """How a video was taken apart: by ``size``, else by the causal model that its record names.
+    """How a video was taken apart: by ``size``, else as its record says; None where neither does.
 
-    A given first frame, of which the record tells, is a block of its own.
+    A record may be a stranger's. That the first frame is a block of its own is of the record in both cases.
     """
-    from selfforcing_unianimate.task import CausalVideo
-    from wan_core.presets import get_preset
-
-    has_image = record is not None and record.settings.get("image") is not None
-    if size is not None:
-        return FrameBlocks(size=size, first_alone=has_image)
-    try:
-        task = None if record is None else get_preset(record.preset).task
-    except RequestError:  # a model of another installation
-        return None
-    if not isinstance(task, CausalVideo):
-        return None
-    return FrameBlocks(size=task.blocks.size, first_alone=task.blocks.first_alone or has_image)
+    said = None if record is None else record.settings.get("blocks")
+    blocks = said if isinstance(said, Mapping) else {}
+    stored = blocks.get("size")
+    if size is None and isinstance(stored, int) and stored >= 1:
+        size = stored
+    return None if size is None else FrameBlocks(size=size, first_alone=blocks.get("first_alone") is True)
 
 
 def block_starts(blocks: FrameBlocks, num_frames: int) -> tuple[int, ...]:

@@ -62,6 +62,10 @@ class CausalVideoInputs(TaskInputs[CausalRequest]):
         is_first = self.image is not None and not self.by_channels
         return replace(self.layout, first_alone=self.layout.first_alone or is_first)
 
+    def record(self) -> dict[str, Any]:
+        blocks = self.blocks
+        return {**super().record(), "blocks": {"size": blocks.size, "first_alone": blocks.first_alone}}
+
 
 @dataclass(frozen=True, kw_only=True)
 class CausalConditioning(Conditioning):
