@@ -150,6 +150,12 @@ def test_the_wheel_of_sfu_adds_its_command_and_its_models(environment: Path) -> 
 
 
 @pytest.mark.slow
+def test_the_wheel_of_bindweave_adds_its_command(environment: Path) -> None:
+    assert re.fullmatch(r"bindweave \d+\.\d+\.\d+\n", run(environment / "bindweave", "--version").stdout)
+    assert "  download " in run(environment / "bindweave", "--help").stdout
+
+
+@pytest.mark.slow
 def test_the_model_of_pi3_imports_only_errors_and_lazy_imports_of_the_core(environment: Path) -> None:
     code = "import sys, pi3; pi3.Pi3; print(sorted(name for name in sys.modules if name.startswith('wan')))"
     assert run(environment / "python", "-c", code).stdout == "['wan_core', 'wan_core.errors', 'wan_core.lazy']\n"

@@ -48,6 +48,7 @@ PROJECTS = {
     "poze.cli.infer": "--use-pi3",
     "pi3.cli": "reconstruct",
     "selfforcing_unianimate.cli": "infer",
+    "bindweave.cli": "download",
 }
 
 

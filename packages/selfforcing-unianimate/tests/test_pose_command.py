@@ -11,7 +11,6 @@ from PIL import Image
 from torch import Tensor
 
 from selfforcing_unianimate import cli
-from selfforcing_unianimate.cli import download as downloads
 from selfforcing_unianimate.cli.download import download
 from selfforcing_unianimate.cli.pose import pose
 from selfforcing_unianimate.pose_file import read_pose_file
@@ -142,7 +141,7 @@ def test_each_repository_is_fetched_into_its_folder(monkeypatch: pytest.MonkeyPa
     def fetch(model: str, folder: Path, *, token: str | None, include: tuple[str, ...], quiet: bool) -> None:
         fetched.append((model, folder, include))
 
-    monkeypatch.setattr(downloads, "fetch_model", fetch)
+    monkeypatch.setattr("wan_core.cli.downloads.fetch_model", fetch)
     result = CliRunner().invoke(download, ["--dir", str(tmp_path)])
     assert result.exit_code == 0, result.output
     assert len(fetched) == 6

@@ -11,6 +11,7 @@ from wan_core.lazy import on_demand
 if TYPE_CHECKING:
     from wan_core.cli.convert import write_again, writing_options
     from wan_core.cli.download import fetch_model
+    from wan_core.cli.downloads import Download, downloads_command
     from wan_core.cli.generate import build_command, run_generate
     from wan_core.cli.making import runtime_of
     from wan_core.cli.options import FINITE, ListCommand, ListOption, debug_option
@@ -38,6 +39,7 @@ __all__ = [
     "COMMANDS",
     "FINITE",
     "PLACE",
+    "Download",
     "ErrorReporting",
     "LazyCommand",
     "LazyGroup",
@@ -45,6 +47,7 @@ __all__ = [
     "ListOption",
     "build_command",
     "debug_option",
+    "downloads_command",
     "exit_of",
     "fetch_model",
     "main",

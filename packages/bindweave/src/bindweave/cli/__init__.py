@@ -1,0 +1,14 @@
+"""The ``bindweave`` command. Subcommands are imported when called, so that ``bindweave --help`` needs no torch."""
+
+from wan_core.cli import LazyCommand, LazyGroup, main_of
+
+COMMANDS = {
+    "download": LazyCommand("bindweave.cli.download:download", "Fetch the weights, resumed and checked."),
+}
+
+bindweave = LazyGroup(
+    "bindweave", COMMANDS, help="Subject-to-video: who is in the pictures appears in the video.", package="bindweave"
+)
+main = main_of(bindweave)
+
+__all__ = ["main"]
