@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from wan_core.cli.making import runtime_of
     from wan_core.cli.options import FINITE, ListCommand, ListOption, debug_option
     from wan_core.cli.progress import progress_unless, reporter
+    from wan_core.cli.train import carry_out_command, run_settings, train_options
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -46,6 +47,7 @@ __all__ = [
     "ListCommand",
     "ListOption",
     "build_command",
+    "carry_out_command",
     "debug_option",
     "downloads_command",
     "exit_of",
@@ -55,7 +57,9 @@ __all__ = [
     "progress_unless",
     "reporter",
     "run_generate",
+    "run_settings",
     "runtime_of",
+    "train_options",
     "version_option",
     "wan",
     "write_again",

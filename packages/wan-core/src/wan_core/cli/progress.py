@@ -63,13 +63,14 @@ def training_progress(
             nonlocal bar
             if "validation_loss" in line and not quiet:
                 tqdm.write(f"step {line['step']}: validation loss {line['validation_loss']:.4f}", file=sys.stderr)
-            if "loss" not in line:
+            losses = [value for name, value in line.items() if name == "loss" or name.endswith("_loss")]
+            if "rate" not in line or not losses:
                 return
             if bar is None or line["step"] < bar.n:  # the second expert begins anew
                 shown.close()
                 first = max(0, line["step"] - line["steps"])
                 bar = shown.enter_context(_bar("train", "step", total, quiet=quiet, initial=first))
-            bar.set_postfix_str(f"loss {line['loss']:.4f}, {memory() / 2**30:.2f} GiB", refresh=False)
+            bar.set_postfix_str(f"loss {losses[0]:.4f}, {memory() / 2**30:.2f} GiB", refresh=False)
             bar.update(line["step"] - bar.n)
 
         yield report

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from copy import copy
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -30,7 +31,7 @@ from wan_core.training import (
 )
 
 if TYPE_CHECKING:
-    from wan_core.training import Ranks, RunResult, TrainingPlan
+    from wan_core.training import Ranks, RunOptions, RunResult, TrainingPlan
 
 _FOLDER = PLACE
 _TARGETS_HELP = "Layers, by globs of whole names: 'blocks.*.ffn.0'; repeatable.  [default: attention, ffn of blocks]"
@@ -115,7 +116,26 @@ _OPTIONS = [
 ]  # fmt: skip
 
 
-def _call(**values: Any) -> None:
+def train_options(*names: str, **defaults: Any) -> list[click.Parameter]:
+    """Options of ``wan train`` for a command with an objective of its own, by the names of their values.
+
+    ``defaults`` are those that differ there. Raises KeyError for a name that there is not.
+    """
+    known = {option.name: option for option in _OPTIONS}
+    chosen = [copy(known[name]) for name in names]
+    for option in chosen:
+        if option.name in defaults:
+            option.default, option.show_default = defaults[option.name], defaults[option.name] is not None
+            option.help = (option.help or "").partition("  [default: ")[0]
+    return [*chosen]
+
+
+def carry_out_command(values: dict[str, Any], plan_of: Callable[..., TrainingPlan]) -> TrainingPlan | None:
+    """A whole command of training from its options: the plan, which ``plan_of(values, world=N)`` makes, and the run.
+
+    Says what came out. Gives the plan of a run that ended by itself, None after a dry run and on all processes but the
+    first; one that a signal ended raises click's exit.
+    """
     launch = runtime.launched()
     if launch is not None:
         values["device"] = launch.device(values["device"])
@@ -128,7 +148,7 @@ def _call(**values: Any) -> None:
     if values["dry_run"]:
         if is_first:
             _show(training.describe_plan(plan), values["as_json"])
-        return
+        return None
     with training.distributed_ranks(launch, plan.device, replicas=values["replicas"]) as ranks:
         result = run_plan(plan, quiet=values["quiet"] or not is_first, ranks=ranks)
     if is_first:
@@ -137,6 +157,11 @@ def _call(**values: Any) -> None:
             report_left_out(plan.found)
     if result.signal is not None:
         raise exit_of(result.signal)
+    return plan if is_first else None
+
+
+def _call(**values: Any) -> None:
+    carry_out_command(values, plan_of)
 
 
 def _report(plan: TrainingPlan, result: RunResult, as_json: bool) -> None:
@@ -160,22 +185,27 @@ train = ErrorReporting(
 
 def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
     """The checked plan of parsed options. Raises what `plan_training` raises."""
+    return training.plan_training(*run_settings(values, world=world), progress=progress_unless(values["quiet"]))
+
+
+def run_settings(values: Mapping[str, Any], *, world: int = 1) -> tuple[RunOptions, TrainSettings, LoopSettings]:
+    """What parsed options ask a run for; those that a command lacks are at their defaults. Raises ConfigError."""
     if values["output"] is None:
         raise RequestError("--output FOLDER is needed: where checkpoints, log and result go")
     renamed = {
         "rate": values["lr"],
         "batch": values["batch_size"],
-        "lora_targets": values["lora_targets"] or DEFAULT_TARGETS,
+        "lora_targets": values.get("lora_targets") or DEFAULT_TARGETS,
         "warmup_steps": values["warmup"],
         "clip_norm": values["clip"] or None,
         "save_steps": values["save_every"],
         "log_steps": values["log_every"],
         "validate_steps": values["validate_every"],
         "checkpoint_dir": values["ckpt_dir"],
-        "data": training.data_folders(values["data"]),
+        "data": training.data_folders(values.get("data", ())),
         "validation_prompts": values["validation_prompt"],
-        "validation_images": values["validation_image"],
-        "networks": values["network"],
+        "validation_images": values.get("validation_image", ()),
+        "networks": values.get("network", ()),
         "parts": dict(values["parts"]),
         "world": world,
     }
@@ -184,9 +214,7 @@ def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
     def made(kind: type[Any]) -> Any:
         return kind(**{field.name: known[field.name] for field in fields(kind) if field.name in known})
 
-    return training.plan_training(
-        made(training.RunOptions), made(TrainSettings), made(LoopSettings), progress=progress_unless(values["quiet"])
-    )
+    return made(training.RunOptions), made(TrainSettings), made(LoopSettings)
 
 
 def run_plan(plan: TrainingPlan, *, quiet: bool, ranks: Ranks | None = None) -> RunResult:

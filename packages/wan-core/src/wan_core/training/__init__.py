@@ -13,9 +13,12 @@ if TYPE_CHECKING:
     from wan_core.training.estimate import count_parameters, describe_plan, describe_trained
     from wan_core.training.examples import (
         ExampleEncoder,
+        Sampler,
         clip_settings,
         describe_cache,
         describe_conditions,
+        stack,
+        text_of,
         weights_fingerprint,
     )
     from wan_core.training.flow_loss import autocast
@@ -80,6 +83,7 @@ __all__ = [
     "ResultNames",
     "RunOptions",
     "RunResult",
+    "Sampler",
     "Stage",
     "TrainSettings",
     "TrainedNetworks",
@@ -120,6 +124,8 @@ __all__ = [
     "reading_notes",
     "run_identity",
     "shards_of",
+    "stack",
+    "text_of",
     "train",
     "trained_tensors",
     "weights_fingerprint",

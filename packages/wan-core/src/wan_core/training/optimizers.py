@@ -15,23 +15,23 @@ _BETAS = (0.9, 0.95)
 
 
 def build_optimizers(
-    model: nn.Module, name: str, rate: float, *, weight_decay: float = 0.0
+    model: nn.Module, name: str, rate: float, *, weight_decay: float = 0.0, betas: tuple[float, float] = _BETAS
 ) -> list[torch.optim.Optimizer]:
     """Optimizers for the trainable weights of ``model``.
 
     ``adamw`` is torch's fused one, ``adamw8bit`` that of bitsandbytes (Dettmers et al. 2022) with 8-bit state, ``muon``
-    takes ``rate`` for the matrices inside blocks and leaves the rest to AdamW at a tenth of it. Raises BackendError
-    when bitsandbytes is missing.
+    takes ``rate`` for the matrices inside blocks and leaves the rest to AdamW at a tenth of it. ``betas``
+    are those of AdamW. Raises BackendError when bitsandbytes is missing.
     """
     trained: dict[str, Tensor] = {key: value for key, value in model.named_parameters() if value.requires_grad}
     if name == "muon":
         matrices = [value for key, value in trained.items() if value.ndim == 2 and _is_inside(key)]
         rest = [value for key, value in trained.items() if value.ndim != 2 or not _is_inside(key)]
         muon: list[torch.optim.Optimizer] = [Muon(matrices, lr=rate, weight_decay=weight_decay)] if matrices else []
-        return [*muon, *([_adamw(rest, rate / 10, weight_decay)] if rest else [])]
+        return [*muon, *([_adamw(rest, rate / 10, weight_decay, betas)] if rest else [])]
     if name == "adamw8bit":
-        return [_adamw8bit(list(trained.values()), rate, weight_decay)]
-    return [_adamw(list(trained.values()), rate, weight_decay)]
+        return [_adamw8bit(list(trained.values()), rate, weight_decay, betas)]
+    return [_adamw(list(trained.values()), rate, weight_decay, betas)]
 
 
 def require_optimizer(name: str, world: int = 1) -> None:
@@ -51,15 +51,17 @@ def _is_inside(name: str) -> bool:
     return ".blocks." in f".{name}" and not name.endswith("modulation")
 
 
-def _adamw(weights: list[Tensor], rate: float, weight_decay: float) -> torch.optim.Optimizer:
-    return torch.optim.AdamW(weights, lr=rate, betas=_BETAS, weight_decay=weight_decay, fused=True)
+def _adamw(
+    weights: list[Tensor], rate: float, weight_decay: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(weights, lr=rate, betas=betas, weight_decay=weight_decay, fused=True)
 
 
-def _adamw8bit(weights: list[Tensor], rate: float, weight_decay: float) -> torch.optim.Optimizer:
+def _adamw8bit(
+    weights: list[Tensor], rate: float, weight_decay: float, betas: tuple[float, float]
+) -> torch.optim.Optimizer:
     library = _bitsandbytes()
-    optimizer: torch.optim.Optimizer = library.optim.AdamW8bit(
-        weights, lr=rate, betas=_BETAS, weight_decay=weight_decay
-    )
+    optimizer: torch.optim.Optimizer = library.optim.AdamW8bit(weights, lr=rate, betas=betas, weight_decay=weight_decay)
     return optimizer
 
 
