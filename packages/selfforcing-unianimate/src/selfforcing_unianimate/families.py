@@ -23,6 +23,12 @@ def _pose_dim(source: TensorSource) -> Mapping[str, Any]:
     return {"pose_dim": Shapes(source, "causal DiT").of(_POSE_WEIGHT, 2)[1] if known else POSE_DIM}
 
 
+def _own_width(source: TensorSource) -> Mapping[str, Any]:
+    """The width of pose tokens where the file knows poses, else the network's own, as the teacher takes them."""
+    shapes = Shapes(source, "teacher")
+    return _pose_dim(source) if _POSE_WEIGHT in source else {"pose_dim": shapes.of("patch_embedding.weight", 5)[0]}
+
+
 def _network(config: CausalDiTConfig) -> nn.Module:
     from selfforcing_unianimate.causal_dit import CausalDiT
 
@@ -41,3 +47,11 @@ CAUSAL_DIT = replace(
     at_zero="poses have no effect",
 )
 """A Wan transformer that also takes pose tokens. Self-Forcing's own files, and Wan2.1's, have no ``pose_proj``."""
+
+TEACHER_DIT = replace(
+    CAUSAL_DIT,
+    name="teacher-dit",
+    title="the teacher's transformer",
+    infer=dit_config_reader(CausalDiTConfig, _own_width),
+)
+"""The same network as a teacher of all frames at once: without ``pose_proj`` it takes pose tokens as they are."""

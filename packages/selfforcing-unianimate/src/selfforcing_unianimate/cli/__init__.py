@@ -7,6 +7,9 @@ COMMANDS = {
         "selfforcing_unianimate.cli.infer:infer", "Make a causal video, block by block, of any length."
     ),
     "doctor": LazyCommand("selfforcing_unianimate.cli.doctor:doctor", "Say what this machine has and lacks."),
+    "distill": LazyCommand(
+        "selfforcing_unianimate.cli.distill:distill", "Distil a causal student from a teacher's targets and scores."
+    ),
     "download": LazyCommand("selfforcing_unianimate.cli.download:download", "Fetch the weights, resumed and checked."),
     "pose": LazyCommand("selfforcing_unianimate.cli.pose:pose", "Take the motion out of a video, for a person."),
     "evaluate": LazyCommand("selfforcing_unianimate.cli.evaluate:evaluate", "Measure how well videos follow poses."),

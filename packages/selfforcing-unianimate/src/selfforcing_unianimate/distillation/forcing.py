@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from selfforcing_unianimate.causal_dit import CausalInputs
+from selfforcing_unianimate.distillation.rollout import Network
 from selfforcing_unianimate.frame_blocks import FrameBlocks
 from wan_core import RequestError
 from wan_core.sampling import FlowTable
@@ -61,7 +62,7 @@ class History:
 
 
 def forcing_loss(
-    network: nn.Module,
+    network: Network,
     clean: Tensor,
     noise: Tensor,
     entries: Tensor,
@@ -81,7 +82,7 @@ def forcing_loss(
     if history is not None:
         shown, times = history.apply(clean, table, inputs.blocks)
         inputs = replace(inputs, clean_latents=shown, clean_timesteps=times)
-    velocity: Tensor = network(noisy, timesteps, inputs)
+    velocity = network(noisy, timesteps, inputs)
     error = (velocity.float() - (noise - clean).float()).square().mean(dim=(1, 3, 4))
     weight = table.weight(timesteps).to(error)
     return Judged((error * weight).mean(), table.clean(velocity.float(), noisy, timesteps))
@@ -95,7 +96,7 @@ def path_latents(states: Tensor, entries: Tensor) -> Tensor:
 
 
 def regression_loss(
-    network: nn.Module,
+    network: Network,
     states: Tensor,
     clean: Tensor,
     entries: Tensor,
@@ -114,7 +115,7 @@ def regression_loss(
     entries = shared_by_block(entries, inputs.blocks)
     times = torch.tensor([*timesteps], dtype=torch.float32)[entries].to(clean.device)
     noisy = path_latents(states, entries)
-    velocity: Tensor = network(noisy, times, inputs)
+    velocity = network(noisy, times, inputs)
     found = table.clean(velocity.float(), noisy, times)
     counts = (times != 0).float()
     if not bool(counts.any()):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from wan_core import ConfigError, RequestError
 from wan_core.sampling import FlowTable
@@ -38,10 +38,6 @@ class ScoreTimes:
                 f"{self.low} and {self.high}"
             )
 
-    def draw(self, count: int, *, least: int = 0, most: int = 1000) -> Tensor:
-        """Times before the shift, whole numbers from ``least`` to below ``most``, [count], from torch's generator."""
-        return torch.randint(least, max(most, least + 1), (count,))
-
     def shifted(self, times: Tensor) -> Tensor:
         """The timesteps of times before the shift, float32 of the same shape."""
         share = times.float() / 1000
@@ -50,7 +46,7 @@ class ScoreTimes:
         return (share * 1000).clamp(self.low, self.high)
 
 
-def prediction(network: nn.Module, inputs: Any, table: FlowTable) -> Predict:
+def prediction(network: Callable[..., Any], inputs: Any, table: FlowTable) -> Predict:
     """The clean predictions of a network under its conditions; ``inputs`` are those of the network's kind."""
 
     def predict(noisy: Tensor, timesteps: Tensor) -> Tensor:

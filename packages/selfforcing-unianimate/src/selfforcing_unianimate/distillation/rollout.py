@@ -19,7 +19,7 @@ from wan_core import ConfigError, RequestError
 from wan_core.sampling import FlowTable
 
 Network = Callable[[Tensor, Tensor, CausalInputs], Tensor]
-"""(latents [B, C, T, h, w], timesteps [B], conditions) -> velocity, as `CausalDiT` has it."""
+"""(latents [B, C, T, h, w], timesteps [B] or [B, T], conditions) -> velocity, as `CausalDiT` has it."""
 
 LEARNED_FRAMES = 21
 """Latent frames at the end of a video that have gradients and are scored: what Wan2.1 was trained with."""

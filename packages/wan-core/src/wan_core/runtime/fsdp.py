@@ -28,7 +28,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
         if isinstance(blocks, nn.ModuleList):
             for block in blocks:
                 fully_shard(block, mesh=mesh)
-    fully_shard(model, mesh=mesh)
+    # Also the rest is let go after a forward: one without gradients has no backward pass that would do so.
+    fully_shard(model, mesh=mesh, reshard_after_forward=True)
 
 
 def is_sharded(model: nn.Module) -> bool:

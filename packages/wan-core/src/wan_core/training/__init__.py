@@ -39,7 +39,7 @@ if TYPE_CHECKING:
         plan_training,
     )
     from wan_core.training.ranks import Ranks, distributed_ranks
-    from wan_core.training.run import Listeners, RunResult, carry_out, one_loss
+    from wan_core.training.run import Listeners, RunResult, carry_out, one_loss, own_weights
     from wan_core.training.run_options import ResultNames, RunOptions
     from wan_core.training.settings import (
         DEFAULT_TARGETS,
@@ -117,6 +117,7 @@ __all__ = [
     "merge_lora",
     "normal_row",
     "one_loss",
+    "own_weights",
     "parse_clips",
     "plan_training",
     "read_config",

@@ -85,6 +85,8 @@ def complete_model(preset: Preset, source: Path, target: Path) -> Path:
     for part in (each for each in preset.parts if each.source is None):
         if part.family.is_denoiser and _is_trained(target / part.place):
             continue
+        if part.is_optional and not layout.has(part):
+            continue
         found = layout.find(part)
         place = target / (part.place if Path(part.file).is_absolute() else found.relative_to(layout.folder))
         files = [each for each in sorted(found.rglob("*")) if each.is_file()] if found.is_dir() else [found]
