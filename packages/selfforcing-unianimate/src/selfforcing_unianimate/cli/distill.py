@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from selfforcing_unianimate.distillation.settings import SCORE_TIMES, STAGES, DistillSettings, parse_steps
-from wan_core import RequestError
+from selfforcing_unianimate.pose_weights import POSE_PART
+from wan_core import ConfigError, RequestError
 from wan_core.cli import (
     FINITE,
     PLACE,
@@ -51,7 +52,10 @@ class _Steps(click.ParamType):  # type: ignore[type-arg]  # generic only in newe
     name = "N,N,..."
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        return parse_steps(value) if isinstance(value, str) else value
+        try:
+            return parse_steps(value) if isinstance(value, str) else value
+        except ConfigError as error:
+            self.fail(str(error), param, ctx)
 
 
 def _option(*names: str, help: str, **values: Any) -> click.Option:
@@ -64,6 +68,11 @@ _BEGIN = [
     _option("--teacher", type=PLACE, help="dmd, sid: weights of the network whose scores are real: a file or folder."),
     _option(
         "--critic", type=PLACE, help="dmd, sid, gan: weights that the critic begins with.  [default: the student's]"
+    ),
+    _option(
+        "--pose-weights-path",
+        type=PLACE,
+        help="UniAnimate's pose encoder, for targets with poses: a .ckpt or .safetensors.",
     ),
     _option("--model", help="The student.  [default: sfu-1.3B; without --ckpt-dir tiny-sfu]"),
 ]
@@ -152,7 +161,10 @@ def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
     from selfforcing_unianimate.distillation.planning import Sources, plan_distillation
 
     distill = DistillSettings(**{field.name: values[field.name] for field in fields(DistillSettings)})
-    options, settings, loop = run_settings({**values, "held_out": 0}, world=world)
+    parts = values["parts"]
+    if values["pose_weights_path"] is not None:
+        parts = (*parts, (POSE_PART.name, str(values["pose_weights_path"])))
+    options, settings, loop = run_settings({**values, "parts": parts, "held_out": 0}, world=world)
     sources = Sources(targets=values["targets"], teacher=values["teacher"], critic=values["critic"])
     return plan_distillation(options, settings, loop, distill, sources)
 

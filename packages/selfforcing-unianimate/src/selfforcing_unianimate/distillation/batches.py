@@ -11,8 +11,9 @@ from torch import Tensor
 
 from selfforcing_unianimate.causal_dit import CausalInputs
 from selfforcing_unianimate.config import CausalDiTConfig
+from selfforcing_unianimate.distillation.targets import CHANNELS, EMPTY, IMAGE, LATENTS
 from selfforcing_unianimate.frame_blocks import FrameBlocks
-from selfforcing_unianimate.pose_training import MOTION, unpack_poses, with_poses
+from selfforcing_unianimate.pose_training import MOTION, with_poses
 from wan_core import CheckpointError
 from wan_core.models import DiTInputs
 from wan_core.tasks import DROPPED
@@ -21,19 +22,15 @@ from wan_core.training import stack, text_of
 if TYPE_CHECKING:
     from torch import nn
 
-NEGATIVE = "negative"
-"""The text states that guidance leads away from, in an example that has others than the empty caption's."""
 
+class Examples(Protocol):
+    """What is drawn from: a folder of `Targets`, or anything with the same rows."""
 
-class Targets(Protocol):
-    """A list of examples, each a mapping of tensors as ``sfu make-targets`` writes them into a cache."""
+    def row(self, number: int) -> Mapping[str, Tensor]:
+        """The tensors of an example by name, as `Targets.row` gives them."""
 
-    def __len__(self) -> int:
-        """How many examples there are."""
-
-    def __getitem__(self, number: int) -> Mapping[str, Tensor]:
-        """``latents`` [C, T, h, w], ``context`` and ``empty`` text states, and what is needed of ``states``
-        [S, C, T, h, w], packed skeletons, ``channels`` and ``image``."""
+    def negative(self) -> Tensor | None:
+        """Text states [L, dim] that guidance leads away from; None: those of no text."""
 
 
 class Order(Protocol):
@@ -75,7 +72,7 @@ class Batch:
     @property
     def latents(self) -> Tensor:
         """Clean latents [B, C, T, h, w]."""
-        return self.tensors["latents"]
+        return self.tensors[LATENTS]
 
     def integers(self, low: int, high: int, *shape: int) -> Tensor:
         """Whole numbers from ``low`` to below ``high`` for each sample: [B, *shape], on the CPU."""
@@ -114,7 +111,7 @@ class Batches:
     ``pose_dropout`` of the cases.
     """
 
-    targets: Targets
+    targets: Examples
     order: Order
     batch: int
     seed: int
@@ -130,17 +127,17 @@ class Batches:
         shared = torch.Generator().manual_seed((self.seed * 1_000_003 + position) * 4099)
         seeds = torch.randint(2**62, (total,), generator=shared)[mine].tolist()
         dropped = (torch.rand(total, generator=shared) < self.pose_dropout)[mine]
-        rows = [unpack_poses(self.targets[number]) for number in self.order.numbers(position, self.rank)]
-        others = [{**row, "empty": row.get(NEGATIVE, row["empty"])} for row in rows]
-        kept = [{name: value for name, value in row.items() if name != NEGATIVE} for row in rows]
-        tensors = {**stack(kept, self.device), DROPPED: dropped.to(self.device)}
-        context, negative = (
+        rows = [self.targets.row(number) for number in self.order.numbers(position, self.rank)]
+        tensors = {**stack(rows, self.device), DROPPED: dropped.to(self.device)}
+        negative = self.targets.negative()
+        others = [row if negative is None else {**row, EMPTY: negative} for row in rows]
+        texts = [
             text_of(each, [is_empty] * len(rows), self.device) for each, is_empty in ((rows, False), (others, True))
-        )
-        posed = DiTInputs(context=context, channel_concat=tensors.get("channels"), image_context=tensors.get("image"))
+        ]
+        posed = DiTInputs(context=texts[0], channel_concat=tensors.get(CHANNELS), image_context=tensors.get(IMAGE))
         if self.encoder is not None and MOTION in tensors:
             with torch.no_grad():
                 posed = with_poses(posed, tensors, self.encoder)
         return Batch(
-            tensors=tensors, posed=posed, negative=negative, shared=shared, total=total, mine=mine, noise=Noise(seeds)
+            tensors=tensors, posed=posed, negative=texts[1], shared=shared, total=total, mine=mine, noise=Noise(seeds)
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from selfforcing_unianimate.distillation.rollout import (
     draw_frames,
 )
 from selfforcing_unianimate.distillation.settings import DistillSettings
+from selfforcing_unianimate.distillation.targets import STATES
 from selfforcing_unianimate.frame_blocks import FrameBlocks
 from wan_core.models import VideoVAE
 from wan_core.runtime import Placed
@@ -72,15 +73,18 @@ class StudentLoss:
         return self.batches((step * self.accumulation + index) * roles + role)
 
 
+@dataclass(frozen=True, kw_only=True)
 class PathLoss(StudentLoss):
-    """Regression on the states of a teacher's path."""
+    """Regression on the states of a teacher's path, at the timesteps where the teacher had them, ``seen``."""
+
+    seen: Sequence[float]
 
     def __call__(self, step: int, index: int) -> Tensor:
-        batch, steps = self.batch(step, index), self.settings.timesteps()
-        entries = batch.integers(0, len(steps), batch.latents.shape[2])
+        batch, count = self.batch(step, index), len(self.seen)
+        entries = batch.integers(0, count, batch.latents.shape[2])
         inputs = batch.conditions(self.student.config, self.blocks)
-        states = batch.tensors["states"]
-        return regression_loss(self.student, states, batch.latents, entries, steps, inputs, self.table).loss
+        states = batch.tensors[STATES]
+        return regression_loss(self.student, states, batch.latents, entries, self.seen, inputs, self.table).loss
 
 
 class ForcingLoss(StudentLoss):

@@ -21,13 +21,13 @@ from selfforcing_unianimate.distillation.losses import (
     StageNetwork,
 )
 from selfforcing_unianimate.distillation.settings import BETAS, SCORED, DistillSettings
+from selfforcing_unianimate.distillation.targets import Targets
 from selfforcing_unianimate.frame_blocks import FrameBlocks
 from selfforcing_unianimate.pose_weights import POSE_PART
 from wan_core.runtime import prepare_model
 from wan_core.sampling import FlowTable
 from wan_core.training import (
     AveragedWeights,
-    Cache,
     Ranks,
     Sampler,
     Stage,
@@ -40,6 +40,7 @@ from wan_core.training import (
 
 CRITIC, TEACHER = "critic", "teacher"
 _STUDENT = "dit"
+_TARGETS = ("settings_hash", "count", "seen")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +52,7 @@ class Distillation:
     """
 
     settings: DistillSettings
-    targets: Cache
+    targets: Targets
     blocks: FrameBlocks
     weights: Mapping[str, str]
 
@@ -60,9 +61,9 @@ class Distillation:
         blocks = self.blocks
         return {
             "distillation": {**self.settings.recipe(), "denoising_steps": list(self.settings.denoising_steps)},
-            "targets": dict(self.targets.settings),
+            "targets": {name: self.targets.settings.get(name) for name in _TARGETS},
             "blocks": [blocks.size, blocks.first_alone, blocks.window, blocks.sink],
-            "networks": dict(self.weights),
+            "beside_student": dict(self.weights),
         }
 
     def stage(self, plan: TrainingPlan, networks: TrainedNetworks, ranks: Ranks) -> Stage:
@@ -84,12 +85,15 @@ class _Stages:
             "table": FlowTable(objective.settings.flow_shift),
             "accumulation": plan.loop.accumulation,
         }
+        self.seen = objective.targets.settings["seen"]
 
     def stage(self) -> Stage:
         """The stage that the settings name."""
         settings = self.settings
         if not settings.is_adversarial:
-            loss: Any = {"ode": PathLoss, "teacher-forcing": ForcingLoss}[settings.stage](**self.common)
+            loss: Any = ForcingLoss(**self.common)
+            if settings.stage == "ode":
+                loss = PathLoss(**self.common, seen=self.seen)
             model = nn.ModuleDict({_STUDENT: self.student})
             update = WeightUpdate(loss=loss, optimizers=self._optimizers(self.student, self.plan.settings.base_rate()))
             return Stage(model=model, updates=[update], average=self._average(model, 1))
@@ -135,14 +139,14 @@ class _Stages:
         config: Any = (module.model if isinstance(module, GANCritic) else module).config
         return StageNetwork(module=module, config=config, device=self.plan.device, dtype=self.plan.dtype)
 
-    def _batches(self, targets: Cache) -> Batches:
+    def _batches(self, targets: Targets) -> Batches:
         plan, ranks, encoder = self.plan, self.ranks, None
         if POSE_PART.name in plan.pipeline.components.parts:
             encoder = plan.pipeline.components.part(POSE_PART.name).trainable(torch.float32).requires_grad_(False)
         seed, batch = plan.settings.seed, plan.settings.batch
         return Batches(
             targets=targets,
-            order=Sampler(targets, batch=batch, seed=seed, held_out=0, world=ranks.world),
+            order=Sampler(targets.cache, batch=batch, seed=seed, held_out=0, world=ranks.world),
             batch=batch,
             seed=seed,
             device=plan.device,

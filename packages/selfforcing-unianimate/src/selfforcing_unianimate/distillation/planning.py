@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -13,6 +13,7 @@ import torch
 from selfforcing_unianimate.config import CausalDiTConfig
 from selfforcing_unianimate.distillation.objective import CRITIC, TEACHER, Distillation
 from selfforcing_unianimate.distillation.settings import SCORED, DistillSettings
+from selfforcing_unianimate.distillation.targets import CHANNELS, CONTEXT, IMAGE, LATENTS, Targets
 from selfforcing_unianimate.families import CAUSAL_DIT, TEACHER_DIT
 from selfforcing_unianimate.pose_training import MOTION
 from selfforcing_unianimate.pose_weights import POSE_PART, check_pose_encoder
@@ -23,7 +24,6 @@ from wan_core.files import plain_text
 from wan_core.loading import checkpoint_folder
 from wan_core.presets import Preset, get_preset
 from wan_core.training import (
-    Cache,
     LoopSettings,
     RunOptions,
     TrainingPlan,
@@ -59,11 +59,12 @@ def plan_distillation(
         raise RequestError(f"{preset.name} does not make videos block by block; distil sfu-1.3B, or tiny-sfu")
     _check_sources(distill, sources)
     check_apart(options.output, [sources.targets])
-    targets = read_targets(sources.targets)
-    example = targets[0]
-    _check_example(example, distill, sources.targets)
+    targets = Targets(sources.targets)
+    targets.cache.check_headers()
+    example = targets.row(0)
+    _check_states(targets, distill)
     beside = _networks(preset, options, distill, sources)
-    spec, shape = preset.latent_spec, example["latents"].shape
+    spec, shape = preset.latent_spec, example[LATENTS].shape
     options = replace(
         options,
         model=replace(preset, parts=(*preset.parts, *beside)),
@@ -80,13 +81,6 @@ def plan_distillation(
     plan = plan_training(options, settings, loop, objective)
     _check_networks(plan, example, sources.targets)
     return replace(plan, notes=[*plan.notes, *_notes(plan, example)])
-
-
-def read_targets(folder: Path) -> Cache:
-    """The targets in a folder. Raises RequestError where there are none, or not all."""
-    if not (folder / "cache.json").is_file():
-        raise RequestError(f"{plain_text(folder)} has no targets; make them with 'sfu make-targets'")
-    return Cache(folder)
 
 
 def check_student(folder: Path, config: CausalDiTConfig) -> int:
@@ -123,19 +117,18 @@ def _check_sources(distill: DistillSettings, sources: Sources) -> None:
             raise RequestError(f"{name}: there is no file or folder {plain_text(path)}")
 
 
-def _check_example(example: Mapping[str, Any], distill: DistillSettings, folder: Path) -> None:
-    names = ["latents", "context", "empty", *(["states"] if distill.stage == "ode" else [])]
-    missing = [name for name in names if name not in example]
-    if missing:
-        raise RequestError(
-            f"the targets in {plain_text(folder)} have no {missing[0]}, which --stage {distill.stage} learns from; make "
-            "them with 'sfu make-targets'"
-        )
-    if distill.stage == "ode" and len(example["states"]) != len(distill.denoising_steps):
+def _check_states(targets: Targets, distill: DistillSettings) -> None:
+    wanted, made = distill.timesteps(), targets.timesteps.tolist()
+    same = len(wanted) == len(made) and all(abs(one - other) < 0.01 for one, other in zip(wanted, made, strict=True))
+    if distill.stage == "ode" and not same:
         raise ConfigError(
-            f"the targets in {plain_text(folder)} have {len(example['states'])} states of each path, and there are "
-            f"{len(distill.denoising_steps)} --denoising-steps; give as many"
+            f"the targets in {plain_text(targets.cache.folder)} have states for timesteps {_list(made)}, and the "
+            f"student's are {_list(wanted)}: give the --denoising-steps and --shift that they were made for"
         )
+
+
+def _list(numbers: Sequence[float]) -> str:
+    return ", ".join(f"{number:.4g}" for number in numbers)
 
 
 def _networks(preset: Preset, options: RunOptions, distill: DistillSettings, sources: Sources) -> list[Part]:
@@ -161,7 +154,7 @@ def _own_file(preset: Preset, options: RunOptions) -> Path:
 def _check_networks(plan: TrainingPlan, example: Mapping[str, Any], folder: Path) -> None:
     """Whether all networks take what the targets have. Raises CheckpointError, RequestError."""
     components = plan.pipeline.components
-    channels, extra = example["latents"].shape[0], len(example["channels"]) if "channels" in example else 0
+    channels, extra = example[LATENTS].shape[0], len(example[CHANNELS]) if CHANNELS in example else 0
     for name in ("dit", CRITIC, TEACHER):
         config = components.configs.get(name)
         if config is None:
@@ -172,12 +165,12 @@ def _check_networks(plan: TrainingPlan, example: Mapping[str, Any], folder: Path
                 f"the {what} takes {config.in_dim} channels and gives {config.out_dim}; the targets in "
                 f"{plain_text(folder)} have {channels} of latents and {extra} of a picture"
             )
-        if config.image_dim is not None and "image" not in example:
+        if config.image_dim is not None and IMAGE not in example:
             raise CheckpointError(f"the {what} takes CLIP states, and the targets in {plain_text(folder)} have none")
-        if example["context"].shape[-1] != config.text_dim:
+        if example[CONTEXT].shape[-1] != config.text_dim:
             raise CheckpointError(
                 f"the {what} takes text states of width {config.text_dim}, the targets in {plain_text(folder)} have "
-                f"{example['context'].shape[-1]}"
+                f"{example[CONTEXT].shape[-1]}"
             )
         if MOTION in example:
             check_pose_encoder(components, config.pose_dim)
