@@ -81,6 +81,13 @@ def test_the_help_of_a_projects_command_imports_no_torch(module: str) -> None:
     assert done.stderr.splitlines()[-1] == "loaded:", done.stderr
 
 
+def test_the_help_of_distillation_imports_no_torch() -> None:
+    done = watched("selfforcing_unianimate.cli", "distill", "--help")
+    assert done.returncode == 0, done.stderr
+    assert "--critic-steps" in done.stdout
+    assert done.stderr.splitlines()[-1] == "loaded:", done.stderr
+
+
 def test_an_image_that_cannot_be_read_imports_no_torch() -> None:
     done = watched("wan_core.cli", "generate", "--prompt", "p", "--image", __file__)
     assert done.returncode == 4

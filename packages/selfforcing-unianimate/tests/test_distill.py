@@ -15,6 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from selfforcing_unianimate import CausalDiT
 from selfforcing_unianimate.cli.distill import distill
 from selfforcing_unianimate.distillation.planning import check_student
 from selfforcing_unianimate.distillation.settings import STAGES, DistillSettings, parse_steps
@@ -66,34 +67,36 @@ def student(folder: Path) -> dict[str, Tensor]:
     return load_file(path)
 
 
+def checkpoint(folder: Path, name: str) -> dict[str, Tensor]:
+    """A file of the checkpoint after three steps: ``model`` or ``training``."""
+    return load_file(folder / "checkpoints" / "step-00000003" / f"{name}.safetensors")
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_resumed_exactly_and_leaves_a_plain_student(run: Run, tmp_path: Path, stage: str) -> None:
-    words = ["--batch-size", 2, "--ema-start", 1, "--pose-dropout", 0.5]
-    good(run(stage, tmp_path / "whole", *words, "--steps", 3))
-    good(run(stage, tmp_path / "parts", *words, "--steps", 1))
-    good(run(stage, tmp_path / "parts", *words, "--steps", 3))
+    words, whole, parts = ["--batch-size", 2, "--ema-start", 1], tmp_path / "whole", tmp_path / "parts"
+    good(run(stage, whole, *words, "--steps", 3))
+    good(run(stage, parts, *words, "--steps", 1))
+    good(run(stage, parts, *words, "--steps", 3))
     for name in ("model", "training"):
-        one, other = (
-            load_file(tmp_path / each / "checkpoints" / "step-00000003" / f"{name}.safetensors")
-            for each in ("whole", "parts")
-        )
+        one, other = checkpoint(whole, name), checkpoint(parts, name)
         assert one.keys() == other.keys()
         assert all(torch.equal(one[key], other[key]) for key in one)
-    live, saved = one, student(tmp_path / "parts")
-    names = {name.removeprefix("average.dit."): name for name in live if name.startswith("average.")}
-    assert names.keys() == saved.keys() == load_file(run_student(tmp_path)).keys()
-    assert all(torch.equal(live[name], saved[key]) for key, name in names.items())
-    assert not any("lora" in name for name in saved)
-    with safe_open(run_student(tmp_path), framework="pt") as file:
+    check_exported(parts, stage)
+
+
+def check_exported(folder: Path, stage: str) -> None:
+    """The saved student is the averaged one, under plain names, with the record of its run."""
+    live, saved = checkpoint(folder, "training"), student(folder)
+    assert {name.removeprefix("average.dit.") for name in live if name.startswith("average.")} == saved.keys()
+    assert all(torch.equal(live[f"average.dit.{name}"], value) for name, value in saved.items())
+    assert saved.keys() == CausalDiT(CONFIG).state_dict().keys()
+    (path,) = (folder / "model" / "dit").glob("*.safetensors")
+    with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["training"])
     assert record["distillation"]["stage"] == stage
     assert record["steps"] == 3
-    assert all(math.isfinite(value) for line in log_of(tmp_path / "parts") for value in line.values())
-
-
-def run_student(folder: Path) -> Path:
-    (path,) = (folder / "whole" / "model" / "dit").glob("*.safetensors")
-    return path
+    assert all(math.isfinite(value) for line in log_of(folder) for value in line.values())
 
 
 def test_the_student_is_changed_at_every_other_step_and_the_critic_at_each(run: Run, tmp_path: Path) -> None:

@@ -164,7 +164,9 @@ def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
     parts = values["parts"]
     if values["pose_weights_path"] is not None:
         parts = (*parts, (POSE_PART.name, str(values["pose_weights_path"])))
-    options, settings, loop = run_settings({**values, "parts": parts, "held_out": 0}, world=world)
+    options, settings, loop = run_settings(
+        {**values, "parts": parts, "held_out": 0, "ema": values["ema"] or None}, world=world
+    )
     sources = Sources(targets=values["targets"], teacher=values["teacher"], critic=values["critic"])
     return plan_distillation(options, settings, loop, distill, sources)
 
