@@ -1,8 +1,11 @@
 """Commands that die before each of their file operations: converting, merging, training, a scene for COLMAP."""
 
 import shutil
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import torch
@@ -10,10 +13,12 @@ from safetensors.torch import load_file
 
 from pi3.exports import write_colmap
 from pi3.scene import Scene
+from selfforcing_unianimate.cli import sfu
+from selfforcing_unianimate.distillation.targets import COMMAND, VERSION
 from tests.crash_points import MOST, content, crash_everywhere, dies_at
 from tools.tiny.clips import write_clips
 from wan_core.cli import wan
-from wan_core.training import CheckpointFolder
+from wan_core.training import CheckpointFolder, write_cache
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = ROOT / "packages/wan-core/src/wan_core/weights/tiny"
@@ -48,20 +53,56 @@ def test_converted_and_merged_models_are_the_old_or_the_new(tmp_path: Path, word
     assert crash_everywhere(tmp_path, stale, work) >= 3
 
 
+@dataclass(frozen=True)
+class Training:
+    """A command that trains, but for its output and its steps; what it leaves, and at which file operations it dies."""
+
+    command: click.Group
+    words: Sequence[object]
+    result: str
+    every: int = 1
+
+    def start(self, folder: Path, steps: int) -> None:
+        words = [*self.words, "--save-every", 1, "--keep", 1, "--quiet", "--output", folder, "--steps", steps]
+        self.command.main([str(word) for word in words], standalone_mode=False)
+
+
+def lora_on_clips(folder: Path) -> Training:
+    data = write_clips(folder, 2)
+    words = ["train", "--model", "tiny-t2v", "--data", data, "--lora-rank", 1, "--num-frames", 5, "--size", "32*32"]
+    return Training(wan, [*words, "--held-out", 0], "lora.safetensors")
+
+
+def student_under_scores(folder: Path) -> Training:
+    """Distillation, of which every seventh point is enough: it takes a second to come to one."""
+
+    def encode(number: int) -> dict[str, torch.Tensor]:
+        generator = torch.Generator().manual_seed(number)
+        shapes = {"latents": (24, 2, 2, 3), "channels": (28, 2, 2, 3), "context": (3, 96), "empty": (1, 96)}
+        made = {name: torch.randn(shape, generator=generator) for name, shape in shapes.items()}
+        return {**made, "states": made["latents"][None]}
+
+    settings = {"made_by": COMMAND, "version": VERSION, "timesteps": [1000.0], "seen": [1000.0]}
+    write_cache(folder, 2, encode, {**settings, "prompts": ["a", "b"], "seeds": [0, 1]})
+    words = ["distill", "--stage", "dmd", "--targets", folder, "--teacher", TINY / "t2v", "--critic-steps", 1]
+    return Training(sfu, [*words, "--denoising-steps", 1000], "model/dit/diffusion_pytorch_model.safetensors", every=7)
+
+
 @pytest.mark.slow
-def test_training_goes_on_from_every_point_and_never_has_fewer_checkpoints(tmp_path: Path) -> None:
-    data = write_clips(tmp_path / "data", 2)
-    words = ["train", "--model", "tiny-t2v", "--data", data, "--lora-rank", 1, "--num-frames", 5, "--size", "32*32",
-             "--save-every", 1, "--keep", 1, "--held-out", 0, "--quiet"]  # fmt: skip
+@pytest.mark.parametrize("make", [lora_on_clips, student_under_scores])
+def test_training_goes_on_from_every_point_and_never_has_fewer_checkpoints(
+    tmp_path: Path, make: Callable[[Path], Training]
+) -> None:
+    training = make(tmp_path / "data")
     begun = tmp_path / "begun"
-    command(*words, "--output", begun, "--steps", 1)
+    training.start(begun, 1)
 
     def work(folder: Path) -> None:
-        command(*words, "--output", folder, "--steps", 3)
+        training.start(folder, 3)
 
     whole = shutil.copytree(begun, tmp_path / "whole")
     work(whole)
-    for number in range(MOST):
+    for number in range(0, MOST, training.every):
         folder = shutil.copytree(begun, tmp_path / str(number))
         died = dies_at(lambda folder=folder: work(folder), number)
         checkpoints = CheckpointFolder(folder / "checkpoints")
@@ -71,7 +112,7 @@ def test_training_goes_on_from_every_point_and_never_has_fewer_checkpoints(tmp_p
             assert set(load_file(checkpoints.path(step) / "model.safetensors"))
         if died:
             work(folder)
-        assert (folder / "lora.safetensors").read_bytes() == (whole / "lora.safetensors").read_bytes(), number
+        assert (folder / training.result).read_bytes() == (whole / training.result).read_bytes(), number
         found, wanted = (load_file(each / "checkpoints/step-00000003/training.safetensors") for each in (folder, whole))
         assert all(torch.equal(found[name], wanted[name]) for name in wanted)
         assert not [path for path in folder.rglob(".*") if path.suffix in {".part", ".old"}]

@@ -33,6 +33,7 @@ NEEDS_WEIGHTS = (
     "sfu pose",
     "sfu teacher",
     "sfu make-targets",
+    "sfu distill",
     "sfu merge-lora",
     "torchrun",
 )
