@@ -38,6 +38,8 @@ LIGHT = {
     "generate --prompt p --size 65*64": (2, "64 and 72"),
     "generate i2v-A14B --prompt p --ckpt-dir nowhere --fps 0": (2, "fps"),
     "train --help": (0, "--lora-rank"),
+    "convert --help": (0, "--dtype [float32|bfloat16|float16]"),
+    "merge-lora --help": (0, "--shard-size"),
     "train --frobnicate": (2, "--frobnicate"),
     "download --help": (0, "MODEL"),
 }
@@ -49,6 +51,8 @@ PROJECTS = {
     "pi3.cli": "reconstruct",
     "selfforcing_unianimate.cli": "infer",
     "bindweave.cli": "download",
+    "selfforcing_unianimate.cli.teacher": "--pose-weights-path",
+    "selfforcing_unianimate.cli.make_targets": "--student-steps",
 }
 
 

@@ -1,32 +1,25 @@
 """``wan convert SRC OUT``: weights in another layout, dtype or number of files."""
 
+from __future__ import annotations
+
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from wan_core.checkpoints import (
-    Contents,
-    ExportOptions,
-    Layout,
-    Network,
-    PipelineFacts,
-    export_networks,
-    find_weights,
-    networks_in,
-)
 from wan_core.cli.group import PLACE, ErrorReporting
 from wan_core.cli.loras import LoRAMerge, lora_options
 from wan_core.cli.options import ParsedType
 from wan_core.cli.progress import byte_progress, reporter
 from wan_core.errors import CheckpointError, RequestError
-from wan_core.media import plain_text
-from wan_core.models import WanDiTConfig
-from wan_core.presets import get_preset
-from wan_core.presets.fit import fitting_presets
-from wan_core.runtime import DTYPES
+from wan_core.files import plain_text
+
+if TYPE_CHECKING:
+    from wan_core.checkpoints import Contents, Layout, Network, PipelineFacts
+
+_DTYPES = ("float32", "bfloat16", "float16")
 
 _UNITS = {"": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 2**10, "mib": 2**20, "gib": 2**30}
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]*)", re.IGNORECASE)
@@ -45,7 +38,7 @@ def writing_options() -> list[click.Option]:
     """How weights are written; for every command that writes some, in the order of their help."""
     return [
         click.Option(
-            ["--dtype"], type=click.Choice(list(DTYPES)), help="Default: as stored; 8-bit weights become bfloat16."
+            ["--dtype"], type=click.Choice(_DTYPES), help="Default: as stored; 8-bit weights become bfloat16."
         ),
         click.Option(
             ["--shard-size"],
@@ -91,6 +84,9 @@ def write_again(source: Path, out: Path, layout: Layout | None, values: Mapping[
     """Write the weights in ``source`` to ``out``; ``values`` are the parsed options of :func:`writing_options` and of
     :func:`lora_options`, perhaps with a ``device`` for sums. Raises RequestError, CheckpointError and MediaError;
     nothing half-written stays."""
+    from wan_core.checkpoints import ExportOptions, export_networks, find_weights, networks_in
+    from wan_core.runtime import DTYPES
+
     log = reporter(values["quiet"])
     dtype = DTYPES[values["dtype"]] if values["dtype"] else None
     contents = find_weights(source)
@@ -121,6 +117,11 @@ def pipeline_facts(contents: Contents, networks: list[Network]) -> PipelineFacts
 
     Raises CheckpointError for two transformers of no known model.
     """
+    from wan_core.checkpoints import PipelineFacts
+    from wan_core.models import WanDiTConfig
+    from wan_core.presets import get_preset
+    from wan_core.presets.fit import fitting_presets
+
     configs = [network.config for network in networks if isinstance(network.config, WanDiTConfig)]
     if not configs:
         return PipelineFacts(flow_shift=1.0)
