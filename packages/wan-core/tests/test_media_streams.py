@@ -2,6 +2,7 @@
 
 import io
 import os
+import resource
 import sys
 import threading
 from collections.abc import Iterator
@@ -67,6 +68,19 @@ def test_a_folder_that_is_not_there_is_made_and_one_that_cannot_be_is_told(tmp_p
     assert write_stream(chunks(), str(tmp_path / "new" / "a.mp4"), fps=8).is_file()
     with pytest.raises(MediaError, match="cannot write the stream"):
         write_stream(chunks(), str(tmp_path / "new" / "a.mp4" / "b.mp4"), fps=8)
+
+
+@pytest.mark.parametrize("room", [12_000, 20_000, 27_000])
+def test_of_a_stream_that_a_full_disk_ends_the_whole_fragments_stay(tmp_path: Path, room: int) -> None:
+    noise = torch.rand(3, 12, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (room, hard))
+    try:
+        with pytest.raises(MediaError, match="choose another place or a smaller video"):
+            write_stream(noise.split(1, dim=1), str(tmp_path / "live.mp4"), fps=8)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert 1 <= read_video(tmp_path / "live.mp4").frames.shape[0] < 12
 
 
 @pytest.mark.parametrize("target", ["a.gif", "", "folder/"])

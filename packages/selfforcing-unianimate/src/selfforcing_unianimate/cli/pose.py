@@ -82,9 +82,12 @@ def run(
     rate = _rate(fps, info.fps, video)
     if preview is not None:
         check_output(preview, num_frames=max_frames or info.num_frames or 2, fps=rate)
+    if size is not None and preview is None:
+        raise RequestError("--size is that of the preview; give --preview, or leave it out")
     shown_size = _preview_size(info.width, info.height) if size is None else parse_size(size)
     if max(shown_size) > _MAX_PREVIEW:
         raise RequestError(f"a preview has sides of at most {_MAX_PREVIEW} pixels, got {size}")
+    frames = stream_video(video, start=start, end=end, fps=fps, max_frames=_limit(max_frames))
     log = reporter(quiet)
     for note in info.notes:
         log(f"{video} {note}")
@@ -92,7 +95,6 @@ def run(
     detector = PoseDetector(detector_dir, device=device)
     log(f"looking for persons with {detector.providers[0]}")
     still = None if picture is None else _reference_pose(detector.poses, picture, reference)
-    frames = stream_video(video, start=start, end=end, fps=fps, max_frames=_limit(max_frames))
     shown = progress_unless(quiet)((frame.permute(1, 2, 0).numpy() for frame in frames), "poses")
     raw = detector.poses(_counted(shown, max_frames))
     _note_gaps(raw, still, alignment, log)

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 from wan_core.errors import MediaError
 from wan_core.files import DECODE_ERRORS, plain_text, read_error
@@ -54,19 +54,26 @@ def _check_whole(path: Path, what: str) -> None:
     """Refuse an mp4 whose boxes reach beyond the end of the file: FFmpeg would give fewer frames and no error."""
     try:
         with path.open("rb") as file:
-            end = os.fstat(file.fileno()).st_size
-            position = 0
-            while position < end:
-                file.seek(position)
-                header = file.read(16).ljust(16, b"\0")
-                if position == 0 and header[4:8] != b"ftyp":
-                    return
-                size = int.from_bytes(header[:4], "big")
-                size = int.from_bytes(header[8:], "big") if size == 1 else size or end - position
-                position += max(size, 8)
+            end, position = os.fstat(file.fileno()).st_size, 0
+            for _, position in mp4_boxes(file):
+                pass
     except OSError as error:
         raise read_error(path, what, error) from error
     if position > end:
         raise MediaError(
             f"{what} {plain_text(path)} is cut off: {end} of at least {position} bytes are there; copy it again"
         )
+
+
+def mp4_boxes(file: BinaryIO) -> Iterator[tuple[bytes, int]]:
+    """Kind and end of each box of an mp4, of which the last may end behind the file; nothing for other files."""
+    end, position = os.fstat(file.fileno()).st_size, 0
+    while position < end:
+        file.seek(position)
+        header = file.read(16).ljust(16, b"\0")
+        if position == 0 and header[4:8] != b"ftyp":
+            return
+        size = int.from_bytes(header[:4], "big")
+        size = int.from_bytes(header[8:], "big") if size == 1 else size or end - position
+        position += max(size, 8)
+        yield header[4:8], position

@@ -11,7 +11,8 @@ from typing import ClassVar
 from torch import Tensor
 
 from wan_core.errors import MediaError, RequestError
-from wan_core.files import plain_text
+from wan_core.files import plain_text, write_error
+from wan_core.media.containers import mp4_boxes
 from wan_core.media.encoders import DEFAULT_CRF, Frame, MediaEncoder, Mp4Encoder
 from wan_core.media.provenance import Provenance
 from wan_core.media.video import exact_rate, frames_of
@@ -78,8 +79,23 @@ class _FragmentedMp4(Mp4Encoder):
     }
     codec_options: ClassVar[Mapping[str, str]] = {"tune": "zerolatency"}
 
+    def abort(self) -> None:
+        """Let go of the file; of a full disk's, which ends amid a fragment, the whole ones stay."""
+        super().abort()
+        with contextlib.suppress(OSError):
+            if self._path.is_file():
+                _cut_to_fragments(self._path)
+
     def _verify(self) -> None:
         """What went through a pipe cannot be read again."""
+
+
+def _cut_to_fragments(path: Path) -> None:
+    """Take away the end of an mp4 that is no whole fragment: a reader would take the file for a failed copy."""
+    with path.open("r+b") as file:
+        size = os.fstat(file.fileno()).st_size
+        whole = [end for kind, end in mp4_boxes(file) if kind != b"moof" and end <= size]  # its frame lies behind it
+        file.truncate(max(whole, default=0))
 
 
 class _RawFrames:
@@ -103,4 +119,4 @@ def _errors(target: str) -> Iterator[None]:
     except BrokenPipeError as error:
         raise MediaError(f"nobody reads the stream {plain_text(target)} any more") from error
     except OSError as error:
-        raise MediaError(f"cannot write the stream {plain_text(target)}: {error.strerror or error}") from error
+        raise write_error(f"the stream {target}", error) from error

@@ -91,10 +91,15 @@ def stream_video(
     """The frames of a video one by one, [3, H, W] uint8, as a player shows them (see :func:`.video_frames.pixels`).
 
     ``start`` and ``end`` are seconds from the beginning, ``end`` itself left out. With ``fps`` the frames are those
-    nearest in time to ``start + k / fps``: some repeat or are left out, none is blended. Raises, at the first frame,
-    ``RequestError`` for an impossible range or a missing file, and ``MediaError`` for no video or a damaged one.
+    nearest in time to ``start + k / fps``: some repeat or are left out, none is blended. Raises ``RequestError`` for an
+    impossible range at once, and at the first frame for a missing file; ``MediaError`` for no video or a damaged one.
     """
-    for shown in _chosen_frames(path, start, end, fps, max_frames):
+    _check_part(start, end, fps, max_frames)
+    return _converted(path, _chosen_frames(path, start, end, fps, max_frames))
+
+
+def _converted(path: str | os.PathLike[str], chosen: Iterator[TimedFrame]) -> Iterator[Tensor]:
+    for shown in chosen:
         try:
             frame = pixels(shown.frame, shown.look)
         except ffmpeg_errors() as error:
@@ -142,12 +147,7 @@ def _chosen_frames(
     path: str | os.PathLike[str], start: float, end: float | None, fps: float | None, max_frames: int | None
 ) -> Iterator[TimedFrame]:
     """The decoded frames that a reader gives, as often as it gives them: the one rule of what a part holds."""
-    if start < 0 or (end is not None and end <= start):
-        raise RequestError(f"a part of a video needs 0 <= start < end, got {start} to {end}")
-    if fps is not None and not 0 < fps <= 1000:
-        raise RequestError(f"fps must be above 0 and at most 1000, got {fps}")
-    if max_frames is not None and max_frames < 1:
-        raise RequestError(f"max_frames must be at least 1, got {max_frames}")
+    _check_part(start, end, fps, max_frames)
     file = existing_file(path, "video")
     timed = _timed_frames(file, start)
     count = 0
@@ -161,6 +161,16 @@ def _chosen_frames(
         until = "its end" if end is None else f"{end:g} s"
         lasts = "" if length is None else f"; it lasts {length:.2f} s"
         raise RequestError(f"video {plain_text(file)} has no frame from {start:g} s to {until}{lasts}")
+
+
+def _check_part(start: float, end: float | None, fps: float | None, max_frames: int | None) -> None:
+    if start < 0 or (end is not None and end <= start):
+        until = "its end" if end is None else f"{end:g} s"
+        raise RequestError(f"a part of a video needs 0 <= start < end, got {start:g} s to {until}")
+    if fps is not None and not 0 < fps <= 1000:
+        raise RequestError(f"fps must be above 0 and at most 1000, got {fps}")
+    if max_frames is not None and max_frames < 1:
+        raise RequestError(f"max_frames must be at least 1, got {max_frames}")
 
 
 def _num_frames(container: Any, stream: Any) -> int | None:
