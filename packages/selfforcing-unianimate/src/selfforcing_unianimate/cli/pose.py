@@ -74,7 +74,7 @@ def run(
     """Check everything, detect, align, write. Raises what those raise."""
     from selfforcing_unianimate.detection import PoseDetector
     from selfforcing_unianimate.pose_file import PoseFile, write_pose_file
-    from wan_core.media import Provenance, check_output, load_image, parse_size, probe_video, stream_video
+    from wan_core.media import Provenance, check_output, load_image, probe_video, stream_video
 
     alignment = _alignment(align, reference, validated=validated)
     _check_out(out, preview, [each for each in (video, reference, detector_dir) if each is not None])
@@ -82,11 +82,7 @@ def run(
     rate = _rate(fps, info.fps, video)
     if preview is not None:
         check_output(preview, num_frames=max_frames or info.num_frames or 2, fps=rate)
-    if size is not None and preview is None:
-        raise RequestError("--size is that of the preview; give --preview, or leave it out")
-    shown_size = _preview_size(info.width, info.height) if size is None else parse_size(size)
-    if max(shown_size) > _MAX_PREVIEW:
-        raise RequestError(f"a preview has sides of at most {_MAX_PREVIEW} pixels, got {size}")
+    shown_size = _preview_size(info.width, info.height) if size is None else _asked_size(size, preview)
     frames = stream_video(video, start=start, end=end, fps=fps, max_frames=_limit(max_frames))
     log = reporter(quiet)
     for note in info.notes:
@@ -198,6 +194,17 @@ def _aligned(raw: Poses, still: Poses, alignment: str) -> Poses:
             "the poses cannot be aligned: a limb has no length in the first frame; use --validated, or another --start"
         )
     return driving
+
+
+def _asked_size(size: str, preview: Path | None) -> tuple[int, int]:
+    from wan_core.media import parse_size
+
+    width, height = parse_size(size)
+    if preview is None:
+        raise RequestError("--size is that of the preview; give --preview, or leave it out")
+    if max(width, height) > _MAX_PREVIEW:
+        raise RequestError(f"a preview has sides of at most {_MAX_PREVIEW} pixels, got {size}")
+    return width, height
 
 
 def _preview_size(width: int, height: int) -> tuple[int, int]:

@@ -54,9 +54,8 @@ def _check_whole(path: Path, what: str) -> None:
     """Refuse an mp4 whose boxes reach beyond the end of the file: FFmpeg would give fewer frames and no error."""
     try:
         with path.open("rb") as file:
-            end, position = os.fstat(file.fileno()).st_size, 0
-            for _, position in mp4_boxes(file):
-                pass
+            end = os.fstat(file.fileno()).st_size
+            position = max((stop for _, stop in mp4_boxes(file)), default=0)
     except OSError as error:
         raise read_error(path, what, error) from error
     if position > end:
