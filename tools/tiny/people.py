@@ -82,9 +82,7 @@ def looks(*, held_back: bool, style: str = STYLES[0]) -> tuple[Look, ...]:
 def caption_of(look: Look, template: int = 0) -> str:
     """Describe a look in one of the wordings of the tiny world; the plainest is 0."""
     motion = "moves"
-    return TEMPLATES[template].format(
-        color=look.clothing, shape="person", motion=motion, background=look.background
-    )
+    return TEMPLATES[template].format(color=look.clothing, shape="person", motion=motion, background=look.background)
 
 
 def poses_of_body(body: Floats) -> Poses:
@@ -126,6 +124,7 @@ def _wave(rng: np.random.Generator, t: Floats, low: float, high: float) -> Float
 
 def _angles(motion: str, rng: np.random.Generator, t: Floats) -> _Angles:
     """Draw a motion at the times ``t`` [F], in frames."""
+
     def both(low: float, high: float) -> Floats:
         return np.stack([_wave(rng, t, low, high), _wave(rng, t, low, high)], axis=1)
 

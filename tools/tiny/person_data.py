@@ -1,7 +1,8 @@
 """What the tiny persons' networks are trained on, made once: latents, features of skeletons, pictures of every look.
 
-The stack of UniAnimate's pose encoder is taught first, to say from skeletons alone which latents a person in one look
-has; its features before the last layer are cached then, and that layer alone goes on learning with a transformer.
+Of UniAnimate's pose encoder only the last layer learns, with a transformer. Its six layers before that are computed:
+they hand on the colours of pixels, then the principal components of 2x2x2 of what they have, in the almost straight part
+of SiLU. So what they make of the skeletons of every clip can be cached.
 """
 
 from __future__ import annotations
@@ -12,28 +13,28 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from selfforcing_unianimate.drawing import model_picture
 from selfforcing_unianimate.keypoints import Poses
 from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_encoder import MOTION_STRIDE, PoseEncoder
-from tools.tiny.dit_stage import channel_weights, first_frame_channels
+from tools.tiny.dit_stage import first_frame_channels
 from tools.tiny.family import DIT, GEOMETRY
 from tools.tiny.people import PEOPLE_VERSION, STYLES, Look, draw_motion, looks, poses_of_body, render, training_person
-from tools.tiny.vae_stage import is_kernel, split_optimizers, to_pixels
+from tools.tiny.vae_stage import to_pixels
 from wan_core.models import VideoVAE
 from wan_core.training import Cache, write_cache
 
-CLIPS = {"suit": 1600, "dress": 320}
+CLIPS = {"suit": 960, "dress": 240}
 POSE = PoseConfig(hidden=16, token_dim=DIT.dim, reference_channels=DIT.in_dim + 4)
 SKELETON_SIDE = GEOMETRY.token_grid[1] * MOTION_STRIDE
 """Pixels of the sides of drawn skeletons, of which 16 make one token."""
-TRUNK_STEPS = 200
 PICTURES = 6
 """Pictures of every look."""
-_TRUNK_BATCH = 2
-_KNOWN_LOOK = Look("white", "black")
-_LAST_LAYER = 12
+OFFSET = 8.0
+"""Where SiLU is almost straight: what the trunk adds to its features."""
+_CONTRAST = 3.0
 
 
 def skeleton_frames(poses: Poses) -> Tensor:
@@ -43,43 +44,68 @@ def skeleton_frames(poses: Poses) -> Tensor:
 
 
 class PoseTrunk(nn.Module):
-    """The pose encoder without its last layer, and what teaches it: a layer that tells latents from its features."""
+    """The pose encoder's layers before its last one, computed by principal components: see the module."""
 
     def __init__(self) -> None:
         super().__init__()
-        torch.manual_seed(0)
-        self.encoder = PoseEncoder(POSE)
-        self.stack = self.encoder.dwpose_embedding[:_LAST_LAYER]
-        self.tell = nn.Conv3d(POSE.hidden, DIT.in_dim, (1, 2, 2), stride=(1, 2, 2))
-        self.requires_grad_(False)
-        self.stack.requires_grad_(True)
-        self.tell.requires_grad_(True)
+        self.encoder = PoseEncoder(POSE).requires_grad_(False)
+        self.convs = [layer for layer in self.encoder.dwpose_embedding if isinstance(layer, nn.Conv3d)][:-1]
+        for conv in self.convs:
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(_bias(conv))
 
-    def features(self, skeletons: Tensor) -> Tensor:
-        """[B, hidden, T, 2h, 2w] of skeletons [B, 3, F, S, S] uint8."""
-        padded = torch.cat([skeletons[:, :, :1].expand(-1, -1, 3, -1, -1), skeletons], dim=2)
-        found: Tensor = self.stack(padded.float() / 255)
-        return found
+    @torch.no_grad()
+    def features(self, skeletons: Tensor, layers: int = 6) -> Tensor:
+        """[B, hidden, T, 2h, 2w] of skeletons [B, 3, F, S, S] uint8, without their offset.
+
+        Only the taps that are not zero are computed, which changes nothing. ``layers``: as far as to that one.
+        """
+        hidden = torch.cat([skeletons[:, :, :1].expand(-1, -1, 3, -1, -1), skeletons], dim=2).float() / 255
+        for conv in self.convs[:layers]:
+            taps = [slice(1, 1 + stride) for stride in conv.stride]
+            weight = conv.weight[:, :, taps[0], taps[1], taps[2]]
+            hidden = functional.silu(functional.conv3d(hidden, weight, conv.bias, stride=conv.stride))
+        return hidden - OFFSET
 
 
-class TrunkStage:
-    """The trunk on motions of its own, for `wan_core.training.train`."""
+@torch.no_grad()
+def computed_trunk(clips: int = 40) -> PoseTrunk:
+    """The trunk whose channels are principal components of drawn skeletons of its own."""
+    trunk = PoseTrunk()
+    rng = np.random.default_rng(33)
+    skeletons = [skeleton_frames(poses_of_body(draw_motion(rng, GEOMETRY.num_frames))) for _ in range(clips)]
+    first, *others = trunk.convs
+    for channel in range(3):  # the colours, in the almost straight part of SiLU
+        first.weight[channel, channel, 1, 1, 1] = _CONTRAST
+        _bias(first)[channel] = OFFSET - _CONTRAST / 2
+    for conv in others[:2]:
+        for channel in range(3):
+            conv.weight[channel, channel, 1, 1, 1] = 1
+    for channel in range(12):  # four pixels of three colours
+        others[2].weight[channel, channel % 3, 1, 1 + channel // 6, 1 + channel // 3 % 2] = 1
+    for layers, conv in enumerate(others[3:], start=4):
+        cells = torch.cat([_cells(trunk.features(each, layers)) for each in skeletons])
+        cells = cells[(cells - cells.median(dim=0).values).abs().amax(dim=1) > 0.1]  # not what is black
+        mean = cells.mean(dim=0)
+        values, vectors = torch.linalg.eigh(torch.cov(cells.T))
+        basis = vectors.flip(1)[:, : POSE.hidden] / values.flip(0)[: POSE.hidden].clamp_min(1e-4).sqrt()
+        conv.weight[:, :, 1:, 1:, 1:] = basis.T.reshape(POSE.hidden, POSE.hidden, 2, 2, 2)
+        _bias(conv).copy_(OFFSET - basis.T @ (mean + OFFSET))
+    return trunk
 
-    def __init__(self, vae: VideoVAE) -> None:
-        self.model = PoseTrunk()
-        self.vae = vae
-        self.weights = channel_weights(vae)
-        self.optimizers = split_optimizers(self.model, is_kernel, 0.02, 2e-3)
 
-    def loss(self, step: int, _: int) -> Tensor:
-        """Squared error of the latents of two persons in one look."""
-        rng = np.random.default_rng([33, step])
-        bodies = [draw_motion(rng, GEOMETRY.num_frames) for _ in range(_TRUNK_BATCH)]
-        with torch.no_grad():
-            latents = self.vae.encode(to_pixels([render(_KNOWN_LOOK, body) for body in bodies]), latents_per_chunk=None)
-        skeletons = torch.cat([skeleton_frames(poses_of_body(body)) for body in bodies])
-        told = self.model.tell(self.model.features(skeletons))
-        return ((told - latents).square() * self.weights.view(1, -1, 1, 1, 1)).mean()
+def _cells(features: Tensor) -> Tensor:
+    """Features [1, C, T, h, w] as rows [N, C * 8] of two frames, rows and columns each."""
+    _, channels, frames, height, width = features.shape
+    cut = features.view(channels, frames // 2, 2, height // 2, 2, width // 2, 2)
+    return cut.permute(1, 3, 5, 0, 2, 4, 6).reshape(-1, channels * 8)
+
+
+def _bias(conv: nn.Module) -> Tensor:
+    bias = conv.bias
+    if not isinstance(bias, Tensor):
+        raise TypeError("this convolution has no bias")
+    return bias
 
 
 def latent_clips(folder: Path, style: str, vae: VideoVAE) -> Cache:
@@ -102,7 +128,7 @@ def pose_features(folder: Path, style: str, trunk: PoseTrunk) -> Cache:
         skeletons = skeleton_frames(training_person(number, style=style).poses)
         return {"features": trunk.features(skeletons)[0].half()}
 
-    settings = {"people": PEOPLE_VERSION, "style": style, "kind": "features", "trunk": TRUNK_STEPS}
+    settings = {"people": PEOPLE_VERSION, "style": style, "kind": "features", "trunk": "computed"}
     return Cache(write_cache(folder / f"{style}-features", CLIPS[style], encode, settings, shard_size=80))
 
 

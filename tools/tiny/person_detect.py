@@ -1,7 +1,7 @@
 """A detector by colour for the stick-person world: joints of a frame from the places of the colours.
 
-It knows the palette and the build of the person, nothing of poses that were asked for. Forearms and shins are blobs of a
-colour of their own; the end nearer to the shoulder or hip, which hang below the head, is the elbow or knee. A joint
+It knows the palette and the build of the person, nothing of poses that were asked for. Forearms and shins are blobs of
+a colour of their own; the end nearer to the shoulder or hip, which hang below the head, is the elbow or knee. A joint
 whose blob is too small, or no limb's shape, is not seen.
 """
 

@@ -62,7 +62,7 @@ def wears_dress(video: Video, person: Person) -> bool:
     height, width = video.shape[1:3]
     found = []
     for frame, body in enumerate(person.body):
-        x, y = body[[8, 11]].mean(axis=0) + (0, 4)
+        x, y = body[[8, 11]].mean(axis=0) + np.float32([0, 4])
         row = min(height - 1, round(float(y)))
         columns = [min(width - 1, max(0, round(float(x + side * 8.5)))) for side in (-1, 1)]
         found.append(cloth[frame, row, columns].mean())
