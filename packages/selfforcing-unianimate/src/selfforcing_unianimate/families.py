@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from selfforcing_unianimate.config import POSE_DIM, CausalDiTConfig
+from selfforcing_unianimate.config import CausalDiTConfig
 from wan_core.checkpoints import DIT, Shapes, dit_config_reader
 
 if TYPE_CHECKING:
@@ -18,9 +18,10 @@ _POSE_WEIGHT = "pose_proj.weight"
 
 
 def _pose_dim(source: TensorSource) -> Mapping[str, Any]:
-    """The width of pose tokens where the file knows poses, else UniAnimate's."""
-    known = _POSE_WEIGHT in source
-    return {"pose_dim": Shapes(source, "causal DiT").of(_POSE_WEIGHT, 2)[1] if known else POSE_DIM}
+    """The width of pose tokens where the file tells it; else it is what the config says, or UniAnimate's."""
+    if _POSE_WEIGHT not in source:
+        return {}
+    return {"pose_dim": Shapes(source, "causal DiT").of(_POSE_WEIGHT, 2)[1]}
 
 
 def _own_width(source: TensorSource) -> Mapping[str, Any]:

@@ -33,6 +33,17 @@ def _joined(kept: list[Tensor], image: Tensor, skeletons: Tensor | None) -> Iter
     start = 0
     for chunk in kept:
         stop = start + chunk.shape[1]
-        columns = [image[:, None].expand_as(chunk), *([] if skeletons is None else [skeletons[:, start:stop]]), chunk]
+        shown = [] if skeletons is None else [_fitted(skeletons[:, start:stop], chunk.shape[2], chunk.shape[3])]
+        columns = [image[:, None].expand_as(chunk), *shown, chunk]
         yield torch.cat(columns, dim=3).float() / 127.5 - 1
         start = stop
+
+
+def _fitted(skeletons: Tensor, height: int, width: int) -> Tensor:
+    """Skeletons [3, t, H, W] uint8 at the size of a video; networks with small tokens see larger ones."""
+    from torch.nn import functional
+
+    if skeletons.shape[2:] == (height, width):
+        return skeletons
+    scaled = functional.interpolate(skeletons.transpose(0, 1).float(), (height, width), mode="area")
+    return scaled.round().byte().transpose(0, 1)

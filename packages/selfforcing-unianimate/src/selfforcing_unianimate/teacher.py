@@ -11,9 +11,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from selfforcing_unianimate.picture import picture_channels, with_reference
+from selfforcing_unianimate.picture import channels_at, no_picture, picture_channels, with_reference
 from selfforcing_unianimate.pose_options import NOT_RELATED, PosedRequest, motion_notes, no_reference
-from selfforcing_unianimate.pose_source import PoseSource, Skeletons, open_pose, skeletons
+from selfforcing_unianimate.pose_source import PoseSource, Skeletons, chosen_pictures, frame_indices, open_pose
 from selfforcing_unianimate.pose_training import (
     POSE_DROPOUT,
     POSE_FILES,
@@ -72,24 +72,25 @@ class PoseRequest(PosedRequest, I2VRequest):
 
     def validate(self) -> None:
         super().validate()
-        if self.image is None:
-            raise RequestError("the teacher moves who is in a picture; give it with --image PATH")
+        if self.image is None and self.side_by_side is not None:
+            raise RequestError("--side-by-side shows the picture, too; give it with --image PATH")
         if self.mode != "off" and self.pose is None:
             raise RequestError("a motion is needed: --pose FILE, which 'sfu pose VIDEO' makes, or --pose-mode off")
 
 
 @dataclass(frozen=True, kw_only=True)
 class PoseInputs(TaskInputs[PoseRequest]):
-    """``image`` [3, H, W] in [-1, 1] and the ``skeletons``, stretched to the video's size; None without poses."""
+    """``image`` [3, H, W] in [-1, 1] and the ``skeletons``, as the encoder takes them; None where there are none."""
 
-    image: Tensor
+    image: Tensor | None
     skeletons: Skeletons | None
 
 
 class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
     """A picture moved by poses, in windows where the video is longer than one.
 
-    In training a batch has what ``pose_training`` makes of a clip and its poses; the pose encoder is trained beside.
+    A network that was also trained without pictures is told by ``needs_picture``. In training a batch has what
+    ``pose_training`` makes of a clip and its poses; the pose encoder is trained beside.
     """
 
     request_type: ClassVar[type[GenerationRequest]] = PoseRequest
@@ -98,14 +99,15 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
     condition_dropout = POSE_DROPOUT
     trained_parts: ClassVar[tuple[str, ...]] = (POSE_PART.name,)
 
-    def load(self, request: PoseRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> PoseInputs:
-        from PIL import Image
+    def __init__(self, *, needs_picture: bool = True) -> None:
+        self.needs_picture = needs_picture
 
+    def load(self, request: PoseRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> PoseInputs:
         geometry = exact_geometry(settings, latent_spec)
         if request.side_by_side is not None:
             check_output(request.side_by_side, num_frames=geometry.num_frames, fps=settings.fps)
-        size = geometry.width, geometry.height
-        picture = media.load_image(request.image or "")
+        if request.image is None and self.needs_picture:
+            raise RequestError("the teacher moves who is in a picture; give it with --image PATH")
         poses, notes = None, tuple[str, ...]()
         if request.mode != "off" and request.pose is not None:
             source = open_pose(request.pose)
@@ -118,7 +120,7 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
             settings=settings,
             geometry=geometry,
             notes=notes,
-            image=media.image_to_tensor(picture.resize(size, Image.Resampling.BILINEAR)),
+            image=None if request.image is None else _picture(request.image, geometry),
             skeletons=poses,
         )
 
@@ -130,14 +132,17 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
 
     def condition(self, inputs: PoseInputs, components: Components, clip: Clip) -> Conditioning:
         plan = WindowPlan(inputs.geometry.latent_frames)
-        channels = picture_channels(inputs.image, inputs.geometry, len(plan.spans[0]), components)
+        frames = len(plan.spans[0])
+        if inputs.image is None:
+            channels = channels_at(no_picture(inputs.geometry, components), 0, frames)
+        else:
+            channels = picture_channels(inputs.image, inputs.geometry, frames, components)
         motions: list[Tensor | None] = [None] * len(plan.spans)
         if inputs.skeletons is not None:
             embedded, reference = embed(inputs.skeletons, plan.spans, components)
             motions = [*embedded]
             channels = channels if reference is None else with_reference(channels, reference)
-        states = None if components.image_encoder is None else image_states([inputs.image], components)
-        base = self.branches(inputs, components, channels, states)
+        base = self.branches(inputs, components, channels, _image_states(inputs, components))
         in_both = inputs.request.pose_branch == "both"
         windows = tuple(_window(*each, base, in_both) for each in zip(plan.frames, motions, strict=True))
         batch, depth, frames, *sides = base.latent_shape
@@ -152,7 +157,7 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
 
     def report(self, inputs: PoseInputs, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
         path = inputs.request.side_by_side
-        if path is None:
+        if path is None or inputs.image is None:
             yield from clip.frames
             return
         from selfforcing_unianimate.side_by_side import with_sources
@@ -213,9 +218,32 @@ def embed(poses: Skeletons, spans: tuple[range, ...], components: Components) ->
     return motions, reference
 
 
+def _image_states(inputs: PoseInputs, components: Components) -> Tensor | None:
+    """CLIP states of the picture; None for a network that takes none."""
+    if components.image_encoder is None or inputs.image is None:
+        return None
+    return image_states([inputs.image], components)
+
+
+def _picture(path: Path, geometry: VideoGeometry) -> Tensor:
+    """A picture stretched to the size of a video, [3, H, W]."""
+    from PIL import Image
+
+    size = geometry.width, geometry.height
+    return media.image_to_tensor(media.load_image(path).resize(size, Image.Resampling.BILINEAR))
+
+
 def _poses(request: PoseRequest, source: PoseSource, geometry: VideoGeometry) -> Skeletons:
-    found = skeletons(source, geometry.width, geometry.height, geometry.num_frames)
-    if request.mode == "pose_only":
+    from selfforcing_unianimate.pose_encoder import MOTION_STRIDE, REFERENCE_STRIDE
+
+    # The encoder makes one token of 16 pixels; of the real network's tokens that is the size of the video itself.
+    rows, columns = geometry.token_grid[1:]
+    chosen = frame_indices(source.num_frames, geometry.num_frames)
+    found = Skeletons(
+        chosen_pictures(source, chosen, columns * MOTION_STRIDE, rows * MOTION_STRIDE),
+        source.reference(geometry.latent_width * REFERENCE_STRIDE, geometry.latent_height * REFERENCE_STRIDE),
+    )
+    if request.mode == "pose_only" or request.image is None:
         return replace(found, reference=None)
     if found.reference is None:
         raise no_reference(request)
@@ -233,5 +261,5 @@ def _window(frames: tuple[int, ...], motion: Tensor | None, base: Conditioning, 
 def _notes(request: PoseRequest, source: PoseSource, geometry: VideoGeometry, fps: float) -> Iterator[str]:
     if request.pose is not None:
         yield from motion_notes(request.pose, source, geometry, fps)
-    if request.mode == "pose_only":
+    if request.mode == "pose_only" and request.image is not None:
         yield NOT_RELATED

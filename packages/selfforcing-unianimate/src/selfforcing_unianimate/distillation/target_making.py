@@ -154,8 +154,8 @@ def make_targets(plan: TargetPlan, folder: Path, *, shard_size: int, part: tuple
 def _encode(plan: TargetPlan, number: int, progress: Progress) -> Mapping[str, Tensor]:
     pipeline, components = plan.pipeline, plan.pipeline.components
     task, inputs = pipeline.preset.task, pipeline.check(pipeline.plan(plan.requests[number]))
-    if not isinstance(inputs, PoseInputs):
-        raise TypeError(f"the teacher's inputs must be PoseInputs, got {type(inputs).__name__}")
+    if not isinstance(inputs, PoseInputs) or inputs.image is None:
+        raise TypeError(f"the teacher's inputs must be PoseInputs with a picture, got {type(inputs).__name__}")
     empty = [_text(components, text) for text in (inputs.request.prompt, inputs.settings.negative_prompt, "")][-1]
     conditioning = task.condition(inputs, components, Clip())
     states: list[Tensor] = []
