@@ -28,7 +28,7 @@ from wan_core.tasks import SamplingDefaults
 from wan_core.tasks.i2v import first_frame_mask, first_frame_video
 from wan_core.training import Cache, FlowBatch, NoiseLevels, draw_clean_frames, make_flow_batch, write_cache
 
-COUNTS = {"clips": 9000, "stills": 30000, "channels": 600, "causal": 3000}
+COUNTS = {"clips": 9000, "stills": 30000, "channels": 600}
 """How many examples each cache of latents has: see `latent_cache`."""
 IMAGE_CLIPS = 1000
 HARD_SHAPES = {"circle": 0.25, "square": 0.35, "triangle": 0.5, "ring": 0.6, "cross": 1.0}
@@ -50,7 +50,6 @@ class Course:
 COURSES = {
     "t2v": Course(9000, rate=0.7, decay_share=0.5, average=0.998),
     "more": Course(7000, rate=0.5, decay_share=0.7, average=0.999, shares=HARD_SHAPES),
-    "causal": Course(600, rate=0.2, decay_share=0.6, average=0.99, shares=HARD_SHAPES),
 }
 
 
@@ -137,8 +136,7 @@ def latent_cache(folder: Path, kind: str, vae: VideoVAE) -> Cache:
 
     ``clips``: ``latents`` ``[24, 5, 8, 8]``, and of the first 1,000 clips ``images`` ``[24, 4, 8, 8]``, their frames 4,
     8, 12 and 16 encoded as single images. ``stills``: ``latents`` ``[24, 1, 8, 8]`` of first frames alone.
-    ``channels``: ``latents`` of clips and the ``channels`` ``[28, 5, 8, 8]`` that image-to-video is given. ``causal``:
-    ``latents`` of clips alone.
+    ``channels``: ``latents`` of clips and the ``channels`` ``[28, 5, 8, 8]`` that image-to-video is given.
     """
     settings = {"world": WORLD_VERSION, "kind": kind}
     encode = partial(encode_clip, vae, kind)

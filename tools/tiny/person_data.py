@@ -1,8 +1,8 @@
 """What the tiny persons' networks are trained on, made once: latents, features of skeletons, pictures of every look.
 
 Of UniAnimate's pose encoder only the last layer learns, with a transformer. Its six layers before that are computed:
-they hand on the colours of pixels, then the principal components of 2x2x2 of what they have, in the almost straight part
-of SiLU. So what they make of the skeletons of every clip can be cached.
+they hand on the colours of pixels, then the principal components of 2x2x2 of what they have, in the almost straight
+part of SiLU. So what they make of the skeletons of every clip can be cached.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from tools.tiny.vae_stage import to_pixels
 from wan_core.models import VideoVAE
 from wan_core.training import Cache, write_cache
 
-CLIPS = {"suit": 960, "dress": 240}
+CLIPS = {"suit": 640, "dress": 240}
 POSE = PoseConfig(hidden=16, token_dim=DIT.dim, reference_channels=DIT.in_dim + 4)
 SKELETON_SIDE = GEOMETRY.token_grid[1] * MOTION_STRIDE
 """Pixels of the sides of drawn skeletons, of which 16 make one token."""
@@ -120,8 +120,8 @@ def latent_clips(folder: Path, style: str, vae: VideoVAE) -> Cache:
     return Cache(write_cache(folder / f"{style}-latents", CLIPS[style], encode, settings, shard_size=80))
 
 
-def pose_features(folder: Path, style: str, trunk: PoseTrunk) -> Cache:
-    """``features`` [16, 5, 16, 16] float16 of the skeletons of every training clip of a style."""
+def pose_features(folder: Path, style: str, trunk: PoseTrunk, part: tuple[int, int]) -> None:
+    """Write ``features`` [16, 5, 16, 16] float16 of the skeletons of every training clip of a style, or a part."""
 
     @torch.inference_mode()
     def encode(number: int) -> dict[str, Tensor]:
@@ -129,22 +129,32 @@ def pose_features(folder: Path, style: str, trunk: PoseTrunk) -> Cache:
         return {"features": trunk.features(skeletons)[0].half()}
 
     settings = {"people": PEOPLE_VERSION, "style": style, "kind": "features", "trunk": "computed"}
-    return Cache(write_cache(folder / f"{style}-features", CLIPS[style], encode, settings, shard_size=80))
+    write_cache(folder / f"{style}-features", CLIPS[style], encode, settings, shard_size=80, part=part)
 
 
-def pictures_of(folder: Path, vae: VideoVAE) -> dict[Look, Tensor]:
-    """Channels [PICTURES, 28, 5, 8, 8] of persons in random poses, for every look that is trained."""
-    every = [look for style in STYLES for look in looks(held_back=False, style=style)]
+@cache
+def pictured_looks() -> tuple[Look, ...]:
+    """The looks that there are pictures of: all that are trained."""
+    return tuple(look for style in STYLES for look in looks(held_back=False, style=style))
+
+
+def write_pictures(folder: Path, vae: VideoVAE) -> None:
+    """Write ``channels`` [PICTURES, 28, 5, 8, 8] float16 of persons in random poses, for every look."""
 
     @torch.inference_mode()
     def encode(number: int) -> dict[str, Tensor]:
-        rng = np.random.default_rng([34, number])
-        images = [to_pixels([render(every[number], draw_motion(rng, 1))])[0, :, 0] for _ in range(PICTURES)]
+        rng, look = np.random.default_rng([34, number]), pictured_looks()[number]
+        images = [to_pixels([render(look, draw_motion(rng, 1))])[0, :, 0] for _ in range(PICTURES)]
         return {"channels": torch.stack([first_frame_channels(vae, image) for image in images]).half()}
 
     settings = {"people": PEOPLE_VERSION, "kind": "pictures"}
-    found = Cache(write_cache(folder / "pictures", len(every), encode, settings))
-    return {look: found[number]["channels"].float() for number, look in enumerate(every)}
+    write_cache(folder / "pictures", len(pictured_looks()), encode, settings)
+
+
+def pictures_of(folder: Path) -> dict[Look, Tensor]:
+    """What `write_pictures` wrote, by look."""
+    found = Cache(folder / "pictures")
+    return {look: found[number]["channels"].float() for number, look in enumerate(pictured_looks())}
 
 
 @cache

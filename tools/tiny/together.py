@@ -10,7 +10,7 @@ from pathlib import Path
 from torch import Tensor, distributed, nn
 
 from wan_core.models import WanDiT
-from wan_core.training import CheckpointFolder, TrainingState
+from wan_core.training import CheckpointFolder, TrainingState, trained_tensors
 
 
 def prepare(dit: WanDiT, *, world: int, compiled: bool) -> None:
@@ -30,7 +30,7 @@ def average_gradients(model: nn.Module) -> None:
         distributed.all_reduce(weight.grad)
         weight.grad /= distributed.get_world_size()
 
-    for weight in model.parameters():
+    for weight in trained_tensors(model).values():
         weight.register_post_accumulate_grad_hook(average)
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 import torch
 
-from tools.tiny import causal_stage, delta_stage, dit_stage, family, scores, text_stage, together, vae_stage, weights
+from tools.tiny import delta_stage, dit_stage, family, scores, text_stage, together, vae_stage, weights
 from wan_core.models import TextEncoder, UMT5Encoder, VideoVAE, WanDiT
 from wan_core.runtime import launched
 from wan_core.training import (
@@ -44,7 +44,7 @@ ALLOCATOR = {
     "MALLOC_TOP_PAD_": "268435456",
     "OMP_NUM_THREADS": "1",
 }
-STAGES = ("vae", "text", "t2v", "more", "i2v", "high", "low", "causal")
+STAGES = ("vae", "text", "t2v", "more", "i2v", "high", "low")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -63,13 +63,13 @@ def parse_arguments() -> argparse.Namespace:
 def prepare_process(module: str, core: int | None = None) -> None:
     """Start ``module`` again with the allocator settings if they are not there, then keep to one core and one thread.
 
-    Without ``core`` a process that torchrun started takes the core of its number, any other may run anywhere.
+    Without ``core`` a process that torchrun started takes the core of its number, if there is one; others run anywhere.
     """
     if any(os.environ.get(name) != value for name, value in ALLOCATOR.items()):
         arguments = [sys.executable, "-m", module, *sys.argv[1:]]
         os.execve(sys.executable, arguments, {**os.environ, **ALLOCATOR})
     core = int(os.environ.get("LOCAL_RANK", "-1")) if core is None else core
-    if core >= 0 and hasattr(os, "sched_setaffinity"):
+    if 0 <= core < (os.cpu_count() or 1) and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     torch.set_num_threads(1)
 
@@ -159,40 +159,6 @@ def run_dit(arguments: argparse.Namespace) -> None:
         )
 
     train_dit(arguments, stage, average, partial(score_dit, arguments, average, dit, vae, encoder), kinds=2)
-
-
-def run_causal(arguments: argparse.Namespace) -> None:
-    """Stage "causal": the bundled transformer learns to go on frame by frame; two processes share a batch of 16."""
-    vae, encoder = family.load_frozen()
-    dit = causal_stage.new_causal_dit()
-    average = AveragedWeights(dit, dit_stage.COURSES["causal"].average)
-
-    def stage(ranks: Ranks) -> dit_stage.DiTStage:
-        return causal_stage.CausalStage(
-            dit,
-            encoder,
-            latents(arguments, "causal", vae, ranks),
-            NoiseLevels(shift=3.0, std=1.2),
-            dit_stage.channel_weights(vae),
-            batch=16 // ranks.world,
-            shares=dit_stage.COURSES["causal"].shares,
-            rank=ranks.rank,
-        )
-
-    def score(count: int) -> dict[str, Any]:
-        chosen = scores.held_back_clips(count)
-        average.exchange(dit)
-        made = causal_stage.generate_causal(dit, vae, encoder, chosen)
-        found = scores.score_videos(made, chosen)
-        scores.write_sheet(made[:24], arguments.work / "causal.png")
-        recipe = f"tools/tiny/causal_stage.py, {average.updates} steps of 16 clips"
-        tensors = {name: value for name, value in dit.state_dict().items() if not name.startswith("pose_proj.")}
-        path = arguments.work / "causal-latest.safetensors"
-        weights.write_weights(path, tensors, recipe=recipe, scores=found)
-        average.exchange(dit)
-        return found
-
-    train_dit(arguments, stage, average, score)
 
 
 def train_dit(
@@ -313,7 +279,7 @@ def main() -> None:
     arguments = parse_arguments()
     prepare_process("tools.tiny.train", arguments.core)
     arguments.work.mkdir(parents=True, exist_ok=True)
-    runs = {"vae": run_vae, "text": run_text, "t2v": run_dit, "more": run_dit, "causal": run_causal}
+    runs = {"vae": run_vae, "text": run_text, "t2v": run_dit, "more": run_dit}
     runs.get(arguments.stage, run_delta)(arguments)
 
 
