@@ -46,7 +46,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return load_pipeline(PRESET, options=RuntimeOptions(device="cpu", dtype="float32", offload=False))
+    options = RuntimeOptions(device="cpu", dtype="float32", offload=False, parts={"dit": TINY / "t2v"})
+    return load_pipeline(PRESET, options=options)
 
 
 def request(place: Path, **values: Any) -> CausalRequest:
@@ -183,7 +184,11 @@ def test_the_command_writes_the_new_frames(run: Callable[..., Result], place: Pa
         (["--continue", ""], 2, "it is empty"),
         (["--timesteps", "1000,abc"], 2, "times are numbers with commas between"),
         (["--timesteps", "1000,500"], 2, "2 timesteps are as many steps, and 1 are asked for"),
-        (["--timesteps", "500"], 2, "those of --sample-solver renoise, and the solver is unipc"),
+        (
+            ["--timesteps", "500", "--sample-solver", "unipc"],
+            2,
+            "those of --sample-solver renoise, and the solver is unipc",
+        ),
         (["--timesteps", "1500"], 2, "--timesteps fall from at most 1000 and end above 0, got 1500"),
         (["--timesteps", "500,750"], 2, "end above 0, got 500, 750"),
         (["--timesteps", "500,nan"], 2, "end above 0, got 500, nan"),

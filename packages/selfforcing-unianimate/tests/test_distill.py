@@ -63,7 +63,7 @@ def log_of(folder: Path) -> list[dict[str, Any]]:
 
 def student(folder: Path) -> dict[str, Tensor]:
     """The exported weights of a run."""
-    (path,) = (folder / "model" / "dit").glob("*.safetensors")
+    (path,) = (folder / "model" / "student").glob("*.safetensors")
     return load_file(path)
 
 
@@ -91,7 +91,7 @@ def check_exported(folder: Path, stage: str) -> None:
     assert {name.removeprefix("average.dit.") for name in live if name.startswith("average.")} == saved.keys()
     assert all(torch.equal(live[f"average.dit.{name}"], value) for name, value in saved.items())
     assert saved.keys() == CausalDiT(CONFIG).state_dict().keys()
-    (path,) = (folder / "model" / "dit").glob("*.safetensors")
+    (path,) = (folder / "model" / "student").glob("*.safetensors")
     with safe_open(path, framework="pt") as file:
         record = json.loads(file.metadata()["training"])
     assert record["distillation"]["stage"] == stage

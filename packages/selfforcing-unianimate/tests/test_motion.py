@@ -20,7 +20,7 @@ from selfforcing_unianimate.motion import read_motion
 from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_encoder import PoseEncoder
 from selfforcing_unianimate.pose_source import SkeletonWindow, frame_indices, open_pose, skeletons
-from selfforcing_unianimate.pose_weights import POSE_ENCODER
+from selfforcing_unianimate.pose_weights import POSE_ENCODER, POSE_PART
 from selfforcing_unianimate.presets import TINY_SFU
 from selfforcing_unianimate.task import CausalVideo
 from wan_core import CheckpointError, RequestError, loading
@@ -29,7 +29,10 @@ from wan_core.media import write_video
 from wan_core.pipeline import Pipeline
 
 FRAMES = 9
-PRESET = replace(TINY_SFU, task=CausalVideo(FrameBlocks(size=2, window=4)))
+PRESET = replace(
+    TINY_SFU.with_part(POSE_PART.name, file=POSE_PART.file),  # none is bundled then
+    task=CausalVideo(FrameBlocks(size=2, window=4)),
+)
 
 
 @pytest.fixture(scope="module")

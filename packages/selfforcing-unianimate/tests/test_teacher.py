@@ -296,7 +296,7 @@ GOOD = ["teacher", "--image", "{f}/who.png", "--pose", "{f}/poses", "--ckpt-dir"
 MERGE = ["merge-lora", "--out", "out.safetensors"]
 # name: (arguments after `sfu`, exit code, words that the message must have)
 CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
-    "no picture": (["teacher", "--pose", "{f}/poses"], 2, ("--image",)),
+    "no picture": (["teacher", "--pose", "{f}/poses", "--ckpt-dir", "{f}/model"], 2, ("--image",)),
     "missing picture": (["teacher", "--pose", "{f}/poses", "--image", "none.png"], 2, ("none.png",)),
     "no motion": (["teacher", "--image", "{f}/who.png"], 2, ("--pose", "sfu pose")),
     "missing motion": (["teacher", "--image", "{f}/who.png", "--pose", "none.npz"], 2, ("none.npz",)),
@@ -311,7 +311,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "unknown branch": ([*GOOD, "--pose-branch", "none"], 2, ("none", "positive")),
     "size off the grid": ([*GOOD, "--size", "50*64"], 2, ("50", "48")),
     "frames not 4n+1": ([*GOOD, "--frame-num", "80"], 2, ("80", "81")),
-    "no weights": (GOOD[:-2], 2, ("--ckpt-dir",)),
+    "no weights": ([*GOOD[:-2], "--lora", "{f}/model/" + CHECKPOINT], 2, ("--ckpt-dir",)),
     "pose weights that are none": (
         [*GOOD, *FAST, "--pose-weights-path", "{f}/model/Wan2.1_VAE.pth"], 3, ("pose encoder",),
     ),

@@ -7,8 +7,10 @@ from pathlib import Path
 from selfforcing_unianimate.config import CausalDiTConfig
 from selfforcing_unianimate.families import CAUSAL_DIT
 from selfforcing_unianimate.frame_blocks import FrameBlocks
+from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_weights import POSE_PART
 from selfforcing_unianimate.task import CausalVideo
+from selfforcing_unianimate.teacher import PoseToVideo
 from wan_core.checkpoints import Part
 from wan_core.presets import Preset, get_preset
 
@@ -38,16 +40,44 @@ SFU_1_3B = replace(
     sampling=replace(_T2V.sampling, solver="renoise", num_inference_steps=4, flow_shift=5.0, guidance_scale=1.0),
 )
 
-_TINY = get_preset("tiny-t2v")
+_TINY = get_preset("tiny-i2v")
+
+_PERSONS = (
+    "it draws a person in green, purple, white or yellow clothing who moves on a black, green or white background, as "
+    "poses say; 'sfu download' fetches models that know more"
+)
+
+_TINY_POSE = replace(
+    POSE_PART,
+    file=str(WEIGHTS / "pose_encoder.safetensors"),
+    config=PoseConfig(token_dim=_TINY.dit.dim, reference_channels=_TINY.dit.in_dim - _TINY.dit.out_dim),
+)
 
 TINY_SFU = replace(
     _with_parts(
-        _TINY.with_part("dit", family=CAUSAL_DIT, file=str(WEIGHTS / "dit"), config=CausalDiTConfig(**vars(_TINY.dit))),
-        POSE_PART,
+        _TINY.with_part(
+            "dit",
+            family=CAUSAL_DIT,
+            file=str(WEIGHTS / "student"),
+            config=CausalDiTConfig(**vars(_TINY.dit), pose_dim=_TINY.dit.dim),
+        ),
+        _TINY_POSE,
     ),
     name="tiny-sfu",
-    summary="causal video in seconds on a CPU: coloured shapes that move, frame by frame",
+    summary="causal video in seconds on a CPU: a stick person moved by poses, four steps a block",
     # Single latent frames, which see as far back as its training clips are long.
     task=CausalVideo(FrameBlocks(size=1, window=5)),
     tea_cache=(),
+    sampling=replace(_TINY.sampling, solver="renoise", num_inference_steps=4, guidance_scale=1.0),
+    world=_PERSONS,
+)
+
+TINY_UNIANIMATE = replace(
+    _with_parts(_TINY.with_part("dit", file=str(WEIGHTS / "teacher")), _TINY_POSE),
+    name="tiny-unianimate",
+    summary="a stick person moved by poses in a minute on a CPU, the teacher of tiny-sfu",
+    task=PoseToVideo(needs_picture=False),
+    tea_cache=(),
+    sampling=replace(_TINY.sampling, solver="euler", num_inference_steps=50, guidance_scale=1.5),
+    world=_PERSONS,
 )

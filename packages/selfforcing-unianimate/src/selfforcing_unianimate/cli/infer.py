@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
 HELP = (
     "Make a video block by block, of any length. Wan2.1 1.3B in --ckpt-dir runs with the weights of Self-Forcing as "
-    "--part dit=FILE; without --ckpt-dir the bundled tiny network runs. --stream hands out frames as they are made."
+    "--part dit=FILE; without --ckpt-dir the bundled tiny network runs, which knows stick persons. --stream hands out "
+    "frames as they are made."
 )
 
 
@@ -25,7 +26,7 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     """Run the 1.3B model when its weights are named, else the tiny one; frames go to a file or a stream."""
     log, target = reporter(values["quiet"]), values["stream"]
     if values["ckpt_dir"] is None and not values["dry_run"]:
-        log("note: no --ckpt-dir, so the bundled tiny network makes this video; poses mean nothing to it")
+        log("note: no --ckpt-dir, so the bundled tiny network makes this video: a stick person whom --pose moves")
         preset = TINY_SFU
     elif values["ckpt_dir"] is None:
         log("note: this is the plan of sfu-1.3B; without --ckpt-dir and --dry-run the bundled tiny network runs")

@@ -8,6 +8,7 @@ import click
 
 from selfforcing_unianimate.cli.merge_lora import record_of, refuse_twice
 from selfforcing_unianimate.pose_weights import POSE_ENCODER, POSE_PART
+from selfforcing_unianimate.presets import TINY_UNIANIMATE
 from selfforcing_unianimate.teacher_preset import UNIANIMATE_14B
 from wan_core import cli
 from wan_core.cli import build_command, main_of, reporter, version_option
@@ -18,13 +19,18 @@ DEFAULT_PROMPT = "a person is dancing"
 HELP = (
     "Move who is in a picture by poses, with Wan2.1 I2V-14B and UniAnimate: 50 steps of two evaluations. UniAnimate's "
     ".ckpt is given as --lora, for the LoRA in it and for its pose encoder, or --ckpt-dir is what 'sfu merge-lora' "
-    "wrote. Videos longer than 81 frames are made in overlapping windows."
+    "wrote. Videos longer than 81 frames are made in overlapping windows. Without any weights the bundled tiny teacher "
+    "of stick persons runs."
 )
 
 
 def run(preset: Preset, values: Mapping[str, Any]) -> None:
     """Find the pose encoder and the LoRA, then make the videos."""
     log = reporter(values["quiet"])
+    if not (values["dry_run"] or values["ckpt_dir"] or values["loras"] or values["parts"]):
+        log("note: no --ckpt-dir, so the bundled tiny teacher makes this video: a stick person whom --pose moves")
+        cli.run_generate(TINY_UNIANIMATE, values)
+        return
     found = pose_weights(values)
     if found is not None:
         log(f"note: the pose encoder is that of {found}")
