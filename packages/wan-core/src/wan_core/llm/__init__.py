@@ -1,0 +1,26 @@
+"""Language models: one interface to those on this machine and to endpoints that speak OpenAI's protocol."""
+
+from typing import TYPE_CHECKING
+
+from wan_core.lazy import on_demand
+
+if TYPE_CHECKING:
+    from wan_core.llm.chat import Answer, Chat, Message
+    from wan_core.llm.endpoint import EndpointChat, open_endpoint
+    from wan_core.llm.local import LocalChat
+    from wan_core.llm.qwen import PICTURE_TOKEN, chat_markup, picture_patches, smart_size
+else:
+    __getattr__, __dir__ = on_demand(__name__)
+
+__all__ = [
+    "PICTURE_TOKEN",
+    "Answer",
+    "Chat",
+    "EndpointChat",
+    "LocalChat",
+    "Message",
+    "chat_markup",
+    "open_endpoint",
+    "picture_patches",
+    "smart_size",
+]
