@@ -16,6 +16,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from bindweave.mllm import MLLM
+from bindweave.mllm_config import MLLMConfig
 from pi3 import Pi3Config, Pi3XConfig
 from pi3.checkpoints import build
 from poze import Pi3FeatureAdapter
@@ -95,6 +97,7 @@ MANIFESTS: Mapping[str, Expected] = {
     "self_forcing_causal_1_3b": dit("t2v-1.3B"),
     "self_forcing_gan_critic_extras": Expected(None, gan_critic_extras),
     "selfforcing_unianimate_causal_1_3b": expected(CAUSAL_DIT, CAUSAL),
+    "qwen2_5_vl_7b": expected(MLLM, MLLMConfig()),
     "unianimate_pose_modules": expected(POSE_ENCODER, PoseConfig()),
     "poze_adapter_ti2v5b": Expected(None, lambda: Pi3FeatureAdapter(2048, 3072)),
 }

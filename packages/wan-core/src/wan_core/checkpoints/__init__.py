@@ -22,7 +22,8 @@ if TYPE_CHECKING:
         title_of,
     )
     from wan_core.checkpoints.families.dit import official_config
-    from wan_core.checkpoints.families.shapes import Shapes
+    from wan_core.checkpoints.families.shapes import Shapes, build_config
+    from wan_core.checkpoints.formats import CheckpointFormat
     from wan_core.checkpoints.inspection import Inspection, inspect_weights, tensor_rows
     from wan_core.checkpoints.layout import TOKENIZER, CheckpointLayout
     from wan_core.checkpoints.load import check_fit, check_network, load_model
@@ -46,6 +47,7 @@ __all__ = [
     "TOKENIZER",
     "UMT5",
     "VAE",
+    "CheckpointFormat",
     "CheckpointLayout",
     "Contents",
     "DerivedSource",
@@ -63,6 +65,7 @@ __all__ = [
     "Recipe",
     "Shapes",
     "TensorSource",
+    "build_config",
     "build_on_meta",
     "check_fit",
     "check_network",

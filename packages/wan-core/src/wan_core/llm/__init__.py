@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from wan_core.llm.chat import Answer, Chat, Message
     from wan_core.llm.endpoint import EndpointChat, open_endpoint
     from wan_core.llm.local import LocalChat
-    from wan_core.llm.qwen import PICTURE_TOKEN, chat_markup, picture_patches, smart_size
+    from wan_core.llm.qwen import PICTURE_TOKEN, chat_markup, picture_patches, resized_bicubic, smart_size
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -22,5 +22,6 @@ __all__ = [
     "chat_markup",
     "open_endpoint",
     "picture_patches",
+    "resized_bicubic",
     "smart_size",
 ]
