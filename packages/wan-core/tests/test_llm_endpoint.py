@@ -11,7 +11,9 @@ from PIL import Image
 
 from tests.chat_server import ChatServer, Reply, chat_server, said
 from wan_core.errors import BackendError, ConfigError
-from wan_core.llm import Answer, EndpointChat, Message, open_endpoint
+from wan_core.llm import Message, open_endpoint
+from wan_core.llm.chat import Answer
+from wan_core.llm.endpoint import EndpointChat
 
 KEY = "sk-secret-0123456789"
 HELLO = (Message("user", ("hello",)),)

@@ -11,7 +11,8 @@ from bindweave.mllm import MLLM
 from bindweave.mllm_config import MLLMConfig, stated_dims
 from tests.goldens.harness import GoldenCase, finished, handles
 from wan_core.checkpoints import MemorySource, load_model
-from wan_core.llm import picture_patches, resized_bicubic, smart_size
+from wan_core.llm import picture_patches, resized_bicubic
+from wan_core.llm.qwen import smart_size
 
 
 @handles("bindweave_qwen_image_preprocess")

@@ -14,7 +14,6 @@ from wan_core import CheckpointError, RequestError
 from wan_core.files import plain_text
 
 if TYPE_CHECKING:
-    import torch
     from PIL.Image import Image
     from torch import Tensor, nn
 

@@ -42,7 +42,10 @@ def infer_mllm_config(path: Path, source: TensorSource) -> MLLMConfig:
         "temporal_patch_size": frames,
     }
     file = (path if path.is_dir() else path.parent) / "config.json"
-    usual: dict[str, Any] = {"num_heads": max(1, dim // _HEAD_DIM), "vision_heads": max(1, vision_dim // _VISION_HEAD_DIM)}
+    usual: dict[str, Any] = {
+        "num_heads": max(1, dim // _HEAD_DIM),
+        "vision_heads": max(1, vision_dim // _VISION_HEAD_DIM),
+    }
     stated = stated_dims(read_json(file)) if file.is_file() else {}
     heads = stated.get("num_heads", usual["num_heads"])
     if type(heads) is int and 0 < heads <= dim:
@@ -94,9 +97,17 @@ def load_chat_tokenizer(folder: Path) -> Any:
 
     from wan_core import CheckpointError
     from wan_core.files import plain_text
+    from wan_core.llm import PICTURE_TOKEN
 
     try:
-        return AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
+        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, ImportError) as error:
         reason = plain_text(str(error).strip().partition("\n")[0])[:120]
-        raise CheckpointError(f"{folder} has no tokenizer of Qwen2.5-VL ({reason}); copy its tokenizer files") from error
+        raise CheckpointError(
+            f"{folder} has no tokenizer of Qwen2.5-VL ({reason}); copy its tokenizer files"
+        ) from error
+    if PICTURE_TOKEN not in tokenizer.get_vocab():
+        raise CheckpointError(
+            f"{folder} has no tokenizer of Qwen2.5-VL: it has no {PICTURE_TOKEN}; copy its tokenizer files"
+        )
+    return tokenizer

@@ -67,6 +67,8 @@ class MLLMConfig:
                 "rms_norm_eps": self.eps,
                 "rope_theta": self.rope_theta,
                 "rope_scaling": {"type": "mrope", "mrope_section": list(self.mrope_section)},
+                "bos_token_id": None,
+                "eos_token_id": None,
                 "pad_token_id": None,
                 "use_cache": False,
             },

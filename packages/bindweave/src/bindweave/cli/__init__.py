@@ -3,6 +3,8 @@
 from wan_core.cli import LazyCommand, LazyGroup, main_of
 
 COMMANDS = {
+    "refine": LazyCommand("bindweave.cli.refine:refine", "Let a language model write better prompts."),
+    "extract": LazyCommand("bindweave.cli.extract:extract", "Keep a language model's states of prompts and pictures."),
     "download": LazyCommand("bindweave.cli.download:download", "Fetch the weights, resumed and checked."),
 }
 

@@ -5,23 +5,20 @@ from typing import TYPE_CHECKING
 from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
-    from wan_core.llm.chat import Answer, Chat, Message
-    from wan_core.llm.endpoint import EndpointChat, open_endpoint
+    from wan_core.llm.chat import Chat, Message
+    from wan_core.llm.endpoint import open_endpoint
     from wan_core.llm.local import LocalChat
-    from wan_core.llm.qwen import PICTURE_TOKEN, chat_markup, picture_patches, resized_bicubic, smart_size
+    from wan_core.llm.qwen import PICTURE_TOKEN, chat_markup, picture_patches, resized_bicubic
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = [
     "PICTURE_TOKEN",
-    "Answer",
     "Chat",
-    "EndpointChat",
     "LocalChat",
     "Message",
     "chat_markup",
     "open_endpoint",
     "picture_patches",
     "resized_bicubic",
-    "smart_size",
 ]

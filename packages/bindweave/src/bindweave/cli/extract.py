@@ -1,0 +1,48 @@
+"""``bindweave extract``: the language model's states of prompts and pictures, kept in files."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wan_core.cli import PLACE, ErrorReporting, debug_option, progress_unless, reporter
+
+
+@click.command(cls=ErrorReporting, params=[debug_option()])
+@click.argument("samples", type=PLACE, metavar="SAMPLES.json")
+@click.option("--output", "-o", type=PLACE, help="The new sample file. [default: SAMPLES_with_features.json]")
+@click.option("--base-img-dir", type=PLACE, default=Path("."), help="Folder of the pictures. [default: this one]")
+@click.option("--mllm", type=PLACE, required=True, help="Folder of Qwen2.5-VL-7B-Instruct.")
+@click.option("--out-dir", type=PLACE, default=Path("hidden_states"), show_default=True, help="Folder of the states.")
+@click.option("--negative-prompt", help="Of the negative states; default: the original's.")
+@click.option("--device", help="cpu, cuda, cuda:1, mps; default: the best one.")
+@click.option("--dtype", default="bfloat16", show_default=True, help="In which it runs; states are kept in bfloat16.")
+@click.option("--shard", help="I/N: every N-th sample from the I-th on.  [default: torchrun's, else all]")
+@click.option("--quiet", is_flag=True, help="No progress and no notes.")
+def extract(**values: Any) -> None:
+    """Write the hidden states of each sample of SAMPLES.json, positive and negative.
+
+    The new sample file names them. States that are there and were made of the same things stay.
+    """
+    from bindweave.extraction import MLLM_NEGATIVE_PROMPT, Extraction, extract_samples
+    from bindweave.ledger import parse_share
+    from wan_core.runtime import resolve_device, resolve_dtype
+
+    source = values["samples"]
+    device = resolve_device(values["device"])
+    negative = values["negative_prompt"]
+    extract_samples(
+        Extraction(
+            source=source,
+            output=values["output"] or source.with_name(f"{source.stem}_with_features.json"),
+            pictures=values["base_img_dir"],
+            folder=values["out_dir"],
+            mllm=values["mllm"],
+            negative_prompt=MLLM_NEGATIVE_PROMPT if negative is None else negative,
+        ),
+        device,
+        resolve_dtype(values["dtype"], device),
+        share=parse_share(values["shard"]),
+        progress=progress_unless(values["quiet"]),
+        log=reporter(values["quiet"]),
+    )

@@ -1,0 +1,69 @@
+"""``bindweave refine``: prompts that tell what the pictures show."""
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from wan_core import RequestError
+from wan_core.cli import PLACE, ErrorReporting, debug_option, progress_unless, reporter
+
+
+@click.command(cls=ErrorReporting, params=[debug_option()])
+@click.argument("samples", type=PLACE, metavar="SAMPLES.json")
+@click.option("--output", "-o", type=PLACE, required=True, help="The new sample file.")
+@click.option("--base-img-dir", type=PLACE, default=Path("."), help="Folder of the pictures. [default: this one]")
+@click.option("--model", help="Model of an endpoint of OpenAI's protocol.")
+@click.option("--base-url", help="The endpoint; default: OPENAI_BASE_URL, else OpenAI's.")
+@click.option(
+    "--key-variable", default="OPENAI_API_KEY", show_default=True,
+    help="Environment variable with its key, or with several, parted by commas, that take turns.",
+)  # fmt: skip
+@click.option("--local", help="Instead: folder or repository of a Qwen2.5-VL to run here.")
+@click.option("--device", help="Of --local: cpu, cuda, cuda:1, mps; default: the best one.")
+@click.option("--timeout", type=click.FloatRange(0, min_open=True), default=60.0, show_default=True, help="Seconds.")
+@click.option("--retries", type=click.IntRange(0, 20), default=2, show_default=True, help="When the endpoint is busy.")
+@click.option(
+    "--max-tokens", type=click.IntRange(1), default=2000, show_default=True, help="A longer answer is an error."
+)
+@click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
+@click.option("--again", is_flag=True, help="Refine refined prompts, too; the first one is kept.")
+@click.option("--shard", help="I/N: every N-th sample from the I-th on.  [default: torchrun's, else all]")
+@click.option("--quiet", is_flag=True, help="No progress and no notes.")
+def refine(**values: Any) -> None:
+    """Let a language model rewrite the prompts of SAMPLES.json after a look at their pictures.
+
+    The result is a new file; what is done in it stays on a second run.
+    """
+    from bindweave.ledger import parse_share
+    from bindweave.refine import refine_samples
+    from wan_core.llm import Chat, LocalChat, open_endpoint
+
+    if (values["model"] is None) == (values["local"] is None):
+        raise RequestError("name the language model: --model NAME of an endpoint, or --local FOLDER")
+    if values["local"] is not None:
+        from wan_core.runtime import resolve_device
+
+        device = resolve_device(values["device"])
+
+        def open_chat() -> Chat:
+            return LocalChat(values["local"], device, max_tokens=values["max_tokens"])
+    else:
+        limits = {name: values[name] for name in ("key_variable", "timeout", "retries", "max_tokens")}
+        endpoint = open_endpoint(values["model"], values["base_url"], **limits)
+
+        def open_chat() -> Chat:
+            return endpoint
+
+    refine_samples(
+        values["samples"],
+        values["output"],
+        values["base_img_dir"],
+        open_chat,
+        model=values["model"] or values["local"],
+        seed=values["seed"],
+        again=values["again"],
+        share=parse_share(values["shard"]),
+        progress=progress_unless(values["quiet"]),
+        log=reporter(values["quiet"]),
+    )

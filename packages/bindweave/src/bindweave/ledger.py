@@ -1,0 +1,88 @@
+"""What became of each sample, a small file each, so that processes share the work and a stopped one goes on."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bindweave.samples import Sample, write_samples
+from wan_core import MediaError, RequestError
+from wan_core.drafts import alone_in, write_text
+
+
+@dataclass(frozen=True)
+class Share:
+    """One of ``count`` processes: sample ``index``, ``index + count``, ... in sorted order are its own."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, names: Sequence[str]) -> list[str]:
+        """The own ones of sorted names."""
+        return list(names[self.index :: self.count])
+
+
+def parse_share(text: str | None, environ: Mapping[str, str] = os.environ) -> Share:
+    """The share written as ``1/4``, else that of torchrun's RANK and WORLD_SIZE, else everything.
+
+    Raises RequestError for what is no share.
+    """
+    if text is None:
+        return Share(int(environ.get("RANK", "0")), int(environ.get("WORLD_SIZE", "1")))
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise RequestError(f"--shard is I/N with I from 1 to N, such as 1/4, got {text[:20]!r}")
+    return Share(int(number) - 1, int(count))
+
+
+class Ledger:
+    """Notes on samples beside ``output``: for each, what changes in it or why it failed, and what it was made of.
+
+    ``digests`` name what each sample is made of; a note with another digest does not count.
+    """
+
+    def __init__(self, output: Path, digests: Mapping[str, str]) -> None:
+        self.output = output
+        self._digests = dict(digests)
+        self._folder = output.with_name(f".{output.name}.samples")
+
+    def note(self, name: str, changes: Mapping[str, Any], *, error: str = "") -> None:
+        """What becomes of a sample. Raises MediaError when the disk refuses."""
+        content = {"of": self._digests[name], "changes": dict(changes), "error": error}
+        write_text(self._folder / f"{name}.json", json.dumps(content))
+
+    def changes(self, name: str) -> dict[str, Any] | None:
+        """What was noted of a sample that is done; None for others."""
+        noted = self._read(name)
+        return None if noted is None or noted["error"] else noted["changes"]
+
+    def close(self, samples: Mapping[str, Sample]) -> tuple[bool, dict[str, str]]:
+        """Write the output once all samples have a note: whether it was, and the failures that it has, by sample.
+
+        The process that is last does it; those that failed stay in it as they were. Raises MediaError.
+        """
+        busy = MediaError(f"another process is writing {self.output}; try again")
+        with alone_in(self.output.parent, busy, name=f".{self.output.name}.lock", wait=60):
+            noted = {name: self._read(name) for name in samples}
+            found = {name: note for name, note in noted.items() if note is not None}
+            errors = {name: note["error"] for name, note in found.items() if note["error"]}
+            if len(found) < len(samples):
+                return False, errors
+            write_samples(self.output, {n: {**each.values, **found[n]["changes"]} for n, each in samples.items()})
+            if not errors:
+                shutil.rmtree(self._folder, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            (self.output.parent / f".{self.output.name}.lock").unlink(missing_ok=True)
+        return True, errors
+
+    def _read(self, name: str) -> dict[str, Any] | None:
+        try:
+            noted = json.loads((self._folder / f"{name}.json").read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return None
+        is_ours = isinstance(noted, dict) and noted.get("of") == self._digests[name]
+        return noted if is_ours and isinstance(noted.get("changes"), dict) else None

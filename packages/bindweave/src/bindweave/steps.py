@@ -1,0 +1,114 @@
+"""What refinement and extraction share: pictures of a sample, one sample after the other, failures at the end."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from bindweave.hidden_states import MAX_PICTURES
+from bindweave.ledger import Ledger, Share
+from bindweave.samples import Sample
+from wan_core import BackendError, CheckpointError, MediaError, RequestError, WanError
+from wan_core.files import hash_file, plain_text
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+ThingT = TypeVar("ThingT")
+Progress = Callable[[Iterable[Any], str], Iterable[Any]]
+_SHOWN = 10
+
+
+def digest_of(*things: Any) -> str:
+    """A name of plain values: the SHA-256 of their JSON."""
+    return hashlib.sha256(json.dumps(things, sort_keys=True, ensure_ascii=False).encode()).hexdigest()
+
+
+class UnusableError(Exception):
+    """What every sample needs cannot be opened: ``reason`` is the error that the user gets, once."""
+
+    def __init__(self, reason: WanError) -> None:
+        super().__init__(str(reason))
+        self.reason = reason
+
+
+def opened_once(open_it: Callable[[], ThingT]) -> Callable[[], ThingT]:
+    """What ``open_it`` opens, at the first call; raises UnusableError where that is a WanError."""
+
+    @cache
+    def get() -> ThingT:
+        try:
+            return open_it()
+        except WanError as error:
+            raise UnusableError(error) from error
+
+    return get
+
+
+def picture_hashes(sample: Sample, folder: Path) -> list[str]:
+    """The SHA-256 of each of a sample's first four pictures, "" for one that is not there."""
+    return [_hash(path) for path in sample.pictures_in(folder)[:MAX_PICTURES]]
+
+
+def _hash(path: Path) -> str:
+    try:
+        return hash_file(path)
+    except CheckpointError:
+        return ""
+
+
+def load_pictures(sample: Sample, folder: Path, log: Callable[[str], None]) -> list[Image]:
+    """The first four pictures of a sample that can be read; a note for each other, and for a fifth."""
+    from wan_core.media import load_image
+
+    paths = sample.pictures_in(folder)
+    if len(paths) > MAX_PICTURES:
+        log(f"note: {sample.name} has {len(paths)} pictures; the first {MAX_PICTURES} are used")
+    found = []
+    for path in paths[:MAX_PICTURES]:
+        try:
+            found.append(load_image(path))
+        except (RequestError, MediaError) as error:
+            log(f"note: {sample.name} goes without a picture: {error}")
+    return found
+
+
+def work_through(
+    samples: Mapping[str, Sample],
+    ledger: Ledger,
+    share: Share,
+    make: Callable[[Sample], Mapping[str, Any]],
+    *,
+    title: str,
+    progress: Progress,
+    log: Callable[[str], None],
+) -> None:
+    """Make what is not done of the own share, note it, and write the output when all shares are done.
+
+    A sample that fails does not stop the others. Raises the kind of the first failure, with all of them in its
+    message, at the end; ConfigError, MediaError of the output and what cannot be opened at once.
+    """
+    waiting = [name for name in share.of(list(samples)) if ledger.changes(name) is None]
+    kind: type[WanError] | None = None
+    for name in progress(waiting, title):
+        try:
+            ledger.note(name, make(samples[name]))
+        except UnusableError as error:
+            raise error.reason from error.reason.__cause__
+        except (BackendError, RequestError, CheckpointError) as error:
+            kind = kind or type(error)
+            ledger.note(name, {}, error=str(error))
+            log(f"{name} failed: {error}")
+    is_written, errors = ledger.close(samples)
+    if errors:
+        listed = "; ".join(f"{name}: {plain_text(reason)}" for name, reason in list(errors.items())[:_SHOWN])
+        more = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+        state = f"{ledger.output} has them as they were; " if is_written else ""
+        raise (kind or BackendError)(
+            f"{len(errors)} of {len(samples)} samples failed; {state}the same command tries them again. {listed}{more}"
+        )
+    log(f"{ledger.output}: {len(samples)} samples" if is_written else "done; other processes are still at work")
