@@ -13,7 +13,7 @@ from bindweave.mllm import open_mllm
 from bindweave.samples import Sample, check_new_file, read_samples
 from bindweave.steps import Progress, digest_of, load_pictures, opened_once, picture_hashes, work_through
 from wan_core import CheckpointError, RequestError
-from wan_core.files import folder_files, plain_text, sample_file
+from wan_core.files import existing_file, folder_files, plain_text, sample_file
 
 if TYPE_CHECKING:
     import torch
@@ -61,7 +61,7 @@ def extract_samples(
     check_new_file(wanted.output, wanted.source)
     if not wanted.negative_prompt.strip():
         raise RequestError("the language model's negative prompt is empty; leave it out for the usual one")
-    samples = read_samples(wanted.source)
+    samples = read_samples(existing_file(wanted.source, "sample file"))
     weights = _weights_digest(wanted.mllm)
     settings = {"mllm": wanted.mllm.name, "weights": weights, "dtype": str(dtype).removeprefix("torch.")}
     hashes = {name: picture_hashes(each, wanted.pictures) for name, each in samples.items()}

@@ -72,7 +72,7 @@ class Ledger:
             errors = {name: note["error"] for name, note in found.items() if note["error"]}
             if len(found) < len(samples):
                 return False, errors
-            write_samples(self.output, {n: {**each.values, **found[n]["changes"]} for n, each in samples.items()})
+            write_samples(self.output, {n: {**samples[n].values, **found[n]["changes"]} for n in sorted(samples)})
             if not errors:
                 shutil.rmtree(self._folder, ignore_errors=True)
         with contextlib.suppress(OSError):

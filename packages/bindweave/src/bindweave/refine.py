@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from bindweave.ledger import Ledger, Share
 from bindweave.samples import Sample, check_new_file, read_samples
 from bindweave.steps import Progress, digest_of, load_pictures, opened_once, picture_hashes, work_through
+from wan_core.files import existing_file
 from wan_core.llm import Chat, Message
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def refine_samples(
     called when there is work. Raises as :func:`bindweave.steps.work_through`.
     """
     check_new_file(output, source)
-    samples = read_samples(source)
+    samples = read_samples(existing_file(source, "sample file"))
     done = read_samples(output) if output.exists() and not again else {}
     digests = {
         name: digest_of(dict(each.values), picture_hashes(each, pictures), model, seed, INSTRUCTION)
@@ -88,6 +89,6 @@ def _finished(sample: Sample, earlier: Sample | None, *, again: bool) -> dict[st
         return {}
     if earlier is None or earlier.values.get("prompt_old") != sample.prompt:
         return None
-    if earlier.values["img_paths"] != sample.values["img_paths"]:
+    if earlier.images != sample.images:
         return None
     return {name: earlier.values[name] for name in ("prompt", "prompt_old")}

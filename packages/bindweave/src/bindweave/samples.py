@@ -1,98 +1,101 @@
-"""The sample JSON that every step reads and writes: ids of samples to their prompt and pictures.
+"""The sample JSON, which every step of the chain reads and writes: sample ids to pictures, prompts and states."""
 
-It is the original's: UTF-8, one object, sorted keys, four blanks. Keys that a step does not know stay.
-"""
+from __future__ import annotations
 
 import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from typing import Any
 
 from wan_core import RequestError
 from wan_core.drafts import write_text
-from wan_core.files import damage_of, existing_file, plain_text, read_text, unique_keys
-
-_MAX_NAME = 150
+from wan_core.files import damage_of, plain_text, read_text, unique_keys
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Sample:
-    """One sample: its id and all its ``values``, checked where they are used."""
+    """One video: its id, pictures relative to the picture folder, prompt, and files of states as they are written.
+
+    ``values`` are all keys of its object, so that what is not read here is kept.
+    """
 
     name: str
+    images: tuple[str, ...]
+    prompt: str
+    hidden_states: str | None = None
+    hidden_states_negative: str | None = None
     values: Mapping[str, Any]
-
-    @property
-    def prompt(self) -> str:
-        """What the video shows, the refined prompt where there is one."""
-        prompt: str = self.values["prompt"]
-        return prompt
-
-    def pictures_in(self, folder: Path) -> list[Path]:
-        """Its pictures, which lie below ``folder``, in their order; they need not be there."""
-        return [folder / name for name in self.values["img_paths"]]
 
 
 def read_samples(path: Path) -> dict[str, Sample]:
-    """The samples of a file by id, in sorted order.
+    """The samples of a file in the order of their ids, which is that in which they are made.
 
-    Raises RequestError naming the sample for what is no such file: an id that is no file name, a prompt that is no
-    text, pictures that are no list of paths below the pictures' folder.
+    Raises RequestError for a file that is no such JSON, naming the sample and the key.
     """
-    existing_file(path, "sample file")
+    content = read_object(path, "samples by their ids")
+    return {name: _sample(plain_text(path), name, content[name]) for name in sorted(content)}
+
+
+def read_object(path: Path, what: str) -> dict[str, Any]:
+    """The JSON object, which is not empty, of a file; ``what`` says of what it is. Raises RequestError."""
     try:
         content = json.loads(read_text(path), object_pairs_hook=unique_keys)
     except (ValueError, RecursionError) as error:
-        raise RequestError(f"{plain_text(path)} is no JSON: {plain_text(error)[:120]}") from error
+        raise RequestError(f"{plain_text(path)} is no JSON: {str(error)[:80]}") from error
     if not isinstance(content, dict) or not content:
-        raise RequestError(
-            f'{plain_text(path)} must be an object of samples: {{"id": {{"prompt": ..., "img_paths": []}}}}'
-        )
-    return {name: _checked(path, name, content[name]) for name in sorted(content)}
-
-
-def _checked(path: Path, name: str, values: Any) -> Sample:
-    fault = _fault_of_name(name) or _fault_of(values)
-    if fault:
-        raise RequestError(f"{plain_text(path)}, sample {plain_text(name)[:60]!r}: {fault}")
-    return Sample(name, values)
-
-
-def _fault_of_name(name: str) -> str:
-    is_file = name not in ("", ".", "..") and not set("/\\") & set(name)
-    if is_file and plain_text(name) == name and len(name) <= _MAX_NAME:
-        return ""
-    return "its id names files and cannot be one; take letters, digits and _"
-
-
-def _fault_of(values: Any) -> str:
-    """What is wrong with the values of a sample, or ""."""
-    if not isinstance(values, dict):
-        return "it must be an object with prompt and img_paths"
-    prompt, paths = values.get("prompt"), values.get("img_paths")
-    if not isinstance(prompt, str) or not prompt.strip() or damage_of(prompt):
-        return "its prompt must be a text"
-    if not isinstance(paths, list) or not paths or not all(isinstance(each, str) and each for each in paths):
-        return "its img_paths must be a list of one or more file names"
-    outside = next((each for each in paths if _leads_out(each)), None)
-    if outside is not None:
-        return f"{plain_text(outside)} leads out of the folder of pictures; give a path below it"
-    return "" if isinstance(values.get("prompt_old", ""), str) else "its prompt_old must be a text"
-
-
-def _leads_out(path: str) -> bool:
-    return ".." in PurePosixPath(path).parts or path.startswith(("/", "\\")) or "\0" in path
+        raise RequestError(f"{plain_text(path)} must hold an object of {what}")
+    return content
 
 
 def write_samples(path: Path, samples: Mapping[str, Mapping[str, Any]]) -> None:
-    """Write samples, sorted, whole or not at all. Raises MediaError when the disk refuses."""
-    write_text(path, json.dumps(dict(sorted(samples.items())), indent=4, ensure_ascii=False) + "\n")
+    """Write samples as the original does, in one step. Raises MediaError when the disk refuses."""
+    write_text(path, json.dumps(samples, indent=4, ensure_ascii=False) + "\n")
 
 
-def check_new_file(output: Path, *inputs: Path) -> None:
+def check_new_file(output: Path, source: Path) -> None:
     """Raises RequestError where a result would be written over what it is made of."""
-    for given in inputs:
-        if os.path.realpath(output) == os.path.realpath(given):
-            raise RequestError(f"{plain_text(output)} is the input; write the result into another file")
+    if os.path.realpath(output) == os.path.realpath(source):
+        raise RequestError(f"{plain_text(output)} is the input; write the result into another file")
+
+
+def safe_path(text: str, what: str) -> Path:
+    """A path from a file of somebody else: without a step out of its folder. Raises RequestError."""
+    if ".." in (*PurePosixPath(text).parts, *PureWindowsPath(text).parts) or damage_of(text) or "\0" in text:
+        raise RequestError(f"{what} is {plain_text(text)[:200]!r}; paths with .. are refused")
+    return Path(text)
+
+
+def _sample(shown: str, name: str, value: Any) -> Sample:
+    where = f"{shown}, sample {plain_text(name)[:80]!r}"
+    if name in ("", ".", "..") or {PurePosixPath(name).name, PureWindowsPath(name).name} != {name}:
+        raise RequestError(f"{where}: an id names a file, so it has no slashes and is not empty")
+    if not isinstance(value, dict):
+        raise RequestError(f"{where} must be an object with img_paths and prompt")
+    images, prompt = value.get("img_paths"), value.get("prompt")
+    states = [_state_path(where, value, key) for key in ("hidden_states_path", "hidden_states_path_negative")]
+    if not isinstance(images, list) or not images or not all(isinstance(image, str) and image for image in images):
+        raise RequestError(f"{where}: img_paths must be a list of one path or more")
+    if not isinstance(prompt, str) or not prompt.strip() or damage_of(prompt):
+        raise RequestError(f"{where}: prompt must be a text that is not empty")
+    if not isinstance(value.get("prompt_old", ""), str):
+        raise RequestError(f"{where}: prompt_old must be a text")
+    for image in images:
+        safe_path(image, f"{where}: a path")
+    return Sample(
+        name=name,
+        images=tuple(images),
+        prompt=prompt,
+        hidden_states=states[0],
+        hidden_states_negative=states[1],
+        values=value,
+    )
+
+
+def _state_path(where: str, value: Mapping[str, Any], key: str) -> str | None:
+    """A file of states; "" and null are none."""
+    path = value.get(key) or None
+    if path is not None and not isinstance(path, str):
+        raise RequestError(f"{where}: {key} must be a path")
+    return path and str(safe_path(path, f"{where}: a path"))

@@ -51,7 +51,7 @@ def opened_once(open_it: Callable[[], ThingT]) -> Callable[[], ThingT]:
 
 def picture_hashes(sample: Sample, folder: Path) -> list[str]:
     """The SHA-256 of each of a sample's first four pictures, "" for one that is not there."""
-    return [_hash(path) for path in sample.pictures_in(folder)[:MAX_PICTURES]]
+    return [_hash(folder / path) for path in sample.images[:MAX_PICTURES]]
 
 
 def _hash(path: Path) -> str:
@@ -65,7 +65,7 @@ def load_pictures(sample: Sample, folder: Path, log: Callable[[str], None]) -> l
     """The first four pictures of a sample that can be read; a note for each other, and for a fifth."""
     from wan_core.media import load_image
 
-    paths = sample.pictures_in(folder)
+    paths = [folder / image for image in sample.images]
     if len(paths) > MAX_PICTURES:
         log(f"note: {sample.name} has {len(paths)} pictures; the first {MAX_PICTURES} are used")
     found = []
