@@ -56,6 +56,15 @@ def test_both_videos_have_one_height_where_skeletons_are_larger(teacher: Pipelin
     assert read_video(both).frames.shape == (5, 3, 64, 192)
 
 
+def test_persons_are_no_unknown_word_and_dogs_are(teacher: Pipeline) -> None:
+    plain, dog = (
+        teacher.prompt_notes(teacher.plan(PoseRequest(prompt=f"a green {who} moves on a black background", **FEW)))
+        for who in ("person", "dog")
+    )
+    assert plain == []
+    assert "tiny-unianimate has no word for 'dog'; it draws a person" in dog[0]
+
+
 def test_a_second_video_needs_the_picture() -> None:
     with pytest.raises(RequestError, match="--image"):
         PoseRequest(prompt="p", side_by_side=Path("both.mp4"), **FEW).validate()

@@ -138,7 +138,10 @@ class Pipeline:
         lost = {name: self.components.lost_words(text) for name, text in texts.items()}
         cut = {name: quoted(end) for name, end in lost.items() if end}
         notes = [f"the {name} is too long, the model does not read its end: {end}" for name, end in cut.items()]
-        unknown = ", ".join(repr(word) for word in self.components.unknown_words(inputs.request.prompt))
+        # What its world is described by, it draws, whether the word has a token or not.
+        drawn = self.preset.world.lower().split()
+        missing = [word for word in self.components.unknown_words(inputs.request.prompt) if word.lower() not in drawn]
+        unknown = ", ".join(map(repr, missing))
         world = f"; {self.preset.world}" if self.preset.world else ""
         return [*notes, f"{self.preset.name} has no word for {unknown}{world}"] if unknown else notes
 

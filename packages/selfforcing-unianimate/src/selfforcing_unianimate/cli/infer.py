@@ -27,6 +27,8 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     log, target = reporter(values["quiet"]), values["stream"]
     if values["ckpt_dir"] is None and not values["dry_run"]:
         log("note: no --ckpt-dir, so the bundled tiny network makes this video: a stick person whom --pose moves")
+        if values["pose"] is None:
+            log("note: without --pose it draws little more than parts of a person")
         preset = TINY_SFU
     elif values["ckpt_dir"] is None:
         log("note: this is the plan of sfu-1.3B; without --ckpt-dir and --dry-run the bundled tiny network runs")
