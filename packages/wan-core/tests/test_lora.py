@@ -228,6 +228,9 @@ MISFITS: dict[str, tuple[dict[str, Tensor], tuple[str, ...]]] = {
     "an alpha of NaN": (GOOD | {ALPHA: torch.tensor(math.nan)}, (ALPHA, "finite", "damaged")),
     "an alpha of two": (GOOD | {ALPHA: torch.ones(2)}, (ALPHA, "one finite number")),
     "a whole model": (dict(BASE), ("not a LoRA", "none of its")),
+    "a pose encoder that LoRAs come with": (
+        {"dwpose_embedding.0.weight": torch.ones(2)}, ("not a LoRA", "none of its 1 tensors", "dwpose_embedding.0"),
+    ),
     "a network of other layers": (
         {"lora_unet_double_blocks_0_img_attn_qkv.lora_down.weight": torch.ones(2, 24),
          "lora_unet_double_blocks_0_img_attn_qkv.lora_up.weight": torch.ones(72, 2)},

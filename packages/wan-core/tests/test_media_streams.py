@@ -83,7 +83,7 @@ def test_of_a_stream_that_a_full_disk_ends_the_whole_fragments_stay(tmp_path: Pa
     assert 1 <= read_video(tmp_path / "live.mp4").frames.shape[0] < 12
 
 
-@pytest.mark.parametrize("target", ["a.gif", "", "folder/"])
+@pytest.mark.parametrize("target", ["a.gif", "", "folder/", "folder.mp4/"])
 def test_other_targets_are_refused(target: str) -> None:
     with pytest.raises(RequestError, match=r"ending in \.mp4"):
         check_stream(target)

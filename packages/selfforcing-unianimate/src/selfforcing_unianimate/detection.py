@@ -121,8 +121,10 @@ class _Network:
         try:
             self._session = runtime.InferenceSession(str(self.path), options, providers=wanted)
         except _errors() as error:
-            reason = plain_text(error).partition(":")[2].strip()[:120] or "it cannot be read"
-            raise CheckpointError(f"{plain_text(self.path)} is no ONNX network: {reason}") from error
+            raise CheckpointError(
+                f"{plain_text(self.path)} is no ONNX network, or a damaged one; fetch it again with "
+                "'sfu download --only detectors'"
+            ) from error
         self.providers = tuple(self._session.get_providers())
         inputs = self._session.get_inputs()
         shape = inputs[0].shape if len(inputs) == 1 else []

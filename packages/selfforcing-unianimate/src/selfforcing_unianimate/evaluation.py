@@ -177,7 +177,7 @@ def check_case(case: Case, *, needs_pose: bool) -> None:
     """Look into every file of a case without decoding a video. Raises RequestError or MediaError."""
     from wan_core.media import probe_video
 
-    probe_video(case.video)
+    video = probe_video(case.video)
     if needs_pose and case.pose is None:
         raise RequestError(f"{case.name} has no pose to be compared with; give --pose, or --no-pose for the others")
     if case.pose is not None:
@@ -185,18 +185,25 @@ def check_case(case: Case, *, needs_pose: bool) -> None:
     if case.detected is not None:
         read_detected(case.detected)
     if case.target is not None:
-        probe_video(case.target)
+        target = probe_video(case.target)
+        # How many frames there are is only known when they are read.
+        if (target.width, target.height) != (video.width, video.height):
+            sizes = (f"is of {each.width}x{each.height}" for each in (target, video))
+            raise _unlike(case.target, case.name, *sizes)
 
 
 def _wanted(path: Path, frames: Frames, name: str) -> Frames:
     truth = read_frames(path)
     if truth.shape != frames.shape:
-        (count, height, width), (other, rows, columns) = frames.shape[:3], truth.shape[:3]
-        raise RequestError(
-            f"target {plain_text(path)} has {other} frames of {columns}x{rows} and {name} {count} of {width}x{height}; "
-            "frames are compared one by one, so both must be alike"
-        )
+        shapes = (f"has {each.shape[0]} frames of {each.shape[2]}x{each.shape[1]}" for each in (truth, frames))
+        raise _unlike(path, name, *shapes)
     return truth
+
+
+def _unlike(path: Path, name: str, target: str, video: str) -> RequestError:
+    return RequestError(
+        f"target {plain_text(path)} {target} and {name} {video}; frames are compared one by one, so both must be alike"
+    )
 
 
 def _record(video: Path) -> Provenance | None:

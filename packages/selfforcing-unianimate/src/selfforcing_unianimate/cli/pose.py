@@ -23,6 +23,7 @@ _FILE = PLACE
 _TORSO = (1, 2, 5, 8, 11)
 _PREVIEW_MULTIPLE = 16
 _MAX_PREVIEW = 4096
+_MIN_FPS = 0.01
 
 
 @click.command(cls=ErrorReporting, params=[debug_option()])
@@ -136,8 +137,8 @@ def _rate(asked: float | None, fps: float, video: Path) -> float:
     from selfforcing_unianimate.pose_file import MAX_FPS
 
     rate, given = (fps, f"{video} has") if asked is None else (asked, "got")
-    if not 0 < rate <= MAX_FPS:
-        raise RequestError(f"give --fps above 0 and at most {MAX_FPS:g}; {given} {rate:g}")
+    if not _MIN_FPS <= rate <= MAX_FPS:
+        raise RequestError(f"give --fps from {_MIN_FPS:g} to {MAX_FPS:g}; {given} {rate:g}")
     return rate
 
 

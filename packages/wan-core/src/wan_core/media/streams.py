@@ -22,7 +22,8 @@ STANDARD_OUTPUT = "-"
 
 def check_stream(target: str) -> str:
     """A place to stream to: ``-``, a pipe, or the name of an ``.mp4``; returned as it is. Raises ``RequestError``."""
-    if target == STANDARD_OUTPUT or is_pipe(target) or Path(target).suffix.lower() == ".mp4":
+    is_file = not target.endswith(("/", os.sep)) and Path(target).suffix.lower() == ".mp4"
+    if target == STANDARD_OUTPUT or is_pipe(target) or is_file:
         return target
     raise RequestError(f"a stream goes to a name ending in .mp4, to a pipe, or to -, got {plain_text(target)!r}")
 

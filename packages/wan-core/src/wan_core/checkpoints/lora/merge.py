@@ -77,8 +77,9 @@ def read_lora(path: str | Path, family: Family = DIT, names: Collection[str] = (
     adapter_settings(source := dequantized(read_weights(found)))  # a kind of adapter may have no names of its own
     file = LoRAFile(source, family.formats, names)
     if not file.layers:
-        shown = ", ".join(file.others[:3])
-        raise CheckpointError(f"{found} is not a LoRA: none of its {len(file.others)} tensors is an update ({shown})")
+        names = file.others or list(source)  # others are none where all are of a network that LoRAs may come with
+        shown = ", ".join(names[:3]) or "it has none"
+        raise CheckpointError(f"{found} is not a LoRA: none of its {len(names)} tensors is an update ({shown})")
     return file
 
 
