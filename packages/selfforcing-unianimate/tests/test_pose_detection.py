@@ -84,7 +84,7 @@ def test_detectors_that_are_not_there_or_others_are_told(folder: Path, tmp_path:
     with pytest.raises(CheckpointError, match="is another network: it takes"):
         PoseDetector(tmp_path)
     (tmp_path / PERSON_MODEL).write_bytes((folder / PERSON_MODEL).read_bytes())
-    with pytest.raises(CheckpointError, match=r"dw-ll_ucoco_384\.onnx is no ONNX network, or a damaged one; fetch it again with .*detectors'$"):
+    with pytest.raises(CheckpointError, match=r"is no ONNX network, or a damaged one; fetch it again"):
         PoseDetector(tmp_path)
 
 

@@ -22,8 +22,7 @@ STANDARD_OUTPUT = "-"
 
 def check_stream(target: str) -> str:
     """A place to stream to: ``-``, a pipe, or the name of an ``.mp4``; returned as it is. Raises ``RequestError``."""
-    is_file = not target.endswith(("/", os.sep)) and Path(target).suffix.lower() == ".mp4"
-    if target == STANDARD_OUTPUT or is_pipe(target) or is_file:
+    if target == STANDARD_OUTPUT or is_pipe(target) or Path(f"{target}_").suffix.lower() == ".mp4_":  # no folder
         return target
     raise RequestError(f"a stream goes to a name ending in .mp4, to a pipe, or to -, got {plain_text(target)!r}")
 
