@@ -1,6 +1,8 @@
 """``bindweave extract`` with a tiny Qwen2.5-VL, held against transformers' own processor and network."""
 
+import gc
 import json
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,8 +15,9 @@ from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from bindweave import extraction
 from bindweave.cli.extract import extract as command
-from bindweave.extraction import MLLM_NEGATIVE_PROMPT
+from bindweave.extraction import MLLM_NEGATIVE_PROMPT, Extraction, extract_samples
 from bindweave.hidden_states import extract, read_hidden_states, scaled, token_ids
 from bindweave.mllm import MLLM, load_chat_tokenizer, open_mllm
 from tests.tiny_qwen import IDS, write_tiny_vision_model
@@ -166,6 +169,26 @@ def test_processes_share_the_samples(model: Path) -> None:
     assert len(list(Path("hidden_states").iterdir())) == 2
     assert run(model, "--shard", "2/2").exit_code == 0
     assert all("hidden_states_path" in each for each in features().values())
+
+
+def test_the_language_model_leaves_memory_before_the_next_step(model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    networks: list[weakref.ref[torch.nn.Module]] = []
+
+    def watched(*arguments: Any) -> Any:
+        opened = open_mllm(*arguments)
+        networks.append(weakref.ref(opened[0]))
+        return opened
+
+    monkeypatch.setattr(extraction, "open_mllm", watched)
+    wanted = Extraction(
+        source=Path("in.json"), output=Path("out.json"), pictures=Path(), folder=Path("states"), mllm=model
+    )
+    extract_samples(wanted, CPU, torch.bfloat16)
+    gc.collect()
+    assert len(networks) == 1
+    assert networks[0]() is None
+    extract_samples(wanted, CPU, torch.bfloat16)
+    assert len(networks) == 1  # all states are there: it is not loaded
 
 
 def test_a_failed_sample_does_not_stop_the_others(model: Path) -> None:

@@ -171,6 +171,12 @@ def test_a_local_model_sees_and_writes() -> None:
     assert written()["a"]["prompt_old"] == "one"
 
 
+@pytest.mark.parametrize("rank", ["x", "4", "-1", ""])
+def test_ranks_that_are_none_are_refused(rank: str) -> None:
+    with pytest.raises(RequestError, match="is no share"):
+        parse_share(None, {"RANK": rank, "WORLD_SIZE": "4"})
+
+
 @pytest.mark.parametrize("share", ["3/2", "0/2", "1", "a/b", "-1/2", "1/0", ""])
 def test_shares_that_are_none_are_refused(share: str) -> None:
     with pytest.raises(RequestError, match="--shard is I/N"):

@@ -32,7 +32,10 @@ def parse_share(text: str | None, environ: Mapping[str, str] = os.environ) -> Sh
     Raises RequestError for what is no share.
     """
     if text is None:
-        return Share(int(environ.get("RANK", "0")), int(environ.get("WORLD_SIZE", "1")))
+        rank, world = environ.get("RANK", "0"), environ.get("WORLD_SIZE", "1")
+        if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
+            raise RequestError(f"RANK {rank[:9]!r} of WORLD_SIZE {world[:9]!r} is no share; unset both or use torchrun")
+        return Share(int(rank), int(world))
     number, _, count = text.partition("/")
     if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
         raise RequestError(f"--shard is I/N with I from 1 to N, such as 1/4, got {text[:20]!r}")
