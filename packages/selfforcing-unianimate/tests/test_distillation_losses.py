@@ -7,8 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selfforcing_unianimate import CausalDiTConfig
-from selfforcing_unianimate.causal_dit import CausalDiT, CausalInputs
+from selfforcing_unianimate.causal_dit import CausalInputs
 from selfforcing_unianimate.distillation.adversary import (
     GANCritic,
     discriminator_loss,
@@ -39,31 +38,10 @@ from wan_core import ConfigError, RequestError
 from wan_core.models import VAEConfig, VideoVAE
 from wan_core.sampling import FlowTable
 
+from .small_student import drawn, new_network
+
 TABLE = FlowTable(5.0)
 BLOCKS = FrameBlocks(size=2)
-
-
-def drawn(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def new_network() -> CausalDiT:
-    torch.manual_seed(0)
-    config = CausalDiTConfig(
-        in_dim=4,
-        out_dim=4,
-        dim=24,
-        ffn_dim=32,
-        num_heads=2,
-        num_layers=4,
-        freq_dim=16,
-        text_dim=8,
-        text_len=4,
-        pose_dim=10,
-    )  # fmt: skip
-    made = CausalDiT(config)
-    torch.nn.init.normal_(made.pose_proj.weight, std=0.3)
-    return made
 
 
 LATENTS, NOISE = drawn(2, 4, 4, 4, 6), drawn(2, 4, 4, 6, 4).transpose(3, 4)
@@ -167,7 +145,7 @@ def test_history_is_noised_from_the_clean_end_of_the_table() -> None:
 
 
 def test_teacher_forcing_differs_from_diffusion_forcing_by_what_a_block_sees() -> None:
-    network, entries = new_network(), torch.tensor([[100, 0, 500, 0], [900, 0, 200, 0]])
+    network, entries = new_network(num_layers=4), torch.tensor([[100, 0, 500, 0], [900, 0, 200, 0]])
     plain = forcing_loss(network, LATENTS, NOISE, entries, INPUTS, TABLE).clean
     forced = forcing_loss(network, LATENTS, NOISE, entries, INPUTS, TABLE, history=History()).clean
     torch.testing.assert_close(plain[:, :, :2], forced[:, :, :2], rtol=1e-4, atol=1e-4)
@@ -175,7 +153,7 @@ def test_teacher_forcing_differs_from_diffusion_forcing_by_what_a_block_sees() -
 
 
 def test_the_pose_of_an_earlier_block_is_seen_through_the_clean_half() -> None:
-    network, entries = new_network(), torch.full((2, 4), 500)
+    network, entries = new_network(num_layers=4), torch.full((2, 4), 500)
     assert INPUTS.add_condition is not None
     moved = INPUTS.add_condition.clone()
     moved[:, 0] += 5
@@ -189,7 +167,7 @@ def test_the_pose_of_an_earlier_block_is_seen_through_the_clean_half() -> None:
 
 
 def test_a_batch_of_teacher_forcing_is_the_mean_of_its_samples() -> None:
-    network, entries = new_network(), torch.tensor([[100, 0, 500, 0], [900, 0, 200, 0]])
+    network, entries = new_network(num_layers=4), torch.tensor([[100, 0, 500, 0], [900, 0, 200, 0]])
     both = forcing_loss(network, LATENTS, NOISE, entries, INPUTS, TABLE, history=History()).loss
     assert INPUTS.add_condition is not None
     alone = [
@@ -204,7 +182,7 @@ def test_a_batch_of_teacher_forcing_is_the_mean_of_its_samples() -> None:
 
 
 def test_regression_takes_each_block_from_its_own_state_and_leaves_clean_frames_out() -> None:
-    network, states = new_network(), drawn(2, 3, 4, 4, 4, 6)
+    network, states = new_network(num_layers=4), drawn(2, 3, 4, 4, 4, 6)
     entries = torch.tensor([[0, 2, 2, 0], [1, 0, 0, 1]])
     taken = path_latents(states, shared_by_block(entries, BLOCKS))
     assert torch.equal(taken[0, :, :2], states[0, 0, :, :2])
@@ -223,7 +201,7 @@ def test_regression_takes_each_block_from_its_own_state_and_leaves_clean_frames_
 
 
 def new_critic(**options: Any) -> GANCritic:
-    network = new_network()
+    network = new_network(num_layers=4)
     return GANCritic(network, ffn_dim=16, **options)
 
 

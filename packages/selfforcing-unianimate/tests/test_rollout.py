@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch import Tensor
 
-from selfforcing_unianimate import CausalDiTConfig
 from selfforcing_unianimate.causal_dit import CausalDiT, CausalInputs
 from selfforcing_unianimate.distillation.past import Past
 from selfforcing_unianimate.distillation.rollout import SelfForcing, draw_exits, draw_frames
@@ -15,6 +14,8 @@ from selfforcing_unianimate.memory import CausalMemory
 from wan_core import ConfigError, RequestError
 from wan_core.runtime import prepare_model
 from wan_core.sampling import Denoiser, FlowTable, make_solver, sample
+
+from .small_student import drawn, new_network
 
 FRAMES = 7
 TABLE = FlowTable(5.0)
@@ -26,29 +27,6 @@ LAYOUTS = [
     FrameBlocks(size=1, window=3, sink=1),
     FrameBlocks(size=2, window=5, sink=2),
 ]
-
-
-def drawn(*shape: int) -> Tensor:
-    return torch.randn(*shape, generator=torch.Generator().manual_seed(sum(shape)))
-
-
-def new_network() -> CausalDiT:
-    torch.manual_seed(0)
-    config = CausalDiTConfig(
-        in_dim=4,
-        out_dim=4,
-        dim=24,
-        ffn_dim=32,
-        num_heads=2,
-        num_layers=2,
-        freq_dim=16,
-        text_dim=8,
-        text_len=4,
-        pose_dim=10,
-    )  # fmt: skip
-    made = CausalDiT(config)
-    torch.nn.init.normal_(made.pose_proj.weight, std=0.3)
-    return made
 
 
 NOISE = drawn(2, 4, FRAMES, 4, 4)
