@@ -54,7 +54,7 @@ NEVER_IN_SRC = {"diffusers", "accelerate", "peft"}
 LIGHT = (
     "wan_core", "wan_core.errors", "wan_core.cli", "wan_core.__main__", "wan_core.cli.generate", "wan_core.cli.presets",
     "wan_core.presets.tiny", "wan_core.presets.wan21", "wan_core.presets.wan22", "poze.presets",
-    "selfforcing_unianimate.presets", "wan_mi2v.presets",
+    "bindweave.presets", "selfforcing_unianimate.presets", "wan_mi2v.presets",
 )  # fmt: skip
 HEAVY = {"torch", "transformers", "diffusers", "av", "numpy", "PIL", "safetensors", "einops"}
 

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from bindweave import BINDWEAVE, BindWeaveConfig
 from bindweave.mllm import MLLM
 from bindweave.mllm_config import MLLMConfig
 from pi3 import Pi3Config, Pi3XConfig
@@ -67,6 +68,14 @@ def dit(name: str) -> Expected:
 CAUSAL = CausalDiTConfig(**vars(get_preset("t2v-1.3B").dit))
 
 
+BINDWEAVE_DIT = BindWeaveConfig(**vars(get_preset("i2v-14B-720P").dit))
+
+
+def connector() -> nn.Module:
+    """What BindWeave's transformer adds to Wan's, and nothing else."""
+    return nn.ModuleDict({"text_projector": BINDWEAVE.build(BINDWEAVE_DIT).get_submodule("text_projector")})
+
+
 def pose_projection() -> nn.Module:
     """What the causal transformer adds to the official names, and nothing else."""
     return nn.ModuleDict({"pose_proj": CAUSAL_DIT.build(CAUSAL).get_submodule("pose_proj")})
@@ -91,6 +100,9 @@ MANIFESTS: Mapping[str, Expected] = {
     "clip_vit_h14_visual_original": expected(CLIP, CLIP_VIT_H14),
     "clip_vit_h14_visual_transformers": expected(CLIP, CLIP_VIT_H14),
     "clip_xlm_roberta_vit_h14_full_original": expected(CLIP, CLIP_VIT_H14),
+    "bindweave_14b": expected(BINDWEAVE, BINDWEAVE_DIT),
+    "bindweave_14b_mm": expected(BINDWEAVE, BINDWEAVE_DIT),
+    "bindweave_connector": Expected(None, connector),
     "pi3": Expected(None, partial(build, Pi3Config())),
     "pi3x": Expected(None, partial(build, Pi3XConfig())),
     "pose_proj_1_3b": Expected(None, pose_projection),

@@ -152,7 +152,9 @@ def test_the_wheel_of_sfu_adds_its_command_and_its_models(environment: Path) -> 
 @pytest.mark.slow
 def test_the_wheel_of_bindweave_adds_its_command(environment: Path) -> None:
     assert re.fullmatch(r"bindweave \d+\.\d+\.\d+\n", run(environment / "bindweave", "--version").stdout)
-    assert "  download " in run(environment / "bindweave", "--help").stdout
+    told = run(environment / "bindweave", "--help").stdout
+    assert all(f"  {name} " in told for name in ("convert", "download", "infer"))
+    assert "bindweave-14B" in run(environment / "wan", "presets").stdout
 
 
 @pytest.mark.slow

@@ -36,6 +36,9 @@ NEEDS_WEIGHTS = (
     "sfu distill",
     "sfu merge-lora",
     "torchrun",
+    "bindweave download",
+    "bindweave convert",
+    "bindweave infer",
 )
 SCRIPTS = {"wan": wan, "mi2v": mi2v, "poze": poze, "poze-infer": infer, "sfu": sfu}
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")

@@ -50,7 +50,7 @@ PROJECTS = {
     "poze.cli.infer": "--use-pi3",
     "pi3.cli": "reconstruct",
     "selfforcing_unianimate.cli": "infer",
-    "bindweave.cli": "download",
+    "bindweave.cli": "infer",
     "selfforcing_unianimate.cli.teacher": "--pose-weights-path",
     "selfforcing_unianimate.cli.make_targets": "--student-steps",
 }

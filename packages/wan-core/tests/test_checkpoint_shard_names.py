@@ -311,8 +311,7 @@ FOLDERS = {
     "zero, inside": (
         ["bf16_zero_pp_rank_0_mp_rank_00_optim_states.pt", "mp_rank_00_model_states.pt"], "zero_to_fp32.py"),
     "zero 3": (["zero_pp_rank_0_mp_rank_00_model_states.pt"], "zero_to_fp32.py"),
-    "megatron": (["latest_checkpointed_iteration.txt", "iter_0000100/mp_rank_00/model_optim_rng.pt"], "Megatron"),
-    "megatron, inside": (["model_optim_rng.pt"], "Megatron"),
+    "megatron, cut up": ([f"mp_rank_0{rank}/model_optim_rng.pt" for rank in range(2)], "tensor parallelism"),
 }  # fmt: skip
 
 

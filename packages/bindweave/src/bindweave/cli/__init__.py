@@ -5,6 +5,8 @@ from wan_core.cli import LazyCommand, LazyGroup, main_of
 COMMANDS = {
     "refine": LazyCommand("bindweave.cli.refine:refine", "Let a language model write better prompts."),
     "extract": LazyCommand("bindweave.cli.extract:extract", "Keep a language model's states of prompts and pictures."),
+    "infer": LazyCommand("bindweave.cli.infer:infer", "Make videos in which the subjects of pictures appear."),
+    "convert": LazyCommand("bindweave.cli.convert:convert", "Write the weights as MindSpeed-MM has them, or back."),
     "download": LazyCommand("bindweave.cli.download:download", "Fetch the weights, resumed and checked."),
 }
 

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from wan_core.checkpoints.readers.reader import read_weights
     from wan_core.checkpoints.readers.shards import read_json
     from wan_core.checkpoints.readers.sources import DerivedSource, MemorySource, Recipe, TensorSource
+    from wan_core.checkpoints.torch_writer import write_torch_file
     from wan_core.checkpoints.writer import write_file, write_shards
 else:
     __getattr__, __dir__ = on_demand(__name__)
@@ -89,4 +90,5 @@ __all__ = [
     "write_file",
     "write_json",
     "write_shards",
+    "write_torch_file",
 ]

@@ -9,7 +9,7 @@ import pickle
 import struct
 import zipfile
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,14 @@ _LOCAL_HEADER, _ZIP64_EXTRA = 30, 20
 _ZIP64_FROM = 2**31 - 1
 
 
-def write_torch_file(source: TensorSource, path: str | Path) -> None:
+def write_torch_file(
+    source: TensorSource, path: str | Path, *, levels: Sequence[str] = (), values: Mapping[str, float] | None = None
+) -> None:
     """Write all tensors to one file, replacing it in one step.
 
-    Raises MediaError when the disk refuses, CheckpointError for a dtype that old torch files do not have; nothing
-    half-written stays.
+    Tensors whose names begin with one of ``levels`` and a dot go into a dict of that name, without it; ``values`` are
+    numbers beside them. Raises MediaError when the disk refuses, CheckpointError for a dtype that old torch files do
+    not have; nothing half-written stays.
     """
     path = Path(path)
     infos = {name: source.info(name) for name in source}
@@ -51,7 +54,7 @@ def write_torch_file(source: TensorSource, path: str | Path) -> None:
             raise CheckpointError(f"tensor {name} has dtype {info.dtype}, which torch files of this kind cannot hold")
     root = path.stem
     with replaced_file(path) as draft, zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED) as archive:
-        _add(archive, f"{root}/data.pkl", _pickled(infos))
+        _add(archive, f"{root}/data.pkl", _pickled(infos, levels, values or {}))
         _add(archive, f"{root}/byteorder", b"little")
         for number, name in enumerate(infos):
             tensor = source.read(name).contiguous()
@@ -93,7 +96,12 @@ class _Pickler(pickle.Pickler):
         return tuple(item) if isinstance(item, _Storage) else None
 
 
-def _pickled(infos: Mapping[str, TensorInfo]) -> bytes:
+def _pickled(infos: Mapping[str, TensorInfo], levels: Sequence[str], values: Mapping[str, float]) -> bytes:
+    tensors = {name: _Stored(number, infos[name]) for number, name in enumerate(infos)}
+    inside = {
+        level: {n[len(level) + 1 :]: t for n, t in tensors.items() if n.startswith(f"{level}.")} for level in levels
+    }
+    outside = {n: t for n, t in tensors.items() if n.partition(".")[0] not in levels}
     content = io.BytesIO()
-    _Pickler(content, protocol=2).dump({name: _Stored(number, infos[name]) for number, name in enumerate(infos)})
+    _Pickler(content, protocol=2).dump({**outside, **inside, **values})
     return content.getvalue()

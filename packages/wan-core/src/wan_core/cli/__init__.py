@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from wan_core.cli.download import fetch_model
     from wan_core.cli.downloads import Download, downloads_command
     from wan_core.cli.generate import build_command, run_generate
+    from wan_core.cli.jobs import Job, plan_jobs
     from wan_core.cli.making import runtime_of
     from wan_core.cli.options import FINITE, ListCommand, ListOption, debug_option
     from wan_core.cli.progress import progress_unless, reporter
@@ -42,6 +43,7 @@ __all__ = [
     "PLACE",
     "Download",
     "ErrorReporting",
+    "Job",
     "LazyCommand",
     "LazyGroup",
     "ListCommand",
@@ -54,6 +56,7 @@ __all__ = [
     "fetch_model",
     "main",
     "main_of",
+    "plan_jobs",
     "progress_unless",
     "reporter",
     "run_generate",

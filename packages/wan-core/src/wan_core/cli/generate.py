@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from wan_core.cli.group import ErrorReporting
-from wan_core.cli.jobs import plan_jobs
+from wan_core.cli.jobs import Job, plan_jobs
 from wan_core.cli.loras import lora_options
 from wan_core.cli.options import ListCommand, output_options, request_options, runtime_options, task_options
 from wan_core.errors import RequestError
@@ -122,14 +122,15 @@ def run_generate(
     values: Mapping[str, Any],
     *,
     check: Callable[..., object] = check_output,
+    plan: Callable[..., list[Job]] = plan_jobs,
     **writer: Callable[..., Path],
 ) -> None:
     """Check every request and output, then make the videos. ``values`` are the parsed options.
 
-    ``write=`` gives frames another way out than ``media.write_video``, whose arguments it takes, and ``check`` takes
-    what ``media.check_output`` does.
+    ``plan`` takes what ``plan_jobs`` does and returns the videos to make; ``write=`` gives frames another way out than
+    ``media.write_video``, whose arguments it takes, and ``check`` takes what ``media.check_output`` does.
     """
-    jobs = plan_jobs(preset, values, check)
+    jobs = plan(preset, values, check)
     from wan_core.cli.making import make_videos  # a request that is wrong costs no torch
 
     make_videos(preset, values, jobs, **writer)

@@ -17,13 +17,15 @@ if TYPE_CHECKING:
         WanDiT,
         WanDiTConfig,
     )
-    from wan_core.models.image import CLIP_VIT_H14, CLIPConfig, CLIPVision
+    from wan_core.models.image import CLIP_MEAN, CLIP_STD, CLIP_VIT_H14, CLIPConfig, CLIPVision
     from wan_core.models.text import UMT5_XXL, TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, load_tokenizer
     from wan_core.models.vae import WAN21_VAE, WAN22_VAE, DecoderCache, VAEConfig, VideoVAE
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = [
+    "CLIP_MEAN",
+    "CLIP_STD",
     "CLIP_VIT_H14",
     "UMT5_XXL",
     "WAN21_VAE",

@@ -46,6 +46,11 @@ class FlowTable:
         sigma = self._levels(timesteps, clean)
         return ((1 - sigma) * clean + sigma * noise).to(noise.dtype)
 
+    def loss(self, velocity: Tensor, clean: Tensor, noise: Tensor, timesteps: Tensor) -> Tensor:
+        """The weighted mean squared error of each sample's velocity, [B] float32; ``timesteps`` are [B]."""
+        error = (velocity.float() - (noise - clean).float()).square().flatten(1).mean(1)
+        return error * self.weight(timesteps).to(error.device)
+
     def step(self, velocity: Tensor, timesteps: Tensor, latents: Tensor, *, to_final: bool = False) -> Tensor:
         """The latents at the next entry; at sigma 0 for all samples if ``to_final`` or one is at the last entry."""
         index = self.index(timesteps)

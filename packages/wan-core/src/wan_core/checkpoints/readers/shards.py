@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from wan_core.checkpoints.readers.file_source import file_size, unreadable
+from wan_core.checkpoints.readers.megatron import is_megatron, megatron_files, read_megatron
 from wan_core.checkpoints.readers.quantized import DESCRIPTIONS, joined_descriptions
 from wan_core.checkpoints.readers.sources import JoinedSource, TensorSource
 from wan_core.checkpoints.readers.trainer_folders import STATE_FILE, refuse_trainer_folder
@@ -46,6 +47,8 @@ def weight_files(folder: Path) -> list[WeightFiles]:
     Raises CheckpointError for a bad index, and for the folder of a trainer's checkpoint that must be put together.
     """
     names = without_variants(_names(folder))
+    if is_megatron(folder, names):
+        return [WeightFiles(folder, tuple(megatron_files(folder)))]
     refuse_trainer_folder(folder, names)
     groups, taken = [], set[str]()
     for index in (name for name in names if is_index(name)):
@@ -125,6 +128,8 @@ def read_folder(folder: Path, read_file: Callable[[Path], TensorSource]) -> Tens
     Raises CheckpointError when there is none, several, or parts are missing.
     """
     names = without_variants(_names(folder))
+    if is_megatron(folder, names):
+        return read_megatron(folder, read_file)
     refuse_trainer_folder(folder, names)
     index = _choose(folder, [name for name in names if is_index(name)], "indexes of shards")
     if index is not None:

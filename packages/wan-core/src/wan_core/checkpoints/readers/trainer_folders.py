@@ -15,7 +15,6 @@ STATE_FILE = re.compile(
     r"(?:optimizer|(?:lr_)?scheduler|sampler|(?:grad_)?scaler|random_states?|rng_states?|dl_state_dict|training_args"
     r"|custom_checkpoint)(?:_\d+)*\.(?:bin|pt|pth|pkl)"
 )
-_MEGATRON = ("model_optim_rng.pt", "latest_checkpointed_iteration.txt")
 
 
 class InPiecesError(CheckpointError):
@@ -23,7 +22,7 @@ class InPiecesError(CheckpointError):
 
 
 def refuse_trainer_folder(folder: Path, names: Collection[str]) -> None:
-    """Refuse the folder of a distributed checkpoint (torch, DeepSpeed, Megatron); ``names`` are its files and folders.
+    """Refuse the folder of a distributed checkpoint (torch, DeepSpeed); ``names`` are its files and folders.
 
     Not where whole weights lie beside the pieces, which trainers write as safetensors or ``.bin``. Raises
     InPiecesError.
@@ -36,11 +35,6 @@ def refuse_trainer_folder(folder: Path, names: Collection[str]) -> None:
             f"torch.distributed.checkpoint.format_utils dcp_to_torch {folder} OUT.pt' and give OUT.pt"
         )
     _refuse_zero(folder, names)
-    if any(name in names for name in _MEGATRON):
-        raise InPiecesError(
-            f"{folder} is a checkpoint of Megatron, in pieces and under other names; export it to diffusers' or the "
-            "official layout with the trainer that wrote it, and give that"
-        )
 
 
 def _refuse_zero(folder: Path, names: Collection[str]) -> None:

@@ -37,8 +37,8 @@ class WanDiT(nn.Module):
     """Velocity of noisy latents under conditions.
 
     Runs in the dtype of its linear layers; what ``float32_modules`` names stays float32, as does the residual stream.
-    Variants override ``embed_latents``, ``embed_timesteps``, ``embed_context``, ``after_block`` and ``project_out``,
-    never ``forward``.
+    Variants override ``embed_latents``, ``embed_timesteps``, ``embed_context`` (or what it asks: ``text_states``,
+    ``branch_tokens``), ``after_block`` and ``project_out``, never ``forward``.
     """
 
     inputs_type: ClassVar[type[DiTInputs]] = DiTInputs
@@ -121,19 +121,26 @@ class WanDiT(nn.Module):
     def embed_context(self, inputs: DiTInputs) -> Context:
         """Text tokens [B, text_len (+ extra), C]; with an image branch, the image tokens that it attends to."""
         self._check_context(inputs)
-        context = inputs.context.to(self.dtype)
-        missing = self.config.text_len - context.shape[1]
-        if missing:  # zero rows become constant tokens that are attended to: the model was trained so
-            context = functional.pad(context, (0, 0, 0, missing))
-        context = self.text_embedding(context)
+        context = self.text_embedding(self.text_states(inputs))
         if inputs.extra_context is not None:
             context = torch.cat([context, inputs.extra_context.to(context)], dim=1)
         if inputs.image_context is None:
             return context, None
         image = self.img_emb(inputs.image_context, self.dtype)
-        limit = self.config.image_tokens
+        limit = self.branch_tokens(inputs)
         # Released weights know one image in the branch; tokens of further ones were trained among the text.
         return (torch.cat([image[:, limit:], context], dim=1) if image.shape[1] > limit else context), image[:, :limit]
+
+    def text_states(self, inputs: DiTInputs) -> Tensor:
+        """What the text embedding takes: [B, text_len, text_dim]."""
+        context = inputs.context.to(self.dtype)
+        missing = self.config.text_len - context.shape[1]
+        # Zero rows become constant tokens that are attended to: the model was trained so.
+        return functional.pad(context, (0, 0, 0, missing)) if missing else context
+
+    def branch_tokens(self, inputs: DiTInputs) -> int:
+        """How many of the image tokens go through the image branch; further ones join the text."""
+        return self.config.image_tokens
 
     def run_blocks(self, sequence: TokenSequence, time: TimeRows, inputs: DiTInputs) -> Tensor:
         """This process's tokens [B, L, C] float32 after all blocks; fills or uses the context cache of ``inputs``."""

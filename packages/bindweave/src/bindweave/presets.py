@@ -1,0 +1,33 @@
+"""BindWeave: Wan2.1 I2V 14B at 720p, which reads a language model's states and has references in front."""
+
+from dataclasses import replace
+
+from bindweave.config import BindWeaveConfig
+from bindweave.families import BINDWEAVE
+from bindweave.task import SubjectToVideo
+from wan_core.presets import get_preset
+
+NEGATIVE_PROMPT = (
+    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, overall "
+    "gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly drawn hands, "
+    "poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy background, three "
+    "legs, many people in the background, walking backwards, split screen, divided frame, frame split, multiple parts, "
+    "separated"
+)
+"""What the text encoder reads for the other branch: the English form of Wan's list, and ways of cutting up a frame."""
+
+_I2V = get_preset("i2v-14B-720P")
+
+BINDWEAVE_14B = replace(
+    _I2V.with_part("dit", family=BINDWEAVE, config=BindWeaveConfig(**vars(_I2V.dit))),
+    name="bindweave-14B",
+    summary="the subjects of one to four pictures in a video, with BindWeave on Wan2.1 I2V-14B",
+    besides="this is Wan2.1's own network; 'bindweave download' also fetches BindWeave's, for --part dit=FOLDER",
+    task=SubjectToVideo(),
+    sampling=replace(
+        _I2V.sampling, num_inference_steps=50, flow_shift=3.0, guidance_scale=5.0, negative_prompt=NEGATIVE_PROMPT
+    ),
+    sizes=((1280, 720),),
+    shifts=(),
+    tea_cache=(),
+)

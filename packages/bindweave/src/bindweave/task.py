@@ -1,0 +1,147 @@
+"""Subject to video: reference pictures as latent frames and CLIP tokens, a language model's states before the text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from bindweave.request import MAX_REFERENCES, SubjectRequest
+from wan_core import CheckpointError, RequestError, media
+from wan_core.files import plain_text
+from wan_core.media import LatentSpec
+from wan_core.tasks import (
+    Clip,
+    Components,
+    Conditioning,
+    Experts,
+    GenerationRequest,
+    SamplingSettings,
+    Task,
+    TaskInputs,
+    exact_geometry,
+    text_states,
+)
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bindweave.dit import BindWeaveInputs
+
+
+@dataclass(frozen=True, kw_only=True)
+class SubjectInputs(TaskInputs[SubjectRequest]):
+    """``pictures`` are those that are used; a batch of requests is planned at once, so they are opened when needed."""
+
+    pictures: tuple[Path, ...]
+
+
+class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
+    """BindWeave: who or what is in the pictures appears in the video of the prompt."""
+
+    request_type: ClassVar[type[GenerationRequest]] = SubjectRequest
+
+    def load(self, request: SubjectRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> SubjectInputs:
+        from bindweave.references import fitted_box
+
+        if _is_guided(settings) and request.hidden_states_negative is None:
+            raise RequestError(
+                "guidance needs the states of the negative prompt: --hidden-states-negative FILE, which 'bindweave "
+                "extract' writes too; or --sample-guide-scale 1"
+            )
+        for option in ("hidden_states", "hidden_states_negative"):
+            path = getattr(request, option)
+            if path is not None and not path.exists() and not path.with_suffix(".safetensors").exists():
+                raise RequestError(f"--{option.replace('_', '-')}: there is no file {plain_text(path)}")
+        geometry = exact_geometry(settings, latent_spec)
+        kept, rest = request.images[:MAX_REFERENCES], request.images[MAX_REFERENCES:]
+        for path in kept:
+            fitted_box(*media.load_image(path).size, geometry.width, geometry.height)
+        ignored = ", ".join(plain_text(path.name) for path in rest)
+        notes = (f"{MAX_REFERENCES} pictures are used; left out: {ignored}",) if rest else ()
+        return SubjectInputs(request=request, settings=settings, geometry=geometry, pictures=kept, notes=notes)
+
+    def check(self, inputs: SubjectInputs, components: Components) -> SubjectInputs:
+        for path in _state_files(inputs):
+            _states(path, components)
+        return inputs
+
+    def condition(self, inputs: SubjectInputs, components: Components, clip: Clip) -> Conditioning:
+        from bindweave.dit import BindWeaveInputs
+
+        context, negative = text_states(inputs, components)
+        tokens, frames, blank = self._seen(inputs, components)
+
+        def branch(text: Tensor, states: Path) -> BindWeaveInputs:
+            return BindWeaveInputs(
+                context=text,
+                hidden_states=_states(states, components).to(components.device),
+                image_context=tokens,
+                channel_concat=blank,
+                references=frames,
+                all_in_branch=inputs.request.all_in_branch,
+            )
+
+        files = _state_files(inputs)
+        return Conditioning(
+            positive=branch(context, files[0]),
+            negative=None if negative is None else branch(negative, files[1]),
+            latent_shape=(1, *inputs.geometry.latent_shape),
+        )
+
+    def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
+        return 2 * latent_spec.channels + latent_spec.temporal_stride, latent_spec.channels
+
+    def describe(self, inputs: SubjectInputs) -> Mapping[str, object]:
+        per_frame = inputs.geometry.tokens_per_frame
+        return {
+            **super().describe(inputs),
+            "references": len(inputs.pictures),
+            "tokens": inputs.geometry.num_tokens + MAX_REFERENCES * per_frame,
+        }
+
+    def _seen(self, inputs: SubjectInputs, components: Components) -> tuple[Tensor, Tensor, Tensor]:
+        """CLIP tokens, channels of the reference frames, and those of the video, which all videos of its size share."""
+        from bindweave.references import blank_video, clip_tokens, letterbox, reference_frames
+
+        geometry, device = inputs.geometry, components.device
+
+        def encode() -> tuple[Tensor, Tensor]:
+            images = map(media.load_image, inputs.pictures)
+            references = [letterbox(image, geometry.width, geometry.height) for image in images]
+            with components.part("image_encoder").active() as encoder:
+                tokens = clip_tokens(references, encoder, MAX_REFERENCES, device)
+            with components.vae.active() as vae:
+                return tokens, reference_frames(references, vae, geometry.spec, MAX_REFERENCES, device)
+
+        def blank() -> Tensor:
+            with components.vae.active() as vae:
+                return blank_video(vae, geometry, device)
+
+        tokens, frames = components.once("references", (inputs.pictures, geometry), encode)
+        return tokens, frames, components.once("blank video", geometry, blank)
+
+
+def _is_guided(settings: SamplingSettings) -> bool:
+    scale = settings.guidance_scale
+    return isinstance(scale, Experts) or scale != 1
+
+
+def _state_files(inputs: SubjectInputs) -> tuple[Path, ...]:
+    """The files that this request's branches need: of the prompt, then of the negative one."""
+    files = inputs.request.hidden_states, inputs.request.hidden_states_negative
+    return tuple(path for path in files[: 1 + _is_guided(inputs.settings)] if path is not None)
+
+
+def _states(path: Path, components: Components) -> Tensor:
+    """The states [1, S, dim] in a file. Raises CheckpointError, also for those of another width than the network's."""
+    from bindweave.hidden_states import read_hidden_states
+
+    states, network = read_hidden_states(path), components.configs["dit"]
+    if states.shape[2] not in (network.mllm_dim, network.text_dim):
+        raise CheckpointError(
+            f"{plain_text(path)} has states of width {states.shape[2]}, this network takes {network.mllm_dim}; they "
+            "are of another language model"
+        )
+    return states
