@@ -176,6 +176,13 @@ def test_networks_that_only_help_training_are_not_taken(tmp_path: Path, helper: 
     assert_equal(taken(path, group=helper), weights(seed=1))
 
 
+def test_a_network_that_only_helps_training_is_told_where_it_is_alone(tmp_path: Path) -> None:
+    path = saved(tmp_path / "w.pt", {"critic": {"model": weights()}})
+    (found,) = find_weights(path).of("dit")
+    (note,) = native_weights(found.source, "dit").notes
+    assert note == "note: w.pt holds critic.model alone, which by its name only helps in training"
+
+
 def test_several_networks_of_one_kind_are_refused_until_one_is_named(tmp_path: Path) -> None:
     path = saved(tmp_path / "w.pt", {"red": weights(seed=1), "blue": weights()})
     (found,) = find_weights(path).of("dit")

@@ -56,6 +56,13 @@ def test_other_settings_are_refused_with_the_difference(tmp_path) -> None:
         Cache(tmp_path, expected={"size": (32, 32)})
 
 
+def test_of_settings_within_settings_the_one_that_differs_is_told(tmp_path) -> None:
+    sampling = {"negative": "x" * 1000, "steps": 4}
+    write_cache(tmp_path, 2, encode, SETTINGS | {"sampling": sampling})
+    with pytest.raises(ConfigError, match=r"with other settings: sampling\.steps was 4, is 8; name another folder, or"):
+        write_cache(tmp_path, 2, encode, SETTINGS | {"sampling": sampling | {"steps": 8}})
+
+
 def test_a_damaged_shard_is_refused_and_made_anew(tmp_path) -> None:
     write_cache(tmp_path, 4, encode, SETTINGS, shard_size=2)
     shard = tmp_path / "shard-00001.safetensors"

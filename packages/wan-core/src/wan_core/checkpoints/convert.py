@@ -116,6 +116,8 @@ def _notes(
     if len(members) > 1 and not experts_of(members):
         names = labels(members)
         yield f"note: {name} holds {', '.join(names)}; {names[members.index(chosen)]} is taken"
+    if len(members) == 1 and chosen.rank > 1:
+        yield f"note: {name} holds {labels(members)[0]} alone, which by its name only helps in training"
     inside = {own for member in members for own in member.names.values()}
     rest = [own for own in source if own not in inside]
     averaged = _averaged(source, rest)

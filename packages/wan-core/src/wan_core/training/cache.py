@@ -21,6 +21,7 @@ from wan_core.checkpoints import MemorySource, write_file
 from wan_core.drafts import alone_in, write_text
 from wan_core.errors import CheckpointError, ConfigError, RequestError
 from wan_core.files import hash_file, plain_text
+from wan_core.training.state import flat_settings
 
 _INDEX = "cache.json"
 _COMMON = "common"
@@ -296,7 +297,8 @@ def _is_digest(value: object) -> bool:
     return isinstance(value, str) and len(value) == 64
 
 
-def _compare(made: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -> None:
+def _compare(stored: Mapping[str, Any], asked: Mapping[str, Any], folder: Path) -> None:
+    made, wanted = flat_settings(stored), flat_settings(asked)
     names = sorted(set(made) | set(wanted))
     changed = [
         f"{name} was {made.get(name)!r:.{_SHOWN}}, is {wanted.get(name)!r:.{_SHOWN}}"
@@ -305,8 +307,8 @@ def _compare(made: Mapping[str, Any], wanted: Mapping[str, Any], folder: Path) -
     ]
     if changed:
         raise ConfigError(
-            f"the cache {folder} was made with other settings: {'; '.join(changed[:5])}; name another folder with "
-            f"--output or --cache, or make it anew with '{_maker(wanted)}'"
+            f"the cache {folder} was made with other settings: {'; '.join(changed[:5])}; name another folder, "
+            f"or make it anew with '{_maker(asked)}'"
         )
 
 

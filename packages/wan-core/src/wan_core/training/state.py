@@ -318,7 +318,7 @@ def _read_state(folder: Path) -> dict[str, Any]:
         odd = [name for name, kind in _STATE_VALUES.items() if not isinstance(saved[name], kind)]
         odd += ["sha256"] if saved.get("sha256", {}).keys() - saved["sizes"].keys() else []
         wrong = [name for name, size in saved["sizes"].items() if (folder / Path(name).name).stat().st_size != size]
-        _flat(saved["settings"])
+        flat_settings(saved["settings"])
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         reason = f"{_STATE} is no state of a run ({type(error).__name__}: {error})"
         raise CheckpointError(f"{folder} is damaged: {reason:.200}; {_REMEDY}") from error
@@ -336,7 +336,7 @@ def _check_files(folder: Path, saved: Mapping[str, Any], rank: int = 0, world: i
 
 
 def _compare_settings(saved: Mapping[str, Any], now: Mapping[str, Any], may_change: set[str], folder: Path) -> None:
-    saved, now = _flat(saved), _flat(json.loads(json.dumps(dict(now))))  # tuples become lists, as in the file
+    saved, now = flat_settings(saved), flat_settings(json.loads(json.dumps(dict(now))))  # tuples as the file's lists
     if f"recipe.{BASE_WEIGHTS}" not in saved:  # a run from before it was noted
         may_change = {*may_change, f"recipe.{BASE_WEIGHTS}"}
     names = sorted((set(saved) | set(now)) - may_change)
@@ -350,12 +350,12 @@ def _compare_settings(saved: Mapping[str, Any], now: Mapping[str, Any], may_chan
         )
 
 
-def _flat(settings: Mapping[str, Any]) -> dict[str, Any]:
+def flat_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Nested settings by dotted names, so that a message shows the one that differs."""
     flat: dict[str, Any] = {}
     for name, value in settings.items():
         if isinstance(value, dict):
-            flat |= {f"{name}.{inner}": each for inner, each in _flat(value).items()}
+            flat |= {f"{name}.{inner}": each for inner, each in flat_settings(value).items()}
         else:
             flat[name] = value
     return flat
