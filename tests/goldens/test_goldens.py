@@ -14,7 +14,7 @@ PREPARED = [
     path
     for path in SUPPORTED
     if read_family(path).startswith(
-        ("dit", "wan_vae", "sf_", "sfu_causal", "sfu_pose", "e2e", "mi2v_loop", "poze_", "ua_dit")
+        ("dit", "wan_vae", "sf_", "sfu_causal", "sfu_pose", "e2e", "mi2v_loop", "poze_", "ua_dit", "bindweave_d")
     )
 ]
 

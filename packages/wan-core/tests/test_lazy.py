@@ -70,7 +70,7 @@ def test_an_address_is_a_module_and_a_name(name: str) -> None:
     [
         *(f"wan_core.{name}" for name in ("checkpoints", "cli", "media", "presets", "runtime", "sampling", "training")),
         *(f"wan_core.models{name}" for name in ("", ".dit", ".image", ".text", ".vae")),
-        *("pi3", "pi3.checkpoints", "poze", "wan_mi2v"),
+        *("bindweave", "pi3", "pi3.checkpoints", "poze", "wan_mi2v"),
     ],
 )
 def test_every_export_of_ours_is_found_where_it_is_said_to_be(package: str) -> None:
