@@ -41,14 +41,15 @@ def merge_lora(base: Path, lora: Path, out: Path, alpha: float, device: str, **v
     place = resolve_device(device)
     refuse_twice(base, [lora])
     record, earlier = record_of(out), record_of(base)
+    # Hashed before, so that a merge that is stopped meanwhile leaves no result without its record.
+    read = {"base": hashes(base), "lora": hashes(lora)}
     write_again(base, out, None, {**values, "device": place, "loras": (LoRA(lora, alpha),), "force_lora": False})
     summaries = [inspect_weights(weights).lora for weights in find_weights(lora).of("lora")]
     ranks = {rank: count for each in summaries if each is not None for rank, count in each.ranks.items()}
     write_json(
         record,
         {
-            "base": hashes(base),
-            "lora": hashes(lora),
+            **read,
             "alpha": alpha,
             "ranks": sorted(ranks),
             "pairs": sum(ranks.values()),
