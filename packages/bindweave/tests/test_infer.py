@@ -271,7 +271,7 @@ def test_a_bad_sample_is_named(run: Run, files: Path, tmp_path: Path, kind: str)
     content, words = BAD_SAMPLES[kind]
     (tmp_path / "s.json").write_text(json.dumps(content))
     done = run(
-        infer, "--samples", "s.json", "--image-root", files, "--ckpt-dir", files / "wan", "--dit", files / "release"
+        infer, "--samples", "s.json", "--base-img-dir", files, "--ckpt-dir", files / "wan", "--dit", files / "release"
     )
     assert done.exit_code == 2, done.output
     assert words in done.stderr

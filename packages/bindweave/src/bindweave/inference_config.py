@@ -24,7 +24,7 @@ class InferenceConfig:
     """``values`` are options of the command by their names, ``parts`` places of parts, ``notes`` what was not used."""
 
     samples: Path
-    image_root: Path
+    base_img_dir: Path
     output_dir: Path
     values: Mapping[str, Any] = field(default_factory=dict)
     parts: Mapping[str, Path] = field(default_factory=dict)
@@ -46,7 +46,7 @@ def read_inference_config(path: Path) -> InferenceConfig:
     notes = (f"{shown}: {', '.join(map(plain_text, unknown[:5]))} say nothing here",) if unknown else ()
     return InferenceConfig(
         samples=places["META_PATH"],
-        image_root=places["BASE_IMG_DIR"],
+        base_img_dir=places["BASE_IMG_DIR"],
         output_dir=places["OUT_DIR"],
         values=values,
         parts=reader.parts(),

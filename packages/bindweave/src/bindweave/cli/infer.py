@@ -46,7 +46,7 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
 def prepared(values: Mapping[str, Any], log: Any) -> tuple[dict[str, Any], tuple[Path, Path, Path] | None]:
     """The options with those of ``--config`` where a flag says nothing, and what a batch is made of, if it is one."""
     values = dict(values)
-    places = {name: values.pop(name) for name in ("samples", "image_root", "output_dir")}
+    places = {name: values.pop(name) for name in ("samples", "base_img_dir", "output_dir")}
     config, dit = values.pop("config"), values.pop("dit")
     parts: dict[str, str] = {}
     if config is not None:
@@ -62,10 +62,10 @@ def prepared(values: Mapping[str, Any], log: Any) -> tuple[dict[str, Any], tuple
     if places["samples"] is not None:
         from bindweave.batch import without_prompt
 
-        folders = places["image_root"] or Path(), places["output_dir"] or Path("outputs")
+        folders = places["base_img_dir"] or Path(), places["output_dir"] or Path("outputs")
         return without_prompt(values), (places["samples"], *folders)
     if any(places.values()):
-        raise RequestError("--image-root and --output-dir belong to --samples; name pictures and --output alone")
+        raise RequestError("--base-img-dir and --output-dir belong to --samples; name pictures and --output alone")
     return values, None
 
 
@@ -77,7 +77,7 @@ def make_command() -> click.Command:
         click.Option(["--dit"], type=PLACE, help="BindWeave's weights; the same as --part dit=PLACE."),
         click.Option(["--config"], type=PLACE, help="The original's inference_model_s2v.json; flags go before it."),
         click.Option(["--samples"], type=PLACE, help="A sample JSON: a video for each sample."),
-        click.Option(["--image-root"], type=PLACE, help="What the pictures of samples are relative to; default: here."),
+        click.Option(["--base-img-dir"], type=PLACE, help="Folder of the pictures of samples; default: here."),
         click.Option(["--output-dir"], type=PLACE, help="Where ID.mp4 and the manifest go; default: outputs."),
     ]
     return command
