@@ -98,7 +98,7 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
                                ("shard-00000.safetensors", "damaged")),
     "unfinished cache": (["--cache", "{tmp}/cache-part", "--output", "{tmp}/out"], 2, ("0 of 1", "wan cache")),
     "cache of another model": (["--cache", "{tmp}/cache", "--model", "tiny-i2v", "--output", "{tmp}/out"], 2,
-                               ("conditions was 'ti2v', is 'i2v'", "--output or --cache")),
+                               ("conditions was 'ti2v', is 'i2v'", "name another folder")),
     "resumed with other settings": ([*DATA, "--output", "{tmp}/begun", "--lr", "0.01"], 2,
                                     ("rate was 0.0001, is 0.01", "another output")),
     "resumed as a LoRA": ([*DATA, "--output", "{tmp}/begun", "--lora-rank", "4"], 2, ("lora_rank was None, is 4",)),

@@ -198,7 +198,7 @@ def test_halves_of_the_bytes_are_the_same_numbers_rounded(
 
 def test_a_folder_of_other_settings_is_refused(files: Path, pipeline: Pipeline, whole: Path, tmp_path: Path) -> None:
     shutil.copytree(whole, tmp_path / "copy")
-    with pytest.raises(ConfigError, match=r"sampling was .*'sfu make-targets'"):
+    with pytest.raises(ConfigError, match=r"sampling\.guidance_scale was 1\.5, is 2\.0.*'sfu make-targets'"):
         made(files, pipeline, tmp_path / "copy", shared={**SHARED, "guidance_scale": 2.0})
     with pytest.raises(ConfigError, match="timesteps was"):
         made(files, pipeline, tmp_path / "copy", steps=(1000, 400))

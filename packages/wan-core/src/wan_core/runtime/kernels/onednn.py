@@ -5,7 +5,6 @@ as wide as the tokens, are not read and written once more. Results agree to floa
 """
 
 import platform
-from functools import cache
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +20,9 @@ class FusedFeedForward(FeedForward):
 
     def forward(self, hidden: Tensor) -> Tensor:
         up, gelu, down = self
-        is_autocast = hidden.dtype != up.weight.dtype
-        hidden = gelu(up(hidden)) if is_autocast else _fused(hidden, up.weight, up.bias, "gelu", [], "tanh")
+        # Not under autocast, and not where the network was cast to a dtype that this processor has no product for.
+        is_fused = hidden.dtype == up.weight.dtype and hidden.dtype in _FUSED_DTYPES
+        hidden = _fused(hidden, up.weight, up.bias, "gelu", [], "tanh") if is_fused else gelu(up(hidden))
         out: Tensor = down(hidden)
         return out
 
@@ -31,7 +31,7 @@ class FusedCrossAttention(FoldedCrossAttention):
     """The output layer and the residual sum in one pass, where both have one dtype."""
 
     def add_output(self, mixed: Tensor, residual: Tensor) -> Tensor:
-        if not mixed.dtype == residual.dtype == self.o.weight.dtype:
+        if not mixed.dtype == residual.dtype == self.o.weight.dtype or mixed.dtype not in _FUSED_DTYPES:
             return super().add_output(mixed, residual)
         return _fused(mixed, residual, self.o.weight, self.o.bias, "add")
 
@@ -42,7 +42,7 @@ def can_be_fused(linear: nn.Module) -> bool:
         type(linear) is nn.Linear
         and type(linear.weight) is nn.Parameter
         and linear.weight.device.type == "cpu"
-        and linear.weight.dtype in _fused_dtypes()
+        and linear.weight.dtype in _FUSED_DTYPES
         and not any(getattr(linear, hooks) for hooks in _HOOKS)
     )
 
@@ -53,7 +53,6 @@ def _fused(*arguments: object) -> Tensor:
     return out
 
 
-@cache
 def _fused_dtypes() -> frozenset[torch.dtype]:
     """The dtypes of the fused products: none where oneDNN is not torch's library or the processor is not an x86."""
     if platform.machine() not in ("x86_64", "AMD64") or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
@@ -61,3 +60,6 @@ def _fused_dtypes() -> frozenset[torch.dtype]:
     if not torch.ops.mkldnn._is_mkldnn_bf16_supported():
         return frozenset({torch.float32})
     return frozenset({torch.float32, torch.bfloat16})
+
+
+_FUSED_DTYPES = _fused_dtypes()
