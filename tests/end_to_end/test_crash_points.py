@@ -85,7 +85,9 @@ def student_under_scores(folder: Path) -> Training:
     settings = {"made_by": COMMAND, "version": VERSION, "timesteps": [1000.0], "seen": [1000.0]}
     write_cache(folder, 2, encode, {**settings, "prompts": ["a", "b"], "seeds": [0, 1]})
     words = ["distill", "--stage", "dmd", "--targets", folder, "--teacher", TINY / "t2v", "--critic-steps", 1]
-    return Training(sfu, [*words, "--denoising-steps", 1000], "model/dit/diffusion_pytorch_model.safetensors", every=7)
+    return Training(
+        sfu, [*words, "--denoising-steps", 1000], "model/student/diffusion_pytorch_model.safetensors", every=7
+    )
 
 
 @pytest.mark.slow
