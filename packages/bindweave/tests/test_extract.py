@@ -297,7 +297,7 @@ def test_damaged_models_are_refused(tmp_path: Path, damage: Callable[[Path], Non
         (["-o", "in.json"], "is the input"),
         (["--negative-prompt", " "], "negative prompt is empty"),
         (["--dtype", "int8"], "dtype must be"),
-        (["--shard", "x"], "--shard is I/N"),
+        (["--shard", "x"], "share of the work is I/N"),
     ],
 )
 def test_options_that_cannot_work_are_refused(model: Path, options: list[str], message: str) -> None:

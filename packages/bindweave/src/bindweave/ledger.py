@@ -2,7 +2,6 @@
 
 import contextlib
 import json
-import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bindweave.samples import Sample, write_samples
-from wan_core import MediaError, RequestError
+from wan_core import MediaError
 from wan_core.drafts import alone_in, write_text
 
 
@@ -24,22 +23,6 @@ class Share:
     def of(self, names: Sequence[str]) -> list[str]:
         """The own ones of sorted names."""
         return list(names[self.index :: self.count])
-
-
-def parse_share(text: str | None, environ: Mapping[str, str] = os.environ) -> Share:
-    """The share written as ``1/4``, else that of torchrun's RANK and WORLD_SIZE, else everything.
-
-    Raises RequestError for what is no share.
-    """
-    if text is None:
-        rank, world = environ.get("RANK", "0"), environ.get("WORLD_SIZE", "1")
-        if not (rank.isdecimal() and world.isdecimal() and int(rank) < int(world)):
-            raise RequestError(f"RANK {rank[:9]!r} of WORLD_SIZE {world[:9]!r} is no share; unset both or use torchrun")
-        return Share(int(rank), int(world))
-    number, _, count = text.partition("/")
-    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
-        raise RequestError(f"--shard is I/N with I from 1 to N, such as 1/4, got {text[:20]!r}")
-    return Share(int(number) - 1, int(count))
 
 
 class Ledger:

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from wan_core.cli import PLACE, ErrorReporting, debug_option, progress_unless, reporter
+from wan_core.cli import PLACE, SHARE, ErrorReporting, debug_option, progress_unless, reporter, share_of_work
 
 
 @click.command(cls=ErrorReporting, params=[debug_option()])
@@ -17,7 +17,7 @@ from wan_core.cli import PLACE, ErrorReporting, debug_option, progress_unless, r
 @click.option("--negative-prompt", help="Of the negative states; default: the original's.")
 @click.option("--device", help="cpu, cuda, cuda:1, mps; default: the best one.")
 @click.option("--dtype", default="bfloat16", show_default=True, help="In which it runs; states are kept in bfloat16.")
-@click.option("--shard", help="I/N: every N-th sample from the I-th on.  [default: torchrun's, else all]")
+@click.option("--shard", type=SHARE, help="Every N-th sample from the I-th on.  [default: torchrun's, else all]")
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")
 def extract(**values: Any) -> None:
     """Write the hidden states of each sample of SAMPLES.json, positive and negative.
@@ -25,7 +25,7 @@ def extract(**values: Any) -> None:
     The new sample file names them. States that are there and were made of the same things stay.
     """
     from bindweave.extraction import MLLM_NEGATIVE_PROMPT, Extraction, extract_samples
-    from bindweave.ledger import parse_share
+    from bindweave.ledger import Share
     from wan_core.runtime import resolve_device, resolve_dtype
 
     source = values["samples"]
@@ -42,7 +42,7 @@ def extract(**values: Any) -> None:
         ),
         device,
         resolve_dtype(values["dtype"], device),
-        share=parse_share(values["shard"]),
+        share=Share(*share_of_work(values["shard"])),
         progress=progress_unless(values["quiet"]),
         log=reporter(values["quiet"]),
     )

@@ -6,7 +6,7 @@ from typing import Any
 import click
 
 from wan_core import RequestError
-from wan_core.cli import PLACE, ErrorReporting, debug_option, progress_unless, reporter
+from wan_core.cli import PLACE, SHARE, ErrorReporting, debug_option, progress_unless, reporter, share_of_work
 
 
 @click.command(cls=ErrorReporting, params=[debug_option()])
@@ -28,14 +28,14 @@ from wan_core.cli import PLACE, ErrorReporting, debug_option, progress_unless, r
 )
 @click.option("--seed", type=click.IntRange(0, 2**31 - 1), default=0, show_default=True)
 @click.option("--again", is_flag=True, help="Refine refined prompts, too; the first one is kept.")
-@click.option("--shard", help="I/N: every N-th sample from the I-th on.  [default: torchrun's, else all]")
+@click.option("--shard", type=SHARE, help="Every N-th sample from the I-th on.  [default: torchrun's, else all]")
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")
 def refine(**values: Any) -> None:
     """Let a language model rewrite the prompts of SAMPLES.json after a look at their pictures.
 
     The result is a new file; what is done in it stays on a second run.
     """
-    from bindweave.ledger import parse_share
+    from bindweave.ledger import Share
     from bindweave.refine import refine_samples
     from wan_core.llm import Chat, LocalChat, open_endpoint
 
@@ -63,7 +63,7 @@ def refine(**values: Any) -> None:
         model=values["model"] or values["local"],
         seed=values["seed"],
         again=values["again"],
-        share=parse_share(values["shard"]),
+        share=Share(*share_of_work(values["shard"])),
         progress=progress_unless(values["quiet"]),
         log=reporter(values["quiet"]),
     )

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from selfforcing_unianimate.distillation.settings import SCORE_TIMES, STAGES, DistillSettings, parse_steps
+from selfforcing_unianimate.cli.steps import Steps
+from selfforcing_unianimate.distillation.settings import SCORE_TIMES, STAGES, DistillSettings
 from selfforcing_unianimate.pose_weights import POSE_PART
-from wan_core import ConfigError, RequestError
+from wan_core import RequestError
 from wan_core.cli import (
     FINITE,
     PLACE,
@@ -48,16 +49,6 @@ _REST = (
 )  # fmt: skip
 
 
-class _Steps(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    name = "N,N,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        try:
-            return parse_steps(value) if isinstance(value, str) else value
-        except ConfigError as error:
-            self.fail(str(error), param, ctx)
-
-
 def _option(*names: str, help: str, **values: Any) -> click.Option:
     return click.Option(list(names), help=help, show_default=values.get("default") is not None, **values)
 
@@ -81,7 +72,7 @@ _OWN = [
     _option("--critic-steps", type=int, default=5, help="Steps of the critic for each of the student."),
     _option("--ema-start", type=int, default=200, help="The step from which weights are averaged."),
     _option(
-        "--denoising-steps", type=_Steps(), default="1000,750,500,250", help="The student's steps, before the shift."
+        "--denoising-steps", type=Steps(), default="1000,750,500,250", help="The student's steps, before the shift."
     ),
     _option("--warp/--no-warp", default=True, help="Shift those steps too, as the noise levels are."),
     _option("--shift", "flow_shift", type=FINITE, default=5.0, help="Shift of the noise levels."),

@@ -1,13 +1,13 @@
 """``sfu make-targets``: the teacher's videos as latents and states, for a student to learn from."""
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
 import click
 
 from selfforcing_unianimate.cli.merge_lora import refuse_twice
+from selfforcing_unianimate.cli.steps import Steps
 from selfforcing_unianimate.cli.teacher import pose_weights
 from selfforcing_unianimate.teacher import PoseRequest, PoseToVideo
 from selfforcing_unianimate.teacher_preset import UNIANIMATE_14B
@@ -26,26 +26,6 @@ _LEFT_OUT = ("prompt", "prompt_file", "num_videos", "image", "pose", "side_by_si
 _STORED = ("float32", "bfloat16")
 
 
-class _Parsed(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
-    """``I/N``, and whole numbers with commas between them."""
-
-    def __init__(self, name: str, pattern: str, sentence: str) -> None:
-        self.name = name
-        self._pattern = re.compile(pattern)
-        self._sentence = sentence
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        if not isinstance(value, str):
-            return value
-        if self._pattern.fullmatch(value.strip()) is None:
-            self.fail(f"{self._sentence}, got {value!r:.60}", param, ctx)
-        return tuple(int(each) for each in re.findall(r"[0-9]+", value))
-
-
-_SHARD = _Parsed("I/N", r"[0-9]{1,6}/[0-9]{1,6}", "a share of the work is its number and their count, such as 1/4")
-_STEPS = _Parsed("LIST", r"[0-9]{1,4}(\s*,\s*[0-9]{1,4})*", "steps are whole numbers such as 1000,750,500,250")
-
-
 def run(preset: Preset, values: Mapping[str, Any]) -> None:
     """Check everything, then make the targets, or say what would be made."""
     from selfforcing_unianimate.distillation.target_making import TargetOptions, make_targets, plan_targets
@@ -57,7 +37,7 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     preset = teacher_of(values["model"])
     wanted = read_wanted(values["table"], first_seed=values["seed"], has_poses=values["pose_mode"] != "off")
     launch = runtime.launched()
-    part = share_of(values["shard"], None if launch is None else (launch.rank, launch.world))
+    part = cli.share_of_work(values["shard"])
     values = {**values, "device": values["device"] if launch is None else launch.device(values["device"])}
     check_place(folder, is_folder=True)
     if values["ckpt_dir"] is not None:
@@ -93,18 +73,6 @@ def teacher_of(name: str) -> Preset:
     if not isinstance(preset.task, PoseToVideo):
         raise RequestError(f"{preset.name} is no teacher that moves a picture by poses, as {UNIANIMATE_14B.name} is")
     return preset
-
-
-def share_of(asked: tuple[int, int] | None, launched: tuple[int, int] | None) -> tuple[int, int]:
-    """The part of the shards that this process makes, counted from 0. Raises RequestError."""
-    if asked is None:
-        return launched or (0, 1)
-    if launched is not None:
-        raise RequestError("torchrun divides the work already; leave --shard out")
-    number, count = asked
-    if not 1 <= number <= count:
-        raise RequestError(f"--shard {number}/{count} cannot be: of {count} parts there are 1 to {count}")
-    return number - 1, count
 
 
 def _shared(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -150,15 +118,16 @@ def make_command() -> click.Command:
         click.Option(["--seed"], type=click.IntRange(0), default=0, show_default=True, help="Of the first line."),
         click.Option(
             ["--student-steps"],
-            type=_STEPS,
-            default=(1000, 750, 500, 250),
-            help="The student's times before its shift.  [default: 1000,750,500,250]",
+            type=Steps(),
+            default="1000,750,500,250",
+            show_default=True,
+            help="The student's times before its shift.",
         ),
         click.Option(["--student-shift"], type=cli.FINITE, default=5.0, show_default=True, help="The student's shift."),
         click.Option(
             ["--stored"], type=click.Choice(_STORED), default="float32", show_default=True, help="Latents in the files."
         ),
-        click.Option(["--shard"], type=_SHARD, help="Make a part of the shards, such as 1/4.  [default: all]"),
+        click.Option(["--shard"], type=cli.SHARE, help="Make a part of the shards, such as 1/4.  [default: all]"),
         click.Option(
             ["--shard-size"], type=click.IntRange(1), default=4, show_default=True, help="Examples in a file."
         ),

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from wan_core import ConfigError
 
+STEPS = (1000, 750, 500, 250)
+SHIFT = 5.0
+"""Self-Forcing's student: its times before the shift, and the shift."""
 STAGES = ("ode", "teacher-forcing", "dmd", "sid", "gan")
 ADVERSARIAL = ("dmd", "sid", "gan")
 """The stages with a second network in training."""
@@ -38,9 +41,9 @@ class DistillSettings:
     """
 
     stage: str
-    denoising_steps: tuple[int, ...] = (1000, 750, 500, 250)
+    denoising_steps: tuple[int, ...] = STEPS
     warp: bool = True
-    flow_shift: float = 5.0
+    flow_shift: float = SHIFT
     critic_lr: float | None = None
     critic_steps: int = 5
     ema_start: int = EMA_START
@@ -78,7 +81,7 @@ class DistillSettings:
             if not 0 <= getattr(self, name) <= 1:
                 raise ConfigError(f"{_shown(name)} must be in 0..1, got {getattr(self, name):g}")
         self._check_limits()
-        _check_steps(self.denoising_steps)
+        check_steps(self.denoising_steps)
 
     def _check_limits(self) -> None:
         if self.flow_shift <= 0 or self.r_sigma <= 0:
@@ -119,15 +122,16 @@ def parse_steps(text: str) -> tuple[int, ...]:
     try:
         steps = tuple(int(part) for part in text.split(","))
     except ValueError:
-        raise ConfigError(f"denoising-steps are whole numbers with commas between them, got {text!r}") from None
-    _check_steps(steps)
+        raise ConfigError(f"the student's steps are whole numbers with commas between them, got {text!r}") from None
+    check_steps(steps)
     return steps
 
 
-def _check_steps(steps: tuple[int, ...]) -> None:
+def check_steps(steps: Sequence[int]) -> None:
+    """Raise ConfigError for times before the shift that do not fall from at most 1000 to above 0."""
     falls = all(one > other for one, other in zip((1001, *steps), (*steps, 0), strict=True))
     if not steps or not falls:
-        raise ConfigError(f"denoising-steps must decrease from at most 1000 to above 0, got {list(steps)}")
+        raise ConfigError(f"the student's steps must decrease from at most 1000 to above 0, got {list(steps)}")
 
 
 def _one_of(name: str, value: str, known: tuple[str, ...]) -> None:

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from selfforcing_unianimate.distillation.settings import SHIFT, STEPS, check_steps
 from selfforcing_unianimate.distillation.targets import (
     CHANNELS,
     COMMAND,
@@ -38,9 +39,6 @@ from wan_core.sampling import FlowTable, make_solver
 from wan_core.tasks import Clip, Components, SamplingSettings, TaskInputs
 from wan_core.training import describe_conditions, shards_of, weights_fingerprint, write_cache
 
-STEPS = (1000, 750, 500, 250)
-SHIFT = 5.0
-"""Self-Forcing's student: its times before the shift, and the shift."""
 _STORED = (LATENTS, STATES, CHANNELS, IMAGE)
 _PACKED_SHARE = 1 / 50  # of the bytes of skeletons; measured: 1 in 90
 
@@ -156,7 +154,8 @@ def _encode(plan: TargetPlan, number: int, progress: Progress) -> Mapping[str, T
     task, inputs = pipeline.preset.task, pipeline.check(pipeline.plan(plan.requests[number]))
     if not isinstance(inputs, PoseInputs) or inputs.image is None:
         raise TypeError(f"the teacher's inputs must be PoseInputs with a picture, got {type(inputs).__name__}")
-    empty = [_text(components, text) for text in (inputs.request.prompt, inputs.settings.negative_prompt, "")][-1]
+    for text in (inputs.request.prompt, inputs.settings.negative_prompt):
+        _text(components, text)  # alone, before the task would encode both together
     conditioning = task.condition(inputs, components, Clip())
     states: list[Tensor] = []
     steps = iter(range(inputs.settings.num_inference_steps))
@@ -173,7 +172,7 @@ def _encode(plan: TargetPlan, number: int, progress: Progress) -> Mapping[str, T
         LATENTS: latents[0],
         STATES: torch.stack(states),
         CONTEXT: conditioning.positive.context[0],
-        EMPTY: empty,
+        EMPTY: _text(components, ""),
         **encode_posed(inputs.image, inputs.skeletons, inputs.geometry, components),
     }
     return {
@@ -197,10 +196,7 @@ def _text(components: Components, text: str) -> Tensor:
 
 def _kept_steps(sampling: SamplingSettings, options: TargetOptions) -> tuple[list[float], list[int], list[float]]:
     """The student's timesteps, the teacher's steps nearest to them, and the timesteps of those."""
-    if not options.steps or any(a <= b for a, b in zip(options.steps, options.steps[1:], strict=False)):
-        raise ConfigError(f"the student's steps must fall, such as {', '.join(map(str, STEPS))}, got {options.steps}")
-    if options.steps[-1] == 0:
-        raise ConfigError("the student's steps end above 0, where the teacher's result is kept anyway; leave 0 out")
+    check_steps(options.steps)
     timesteps = FlowTable(options.shift).warped(options.steps)
     solver = make_solver(sampling.solver, sampling.num_inference_steps, flow_shift=sampling.flow_shift)
     taken = [float(value) for value in solver.timesteps.tolist()]

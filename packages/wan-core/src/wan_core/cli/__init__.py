@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from wan_core.cli.generate import build_command, run_generate
     from wan_core.cli.jobs import Job, plan_jobs
     from wan_core.cli.making import runtime_of
-    from wan_core.cli.options import FINITE, ListCommand, ListOption, debug_option
+    from wan_core.cli.options import FINITE, SHARE, ListCommand, ListOption, debug_option, share_of_work
     from wan_core.cli.progress import progress_unless, reporter
     from wan_core.cli.train import carry_out_command, run_settings, train_options
 else:
@@ -41,6 +41,7 @@ __all__ = [
     "COMMANDS",
     "FINITE",
     "PLACE",
+    "SHARE",
     "Download",
     "ErrorReporting",
     "Job",
@@ -62,6 +63,7 @@ __all__ = [
     "run_generate",
     "run_settings",
     "runtime_of",
+    "share_of_work",
     "train_options",
     "version_option",
     "wan",

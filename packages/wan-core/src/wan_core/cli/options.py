@@ -33,6 +33,33 @@ class ParsedType(click.ParamType):  # type: ignore[type-arg]  # generic only in 
             self.fail(str(error), param, ctx)
 
 
+def parse_share(text: str) -> tuple[int, int]:
+    """``1/4`` as (0, 4): which share of the work, counted from 0, and of how many. Raises RequestError."""
+    number, _, count = text.strip().partition("/")
+    is_share = all(part.isascii() and part.isdecimal() and len(part) < 7 for part in (number, count))
+    if not is_share or not 1 <= int(number) <= int(count):
+        raise RequestError(f"a share of the work is I/N with I from 1 to N, such as 1/4, got {text[:20]!r}")
+    return int(number) - 1, int(count)
+
+
+SHARE = ParsedType("I/N", parse_share)
+
+
+def share_of_work(asked: tuple[int, int] | None) -> tuple[int, int]:
+    """This process's share: that of a `SHARE` option, else torchrun's, else everything.
+
+    Raises RequestError where both say one, BackendError as `wan_core.runtime.launched`.
+    """
+    from wan_core.runtime import launched
+
+    launch = launched()
+    if launch is None:
+        return asked or (0, 1)
+    if asked is not None:
+        raise RequestError("torchrun divides the work already; leave --shard out")
+    return launch.rank, launch.world
+
+
 class _FiniteFloat(click.types.FloatParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-
-import torch
-from torch import distributed
-from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from typing import TYPE_CHECKING
 
 from wan_core.errors import BackendError, ConfigError
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributed.device_mesh import DeviceMesh
 
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
@@ -28,6 +29,8 @@ class Launch:
 
     def device(self, asked: str | None = None) -> str:
         """The device of this process: its own GPU where nothing, or just ``cuda``, was asked for."""
+        import torch
+
         if asked in (None, "cuda") and torch.cuda.is_available():
             return f"cuda:{self.local_rank}"
         return asked or "cpu"
@@ -63,6 +66,8 @@ def is_first_to_say(sentence: str, environment: Mapping[str, str] | None = None)
     environment = os.environ if environment is None else environment
     if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
         return True
+    from torch import distributed
+
     attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
     key = f"wan-said-{attempt}-{hashlib.sha256(sentence.encode()).hexdigest()}"
     try:
@@ -80,6 +85,9 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
 
     Raises BackendError when the processes cannot meet.
     """
+    import torch
+    from torch import distributed
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
@@ -99,6 +107,8 @@ def make_mesh(world: int, device: torch.device, *, replicas: int = 1) -> DeviceM
 
     Raises ConfigError when the groups would not be equal.
     """
+    from torch.distributed.device_mesh import init_device_mesh
+
     if replicas < 1 or world % replicas:
         raise ConfigError(f"{world} processes cannot make {replicas} equal groups; take a divisor of {world}")
     if replicas == 1:
