@@ -8,7 +8,6 @@ whether "point_error" is lower with guidance than without; the interval of the p
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -20,6 +19,7 @@ from pi3 import Pi3
 from pi3.camera import apply_transform, invert_rigid
 from pi3.evaluation import align_points, world_points
 from poze import TINY_POZE
+from selfforcing_unianimate.metrics.bootstrap import interval
 from tools.tiny.poze_data import pi3_images
 from tools.tiny.room_clips import SIZE, RoomClip, resized
 from tools.tiny.rooms import camera_rays
@@ -34,28 +34,15 @@ METRICS = {
     "psnr": "dB of the frames after the first against the rendered ones",
 }
 SETTINGS = TINY_POZE.sampling
-_RESAMPLES = 10_000
 _DEPTH_TOLERANCE = 0.05
 
 
-@dataclass(frozen=True)
-class Interval:
-    """A mean over scenes and its 95 % bootstrap interval."""
-
-    mean: float
-    low: float
-    high: float
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def interval(values: Sequence[float]) -> Interval:
-    """Mean and percentile interval from 10,000 resamples of the scenes with replacement; the same in every run."""
-    array = np.asarray(values, dtype=np.float64)
-    chosen = np.random.default_rng(0).integers(0, len(array), (_RESAMPLES, len(array)))
-    low, high = np.percentile(array[chosen].mean(axis=1), (2.5, 97.5))
-    return Interval(float(array.mean()), float(low), float(high))
+def shown_interval(values: Sequence[float]) -> str:
+    """The mean of two scenes or more and its 95 % bootstrap interval; the same in every run."""
+    found = interval(values)
+    if found is None or found.low is None or found.high is None:
+        raise ValueError("an interval is over two scenes or more")
+    return f"{found.mean:.3f} [{found.low:.3f}, {found.high:.3f}]"
 
 
 @torch.inference_mode()
@@ -119,10 +106,10 @@ def table(scores: Mapping[str, Sequence[Mapping[str, float]]], pairs: Sequence[t
     """Markdown rows: mean and interval of every metric per arm, then those of the paired differences of ``pairs``."""
     rows = ["| | " + " | ".join(METRICS) + " |", "|---" * (len(METRICS) + 1) + "|"]
     for name, values in scores.items():
-        cells = [str(interval([scene[metric] for scene in values])) for metric in METRICS]
+        cells = [shown_interval([scene[metric] for scene in values]) for metric in METRICS]
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     for first, second in pairs:
         both = list(zip(scores[first], scores[second], strict=True))
-        cells = [str(interval([a[metric] - b[metric] for a, b in both])) for metric in METRICS]
+        cells = [shown_interval([a[metric] - b[metric] for a, b in both]) for metric in METRICS]
         rows.append(f"| {first} minus {second} | " + " | ".join(cells) + " |")
     return rows

@@ -158,7 +158,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     """Stage "export": adapter, transformer and decoder with their scores into packages/poze."""
     scores = json.loads((arguments.work / "scores.json").read_text())
     means = {
-        name: {metric: str(poze_evaluation.interval([row[metric] for row in rows])) for metric in rows[0]}
+        name: {metric: poze_evaluation.shown_interval([row[metric] for row in rows]) for metric in rows[0]}
         for name, rows in scores.items()
     }
     model = restored(arguments.work, "with")

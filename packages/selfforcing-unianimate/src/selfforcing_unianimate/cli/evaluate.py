@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selfforcing_unianimate.cli.detectors import detector_device, detector_dir
 from wan_core import RequestError, WanError
 from wan_core.cli import PLACE, ErrorReporting, debug_option, progress_unless, reporter
 
@@ -37,14 +38,8 @@ _WIDTHS = (26, 6, 9, 22)
 )
 @click.option("--flow", type=click.Choice(["farneback", "raft"]), default="farneback", show_default=True)
 @click.option("--raft-weights", type=PLACE, help="torchvision's raft_small or raft_large, for --flow raft.")
-@click.option(
-    "--detector-dir", type=PLACE, default=Path("checkpoints/detectors"), show_default=True,
-    help="Folder with yolox_l.onnx and dw-ll_ucoco_384.onnx.",
-)  # fmt: skip
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True,
-    help="cpu keeps networks off an accelerator.",
-)  # fmt: skip
+@detector_dir
+@detector_device
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Of the intervals.")
 @click.option("--out", type=PLACE, help="Also write a report, .json.")
 @click.option("--json", "as_json", is_flag=True, help="Print the report instead of the table.")

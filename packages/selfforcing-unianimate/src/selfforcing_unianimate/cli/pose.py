@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from selfforcing_unianimate.cli.detectors import detector_device, detector_dir
 from wan_core import MediaError, RequestError
 from wan_core.cli import FINITE, PLACE, ErrorReporting, debug_option, progress_unless, reporter
 
@@ -31,10 +32,7 @@ _MIN_FPS = 0.01
 @click.option("--reference", type=_FILE, help="A picture of the person who is to move.")
 @click.option("--out", type=_FILE, required=True, help="The pose file to write, .npz.")
 @click.option("--preview", type=_FILE, help="Also write the skeletons: .mp4, .gif, .webp or frames/%04d.png.")
-@click.option(
-    "--detector-dir", type=_FILE, default=Path("checkpoints/detectors"), show_default=True,
-    help="Folder with yolox_l.onnx and dw-ll_ucoco_384.onnx.",
-)  # fmt: skip
+@detector_dir
 @click.option(
     "--align", type=click.Choice(["reference", "none"]),
     help="Bring the motion to the reference's proportions and place; default: if there is a reference.",
@@ -45,10 +43,7 @@ _MIN_FPS = 0.01
 @click.option("--fps", type=FINITE, help="Frames a second to look at; default: all.")
 @click.option("--max-frames", type=int, help="At most so many.")
 @click.option("--size", metavar="W*H", help="Of the preview; default: about that of the video.")
-@click.option(
-    "--device", type=click.Choice(["auto", "cpu"]), default="auto", show_default=True,
-    help="cpu keeps the detectors off an accelerator.",
-)  # fmt: skip
+@detector_device
 @click.option("--quiet", is_flag=True, help="No progress and no notes.")
 def pose(**values: Any) -> None:
     """Find the person in every frame of VIDEO, and write the poses to a file that 'sfu infer --pose' takes."""
