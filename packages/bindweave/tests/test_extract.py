@@ -23,8 +23,8 @@ from bindweave.mllm import MLLM, load_chat_tokenizer, open_mllm
 from tests.tiny_qwen import IDS, write_tiny_vision_model
 from wan_core import CheckpointError, RequestError
 from wan_core.checkpoints import native_weights, read_weights
-from wan_core.llm import resized_bicubic
 from wan_core.llm.qwen import smart_size
+from wan_core.media import resize_by_rows
 
 CPU = torch.device("cpu")
 # The released model's template, as far as one user turn needs it.
@@ -46,7 +46,7 @@ def picture(size: tuple[int, int], seed: int = 0) -> Image.Image:
 def ready(image: Image.Image) -> Image.Image:
     """A picture that no processor resizes again: Pillow's releases do it in different orders."""
     small = scaled(image)
-    return resized_bicubic(small, smart_size(*small.size))
+    return resize_by_rows(small, smart_size(*small.size))
 
 
 @pytest.fixture(scope="module")

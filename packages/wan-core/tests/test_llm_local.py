@@ -12,8 +12,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from tests.tiny_qwen import IDS, write_tiny_text_model, write_tiny_vision_model
 from wan_core.errors import BackendError, CheckpointError, ConfigError, RequestError
-from wan_core.llm import LocalChat, Message, chat_markup, picture_patches, resized_bicubic
+from wan_core.llm import LocalChat, Message, chat_markup, picture_patches
 from wan_core.llm.qwen import smart_size
+from wan_core.media import resize_by_rows
 
 RED = Image.new("RGB", (70, 100), "red")
 HELLO = (Message("user", ("hello",)),)
@@ -128,7 +129,7 @@ def test_pictures_become_the_patches_of_transformers(size: tuple[int, int]) -> N
     noise = torch.randint(0, 256, (size[1], size[0], 3), generator=torch.manual_seed(0), dtype=torch.uint8)
     given = Image.fromarray(noise.numpy())
     # Pillow's releases resize in different orders: the peer gets what it need not resize.
-    picture = resized_bicubic(given, smart_size(*given.size, max_pixels=200_000))
+    picture = resize_by_rows(given, smart_size(*given.size, max_pixels=200_000))
     peer = Qwen2VLImageProcessorPil(min_pixels=3136, max_pixels=200_000)(picture, return_tensors="pt")
     rows, grid = picture_patches(given, max_pixels=200_000)
     assert [list(grid)] == peer["image_grid_thw"].tolist()

@@ -11,8 +11,9 @@ from bindweave.mllm import MLLM
 from bindweave.mllm_config import MLLMConfig, stated_dims
 from tests.goldens.harness import GoldenCase, finished, handles
 from wan_core.checkpoints import MemorySource, load_model
-from wan_core.llm import picture_patches, resized_bicubic
+from wan_core.llm import picture_patches
 from wan_core.llm.qwen import smart_size
+from wan_core.media import resize_by_rows
 
 
 @handles("bindweave_qwen_image_preprocess")
@@ -28,7 +29,7 @@ def preprocess(case: GoldenCase) -> Mapping[str, Tensor]:
         rows, grid = picture_patches(picture, **shape, **area)
         found |= {
             f"mid.scaled{number}": _pixels(picture),
-            f"mid.smart_resized{number}": _pixels(resized_bicubic(picture, size)),
+            f"mid.smart_resized{number}": _pixels(resize_by_rows(picture, size)),
             f"out.pixel_values{number}": rows,
             f"out.image_grid_thw{number}": torch.tensor([grid]),
         }

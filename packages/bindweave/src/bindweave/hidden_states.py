@@ -48,13 +48,13 @@ def scaled(picture: Image) -> Image:
 
     Raises RequestError for one so small that nothing is left.
     """
-    from wan_core.llm import resized_bicubic
+    from wan_core.media import resize_by_rows
 
     factor = _SCALE_LARGE if picture.width * picture.height > _LARGE else _SCALE
     width, height = int(picture.width * factor), int(picture.height * factor)
     if min(width, height) < 1:
         raise RequestError(f"a picture of {picture.width} x {picture.height} is too small; give a larger one")
-    return resized_bicubic(picture, (width, height))
+    return resize_by_rows(picture, (width, height))
 
 
 def see_pixels(network: nn.Module, pixels: Tensor, grids: Sequence[Sequence[int]]) -> SeenPictures:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from wan_core import RequestError
-from wan_core.media import LatentSpec, VideoGeometry
+from wan_core.media import LatentSpec, VideoGeometry, resize_by_rows
 
 if TYPE_CHECKING:
     import torch
@@ -72,9 +72,7 @@ def letterbox(image: Image.Image, width: int, height: int) -> Reference:
 
     box = fitted_box(image.width, image.height, width, height)
     frame = Image.new("RGB", (width, height))
-    # In two passes, rows first: newer Pillow takes the order by the sizes, which rounds differently.
-    narrow = image.resize((box.width, image.height), Image.Resampling.LANCZOS)
-    frame.paste(narrow.resize((box.width, box.height), Image.Resampling.LANCZOS), (box.left, box.top))
+    frame.paste(resize_by_rows(image, (box.width, box.height), Image.Resampling.LANCZOS), (box.left, box.top))
     pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1).contiguous().float().div(255)
     return Reference(pixels=pixels, box=box)
 

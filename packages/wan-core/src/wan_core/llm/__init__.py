@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from wan_core.llm.chat import Chat, Message
     from wan_core.llm.endpoint import open_endpoint
     from wan_core.llm.local import LocalChat
-    from wan_core.llm.qwen import PICTURE_TOKEN, chat_markup, picture_patches, resized_bicubic
+    from wan_core.llm.qwen import PICTURE_TOKEN, chat_markup, picture_patches
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -20,5 +20,4 @@ __all__ = [
     "chat_markup",
     "open_endpoint",
     "picture_patches",
-    "resized_bicubic",
 ]

@@ -66,17 +66,6 @@ def smart_size(
     return sides[0], sides[1]
 
 
-def resized_bicubic(picture: Image, size: tuple[int, int]) -> Image:
-    """A picture, RGB, at a size (width, height): along its rows first, then along its columns.
-
-    Pillow rounds in between, and its later releases choose the order; the models were trained with this one.
-    """
-    from PIL.Image import Resampling
-
-    rows = picture.convert("RGB").resize((size[0], picture.height), Resampling.BICUBIC)
-    return rows.resize(size, Resampling.BICUBIC)
-
-
 def picture_patches(
     picture: Image,
     *,
@@ -95,8 +84,10 @@ def picture_patches(
     import torch
     from einops import rearrange, repeat
 
+    from wan_core.media import resize_by_rows
+
     size = smart_size(picture.width, picture.height, factor=patch * merge, min_pixels=min_pixels, max_pixels=max_pixels)
-    resized = resized_bicubic(picture, size)
+    resized = resize_by_rows(picture, size)
     pixels = torch.from_numpy(np.array(resized, dtype=np.float32)) / 255
     pixels = (pixels - torch.tensor(_MEAN)) / torch.tensor(_STD)
     blocks = rearrange(pixels, "(h m1 p1) (w m2 p2) c -> (h w m1 m2) c (p1 p2)", m1=merge, m2=merge, p1=patch, p2=patch)

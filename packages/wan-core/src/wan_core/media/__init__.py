@@ -15,7 +15,15 @@ if TYPE_CHECKING:
         latent_grid_for_area,
         parse_size,
     )
-    from wan_core.media.images import fit_cover, image_to_tensor, load_image, stretch_bicubic, tensor_to_image, to_uint8
+    from wan_core.media.images import (
+        fit_cover,
+        image_to_tensor,
+        load_image,
+        resize_by_rows,
+        stretch_bicubic,
+        tensor_to_image,
+        to_uint8,
+    )
     from wan_core.media.output import check_output, check_own_files
     from wan_core.media.provenance import Provenance, read_provenance
     from wan_core.media.sheet import contact_sheet
@@ -47,6 +55,7 @@ __all__ = [
     "probe_video",
     "read_provenance",
     "read_video",
+    "resize_by_rows",
     "stream_video",
     "stretch_bicubic",
     "tensor_to_image",

@@ -181,6 +181,17 @@ def tensor_to_image(frame: Tensor) -> Image.Image:
     return Image.fromarray(pixels.permute(1, 2, 0).contiguous().cpu().numpy())
 
 
+def resize_by_rows(
+    image: Image.Image, size: tuple[int, int], resampling: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """An image, RGB, at a size (width, height): along its rows first, then along its columns.
+
+    Pillow rounds in between, and its later releases choose the order; models were trained with this one.
+    """
+    rows = image.convert("RGB").resize((size[0], image.height), resampling)
+    return rows.resize(size, resampling)
+
+
 def fit_cover(image: Image.Image, width: int, height: int) -> Image.Image:
     """Scale an image until it covers ``width`` x ``height``, then cut out the centre.
 
