@@ -26,7 +26,7 @@ LAYERS = (
     {"models", "media", "hub"},
     {"sampling", "checkpoints", "llm"},
     {"runtime"},
-    {"tasks"},
+    {"tasks", "metrics"},
     {"presets"},
     {"pipeline"},
     {"loading"},  # above pipeline: load_pipeline returns a Pipeline
@@ -60,7 +60,7 @@ HEAVY = {"torch", "transformers", "diffusers", "av", "numpy", "PIL", "safetensor
 
 PUBLIC = {
     "lazy", "files", "drafts", "hub", "models", "sampling", "tasks", "checkpoints", "runtime", "media", "presets",
-    "pipeline", "loading", "training", "llm", "cli",
+    "pipeline", "loading", "training", "llm", "metrics", "cli",
 }  # fmt: skip
 # Arrows between packages of ours besides "project -> wan_core".
 PROJECT_ARROWS = {("poze", "pi3")}

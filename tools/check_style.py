@@ -41,6 +41,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_core/checkpoints/",): 7_000,
     ("wan_core/runtime/",): 1_800,
     ("wan_core/tasks/",): 1_800,
+    ("wan_core/metrics/",): 350,
     ("wan_core/presets/",): 600,
     # Planned: 500, before notes on prompts, step caches, windows, clips that go on from each other, optional parts.
     ("wan_core/pipeline.py", "wan_core/loading.py"): 700,

@@ -13,11 +13,12 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
-from selfforcing_unianimate.metrics import Keypoints, evaluate_clip, interval
+from selfforcing_unianimate.metrics import Keypoints, evaluate_clip
 from tools.tiny.detect import border_color, nearest_name
 from tools.tiny.people import CLOTHES, GROUNDS, Person
 from tools.tiny.person_detect import JOINTS, detect_joints, name_pixels
 from tools.tiny.world import BACKGROUNDS, COLORS, Video
+from wan_core.metrics import interval
 
 SHOWN = ("pck_0.1", "pck_0.05", "akd", "missing_rate", "warp_error", "flicker", "psnr", "look", "dress")
 """What the table has."""

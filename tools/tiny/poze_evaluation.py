@@ -19,10 +19,10 @@ from pi3 import Pi3
 from pi3.camera import apply_transform, invert_rigid
 from pi3.evaluation import align_points, world_points
 from poze import TINY_POZE
-from selfforcing_unianimate.metrics.bootstrap import interval
 from tools.tiny.poze_data import pi3_images
 from tools.tiny.room_clips import SIZE, RoomClip, resized
 from tools.tiny.rooms import camera_rays
+from wan_core.metrics import interval
 
 JUDGED_FRAMES = (0, 4, 8, 12, 16)
 METRICS = {

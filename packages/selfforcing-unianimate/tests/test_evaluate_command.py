@@ -19,10 +19,11 @@ from selfforcing_unianimate.cli.evaluate import evaluate
 from selfforcing_unianimate.evaluation import block_starts
 from selfforcing_unianimate.frame_blocks import FrameBlocks
 from selfforcing_unianimate.metrics import METRICS
-from selfforcing_unianimate.metrics import flow as flows
+from selfforcing_unianimate.metrics.flow import Raft
 from selfforcing_unianimate.pose_file import PoseFile, write_pose_file
 from wan_core.cli import wan
 from wan_core.media import Provenance, read_provenance, write_video
+from wan_core.runtime import optional_packages
 
 from .detectors import write_detectors
 from .people import person
@@ -345,15 +346,17 @@ class Halves(nn.Module):
 @pytest.fixture
 def raft(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], Any]:
     module = SimpleNamespace(raft_small=lambda: Halves(1), raft_large=lambda: Halves(2))
-    real = flows.import_module
-    monkeypatch.setattr(flows, "import_module", lambda name: module if "torchvision" in name else real(name))
+    real = optional_packages.import_module
+    monkeypatch.setattr(
+        optional_packages, "import_module", lambda name: module if "torchvision" in name else real(name)
+    )
     return lambda name: getattr(module, name)()
 
 
 @pytest.mark.parametrize("name", ["raft_small", "raft_large"])
 def test_raft_is_told_by_its_weights(name: str, raft: Callable[[str], Any], tmp_path: Path) -> None:
     torch.save(raft(name).state_dict(), tmp_path / "raft.pth")
-    network = flows.Raft(tmp_path / "raft.pth")
+    network = Raft(tmp_path / "raft.pth")
     assert network.name == name
     dark, light = np.zeros((70, 90, 3), dtype=np.uint8), np.full((70, 90, 3), 255, dtype=np.uint8)
     flow = network(dark, light)
@@ -377,20 +380,19 @@ def test_the_report_names_raft_and_other_weights_are_refused(
 
 
 @pytest.mark.parametrize(
-    ("missing", "words", "message"),
+    ("words", "message"),
     [
-        ("torchvision", ["--flow", "raft", "--raft-weights", "{}/walk.npz"], "selfforcing-unianimate[raft]"),
-        ("cv2", [], "selfforcing-unianimate[evaluate]"),
+        (["--flow", "raft", "--raft-weights", "{}/walk.npz"], "selfforcing-unianimate[raft]"),
+        ([], "selfforcing-unianimate[evaluate]"),
     ],
 )
 def test_a_missing_package_is_named_with_its_extra(
-    place: Path, monkeypatch: pytest.MonkeyPatch, missing: str, words: list[str], message: str
+    place: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], message: str
 ) -> None:
     def absent(name: str) -> Any:
         raise ImportError(name)
 
-    target = flows if missing == "torchvision" else __import__("selfforcing_unianimate.backends", fromlist=[""])
-    monkeypatch.setattr(target, "import_module", absent)
+    monkeypatch.setattr(optional_packages, "import_module", absent)
     result = run(place, "{}/walk.mp4", "--no-pose", *words)
     assert result.exit_code == 5, result.output
     assert message in result.output

@@ -5,10 +5,11 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from selfforcing_unianimate.metrics import METRICS, evaluate_clip, interval
+from selfforcing_unianimate.metrics import METRICS, evaluate_clip
 from selfforcing_unianimate.metrics.fidelity import psnr, ssim
-from selfforcing_unianimate.metrics.flow import Flow, Pixels, farneback
-from selfforcing_unianimate.metrics.temporal import (
+from wan_core import RequestError
+from wan_core.metrics import Flow, Pixels, farneback, interval
+from wan_core.metrics.temporal import (
     drift,
     flow_difference,
     luminance_flicker,
@@ -18,7 +19,6 @@ from selfforcing_unianimate.metrics.temporal import (
     visible_pixels,
     warped,
 )
-from wan_core import RequestError
 
 from .test_pose_metrics import walker
 

@@ -1,11 +1,10 @@
-"""Optional packages of the extras ``pose`` and ``evaluate``, imported where they are used."""
+"""The optional package of the extras ``pose`` and ``evaluate`` that is used in many places."""
 
 from __future__ import annotations
 
-from importlib import import_module
 from typing import Any
 
-from wan_core import BackendError
+from wan_core.runtime import optional_package
 
 
 def opencv(what: str = "poses", extra: str = "pose") -> Any:
@@ -13,18 +12,4 @@ def opencv(what: str = "poses", extra: str = "pose") -> Any:
 
     ``what`` needs it, and the ``extra`` of this package brings it.
     """
-    return _needed("cv2", "opencv-python-headless", what, extra)
-
-
-def onnxruntime() -> Any:
-    """The module ``onnxruntime``, which runs the detectors. Raises BackendError without it."""
-    return _needed("onnxruntime", "onnxruntime")
-
-
-def _needed(module: str, package: str, what: str = "poses", extra: str = "pose") -> Any:
-    try:
-        return import_module(module)
-    except ImportError as error:
-        raise BackendError(
-            f"{what} need the package {package}, which is not installed; install selfforcing-unianimate[{extra}]"
-        ) from error
+    return optional_package("cv2", "opencv-python-headless", what=what, extra=f"selfforcing-unianimate[{extra}]")

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from functools import cache
-from importlib import import_module
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from selfforcing_unianimate import body_points, person_boxes
-from selfforcing_unianimate.backends import onnxruntime
 from selfforcing_unianimate.keypoints import NUM_DETECTED, Poses, poses_of
 from wan_core import CheckpointError, MediaError
-from wan_core.files import existing_file, plain_text
+from wan_core.files import plain_text
+from wan_core.runtime import OnnxNetwork
 
 PERSON_MODEL = "yolox_l.onnx"
 POINT_MODEL = "dw-ll_ucoco_384.onnx"
@@ -23,7 +20,6 @@ POINT_MODEL = "dw-ll_ucoco_384.onnx"
 
 _LARGEST = 10
 """Pictures that a box may reach over; beyond, points would leave the range of drawing."""
-_PREFERRED = ("CUDAExecutionProvider", "CoreMLExecutionProvider", "CPUExecutionProvider")
 
 Pixels = NDArray[np.uint8]
 Array = NDArray[np.float32]
@@ -43,8 +39,11 @@ class PoseDetector:
                 "'sfu download --only detectors'"
             )
         side, (width, height) = person_boxes.INPUT_SIZE, body_points.INPUT_SIZE
-        self._persons = _Network(folder / PERSON_MODEL, (side, side), device)
-        self._points = _Network(folder / POINT_MODEL, (height, width), device)
+        source: dict[str, str] = {
+            "remedy": "with 'sfu download --only detectors'", "extra": "selfforcing-unianimate[pose]"
+        }  # fmt: skip
+        self._persons = OnnxNetwork(folder / PERSON_MODEL, (side, side), device=device, **source)
+        self._points = OnnxNetwork(folder / POINT_MODEL, (height, width), device=device, **source)
 
     @property
     def providers(self) -> tuple[str, ...]:
@@ -104,56 +103,3 @@ def joined(poses: Sequence[Poses]) -> Poses:
     """Poses one after the other."""
     names = ("body", "subset", "faces", "hands", "scores")
     return Poses(**{name: np.concatenate([getattr(each, name) for each in poses]) for name in names})
-
-
-class _Network:
-    """An ONNX file with one input [1, 3, H, W] of float32."""
-
-    def __init__(self, path: Path, size: tuple[int, int], device: str) -> None:
-        if not path.exists():
-            raise CheckpointError(f"{plain_text(path)} is missing; fetch it with 'sfu download --only detectors'")
-        self.path = existing_file(path, "detector")
-        runtime = onnxruntime()
-        options = runtime.SessionOptions()
-        options.log_severity_level = 3
-        available = runtime.get_available_providers()
-        wanted = [each for each in _PREFERRED if each in available and (device != "cpu" or each.startswith("CPU"))]
-        try:
-            self._session = runtime.InferenceSession(str(self.path), options, providers=wanted)
-        except _errors() as error:
-            raise CheckpointError(
-                f"{plain_text(self.path)} is no ONNX network, or a damaged one; fetch it again with "
-                "'sfu download --only detectors'"
-            ) from error
-        self.providers = tuple(self._session.get_providers())
-        inputs = self._session.get_inputs()
-        shape = inputs[0].shape if len(inputs) == 1 else []
-        wanted_shape = (1, 3, *size)
-        if len(shape) != 4 or any(type(a) is int and a != b for a, b in zip(shape, wanted_shape, strict=True)):
-            raise CheckpointError(
-                f"{plain_text(self.path)} is another network: it takes {[each.shape for each in inputs]}, "
-                f"not {list(wanted_shape)}"
-            )
-        self._input = inputs[0].name
-
-    def run(self, pixels: Array, shapes: Sequence[tuple[int, ...]]) -> list[Array]:
-        """Its outputs, which must have these shapes; what is no number is 0."""
-        try:
-            outputs: list[Any] = self._session.run(None, {self._input: pixels})
-        except _errors() as error:
-            raise CheckpointError(f"{plain_text(self.path)} cannot be run: {plain_text(error)[:120]}") from error
-        found = [getattr(output, "shape", None) for output in outputs]
-        if found != list(shapes) or any(output.dtype.kind != "f" for output in outputs):
-            raise CheckpointError(
-                f"{plain_text(self.path)} is another network: its outputs are {found}, not {list(shapes)}"
-            )
-        return [np.nan_to_num(output.astype(np.float32), nan=0.0, posinf=0.0, neginf=0.0) for output in outputs]
-
-
-@cache
-def _errors() -> tuple[type[Exception], ...]:
-    """What onnxruntime raises: classes of its own, which have no base but Exception."""
-    state = import_module("onnxruntime.capi.onnxruntime_pybind11_state")
-
-    own = [each for each in vars(state).values() if isinstance(each, type) and issubclass(each, Exception)]
-    return (*own, RuntimeError, ValueError)

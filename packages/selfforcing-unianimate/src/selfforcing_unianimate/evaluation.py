@@ -12,14 +12,13 @@ import numpy as np
 
 from selfforcing_unianimate.evaluation_cases import POSE_ENDING, Case
 from selfforcing_unianimate.frame_blocks import FrameBlocks
-from selfforcing_unianimate.metrics.bootstrap import interval
 from selfforcing_unianimate.metrics.clip import METRICS, Value, evaluate_clip
-from selfforcing_unianimate.metrics.flow import OpticalFlow
 from selfforcing_unianimate.metrics.keypoints import Frames, KeypointDetector, Keypoints, body_keypoints
 from selfforcing_unianimate.pose_file import PoseFile, read_pose_file
 from selfforcing_unianimate.pose_source import frame_indices
 from wan_core import MediaError, RequestError, WanError
 from wan_core.files import existing_file, hash_file, plain_text
+from wan_core.metrics import OpticalFlow, interval
 
 if TYPE_CHECKING:
     from selfforcing_unianimate.detection import PoseDetector

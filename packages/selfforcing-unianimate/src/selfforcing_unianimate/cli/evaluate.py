@@ -17,7 +17,7 @@ from wan_core.cli import PLACE, ErrorReporting, debug_option, progress_unless, r
 if TYPE_CHECKING:
     from selfforcing_unianimate.evaluation import ClipReport, Evaluator
     from selfforcing_unianimate.evaluation_cases import Case
-    from selfforcing_unianimate.metrics.flow import OpticalFlow
+    from wan_core.metrics import OpticalFlow
 
 _WIDTHS = (26, 6, 9, 22)
 
@@ -159,8 +159,9 @@ def _check_out(out: Path | None, inputs: list[Path]) -> None:
 def _flow(settings: Mapping[str, Any]) -> tuple[OpticalFlow, dict[str, str]]:
     """The flow that was asked for, and what is to be recorded of it."""
     from selfforcing_unianimate.backends import opencv
-    from selfforcing_unianimate.metrics.flow import Raft, farneback
+    from selfforcing_unianimate.metrics.flow import Raft
     from wan_core.files import hash_file
+    from wan_core.metrics import farneback
     from wan_core.runtime import resolve_device
 
     weights, device = settings["raft_weights"], settings["device"]

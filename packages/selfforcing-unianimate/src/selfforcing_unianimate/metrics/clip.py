@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 from selfforcing_unianimate.metrics import pose
 from selfforcing_unianimate.metrics.fidelity import psnr, ssim
-from selfforcing_unianimate.metrics.flow import OpticalFlow, farneback
 from selfforcing_unianimate.metrics.keypoints import Frames, Keypoints
-from selfforcing_unianimate.metrics.temporal import drift, flow_difference, seam_ratio, steadiness
 from wan_core import RequestError
+from wan_core.metrics import OpticalFlow, drift, farneback, flow_difference, seam_ratio, steadiness
 
 Value = float | None
 

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfforcing_unianimate.metrics.keypoints import Frames
-from selfforcing_unianimate.metrics.temporal import LUMINANCE, mean_of
+from wan_core.metrics import LUMINANCE, mean_of
 
 HIGHEST_PSNR = 99.0
 """What equal frames count as, in dB."""

@@ -1,43 +1,21 @@
-"""Optical flow: where each pixel of a frame is in another one. OpenCV's Farneback by default, RAFT when asked for."""
+"""RAFT, a network of optical flow, for those who want another flow than Farneback's."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
-from selfforcing_unianimate.backends import opencv
-from wan_core import BackendError, CheckpointError
+from wan_core import CheckpointError
 from wan_core.files import existing_file, plain_text
+from wan_core.metrics import Flow, Pixels
+from wan_core.runtime import optional_package
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-Pixels = NDArray[np.uint8]
-Flow = NDArray[np.float32]
-"""[H, W, 2]: how far to the right and down each pixel of the first frame is in the second one, in pixels."""
-
-OpticalFlow = Callable[[Pixels, Pixels], Flow]
-"""From two frames [H, W, 3] to the flow from the first to the second."""
-
 NETWORKS = ("raft_small", "raft_large")
 _LOWEST_RAFT_SIDE = 128
 """RAFT compares features at four scales, the smallest an eighth of the features, which are an eighth of the frame."""
-
-
-def farneback(first: Pixels, second: Pixels) -> Flow:
-    """Dense flow by polynomial expansion (Farneback 2003), on grey levels, as OpenCV computes it.
-
-    A pyramid of 3 levels, windows of 15 pixels, 3 iterations, polynomials of 5 pixels with deviation 1.2. Raises
-    BackendError without OpenCV.
-    """
-    cv2 = opencv("Farneback's flows", "evaluate")
-    grey = (cv2.cvtColor(each, cv2.COLOR_RGB2GRAY) for each in (first, second))
-    return np.asarray(cv2.calcOpticalFlowFarneback(*grey, None, 0.5, 3, 15, 3, 5, 1.2, 0), dtype=np.float32)
 
 
 class Raft:
@@ -51,7 +29,12 @@ class Raft:
     def __init__(self, weights: Path, *, device: str = "cpu") -> None:
         from wan_core.checkpoints import read_weights
 
-        models = _torchvision()
+        models = optional_package(
+            "torchvision.models.optical_flow",
+            "torchvision",
+            what="RAFT's flows",
+            extra="selfforcing-unianimate[raft], or leave --flow out",
+        )
         stored = read_weights(existing_file(weights, "RAFT weights"))
         tensors = {name: stored.read(name) for name in stored}
         for name in NETWORKS:
@@ -88,13 +71,3 @@ class Raft:
 
 def _shapes(tensors: Any) -> dict[str, tuple[int, ...]]:
     return {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-
-
-def _torchvision() -> Any:
-    try:
-        return import_module("torchvision.models.optical_flow")
-    except ImportError as error:
-        raise BackendError(
-            "--flow raft needs the package torchvision, which is not installed; install "
-            "selfforcing-unianimate[raft], or leave --flow out"
-        ) from error

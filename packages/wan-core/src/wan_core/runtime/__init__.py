@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from wan_core.runtime.devices import DTYPES, device_facts, peak_memory, resolve_device, resolve_dtype
     from wan_core.runtime.fsdp import divided_as, is_divided, is_sharded, mean_over_processes, shard_model, whole_tensor
     from wan_core.runtime.launch import Launch, is_first_to_say, launched, make_mesh, process_group
+    from wan_core.runtime.onnx import OnnxNetwork
+    from wan_core.runtime.optional_packages import optional_package
     from wan_core.runtime.placement import Between, Placed
     from wan_core.runtime.step_cache import step_cached
 else:
@@ -19,6 +21,7 @@ __all__ = [
     "DTYPES",
     "Between",
     "Launch",
+    "OnnxNetwork",
     "Placed",
     "choose_attention_backend",
     "device_facts",
@@ -29,6 +32,7 @@ __all__ = [
     "launched",
     "make_mesh",
     "mean_over_processes",
+    "optional_package",
     "peak_memory",
     "prepare_model",
     "process_group",

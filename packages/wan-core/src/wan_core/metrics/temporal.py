@@ -13,10 +13,12 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
-from selfforcing_unianimate.metrics.flow import Flow, OpticalFlow, Pixels
-from selfforcing_unianimate.metrics.keypoints import Bools, Frames
+from wan_core.metrics.flow import Flow, OpticalFlow, Pixels
 
 Floats = NDArray[np.float64]
+Bools = NDArray[np.bool_]
+Frames = NDArray[np.uint8]
+"""A clip [T, H, W, 3], red, green, blue."""
 
 STATIC = 0.5
 """Pixels that move less than this count as standing still, in pixels a frame."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from wan_core import RequestError
+from wan_core.errors import RequestError
 
 RESAMPLES = 10_000
 LEVEL = 0.95
