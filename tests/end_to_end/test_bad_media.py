@@ -16,6 +16,7 @@ from PIL import Image
 
 from wan_core.errors import WanError
 from wan_core.media import check_output, load_audio, load_image, read_provenance, read_video, write_video
+from wan_core.tasks.speech import load_speech
 
 GREY = torch.zeros(3, 4, 16, 16)
 
@@ -45,6 +46,17 @@ CASES: dict[str, tuple[Callable[[Path], Any], str, int, tuple[str, ...]]] = {
     "sound that is text": (load_audio, "text.png", 4, ("text.png",)),
     "silent video as sound": (load_audio, "good.mp4", 4, ("good.mp4", "has no sound")),
     "sound of no samples": (load_audio, "short.wav", 4, ("short.wav", "no samples")),
+    "sound of no bytes": (load_audio, "nothing.png", 4, ("nothing.png",)),
+    "sound is a folder": (load_audio, "folder.mp4", 2, ("folder.mp4", "is a folder")),
+    "sound is a pipe": (load_audio, "pipe.mp4", 2, ("pipe.mp4", "no regular file")),
+    "sound that is a picture": (load_audio, "good.png", 4, ("good.png",)),
+    "cut sound": (load_audio, "cut.wav", 4, ("cut.wav", "is cut off", "copy it again")),
+    "cut FLAC": (load_audio, "cut.flac", 4, ("cut.flac", "cut off")),
+    "sound of a cut video": (load_audio, "cut.mp4", 4, ("cut.mp4", "is cut off", "copy it again")),
+    "sound of an unknown sample format": (load_audio, "odd.wav", 4, ("odd.wav", "save it as WAV")),
+    "sound that is too short": (load_speech, "brief.wav", 4, ("0.025 s", "0.1 s", "longer")),
+    "sound moved beyond its end": (lambda path: load_speech(path, align=-1), "good.wav", 2, ("1 s earlier", "nothing")),
+    "impossible sample rate": (lambda path: load_audio(path, sample_rate=0), "good.wav", 2, ("sample rate", "768000")),
     "record of a missing file": (read_provenance, "none.mp4", 2, ("none.mp4", "does not exist")),
     "record of a foreign file": (read_provenance, "good.png", 4, ("good.png", "--no-metadata")),
     "output without ending": (check_output, "video", 2, ("no known ending", ".mp4")),
@@ -81,6 +93,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / name).write_bytes((folder / name).read_bytes()[:1500])
     soundfile.write(folder / "good.wav", np.zeros(800), 8000)
     soundfile.write(folder / "short.wav", np.zeros(0), 8000)
+    soundfile.write(folder / "brief.wav", np.zeros(200), 8000)
+    for name in ("cut.wav", "cut.flac"):
+        soundfile.write(folder / name, np.random.default_rng(0).uniform(-0.5, 0.5, 8000), 8000)
+        (folder / name).write_bytes((folder / name).read_bytes()[:6000])
+    odd = bytearray((folder / "good.wav").read_bytes())
+    odd[20:22] = (0x1234).to_bytes(2, "little")  # the format tag
+    (folder / "odd.wav").write_bytes(odd)
     return folder
 
 

@@ -192,7 +192,27 @@ def test_sound_is_muxed_and_cut_to_the_video(tmp_path: Path, channels: int, rate
 def test_sound_shorter_than_the_video_is_kept_whole(tmp_path: Path) -> None:
     track = AudioTrack(torch.zeros(1, 4000), 16_000)
     path = write_video([smooth_clip(16)], tmp_path / "a.mp4", fps=16, audio=track)
-    assert load_audio(path).seconds == pytest.approx(0.25, abs=0.13)
+    assert load_audio(path).seconds == 0.25
+    assert probe_video(path).num_frames == 16
+
+
+@pytest.mark.parametrize(("seconds", "frames"), [(0.25, 4), (0.26, 5), (2.0, 16)])
+def test_the_shortest_ends_the_file(tmp_path: Path, seconds: float, frames: int) -> None:
+    track = AudioTrack(torch.zeros(1, int(seconds * 16_000)), 16_000)
+    taken = []
+    chunks = (taken.append(chunk) or chunk for chunk in smooth_clip(16).split(4, dim=1))
+    path = write_video(chunks, tmp_path / "a.mp4", fps=16, audio=track, shortest=True)
+    assert probe_video(path).num_frames == frames
+    assert len(taken) == 4
+
+
+def test_sound_is_at_its_place_to_the_sample(tmp_path: Path) -> None:
+    clicks = torch.zeros(1, 16_000)
+    clicks[0, [2000, 9000]] = 0.9
+    path = write_video([smooth_clip(16)], tmp_path / "a.mp4", fps=16, audio=AudioTrack(clicks, 16_000))
+    heard = load_audio(path).samples[0].abs()
+    assert heard.shape == (16_000,)
+    assert sorted(heard.topk(2).indices.tolist()) == [2000, 9000]
 
 
 # -- memory and files

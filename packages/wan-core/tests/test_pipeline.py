@@ -9,7 +9,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from wan_core.cli.jobs import Job
+from wan_core.cli.making import notes_on, sound_of
 from wan_core.errors import ConfigError, RequestError
+from wan_core.media import AudioTrack, LatentSpec, load_audio, probe_video, read_provenance
 from wan_core.models import DiTInputs, VideoVAE
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset, get_preset
@@ -25,6 +28,7 @@ from wan_core.tasks import (
     GenerationRequest,
     I2VRequest,
     Log,
+    SamplingSettings,
     TaskInputs,
     TextToVideo,
     TI2VRequest,
@@ -221,6 +225,33 @@ def test_a_task_watches_the_frames_and_reports() -> None:
     inputs = model.pipeline.plan(GenerationRequest(**small()))
     assert sum(chunk.shape[1] for chunk in model.pipeline.stream(inputs, log=heard.append)) == 5
     assert sum(int(text.split()[0]) for text in heard) == 5
+
+
+class Sounding(TextToVideo):
+    """Videos whose files have a sound."""
+
+    def load(self, request: GenerationRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> TaskInputs:
+        sound = AudioTrack(torch.zeros(1, 1600), 16_000, sha256="ab12")
+        return replace(super().load(request, settings, latent_spec), sound=sound)
+
+
+def test_a_video_with_sound_is_saved_with_it_and_names_its_hash(tmp_path: Path) -> None:
+    model = Model("tiny-t2v")
+    model.pipeline.preset = replace(model.preset, task=Sounding())
+    video = model.pipeline.generate(GenerationRequest(**small(fps=20)))
+    path = video.save(tmp_path / "a.mp4")
+    assert video.frames.shape[0] == 5
+    assert probe_video(path).num_frames == 2
+    assert load_audio(path).samples.shape == (1, 1600)
+    assert read_provenance(path).record["sound_sha256"] == "ab12"
+
+
+@pytest.mark.parametrize(("name", "has_sound"), [("a.mp4", True), ("a.gif", False), ("%04d.png", False)])
+def test_a_file_that_holds_no_sound_is_written_without_and_noted(tmp_path: Path, name: str, has_sound: bool) -> None:
+    preset = replace(Model("tiny-t2v").preset, task=Sounding())
+    job = Job(preset.plan(GenerationRequest(**small())), tmp_path / name)
+    assert bool(sound_of(job)) is has_sound
+    assert any("holds no sound" in note for note in notes_on([job], None)) is not has_sound
 
 
 def test_i2v_joins_mask_and_first_frame(picture: Path) -> None:

@@ -44,7 +44,7 @@ from wan_core.tasks import (
 )
 
 if TYPE_CHECKING:
-    from wan_core.media import Provenance
+    from wan_core.media import AudioTrack, Provenance
     from wan_core.models import DiTInputs, WanDiT
     from wan_core.runtime import Placed
 
@@ -85,16 +85,20 @@ class SamplingOptions:
 
 @dataclass(frozen=True)
 class GeneratedVideo:
-    """A finished video: ``frames`` [T, 3, H, W] float32 in [-1, 1], and how it was made."""
+    """A finished video: ``frames`` [T, 3, H, W] float32 in [-1, 1], how it was made, and its ``sound`` if any."""
 
     frames: Tensor
     fps: int
     provenance: Provenance
+    sound: AudioTrack | None = None
 
     def save(self, path: str | Path, *, metadata: bool = True) -> Path:
         """Write ``.mp4``, ``.gif``, ``.webp`` or a ``%04d.png`` pattern. Raises ``MediaError``, ``RequestError``."""
         provenance = self.provenance if metadata else None
-        return media.write_video(iter([self.frames.transpose(0, 1)]), path, fps=self.fps, provenance=provenance)
+        frames = iter([self.frames.transpose(0, 1)])
+        return media.write_video(
+            frames, path, fps=self.fps, provenance=provenance, audio=self.sound, shortest=self.sound is not None
+        )
 
 
 class Pipeline:
@@ -149,7 +153,7 @@ class Pipeline:
         """The whole video in memory. Raises ``RequestError``, ``CheckpointError``, ``MediaError``."""
         inputs = self.plan(request)
         frames = torch.cat([chunk.cpu() for chunk in self.stream(inputs, progress=progress)], dim=1)
-        return GeneratedVideo(frames.transpose(0, 1), inputs.settings.fps, self.provenance(inputs))
+        return GeneratedVideo(frames.transpose(0, 1), inputs.settings.fps, self.provenance(inputs), inputs.sound)
 
     @torch.no_grad()
     def stream(
@@ -258,7 +262,8 @@ class Pipeline:
 
     def provenance(self, inputs: TaskInputs[Any]) -> Provenance:
         """How this output was made: model, settings, versions."""
-        return media.Provenance.of(preset=self.preset.name, settings=inputs.record(), record=self._record)
+        sound = {} if inputs.sound is None else {"sound_sha256": inputs.sound.sha256}
+        return media.Provenance.of(preset=self.preset.name, settings=inputs.record(), record={**self._record, **sound})
 
     def _step_caches(self, conditioning: Conditioning, settings: SamplingSettings) -> StepCaches | None:
         threshold = self.options.tea_cache

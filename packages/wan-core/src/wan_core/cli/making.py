@@ -56,7 +56,7 @@ def make_videos(
         started = time.monotonic()
         chunks = pipeline.stream(job.inputs, progress=progress_unless(values["quiet"]), log=log)
         provenance = None if values["no_metadata"] else pipeline.provenance(job.inputs)
-        path = write(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance)
+        path = write(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance, **sound_of(job))
         seconds = time.monotonic() - started
         seed = job.inputs.request.seed
         log(f"{path} (seed {seed}, {seconds:.1f} s)")
@@ -65,10 +65,21 @@ def make_videos(
         click.echo(json.dumps(results, indent=2, ensure_ascii=False))
 
 
+def sound_of(job: Job) -> dict[str, Any]:
+    """What ``media.write_video`` is told of a video's sound, where there is one and its file can hold it."""
+    has_sound = job.inputs.sound is not None and media.holds_sound(job.output)
+    return {"audio": job.inputs.sound, "shortest": True} if has_sound else {}
+
+
 def notes_on(jobs: Sequence[Job], pipeline: Pipeline | None) -> list[str]:
     """What a user should see before the work starts, each sentence once."""
     notes = [f"note: {note}" for job in jobs for note in job.inputs.notes]
     notes += [f"note: {plain_text(job.output)} is there and will be replaced" for job in jobs if _is_there(job.output)]
+    notes += [
+        f"note: {plain_text(job.output)} holds no sound; name an .mp4 for it"
+        for job in jobs
+        if job.inputs.sound is not None and not sound_of(job)
+    ]
     if pipeline is not None:
         notes += [*pipeline.notes, *(f"note: {note}" for job in jobs for note in pipeline.prompt_notes(job.inputs))]
     return list(dict.fromkeys(notes))

@@ -6,7 +6,7 @@ from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
     from wan_core.files import plain_text
-    from wan_core.media.audio import load_audio
+    from wan_core.media.audio import AudioTrack, load_audio, mixed, resample, shifted
     from wan_core.media.geometry import (
         FrameSize,
         LatentSpec,
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         tensor_to_image,
         to_uint8,
     )
-    from wan_core.media.output import check_output, check_own_files
+    from wan_core.media.output import check_output, check_own_files, holds_sound
     from wan_core.media.provenance import Provenance, read_provenance
     from wan_core.media.sheet import contact_sheet
     from wan_core.media.streams import check_stream, is_pipe, write_stream
@@ -34,6 +34,7 @@ else:
     __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = [
+    "AudioTrack",
     "FrameSize",
     "LatentSpec",
     "Provenance",
@@ -45,17 +46,21 @@ __all__ = [
     "contact_sheet",
     "count_frames",
     "fit_cover",
+    "holds_sound",
     "image_to_tensor",
     "is_pipe",
     "latent_grid_for_area",
     "load_audio",
     "load_image",
+    "mixed",
     "parse_size",
     "plain_text",
     "probe_video",
     "read_provenance",
     "read_video",
+    "resample",
     "resize_by_rows",
+    "shifted",
     "stream_video",
     "stretch_bicubic",
     "tensor_to_image",

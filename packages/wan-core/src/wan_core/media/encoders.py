@@ -31,6 +31,7 @@ _WEBP_QUALITY = "90"
 _PALETTE_SAMPLE = 20_000
 _AAC_RATES = (96000, 88200, 64000, 48000, 44100, 32000, 24000, 22050, 16000, 12000, 11025, 8000)
 _AAC_FRAME = 1024
+_AAC_BIT_RATE = 192_000  # that of the original
 _BT709 = 1
 _LIMITED_RANGE = 1
 
@@ -146,6 +147,7 @@ class _AudioFeed:
         self._samples = np.ascontiguousarray(track.samples.clamp(-1, 1).float().cpu().numpy())
         self._layout = "mono" if len(self._samples) == 1 else "stereo"
         self._stream: Any = container.add_stream("aac", rate=self._rate, layout=self._layout)
+        self._stream.bit_rate = _AAC_BIT_RATE
         self._position = self._end = 0
 
     def feed(self, seconds: float) -> None:

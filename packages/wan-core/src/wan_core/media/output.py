@@ -47,7 +47,7 @@ def check_output(
     shown = plain_text(path)
     if target.kind == "png" and num_frames not in (None, 1):
         raise RequestError(f"{shown} holds one picture, not {num_frames} frames; use a pattern such as frames/%04d.png")
-    if has_audio and target.kind != "mp4":
+    if has_audio and not holds_sound(target.path):
         raise RequestError(f"{shown} cannot hold sound; use .mp4")
     if target.kind == "gif" and fps is not None and fps > _MAX_GIF_FPS:
         raise RequestError(f"a .gif shows at most {_MAX_GIF_FPS} frames per second, got {fps:g}; use .mp4")
@@ -56,6 +56,11 @@ def check_output(
     if target.kind == "frames" and num_frames is not None:
         _check_sequence(target, shown, num_frames)
     return target
+
+
+def holds_sound(path: str | os.PathLike[str]) -> bool:
+    """Whether a video file of this name holds sound, too."""
+    return Path(path).suffix.lower() == ".mp4"
 
 
 def check_own_files(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:

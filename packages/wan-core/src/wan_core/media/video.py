@@ -1,6 +1,7 @@
 """Videos out: frames are encoded as they come, and the file appears only when it is whole."""
 
 import contextlib
+import math
 import os
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
@@ -29,15 +30,17 @@ def write_video(
     fps: float,
     provenance: Provenance | None = None,
     audio: AudioTrack | None = None,
+    shortest: bool = False,
     crf: int = DEFAULT_CRF,
 ) -> Path:
     """Write chunks of frames [3, t, H, W] in [-1, 1], on any device, as they come; returns the path.
 
     The ending chooses the kind: ``.mp4`` (H.264), ``.gif``, ``.webp``, ``.png`` for one frame, ``frames/%04d.png`` for
     one image each. ``fps`` is frames per second, ``crf`` x264's constant rate factor (0 best, 51 worst; mp4 only),
-    ``audio`` is cut to the length of the video (mp4 only). One chunk is held at a time. Whatever stops it, Ctrl-C
-    included, nothing half-written stays and an older file of that name is as it was. Raises ``MediaError`` when the
-    file cannot be written or a value is not a number, ``ValueError`` for chunks of another shape than before, what
+    ``audio`` is cut to the length of the video (mp4 only); with ``shortest`` the frames that would be shown after its
+    end are left out, too, though all are taken. One chunk is held at a time. Whatever stops it, Ctrl-C included,
+    nothing half-written stays and an older file of that name is as it was. Raises ``MediaError`` when the file cannot
+    be written or a value is not a number, ``ValueError`` for chunks of another shape than before, what
     :func:`check_output` raises, and lets errors of ``frames`` through.
     """
     if not 0 < fps <= _MAX_FPS:
@@ -48,8 +51,11 @@ def write_video(
     rate = exact_rate(fps)
     comment = None if provenance is None else provenance.to_json()
     encoder: MediaEncoder | None = None
+    wanted = math.ceil(audio.seconds * rate) if audio is not None and shortest else math.inf
     with target.draft() as draft, contextlib.ExitStack() as on_failure:
-        for frame in frames_of(frames):
+        for index, frame in enumerate(frames_of(frames)):
+            if index >= wanted:
+                continue
             with draft.errors():
                 if encoder is None:
                     encoder = _encoder(target, draft.path, frame, fps=rate, comment=comment, crf=crf, audio=audio)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from wan_core.media import AudioTrack
     from wan_core.models import CLIPVision, DiTInputs, TextEncoder, Tokenizer, VideoVAE, WanDiT, WanDiTConfig
     from wan_core.runtime import Placed
 
@@ -222,13 +223,15 @@ RequestT = TypeVar("RequestT", bound=GenerationRequest)
 class TaskInputs(Generic[RequestT]):
     """What :meth:`Task.load` read: the request, its settings, the geometry, and in subclasses the user's media.
 
-    ``notes`` are sentences that the user should see before the work starts.
+    ``notes`` are sentences that the user should see before the work starts. A video with ``sound`` is written with it
+    and ends no later.
     """
 
     request: RequestT
     settings: SamplingSettings
     geometry: VideoGeometry
     notes: tuple[str, ...] = ()
+    sound: AudioTrack | None = field(default=None, repr=False)
 
     def record(self) -> dict[str, Any]:
         """The request with its settings filled in, as plain JSON data: what is kept with an output."""
