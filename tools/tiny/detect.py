@@ -84,6 +84,13 @@ def _reach(mask: NDArray[np.bool_], seed: NDArray[np.bool_]) -> NDArray[np.bool_
         reached = grown
 
 
+def connected_part(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The 4-connected part of ``mask`` [H, W] that its first pixel belongs to."""
+    seed = np.zeros_like(mask)
+    seed.flat[mask.argmax()] = True
+    return _reach(mask[None], seed[None])[0]
+
+
 def largest_blob(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Keep the largest of the first three connected parts found in each frame of ``[F, H, W]``."""
     frames, best, rest = np.arange(len(mask)), np.zeros_like(mask), mask
