@@ -17,9 +17,10 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 
 from bindweave import extraction
 from bindweave.cli.extract import extract as command
-from bindweave.extraction import MLLM_NEGATIVE_PROMPT, Extraction, extract_samples
+from bindweave.extraction import Extraction, extract_samples
 from bindweave.hidden_states import extract, read_hidden_states, scaled, token_ids
 from bindweave.mllm import MLLM, load_chat_tokenizer, open_mllm
+from bindweave.prompts import MLLM_NEGATIVE_PROMPT
 from tests.tiny_qwen import IDS, write_tiny_vision_model
 from wan_core import CheckpointError, RequestError
 from wan_core.checkpoints import native_weights, read_weights

@@ -1,6 +1,7 @@
 """``bindweave infer`` on tiny files in the real layouts: one video, many, and what can go wrong."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,10 +164,63 @@ def test_the_originals_config_makes_every_sample_and_goes_on(run: Run, files: Pa
     (results / "singleobj_1.mp4").unlink()
     again = run(infer, *words)
     assert again.exit_code == 0, again.output
-    assert "1 of 2 videos are there already" in again.stderr
+    assert "1 of 2 videos were there already" in again.stderr
     assert (results / "singleobj_0.mp4").stat().st_mtime_ns == kept
     assert (results / "singleobj_1.mp4").is_file()
     assert run(infer, *words).exit_code == 0  # nothing left to do
+
+
+def test_only_the_videos_of_what_changed_are_made_again(run: Run, files: Path, tmp_path: Path) -> None:
+    config = sample_file(tmp_path, files, 3)
+    shutil.copy(files / "a.png", tmp_path / "own.png")
+    samples = json.loads((tmp_path / "samples.json").read_text())
+    samples["singleobj_1"]["img_paths"] = [str(tmp_path / "own.png")]
+    (tmp_path / "samples.json").write_text(json.dumps(samples))
+    words = ["--config", str(config), "--ckpt-dir", str(files / "wan"), "--device", "cpu"]
+
+    def made() -> dict[str, int]:
+        return {path.stem: path.stat().st_mtime_ns for path in (tmp_path / "results").glob("*.mp4")}
+
+    assert run(infer, *words).exit_code == 0
+    first = made()
+    samples["singleobj_0"]["prompt"] = "another cat"
+    (tmp_path / "samples.json").write_text(json.dumps(samples))
+    shutil.copy(files / "b.png", tmp_path / "own.png")
+    done = run(infer, *words)
+    assert done.exit_code == 0, done.output
+    assert "singleobj_0.mp4 is made again: prompt changed" in done.stderr
+    assert "singleobj_1.mp4 is made again: images changed" in done.stderr
+    second = made()
+    assert [name for name in first if first[name] == second[name]] == ["singleobj_2"]
+    (tmp_path / "results/singleobj_2.mp4").write_bytes(b"a video of somebody else")
+    done = run(infer, *words)
+    assert "It stays; remove it to make it again" in done.stderr
+    assert (tmp_path / "results/singleobj_2.mp4").read_bytes() == b"a video of somebody else"
+
+
+def test_processes_share_the_videos(run: Run, files: Path, tmp_path: Path) -> None:
+    config = sample_file(tmp_path, files, 3)
+    words = ["--config", str(config), "--ckpt-dir", str(files / "wan"), "--device", "cpu"]
+    assert run(infer, *words, "--shard", "2/2").exit_code == 0
+    assert list(json.loads((tmp_path / "results/manifest.json").read_text())) == ["singleobj_1"]
+    assert run(infer, *words, "--shard", "1/2").exit_code == 0
+    names = [f"singleobj_{number}" for number in range(3)]
+    assert list(json.loads((tmp_path / "results/manifest.json").read_text())) == names
+    assert {path.name for path in (tmp_path / "results").iterdir()} == {f"{name}.mp4" for name in names} | {
+        "manifest.json"
+    }
+
+
+def test_a_sample_of_damaged_states_is_left_out(run: Run, files: Path, tmp_path: Path) -> None:
+    config = sample_file(tmp_path, files)
+    (tmp_path / "bad.safetensors").write_bytes(b"damaged")
+    samples = json.loads((tmp_path / "samples.json").read_text())
+    samples["singleobj_0"]["hidden_states_path"] = "bad.safetensors"
+    (tmp_path / "samples.json").write_text(json.dumps(samples))
+    done = run(infer, "--config", config, "--ckpt-dir", files / "wan", "--device", "cpu")
+    assert done.exit_code == 2
+    assert "left out: singleobj_0: " in done.stderr
+    assert (tmp_path / "results/singleobj_1.mp4").is_file()
 
 
 def test_a_sample_that_cannot_be_made_does_not_stop_the_others(run: Run, files: Path, tmp_path: Path) -> None:

@@ -10,7 +10,8 @@ from PIL import Image
 
 from bindweave.cli.refine import refine
 from bindweave.ledger import Share
-from bindweave.refine import INSTRUCTION
+from bindweave.prompts import INSTRUCTION
+from bindweave.refine import REFINED_FROM
 from tests.chat_server import ChatServer, Reply, chat_server, said
 from tests.tiny_qwen import write_tiny_vision_model
 
@@ -44,8 +45,9 @@ def ask(server: ChatServer, *options: str, **places: str) -> Result:
 
 
 def written(name: str = "out.json") -> dict[str, Any]:
+    """What a file has of each sample, without the name of what its prompt was made of."""
     found: dict[str, Any] = json.loads(Path(name).read_text(encoding="utf-8"))
-    return found
+    return {name: {key: value for key, value in each.items() if key != REFINED_FROM} for name, each in found.items()}
 
 
 def test_prompts_are_refined_into_a_new_file_with_all_else_kept() -> None:
@@ -105,6 +107,21 @@ def test_a_changed_prompt_is_refined_anew() -> None:
         ask(server)
         assert len(server.asked) == 3
     assert written()["a"]["prompt_old"] == "other"
+
+
+def test_a_changed_picture_or_model_is_refined_anew_and_nothing_else() -> None:
+    write({"a": sample("one"), "b": sample("two", "blue.png")})
+    with chat_server() as server:
+        ask(server)
+        Image.new("RGB", (40, 30), "green").save("red.png")
+        ask(server)
+        assert len(server.asked) == 3
+        assert run("--model", "other", "--base-url", server.url).exit_code == 0
+        assert len(server.asked) == 5
+        Path("blue.png").rename("moved.png")
+        write({"a": sample("one"), "b": sample("two", "moved.png")})
+        assert run("--model", "other", "--base-url", server.url).exit_code == 0
+        assert len(server.asked) == 5
 
 
 def test_failures_are_told_at_the_end_and_tried_again() -> None:

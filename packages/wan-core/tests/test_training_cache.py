@@ -3,13 +3,13 @@ import json
 import pytest
 import torch
 
-from wan_core.checkpoints import MemorySource, write_file
+from wan_core.checkpoints import MemorySource, weights_fingerprint, write_file
 from wan_core.drafts import alone_in
 from wan_core.errors import CheckpointError, ConfigError, MediaError, RequestError
 from wan_core.files import hash_file, sample_file
 from wan_core.training import Cache, write_cache
 from wan_core.training.cache import ShuffledBatches
-from wan_core.training.examples import stack, weights_fingerprint
+from wan_core.training.examples import stack
 
 SETTINGS = {"fps": 8, "size": [64, 64]}
 

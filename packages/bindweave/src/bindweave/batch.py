@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Callable, Mapping
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bindweave.samples import Sample, read_samples
-from wan_core import RequestError, WanError
+from bindweave.hidden_states import read_hidden_states
+from bindweave.ledger import Share
+from bindweave.samples import Sample
+from wan_core import MediaError, RequestError, WanError
 from wan_core.cli import Job, plan_jobs
-from wan_core.drafts import write_text
+from wan_core.drafts import alone_in, write_text
 from wan_core.files import plain_text
 from wan_core.presets import Preset
+
+if TYPE_CHECKING:
+    from wan_core.media import Provenance
 
 MANIFEST = "manifest.json"
 """Beside the videos: sample id to video, prompt and references, as OpenS2V-Eval's scores need them."""
@@ -21,60 +28,68 @@ MANIFEST = "manifest.json"
 
 @dataclass
 class SampleBatch:
-    """The samples of a file on their way to videos in ``output_dir``.
+    """Samples on their way to videos in ``output_dir``, in the order of their ids; this process makes its ``share``.
 
-    Pictures are relative to ``image_root``, states to where the command runs. ``failed`` says which samples cannot be
-    made, and why; ``done`` counts those whose video was there already.
+    Pictures are relative to ``image_root``, states to where the command runs. ``any_seed``: a video of another seed is
+    as good. ``failed`` says which samples cannot be made, and why; ``done`` counts the videos that were there.
     """
 
-    samples: Path
+    samples: Mapping[str, Sample]
     image_root: Path
     output_dir: Path
     log: Callable[[str], None]
+    share: Share = field(default_factory=Share)
+    any_seed: bool = True
     failed: dict[str, WanError] = field(default_factory=dict)
     done: int = 0
-    _rows: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     def plan(self, preset: Preset, values: Mapping[str, Any], check: Callable[..., object]) -> list[Job]:
-        """The videos still to make. Raises the first sample's error where none of them can be made."""
-        samples = read_samples(self.samples)
+        """The videos of the samples, those that are there included. Raises the first error where none can be made."""
         jobs = []
-        for name, sample in samples.items():
-            output = self.output_dir / f"{name}.mp4"
-            self._rows[output.name] = self._row(sample, output)
-            if output.is_file():
-                self.done += 1
-                continue
+        for name in self.share.of(list(self.samples)):
             try:
-                jobs += self._jobs(preset, values, sample, output, check)
+                jobs += self._jobs(preset, values, self.samples[name], check)
             except WanError as error:
                 self.failed[name] = error
                 self.log(f"left out: {plain_text(name)}: {error}")
-        if self.done:
-            self.log(f"{self.done} of {len(samples)} videos are there already")
         if not jobs and self.failed:
             raise next(iter(self.failed.values()))
         return jobs
 
+    def is_made(self, path: Path, wanted: Provenance) -> bool:
+        """Whether a video is there and was made of the same things; one that says nothing of that stays, too."""
+        is_there = is_made(path, wanted, self.log, any_seed=self.any_seed, keep_unknown=True)
+        self.done += is_there
+        return is_there
+
     def _jobs(
-        self, preset: Preset, values: Mapping[str, Any], sample: Sample, output: Path, check: Callable[..., object]
+        self, preset: Preset, values: Mapping[str, Any], sample: Sample, check: Callable[..., object]
     ) -> list[Job]:
         given = {
             **values,
             "prompt": sample.prompt,
-            "images": self._images(sample),
+            "images": tuple(self.image_root / image for image in sample.images),
             "hidden_states": sample.hidden_states and Path(sample.hidden_states),
             "hidden_states_negative": sample.hidden_states_negative and Path(sample.hidden_states_negative),
-            "output": output,
+            "output": self._output(sample),
         }
-        return plan_jobs(preset, given, check)
+        for name in ("hidden_states", "hidden_states_negative"):
+            if given[name] and given[name].is_file():
+                read_hidden_states(given[name])
+        try:
+            return plan_jobs(preset, given, check)
+        except WanError:
+            readable = self._readable(sample, given["images"])
+            if len(readable) == len(given["images"]):
+                raise
+            return plan_jobs(preset, {**given, "images": readable}, check)
 
-    def _images(self, sample: Sample) -> tuple[Path, ...]:
+    def _readable(self, sample: Sample, images: Sequence[Path]) -> tuple[Path, ...]:
         """The pictures that can be opened: the first must, others are left out with a note, as in the original."""
         from wan_core import media
 
         found = []
-        for index, path in enumerate(self.image_root / image for image in sample.images):
+        for index, path in enumerate(images):
             try:
                 media.load_image(path)
             except WanError as error:
@@ -85,25 +100,58 @@ class SampleBatch:
             found.append(path)
         return tuple(found)
 
-    def _row(self, sample: Sample, output: Path) -> dict[str, Any]:
-        return {
-            "id": sample.name,
-            "video": output.name,
-            "prompt": sample.prompt,
-            "references": sample.values["img_paths"],
-        }
+    def _output(self, sample: Sample) -> Path:
+        return self.output_dir / f"{sample.name}.mp4"
 
     def write_manifest(self) -> None:
         """Say which videos there are. Raises MediaError when the disk refuses."""
-        there = [row for name, row in self._rows.items() if (self.output_dir / name).is_file()]
-        rows = {row["id"]: {key: value for key, value in row.items() if key != "id"} for row in there}
-        write_text(self.output_dir / MANIFEST, json.dumps(rows, indent=4, ensure_ascii=False) + "\n")
+        busy = MediaError(f"another process is writing {self.output_dir / MANIFEST}; try again")
+        with alone_in(self.output_dir, busy, name=f".{MANIFEST}.lock", wait=60):
+            rows = {
+                name: {
+                    "video": self._output(sample).name,
+                    "prompt": sample.prompt,
+                    "references": sample.values["img_paths"],
+                }
+                for name, sample in self.samples.items()
+                if self._output(sample).is_file()
+            }
+            write_text(self.output_dir / MANIFEST, json.dumps(rows, indent=4, ensure_ascii=False) + "\n")
+        with contextlib.suppress(OSError):
+            (self.output_dir / f".{MANIFEST}.lock").unlink(missing_ok=True)
 
     def conclude(self) -> None:
-        """Raises RequestError, with a count and the ids, where samples were left out."""
+        """Say what was there. Raises RequestError, with a count and the ids, where samples were left out."""
+        if self.done:
+            self.log(f"{self.done} of {len(self.share.of(list(self.samples)))} videos were there already")
         if self.failed:
             names = ", ".join(plain_text(name) for name in list(self.failed)[:5])
             raise RequestError(f"{len(self.failed)} of the samples could not be made: {names}; the others are there")
+
+
+def is_made(
+    path: Path, wanted: Provenance, log: Callable[[str], None], *, any_seed: bool, keep_unknown: bool = False
+) -> bool:
+    """Whether a video is there whose record is the wanted one in all that decides how it looks.
+
+    Of one that is made again it is told why. One without a record that can be read counts with ``keep_unknown``.
+    """
+    from wan_core.media import read_provenance
+
+    if not os.path.lexists(path) and "%" not in path.name:
+        return False
+    try:
+        found = read_provenance(path)
+    except RequestError:
+        return False
+    except MediaError as error:
+        if keep_unknown:
+            log(f"note: {error}. It stays; remove it to make it again")
+        return keep_unknown
+    changed = [name for name in found.differences(wanted) if not (any_seed and name == "seed")]
+    if changed:
+        log(f"{path} is made again: {', '.join(changed)} changed")
+    return not changed
 
 
 def without_prompt(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -196,6 +196,9 @@ def is_current(path: Path, digest: str) -> bool:
     from wan_core.checkpoints import read_weights
 
     try:
-        return path.is_file() and read_weights(path).metadata.get("digest") == digest
+        if not path.is_file() or read_weights(path).metadata.get("digest") != digest:
+            return False
+        read_hidden_states(path)
+        return True
     except CheckpointError:
         return False

@@ -46,10 +46,10 @@ class Ledger:
         noted = self._read(name)
         return None if noted is None or noted["error"] else noted["changes"]
 
-    def close(self, samples: Mapping[str, Sample]) -> tuple[bool, dict[str, str]]:
-        """Write the output once all samples have a note: whether it was, and the failures that it has, by sample.
+    def close(self, samples: Mapping[str, Sample], *, keep_failed: bool = True) -> tuple[bool, dict[str, str]]:
+        """Write the output once all samples have a note: whether it was, and the failures, by sample.
 
-        The process that is last does it; those that failed stay in it as they were. Raises MediaError.
+        The process that is last does it; those that failed stay in it as they were, or are left out. Raises MediaError.
         """
         busy = MediaError(f"another process is writing {self.output}; try again")
         with alone_in(self.output.parent, busy, name=f".{self.output.name}.lock", wait=60):
@@ -58,7 +58,8 @@ class Ledger:
             errors = {name: note["error"] for name, note in found.items() if note["error"]}
             if len(found) < len(samples):
                 return False, errors
-            write_samples(self.output, {n: {**samples[n].values, **found[n]["changes"]} for n in sorted(samples)})
+            kept = [name for name in sorted(samples) if keep_failed or name not in errors]
+            write_samples(self.output, {name: {**samples[name].values, **found[name]["changes"]} for name in kept})
             if not errors:
                 shutil.rmtree(self._folder, ignore_errors=True)
         with contextlib.suppress(OSError):

@@ -4,17 +4,9 @@ from dataclasses import replace
 
 from bindweave.config import BindWeaveConfig
 from bindweave.families import BINDWEAVE
+from bindweave.prompts import NEGATIVE_PROMPT
 from bindweave.task import SubjectToVideo
 from wan_core.presets import get_preset
-
-NEGATIVE_PROMPT = (
-    "Bright tones, overexposed, static, blurred details, subtitles, style, works, paintings, images, static, overall "
-    "gray, worst quality, low quality, JPEG compression residue, ugly, incomplete, extra fingers, poorly drawn hands, "
-    "poorly drawn faces, deformed, disfigured, misshapen limbs, fused fingers, still picture, messy background, three "
-    "legs, many people in the background, walking backwards, split screen, divided frame, frame split, multiple parts, "
-    "separated"
-)
-"""What the text encoder reads for the other branch: the English form of Wan's list, and ways of cutting up a frame."""
 
 _I2V = get_preset("i2v-14B-720P")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -13,7 +14,7 @@ from bindweave.hidden_states import MAX_PICTURES
 from bindweave.ledger import Ledger, Share
 from bindweave.samples import Sample
 from wan_core import BackendError, CheckpointError, MediaError, RequestError, WanError
-from wan_core.files import hash_file, plain_text
+from wan_core.files import folder_files, hash_file, plain_text, sample_file
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -49,6 +50,16 @@ def opened_once(open_it: Callable[[], ThingT]) -> Callable[[], ThingT]:
     return get
 
 
+def model_digest(place: str | Path) -> str:
+    """A name of a language model: the content of its folder, or the repository that it will be fetched from.
+
+    Raises CheckpointError for a file that cannot be read.
+    """
+    folder = Path(place)
+    files = folder_files(folder, (".safetensors", ".json", ".txt")) if folder.is_dir() else []
+    return digest_of([sample_file(path) for path in files]) if files else str(place)
+
+
 def picture_hashes(sample: Sample, folder: Path) -> list[str]:
     """The SHA-256 of each of a sample's first four pictures, "" for one that is not there."""
     return [_hash(folder / path) for path in sample.images[:MAX_PICTURES]]
@@ -77,6 +88,20 @@ def load_pictures(sample: Sample, folder: Path, log: Callable[[str], None]) -> l
     return found
 
 
+@dataclass(frozen=True)
+class Outcome:
+    """What a step made: whether the output is written, and the error that sums up the samples that ``failed``."""
+
+    is_written: bool
+    failed: tuple[str, ...] = ()
+    error: WanError | None = None
+
+    def conclude(self) -> None:
+        """Raises the error, if there is one."""
+        if self.error is not None:
+            raise self.error
+
+
 def work_through(
     samples: Mapping[str, Sample],
     ledger: Ledger,
@@ -86,11 +111,13 @@ def work_through(
     title: str,
     progress: Progress,
     log: Callable[[str], None],
-) -> None:
+    keep_failed: bool = True,
+) -> Outcome:
     """Make what is not done of the own share, note it, and write the output when all shares are done.
 
-    A sample that fails does not stop the others. Raises the kind of the first failure, with all of them in its
-    message, at the end; ConfigError, MediaError of the output and what cannot be opened at once.
+    A sample that fails does not stop the others; the outcome's error is of the kind of the first and has all of them in
+    its message. The output has such samples as they were, or without ``keep_failed`` not at all. Raises ConfigError,
+    MediaError of the output and what cannot be opened at once.
     """
     waiting = [name for name in share.of(list(samples)) if ledger.changes(name) is None]
     kind: type[WanError] | None = None
@@ -103,12 +130,12 @@ def work_through(
             kind = kind or type(error)
             ledger.note(name, {}, error=str(error))
             log(f"{name} failed: {error}")
-    is_written, errors = ledger.close(samples)
-    if errors:
-        listed = "; ".join(f"{name}: {plain_text(reason)}" for name, reason in list(errors.items())[:_SHOWN])
-        more = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
-        state = f"{ledger.output} has them as they were; " if is_written else ""
-        raise (kind or BackendError)(
-            f"{len(errors)} of {len(samples)} samples failed; {state}the same command tries them again. {listed}{more}"
-        )
-    log(f"{ledger.output}: {len(samples)} samples" if is_written else "done; other processes are still at work")
+    is_written, errors = ledger.close(samples, keep_failed=keep_failed)
+    if not errors:
+        log(f"{ledger.output}: {len(samples)} samples" if is_written else "done; other processes are still at work")
+        return Outcome(is_written)
+    listed = "; ".join(f"{name}: {plain_text(reason)}" for name, reason in list(errors.items())[:_SHOWN])
+    more = f"; and {len(errors) - _SHOWN} more" if len(errors) > _SHOWN else ""
+    state = f"{ledger.output} has them as they were; " if is_written and keep_failed else ""
+    text = f"{len(errors)} of {len(samples)} samples failed; {state}the same command tries them again. {listed}{more}"
+    return Outcome(is_written, tuple(errors), (kind or BackendError)(text))

@@ -26,6 +26,7 @@ from wan_core.checkpoints import (
     loras_for,
     native_weights,
     read_weights,
+    weights_fingerprint,
     with_delta,
     with_loras,
 )
@@ -163,7 +164,7 @@ class _Loader:
             components,
             latent_spec=self.preset.latent_spec,
             options=self.options.sampling,
-            record=self._record(),
+            record=self._record() | {"weights": self._hashes(opened)},
             notes=self.notes,
         )
 
@@ -202,6 +203,17 @@ class _Loader:
             record["lora"] = [str(replace(lora, path=Path(lora.path.name))) for lora in self.options.loras]
             record["force_lora"] = self.options.force_lora
         return record
+
+    def _hashes(self, opened: Sequence[_Opened]) -> dict[str, Any]:
+        """The weights of each part by their content."""
+        parts = {
+            f"{each.part.name} {each.part.expert or ''}".strip(): weights_fingerprint(
+                each.path or Path(str(each.part.source))
+            )
+            for each in opened
+        }
+        loras = [weights_fingerprint(lora.path) for lora in self.options.loras]
+        return {**parts, "lora": loras} if loras else parts
 
     def _open(self, part: Part) -> _Opened:
         """What a part's files say; a part that is still to be fetched is opened when it is first used."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, nullcontext
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wan_core import media
 from wan_core.errors import ConfigError
-from wan_core.files import quoted
+from wan_core.files import hash_file, quoted
 from wan_core.media import LatentSpec
 from wan_core.models import ContextCache
 from wan_core.presets import Preset
@@ -261,9 +261,10 @@ class Pipeline:
                     yield kept
 
     def provenance(self, inputs: TaskInputs[Any]) -> Provenance:
-        """How this output was made: model, settings, versions."""
+        """How this output was made: model, settings, hashes of the files that were given, versions."""
         sound = {} if inputs.sound is None else {"sound_sha256": inputs.sound.sha256}
-        return media.Provenance.of(preset=self.preset.name, settings=inputs.record(), record={**self._record, **sound})
+        record = {**self._record, **sound, "inputs": content_hashes(inputs.request)}
+        return media.Provenance.of(preset=self.preset.name, settings=inputs.record(), record=record)
 
     def _step_caches(self, conditioning: Conditioning, settings: SamplingSettings) -> StepCaches | None:
         threshold = self.options.tea_cache
@@ -359,3 +360,20 @@ def _single(scale: float | Experts[float]) -> float:
     if isinstance(scale, Experts):
         raise ValueError(f"one guidance_scale is needed here, got {scale}")
     return scale
+
+
+def content_hashes(request: GenerationRequest) -> dict[str, str | list[str]]:
+    """The content of the files that a request's recorded fields name: the first 16 digits of each one's SHA-256.
+
+    Fields that name a part of the model, a folder or no file are left out. Raises ``CheckpointError`` for a file that
+    cannot be read.
+    """
+    found: dict[str, str | list[str]] = {}
+    for each in fields(request):
+        value = getattr(request, each.name)
+        paths = value if isinstance(value, tuple) else (value,)
+        is_input = each.metadata.get("recorded", True) and not {"output", "part"} & set(each.metadata)
+        if is_input and paths and all(isinstance(path, Path) and path.is_file() for path in paths):
+            digests = [hash_file(path)[:16] for path in paths]
+            found[each.name] = digests if isinstance(value, tuple) else digests[0]
+    return found

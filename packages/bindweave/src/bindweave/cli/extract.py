@@ -5,7 +5,16 @@ from typing import Any
 
 import click
 
-from wan_core.cli import PLACE, SHARE, ErrorReporting, debug_option, progress_unless, reporter, share_of_work
+from wan_core.cli import (
+    PLACE,
+    SHARE,
+    ErrorReporting,
+    debug_option,
+    own_device,
+    progress_unless,
+    reporter,
+    share_of_work,
+)
 
 
 @click.command(cls=ErrorReporting, params=[debug_option()])
@@ -24,14 +33,15 @@ def extract(**values: Any) -> None:
 
     The new sample file names them. States that are there and were made of the same things stay.
     """
-    from bindweave.extraction import MLLM_NEGATIVE_PROMPT, Extraction, extract_samples
+    from bindweave.extraction import Extraction, extract_samples
     from bindweave.ledger import Share
+    from bindweave.prompts import MLLM_NEGATIVE_PROMPT
     from wan_core.runtime import resolve_device, resolve_dtype
 
     source = values["samples"]
-    device = resolve_device(values["device"])
+    device = resolve_device(own_device(values["device"]))
     negative = values["negative_prompt"]
-    extract_samples(
+    outcome = extract_samples(
         Extraction(
             source=source,
             output=values["output"] or source.with_name(f"{source.stem}_with_features.json"),
@@ -46,3 +56,4 @@ def extract(**values: Any) -> None:
         progress=progress_unless(values["quiet"]),
         log=reporter(values["quiet"]),
     )
+    outcome.conclude()

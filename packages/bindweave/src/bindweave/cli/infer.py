@@ -1,15 +1,18 @@
 """``bindweave infer``: subject-to-video; ``wan generate bindweave-14B`` takes the options of a single video too."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from bindweave.presets import BINDWEAVE_14B
 from wan_core import RequestError, cli, media
-from wan_core.cli import PLACE, build_command, reporter
+from wan_core.cli import PLACE, SHARE, build_command, own_device, reporter, share_of_work
 from wan_core.presets import Preset
+
+if TYPE_CHECKING:
+    from bindweave.batch import SampleBatch
 
 HELP = (
     "Make a video in which the subjects of one to four pictures appear. --ckpt-dir is Wan2.1-I2V-14B-720P (the "
@@ -25,29 +28,29 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     values, batch = prepared(values, log)
     if batch is None:
         cli.run_generate(preset, values)
-        return
-    from bindweave.batch import SampleBatch
+    else:
+        make_samples(preset, values, batch)
 
-    made = SampleBatch(*batch, log)
+
+def make_samples(preset: Preset, values: Mapping[str, Any], batch: "SampleBatch") -> None:
+    """The videos of a batch that are not there, each written at once. Raises RequestError where samples fail."""
 
     def write(chunks: Any, path: Path, **options: Any) -> Path:
         written = media.write_video(chunks, path, **options)
-        made.write_manifest()
+        batch.write_manifest()
         return written
 
-    jobs = made.plan(preset, values, media.check_output)
-    if jobs:
-        cli.run_generate(preset, values, plan=lambda *_: jobs, write=write)
-    elif not values["dry_run"]:
-        made.write_manifest()
-    made.conclude()
+    cli.run_generate(preset, values, plan=batch.plan, write=write, is_made=batch.is_made)
+    if not values["dry_run"]:
+        batch.write_manifest()
+    batch.conclude()
 
 
-def prepared(values: Mapping[str, Any], log: Any) -> tuple[dict[str, Any], tuple[Path, Path, Path] | None]:
-    """The options with those of ``--config`` where a flag says nothing, and what a batch is made of, if it is one."""
+def prepared(values: Mapping[str, Any], log: Callable[[str], None]) -> tuple[dict[str, Any], "SampleBatch | None"]:
+    """The options with those of ``--config`` where a flag says nothing, and the samples, if they come from a file."""
     values = dict(values)
     places = {name: values.pop(name) for name in ("samples", "base_img_dir", "output_dir")}
-    config, dit = values.pop("config"), values.pop("dit")
+    config, dit, shard = values.pop("config"), values.pop("dit"), values.pop("shard")
     parts: dict[str, str] = {}
     if config is not None:
         from bindweave.inference_config import read_inference_config
@@ -59,14 +62,26 @@ def prepared(values: Mapping[str, Any], log: Any) -> tuple[dict[str, Any], tuple
         places = {name: place or getattr(found, name) for name, place in places.items()}
         parts.update({name: str(place) for name, place in found.parts.items()})
     values["parts"] = tuple({**parts, **dict(values["parts"]), **({"dit": str(dit)} if dit else {})}.items())
-    if places["samples"] is not None:
-        from bindweave.batch import without_prompt
+    if places["samples"] is None:
+        if any(places.values()) or shard is not None:
+            raise RequestError(
+                "--base-img-dir, --output-dir and --shard belong to --samples; name pictures and --output alone"
+            )
+        return values, None
+    from bindweave.batch import SampleBatch, without_prompt
+    from bindweave.ledger import Share
+    from bindweave.samples import read_samples
 
-        folders = places["base_img_dir"] or Path(), places["output_dir"] or Path("outputs")
-        return without_prompt(values), (places["samples"], *folders)
-    if any(places.values()):
-        raise RequestError("--base-img-dir and --output-dir belong to --samples; name pictures and --output alone")
-    return values, None
+    batch = SampleBatch(
+        read_samples(places["samples"]),
+        places["base_img_dir"] or Path(),
+        places["output_dir"] or Path("outputs"),
+        log,
+        share=Share(*share_of_work(shard)),
+        any_seed=values["seed"] < 0,
+    )
+    values["device"] = own_device(values["device"])
+    return without_prompt(values), batch
 
 
 def make_command() -> click.Command:
@@ -79,6 +94,7 @@ def make_command() -> click.Command:
         click.Option(["--samples"], type=PLACE, help="A sample JSON: a video for each sample."),
         click.Option(["--base-img-dir"], type=PLACE, help="Folder of the pictures of samples; default: here."),
         click.Option(["--output-dir"], type=PLACE, help="Where ID.mp4 and the manifest go; default: outputs."),
+        click.Option(["--shard"], type=SHARE, help="Every N-th sample from the I-th on. Default: torchrun's."),
     ]
     return command
 

@@ -6,7 +6,16 @@ from typing import Any
 import click
 
 from wan_core import RequestError
-from wan_core.cli import PLACE, SHARE, ErrorReporting, debug_option, progress_unless, reporter, share_of_work
+from wan_core.cli import (
+    PLACE,
+    SHARE,
+    ErrorReporting,
+    debug_option,
+    own_device,
+    progress_unless,
+    reporter,
+    share_of_work,
+)
 
 
 @click.command(cls=ErrorReporting, params=[debug_option()])
@@ -37,6 +46,7 @@ def refine(**values: Any) -> None:
     """
     from bindweave.ledger import Share
     from bindweave.refine import refine_samples
+    from bindweave.steps import model_digest
     from wan_core.llm import Chat, LocalChat, open_endpoint
 
     if (values["model"] is None) == (values["local"] is None):
@@ -44,7 +54,7 @@ def refine(**values: Any) -> None:
     if values["local"] is not None:
         from wan_core.runtime import resolve_device
 
-        device = resolve_device(values["device"])
+        device = resolve_device(own_device(values["device"]))
 
         def open_chat() -> Chat:
             return LocalChat(values["local"], device, max_tokens=values["max_tokens"])
@@ -55,15 +65,16 @@ def refine(**values: Any) -> None:
         def open_chat() -> Chat:
             return endpoint
 
-    refine_samples(
+    outcome = refine_samples(
         values["samples"],
         values["output"],
         values["base_img_dir"],
         open_chat,
-        model=values["model"] or values["local"],
+        model=values["model"] or model_digest(values["local"]),
         seed=values["seed"],
         again=values["again"],
         share=Share(*share_of_work(values["shard"])),
         progress=progress_unless(values["quiet"]),
         log=reporter(values["quiet"]),
     )
+    outcome.conclude()

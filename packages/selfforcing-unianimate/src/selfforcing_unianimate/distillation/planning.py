@@ -19,7 +19,7 @@ from selfforcing_unianimate.pose_training import MOTION
 from selfforcing_unianimate.pose_weights import POSE_PART, check_pose_encoder
 from selfforcing_unianimate.task import CausalVideo
 from wan_core import CheckpointError, ConfigError, RequestError
-from wan_core.checkpoints import CheckpointLayout, Part, build_on_meta, read_weights
+from wan_core.checkpoints import CheckpointLayout, Part, build_on_meta, read_weights, weights_fingerprint
 from wan_core.files import plain_text
 from wan_core.loading import checkpoint_folder
 from wan_core.presets import Preset, get_preset
@@ -30,7 +30,6 @@ from wan_core.training import (
     TrainSettings,
     check_apart,
     plan_training,
-    weights_fingerprint,
 )
 
 

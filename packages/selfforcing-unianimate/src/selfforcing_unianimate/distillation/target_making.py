@@ -33,11 +33,11 @@ from selfforcing_unianimate.pose_weights import POSE_PART
 from selfforcing_unianimate.teacher import PoseInputs, PoseRequest
 from selfforcing_unianimate.windows import WindowPlan
 from wan_core import CheckpointError, ConfigError, RequestError, WanError
-from wan_core.checkpoints import LoRA
+from wan_core.checkpoints import LoRA, weights_fingerprint
 from wan_core.pipeline import Pipeline, Progress
 from wan_core.sampling import FlowTable, make_solver
 from wan_core.tasks import Clip, Components, SamplingSettings, TaskInputs
-from wan_core.training import describe_conditions, shards_of, weights_fingerprint, write_cache
+from wan_core.training import describe_conditions, shards_of, write_cache
 
 _STORED = (LATENTS, STATES, CHANNELS, IMAGE)
 _PACKED_SHARE = 1 / 50  # of the bytes of skeletons; measured: 1 in 90

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from wan_core.checkpoints.parts import Part
     from wan_core.checkpoints.pipeline_files import PipelineFacts
     from wan_core.checkpoints.readers.reader import read_weights
-    from wan_core.checkpoints.readers.shards import read_json
+    from wan_core.checkpoints.readers.shards import read_json, weights_fingerprint
     from wan_core.checkpoints.readers.sources import DerivedSource, MemorySource, Recipe, TensorSource
     from wan_core.checkpoints.torch_writer import write_torch_file
     from wan_core.checkpoints.writer import write_file, write_shards
@@ -85,6 +85,7 @@ __all__ = [
     "read_weights",
     "tensor_rows",
     "title_of",
+    "weights_fingerprint",
     "with_delta",
     "with_loras",
     "write_file",

@@ -15,7 +15,15 @@ if TYPE_CHECKING:
     from wan_core.cli.generate import build_command, run_generate
     from wan_core.cli.jobs import Job, plan_jobs
     from wan_core.cli.making import runtime_of
-    from wan_core.cli.options import FINITE, SHARE, ListCommand, ListOption, debug_option, share_of_work
+    from wan_core.cli.options import (
+        FINITE,
+        SHARE,
+        ListCommand,
+        ListOption,
+        debug_option,
+        own_device,
+        share_of_work,
+    )
     from wan_core.cli.progress import progress_unless, reporter
     from wan_core.cli.train import carry_out_command, run_settings, train_options
 else:
@@ -57,6 +65,7 @@ __all__ = [
     "fetch_model",
     "main",
     "main_of",
+    "own_device",
     "plan_jobs",
     "progress_unless",
     "reporter",

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import click
@@ -123,14 +122,15 @@ def run_generate(
     *,
     check: Callable[..., object] = check_output,
     plan: Callable[..., list[Job]] = plan_jobs,
-    **writer: Callable[..., Path],
+    **further: Callable[..., Any],
 ) -> None:
     """Check every request and output, then make the videos. ``values`` are the parsed options.
 
     ``plan`` takes what ``plan_jobs`` does and returns the videos to make; ``write=`` gives frames another way out than
-    ``media.write_video``, whose arguments it takes, and ``check`` takes what ``media.check_output`` does.
+    ``media.write_video``, whose arguments it takes, and ``check`` takes what ``media.check_output`` does; ``is_made=``
+    tells from an output and its wanted record whether it is there already.
     """
     jobs = plan(preset, values, check)
     from wan_core.cli.making import make_videos  # a request that is wrong costs no torch
 
-    make_videos(preset, values, jobs, **writer)
+    make_videos(preset, values, jobs, **further)

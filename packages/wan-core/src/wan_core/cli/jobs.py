@@ -83,9 +83,13 @@ def output_path(
     if asked is not None:
         return numbered(asked, index, total)
     request, geometry = inputs.request, inputs.geometry
-    words = re.sub(r"[^\w-]+", "_", request.prompt)[:50].strip("_") or "video"
-    path = Path(f"{preset.name}_{geometry.width}x{geometry.height}_{words}_{request.seed}.mp4")
+    path = Path(f"{preset.name}_{geometry.width}x{geometry.height}_{file_words(request.prompt)}_{request.seed}.mp4")
     return numbered(path, index, total) if num_prompts > 1 else path
+
+
+def file_words(prompt: str) -> str:
+    """The beginning of a prompt as part of a file's name."""
+    return re.sub(r"[^\w-]+", "_", prompt)[:50].strip("_") or "video"
 
 
 def numbered(path: Path, index: int, total: int) -> Path:

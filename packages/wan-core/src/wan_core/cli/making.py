@@ -30,11 +30,16 @@ from wan_core.runtime import resolve_device, resolve_dtype
 
 
 def make_videos(
-    preset: Preset, values: Mapping[str, Any], jobs: Sequence[Job], write: Callable[..., Path] = media.write_video
+    preset: Preset,
+    values: Mapping[str, Any],
+    jobs: Sequence[Job],
+    write: Callable[..., Path] = media.write_video,
+    is_made: Callable[[Path, media.Provenance], bool] = lambda path, wanted: False,
 ) -> None:
     """Check the run and load the model, then make the videos of ``jobs``, or print the plan of a dry run.
 
-    ``write`` takes what ``media.write_video`` takes.
+    ``write`` takes what ``media.write_video`` takes; ``is_made`` says of an output and the record that it would have
+    whether it is there as it would be made.
     """
     log = reporter(values["quiet"])
     runtime = runtime_of(preset, values)
@@ -46,6 +51,7 @@ def make_videos(
     pipeline = None if missing is not None else load_pipeline(preset, values["ckpt_dir"], runtime)
     if pipeline is not None:
         jobs = [replace(job, inputs=pipeline.check(job.inputs)) for job in jobs]
+        jobs = [job for job in jobs if not is_made(job.output, pipeline.provenance(job.inputs))]
     for note in notes_on(jobs, pipeline):
         log(note)
     if values["dry_run"] or pipeline is None:

@@ -60,6 +60,14 @@ def share_of_work(asked: tuple[int, int] | None) -> tuple[int, int]:
     return launch.rank, launch.world
 
 
+def own_device(asked: str | None) -> str | None:
+    """The device of this process: what was asked for, or with torchrun where that leaves it open a GPU of its own."""
+    from wan_core.runtime import launched
+
+    launch = launched()
+    return asked if launch is None else launch.device(asked)
+
+
 class _FiniteFloat(click.types.FloatParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         number = super().convert(value, param, ctx)

@@ -26,12 +26,15 @@ _SECRET = re.compile(
 )
 _FREE_TEXT = frozenset({"prompt", "negative_prompt"})
 _MAX_DEPTH = 8
+# Of a record: where it was made, and names of what ``weights`` knows by content.
+_OF_NO_MATTER = frozenset({"torch", "device", "attention", "checkpoint", "parts", "inputs", "weights"})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Provenance:
     """The record of one output. ``settings`` is the request (by field name), ``record`` what else was in play.
 
+    The record's ``inputs`` and ``weights`` name files by their content: those of settings, and those of parts.
     Both hold plain JSON values; paths are cut to their last part, entries whose name speaks of a secret are dropped,
     prompts stay as they are.
     """
@@ -78,6 +81,25 @@ class Provenance:
         if not isinstance(preset, str) or not isinstance(settings, dict) or not isinstance(record, dict):
             raise ValueError(f"a {_FORMAT} record without preset and settings")
         return cls(preset=preset, settings=settings, record=record, tool_version=str(data.get("version", "")))
+
+    def differences(self, wanted: "Provenance") -> list[str]:
+        """Names of what decides how an output looks and is not the same in the other record; the machine does not."""
+        ours, theirs = self._facts(), wanted._facts()
+        return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+
+    def _facts(self) -> dict[str, Any]:
+        inputs, weights = (_mapping(self.record.get(name)) for name in ("inputs", "weights"))
+        return {
+            "preset": self.preset,
+            **{name: value for name, value in self.record.items() if name not in _OF_NO_MATTER},
+            **{f"weights of {name}": value for name, value in weights.items()},
+            **self.settings,
+            **inputs,  # in the place of files' names
+        }
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
 
 
 def _version(package: str) -> str:

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wan_core.runtime.launch import Launch, is_first_to_say, launched, make_mesh, process_group
     from wan_core.runtime.onnx import OnnxNetwork
     from wan_core.runtime.optional_packages import optional_package
-    from wan_core.runtime.placement import Between, Placed
+    from wan_core.runtime.placement import Between, Placed, release_cached_memory
     from wan_core.runtime.step_cache import step_cached
 else:
     __getattr__, __dir__ = on_demand(__name__)
@@ -36,6 +36,7 @@ __all__ = [
     "peak_memory",
     "prepare_model",
     "process_group",
+    "release_cached_memory",
     "resolve_device",
     "resolve_dtype",
     "shard_model",

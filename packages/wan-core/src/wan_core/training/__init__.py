@@ -19,7 +19,6 @@ if TYPE_CHECKING:
         describe_conditions,
         stack,
         text_of,
-        weights_fingerprint,
     )
     from wan_core.training.flow_loss import autocast
     from wan_core.training.folders import FoundExamples, existing_in, find_examples, look_into, reading_notes
@@ -129,6 +128,5 @@ __all__ = [
     "text_of",
     "train",
     "trained_tensors",
-    "weights_fingerprint",
     "write_cache",
 ]

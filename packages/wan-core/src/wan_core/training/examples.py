@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from wan_core.checkpoints.readers.shards import USUAL_NAMES, index_shards, is_index, shard_files, weight_files
+from wan_core.checkpoints import weights_fingerprint
 from wan_core.errors import CheckpointError, ConfigError
-from wan_core.files import plain_text, sample_file
+from wan_core.files import plain_text
 from wan_core.pipeline import Pipeline
 from wan_core.presets import Preset
 from wan_core.tasks import TrainingClip
@@ -51,24 +51,6 @@ def examples_fingerprint(examples: Sequence[Example]) -> str:
         parts = (*parts, *further)
         digest.update(repr((*parts, example.start, example.end)).encode())
     return digest.hexdigest()[:16]
-
-
-def weights_fingerprint(path: Path) -> str:
-    """A short name of the weights in a file, or of the network in a folder, by samples of the files' content.
-
-    A repository that is still to be fetched stands for itself. Raises CheckpointError for a file that cannot be read.
-    """
-    if not path.exists():
-        return str(path)
-    files: Sequence[Path] = shard_files(path)
-    if is_index(path.name):
-        files = [path.parent / name for name in index_shards(path)]
-    elif path.is_dir():
-        groups = weight_files(path)
-        usual = [group for group in groups if group.path.name.startswith(USUAL_NAMES)]
-        files = [file for group in usual or groups for file in group.files]
-        files = files or sorted(each for each in path.rglob("*") if each.is_file())
-    return hashlib.sha256("".join(map(sample_file, files)).encode()).hexdigest()[:16]
 
 
 class ExampleEncoder:

@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import torch
 from torch import nn
 
-from wan_core.checkpoints import CheckpointLayout, Part
+from wan_core.checkpoints import CheckpointLayout, Part, weights_fingerprint
 from wan_core.errors import ConfigError, RequestError
 from wan_core.files import check_place, quoted
 from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
@@ -22,7 +22,7 @@ from wan_core.runtime import Placed, resolve_device, resolve_dtype
 from wan_core.tasks import Companion, Experts, GenerationRequest
 from wan_core.training.cache import Cache, check_cache
 from wan_core.training.data import ClipSettings, Example, beside_clip, check_example
-from wan_core.training.examples import clip_settings, describe_cache, describe_conditions, weights_fingerprint
+from wan_core.training.examples import clip_settings, describe_cache, describe_conditions
 from wan_core.training.folders import FoundExamples, look_into, reading_notes, shortened
 from wan_core.training.loop import run_identity
 from wan_core.training.lora import attach_lora

@@ -1,8 +1,9 @@
 """Folders of weights: an index with its shards, numbered shards without one (GGUF too), or a single file."""
 
+import hashlib
 import json
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from wan_core.checkpoints.readers.quantized import DESCRIPTIONS, joined_descript
 from wan_core.checkpoints.readers.sources import JoinedSource, TensorSource
 from wan_core.checkpoints.readers.trainer_folders import STATE_FILE, refuse_trainer_folder
 from wan_core.errors import CheckpointError
-from wan_core.files import WEIGHT_ENDINGS, stays_inside, unique_keys
+from wan_core.files import WEIGHT_ENDINGS, sample_file, stays_inside, unique_keys
 
 USUAL_NAMES = ("diffusion_pytorch_model", "model", "pytorch_model")
 """Stems that a folder's weights have in the official and the diffusers layout, preferred over others."""
@@ -68,6 +69,24 @@ def shard_files(path: Path) -> tuple[Path, ...]:
     if kind is None or not path.is_file():
         return (path,)
     return tuple(path.parent / name for name in _names(path.parent) if _set_of(name) == kind)
+
+
+def weights_fingerprint(path: Path) -> str:
+    """A short name of the weights in a file, or of the network in a folder, by samples of the files' content.
+
+    A repository that is still to be fetched stands for itself. Raises CheckpointError for a file that cannot be read.
+    """
+    if not path.exists():
+        return str(path)
+    files: Sequence[Path] = shard_files(path)
+    if is_index(path.name):
+        files = [path.parent / name for name in index_shards(path)]
+    elif path.is_dir():
+        groups = weight_files(path)
+        usual = [group for group in groups if group.path.name.startswith(USUAL_NAMES)]
+        files = [file for group in usual or groups for file in group.files]
+        files = files or sorted(each for each in path.rglob("*") if each.is_file())
+    return hashlib.sha256("".join(map(sample_file, files)).encode()).hexdigest()[:16]
 
 
 def is_later_shard(name: str) -> bool:
