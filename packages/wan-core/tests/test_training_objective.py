@@ -86,3 +86,13 @@ def test_impossible_requests_are_refused() -> None:
         draw_clean_frames(2, 3, 1.5)
     with pytest.raises(ConfigError, match="boundary"):
         expert_levels(NoiseLevels(), "high", 1.0)
+
+
+def test_errors_count_by_the_weight_of_their_noise_level() -> None:
+    latents, noise = torch.randn(2, 3, 4, 2, 2), torch.randn(2, 3, 4, 2, 2)
+    shown = make_flow_batch(latents, torch.tensor([0.25, 0.5]), noise)
+    velocity = torch.zeros_like(latents)
+    single = [(noise[i] - latents[i]).square().mean() for i in range(2)]
+    found = shown.loss(velocity, level_weights=torch.tensor([0.5, 3.0]))
+    torch.testing.assert_close(found, (0.5 * single[0] + 3 * single[1]) / 2)
+    torch.testing.assert_close(shown.loss(velocity), (single[0] + single[1]) / 2)

@@ -14,6 +14,7 @@ from wan_core.checkpoints import DIT, write_shards
 from wan_core.errors import CheckpointError, ConfigError, MediaError
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
 from wan_core.runtime.recompute import apply_recompute
+from wan_core.sampling import FlowTable
 from wan_core.tasks import TextImageToVideo
 from wan_core.training import (
     Cache,
@@ -90,6 +91,48 @@ class Forgetful(TextImageToVideo):
         dropped = batch.get("dropped")
         kept = context if dropped is None else context * (~dropped).view(-1, 1, 1)
         return DiTInputs(context=kept)
+
+
+class Ragged(TextImageToVideo):
+    """Examples of two lengths, of which only the mean of all is shown."""
+
+    mixed_lengths = ("notes",)
+
+    def without_caption(self, row):
+        return {**row, "notes": torch.zeros_like(row["notes"])}
+
+    def training_inputs(self, batch, context, networks):
+        return DiTInputs(context=context + batch["notes"].mean(dim=(1, 2))[:, None, None])
+
+
+def test_examples_of_several_lengths_are_shown_in_one_batch_without_padding(tmp_path) -> None:
+    def encode(number):
+        generator = torch.Generator().manual_seed(number)
+        return {
+            "latents": torch.randn(4, 3, 4, 4, generator=generator), "context": torch.ones(2, 8),
+            "empty": torch.zeros(2, 8), "notes": torch.randn(2 + number % 2, 3, generator=generator),
+        }  # fmt: skip
+
+    write_cache(tmp_path / "cache", 6, encode, {"examples": "x"})
+    cache, model = Cache(tmp_path / "cache"), network()
+    whole = replace(loss_of(cache, model, batch=4, caption_dropout=0.5), task=Ragged())
+    parts = [
+        replace(loss_of(cache, model, batch=1, rank=rank, world=4, caption_dropout=0.5), task=Ragged())
+        for rank in range(4)
+    ]
+    assert {cache.shape(number, "notes")[0] for number in whole.sampler.numbers(0)} == {2, 3}
+    for step in range(3):
+        means = torch.stack([part(step, 0) for part in parts]).mean()
+        torch.testing.assert_close(means, whole(step, 0), atol=1e-6, rtol=0)
+
+
+def test_a_bell_of_weights_changes_the_loss_by_the_noise_level_alone(cache) -> None:
+    model = network()
+    plain = loss_of(cache, model, batch=1)
+    weighed = replace(plain, table=FlowTable(5.0))
+    torch.manual_seed((3 * 1_000_003 + 2) * 4099)
+    level = plain.levels.sample(1)
+    torch.testing.assert_close(weighed(2, 0), plain(2, 0) * FlowTable(5.0).weight(level * 1000)[0])
 
 
 def test_samples_without_conditions_are_the_same_for_any_number_of_ranks(cache) -> None:

@@ -22,6 +22,7 @@ from wan_core.models import CLIPConfig, VAEConfig
 from wan_core.sampling import Denoiser, make_solver, sample
 from wan_core.sampling.flow_table import FlowTable
 from wan_core.sampling.solvers.base import MultistepSolver
+from wan_core.training import make_flow_batch
 
 GRIDS = {"A": "wan", "B": "diffusers"}
 SPEC = LatentSpec(channels=16)
@@ -218,10 +219,13 @@ def flow_match(case: GoldenCase) -> Mapping[str, Tensor]:
     }  # fmt: skip
     for index in range(len(case.call["indices"])):
         time = inputs[f"{index}.t"]
+        shown = make_flow_batch(clean, table.sigmas[table.index(time)], noise)  # as the trainer has it
         computed |= {
             f"out.{index}.weight": table.weight(time),
             f"out.{index}.x_t": table.add_noise(clean, noise, time),
-            f"out.{index}.loss": table.loss(inputs[f"{index}.pred"], clean, noise, time),
+            f"out.{index}.loss": shown.loss(inputs[f"{index}.pred"], level_weights=table.weight(shown.timesteps)).view(
+                1
+            ),
         }
     runs = [name for name in case.named("out.infer") if name.endswith(".sigmas")]
     for steps in (int(name.partition(".")[0]) for name in runs):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bindweave.families import BINDWEAVE, MM
+from bindweave.families import BINDWEAVE, MM, no_connector
 from wan_core import CheckpointError, RequestError
 from wan_core.checkpoints import (
     DerivedSource,
@@ -139,7 +139,10 @@ def native_of(source_path: Path) -> tuple[TensorSource, TensorSource]:
     # Heads change no shape: where nothing says how many there are, one stands for them.
     heads = json.dumps({"num_heads": 1})
     network = DerivedSource(native, kept, metadata={"config": heads, **native.metadata})
-    check_network(BINDWEAVE.read_config(source_path, network), network, BINDWEAVE)
+    config = BINDWEAVE.read_config(source_path, network)
+    if config.mllm_dim is None:
+        raise no_connector(source_path)
+    check_network(config, network, BINDWEAVE)
     return source, native
 
 

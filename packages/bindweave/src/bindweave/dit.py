@@ -12,7 +12,7 @@ from typing import Any, ClassVar, cast
 import torch
 from torch import Tensor, nn
 
-from bindweave.config import BindWeaveConfig
+from bindweave.config import BindWeaveConfig, ConnectorConfig
 from wan_core import ConfigError, RequestError
 from wan_core.models import DiTInputs, TimeRows, TokenSequence, WanDiT
 
@@ -67,6 +67,20 @@ class TextProjector(nn.Module):
         return projected
 
 
+class Connector(nn.Module):
+    """The connector as a network of its own, beside a transformer; its names are those that it has inside of one."""
+
+    def __init__(self, config: ConnectorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.text_projector = TextProjector(config.dim, config.text_dim)
+
+    def forward(self, states: Tensor) -> Tensor:
+        """[B, S, dim] to [B, S, text_dim]."""
+        projected: Tensor = self.text_projector(states)
+        return projected
+
+
 class BindWeaveDiT(WanDiT):
     """Velocity of the video's latent frames, which see reference frames in front of them."""
 
@@ -75,7 +89,8 @@ class BindWeaveDiT(WanDiT):
     def __init__(self, config: BindWeaveConfig) -> None:
         super().__init__(config)
         self.bindweave = config
-        self.text_projector = TextProjector(config.mllm_dim, config.text_dim)
+        if config.mllm_dim is not None:
+            self.text_projector = TextProjector(config.mllm_dim, config.text_dim)
 
     def embed_latents(
         self, latents: Tensor, inputs: DiTInputs, start: tuple[int, int, int] = (0, 0, 0)
@@ -109,7 +124,8 @@ class BindWeaveDiT(WanDiT):
         states, text = inputs.hidden_states.to(self.dtype), super().text_states(inputs)
         known = self.bindweave.mllm_dim, self.bindweave.text_dim
         if states.ndim != 3 or states.shape[0] != text.shape[0] or states.shape[2] not in known or not states.shape[1]:
-            raise RequestError(f"hidden_states must be [{text.shape[0]}, S, {known[0]}], got {list(states.shape)}")
+            wanted = f"[{text.shape[0]}, S, {known[0] or known[1]}]"
+            raise RequestError(f"hidden_states must be {wanted}, got {list(states.shape)}")
         if states.shape[2] != known[1]:
             states = self.text_projector(states)
         joined = torch.cat([states, text], dim=1)

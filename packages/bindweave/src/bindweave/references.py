@@ -35,10 +35,14 @@ class Box(NamedTuple):
 
 @dataclass(frozen=True, kw_only=True)
 class Reference:
-    """A picture in the frame: ``pixels`` [3, H, W] in [0, 1], black outside of its ``box``."""
+    """A picture in the frame: ``pixels`` [3, H, W] in [0, 1], black outside of its ``box``.
+
+    ``shown`` [H, W], bool, is where a subject is that does not fill its box.
+    """
 
     pixels: Tensor
     box: Box
+    shown: Tensor | None = None
 
     def mask(self, spec: LatentSpec) -> Tensor:
         """[h, w] on the latent grid: 1 where the pixel at the corner of the latent one is the picture's."""
@@ -47,6 +51,8 @@ class Reference:
         mask = torch.zeros(self.pixels.shape[1:])
         left, top, width, height = self.box
         mask[top : top + height, left : left + width] = 1
+        if self.shown is not None:
+            mask = self.shown.to(mask)
         return mask[:: spec.spatial_stride, :: spec.spatial_stride]
 
 
@@ -66,15 +72,25 @@ def fitted_box(image_width: int, image_height: int, width: int, height: int) -> 
 
 def letterbox(image: Image.Image, width: int, height: int) -> Reference:
     """An RGB picture in a frame of that size. Raises RequestError as :func:`fitted_box` does."""
+    from PIL import Image
+
+    box = fitted_box(image.width, image.height, width, height)
+    return placed(resize_by_rows(image, (box.width, box.height), Image.Resampling.LANCZOS), box, width, height)
+
+
+def placed(image: Image.Image, box: Box, width: int, height: int, alpha: Image.Image | None = None) -> Reference:
+    """An RGB picture of the size of its box in a frame; of one with an ``alpha`` (``L``) that is shown above 127."""
     import numpy as np
     import torch
     from PIL import Image
 
-    box = fitted_box(image.width, image.height, width, height)
-    frame = Image.new("RGB", (width, height))
-    frame.paste(resize_by_rows(image, (box.width, box.height), Image.Resampling.LANCZOS), (box.left, box.top))
-    pixels = torch.from_numpy(np.array(frame)).permute(2, 0, 1).contiguous().float().div(255)
-    return Reference(pixels=pixels, box=box)
+    def tensor(source: Image.Image) -> Tensor:
+        frame = Image.new(source.mode, (width, height))
+        frame.paste(source, (box.left, box.top))
+        return torch.from_numpy(np.array(frame))
+
+    pixels = tensor(image).permute(2, 0, 1).contiguous().float().div(255)
+    return Reference(pixels=pixels, box=box, shown=None if alpha is None else tensor(alpha) > 127)
 
 
 def clip_input(pixels: Tensor, size: int) -> Tensor:

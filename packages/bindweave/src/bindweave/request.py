@@ -34,6 +34,14 @@ class SubjectRequest(GenerationRequest):
         default=None,
         metadata={"option": ("--hidden-states-negative",), "help": "The same of the negative prompt; for guidance."},
     )
+    connector: Path | None = field(
+        default=None,
+        metadata={
+            "option": ("--connector",),
+            "part": "connector",
+            "help": "A connector in place of the network's own, as 'bindweave train' writes.",
+        },
+    )
     all_in_branch: bool = field(
         default=False,
         metadata={

@@ -2,30 +2,49 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
+from bindweave.config import MLLM_DIM
+from bindweave.families import CONNECTOR_PART
 from bindweave.request import MAX_REFERENCES, SubjectRequest
-from wan_core import CheckpointError, RequestError, media
+from bindweave.subject_training import (
+    STATES,
+    SUBJECT_FILES,
+    blank_channels,
+    check_connector,
+    check_subjects,
+    check_width,
+    connector_companion,
+    encode_subjects,
+    subject_inputs,
+    uncaptioned,
+    without_empty_states,
+)
+from wan_core import RequestError, media
 from wan_core.files import plain_text
 from wan_core.media import LatentSpec
 from wan_core.tasks import (
     Clip,
+    Companion,
     Components,
     Conditioning,
+    ExampleFiles,
     Experts,
     GenerationRequest,
     SamplingSettings,
     Task,
     TaskInputs,
+    TrainingClip,
     exact_geometry,
     text_states,
 )
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
     from bindweave.dit import BindWeaveInputs
 
@@ -38,9 +57,21 @@ class SubjectInputs(TaskInputs[SubjectRequest]):
 
 
 class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
-    """BindWeave: who or what is in the pictures appears in the video of the prompt."""
+    """BindWeave: who or what is in the pictures appears in the video of the prompt.
+
+    In training a batch has what ``subject_training`` makes of a clip, its references and states; a connector that the
+    transformer lacks is trained beside, and takes states of width ``mllm_dim`` where it is new.
+    """
 
     request_type: ClassVar[type[GenerationRequest]] = SubjectRequest
+    conditions: ClassVar[str | None] = "bindweave"
+    example_files: ClassVar[Mapping[str, Sequence[str]]] = SUBJECT_FILES
+    mixed_lengths: ClassVar[tuple[str, ...]] = (STATES,)
+    trained_parts: ClassVar[tuple[str, ...]] = (CONNECTOR_PART.name,)
+
+    def __init__(self, *, mllm_dim: int = MLLM_DIM) -> None:
+        self.mllm_dim = mllm_dim
+        self._connector: nn.Module | None = None
 
     def load(self, request: SubjectRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> SubjectInputs:
         from bindweave.references import fitted_box
@@ -63,6 +94,8 @@ class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
         return SubjectInputs(request=request, settings=settings, geometry=geometry, pictures=kept, notes=notes)
 
     def check(self, inputs: SubjectInputs, components: Components) -> SubjectInputs:
+        if self._connector is None:
+            check_connector(components)
         for path in _state_files(inputs):
             _states(path, components)
         return inputs
@@ -76,7 +109,7 @@ class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
         def branch(text: Tensor, states: Path) -> BindWeaveInputs:
             return BindWeaveInputs(
                 context=text,
-                hidden_states=_states(states, components).to(components.device),
+                hidden_states=self._projected(_states(states, components).to(components.device), components),
                 image_context=tokens,
                 channel_concat=blank,
                 references=frames,
@@ -103,7 +136,7 @@ class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
 
     def _seen(self, inputs: SubjectInputs, components: Components) -> tuple[Tensor, Tensor, Tensor]:
         """CLIP tokens, channels of the reference frames, and those of the video, which all videos of its size share."""
-        from bindweave.references import blank_video, clip_tokens, letterbox, reference_frames
+        from bindweave.references import clip_tokens, letterbox, reference_frames
 
         geometry, device = inputs.geometry, components.device
 
@@ -115,12 +148,50 @@ class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
             with components.vae.active() as vae:
                 return tokens, reference_frames(references, vae, geometry.spec, MAX_REFERENCES, device)
 
-        def blank() -> Tensor:
-            with components.vae.active() as vae:
-                return blank_video(vae, geometry, device)
-
         tokens, frames = components.once("references", (inputs.pictures, geometry), encode)
-        return tokens, frames, components.once("blank video", geometry, blank)
+        return tokens, frames, blank_channels(geometry, components)
+
+    def _projected(self, states: Tensor, components: Components) -> Tensor:
+        """The states through a connector beside the network, where there is one."""
+        if self._connector is not None:
+            return _through(self._connector, states)
+        if CONNECTOR_PART.name not in components.parts:
+            return states
+        with components.part(CONNECTOR_PART.name).active() as connector:
+            return _through(connector, states)
+
+    def check_files(self, beside: ExampleFiles, num_frames: int) -> None:
+        check_subjects(beside)
+
+    def encode_example(
+        self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
+    ) -> Mapping[str, Tensor]:
+        return encode_subjects(clip, components, latent_spec, self.mllm_dim)
+
+    def unpack_example(self, row: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return without_empty_states(row)
+
+    def without_caption(self, row: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        return uncaptioned(row)
+
+    def training_inputs(
+        self, batch: Mapping[str, Tensor], context: Tensor, networks: Mapping[str, nn.Module]
+    ) -> BindWeaveInputs:
+        return subject_inputs(batch, context, networks)
+
+    def companions(self, components: Components) -> Mapping[str, Companion]:
+        return connector_companion(components, self.mllm_dim)
+
+    def using(self, networks: Mapping[str, nn.Module]) -> SubjectToVideo:
+        task = copy(self)
+        task._connector = networks.get(CONNECTOR_PART.name)
+        return task
+
+    def validation_request(self, prompt: str, images: Sequence[Path], **settings: Any) -> GenerationRequest:
+        raise RequestError(
+            "a validation prompt has no states of the language model; give samples that have with 'bindweave train "
+            "--validation-samples', or leave --validation-prompt out"
+        )
 
 
 def _is_guided(settings: SamplingSettings) -> bool:
@@ -138,10 +209,14 @@ def _states(path: Path, components: Components) -> Tensor:
     """The states [1, S, dim] in a file. Raises CheckpointError, also for those of another width than the network's."""
     from bindweave.hidden_states import read_hidden_states
 
-    states, network = read_hidden_states(path), components.configs["dit"]
-    if states.shape[2] not in (network.mllm_dim, network.text_dim):
-        raise CheckpointError(
-            f"{plain_text(path)} has states of width {states.shape[2]}, this network takes {network.mllm_dim}; they "
-            "are of another language model"
-        )
+    states = read_hidden_states(path)
+    check_width(states.shape[2], components, path)
     return states
+
+
+def _through(connector: nn.Module, states: Tensor) -> Tensor:
+    import torch
+
+    with torch.no_grad():
+        projected: Tensor = connector(states.to(next(connector.parameters()).dtype))
+    return projected

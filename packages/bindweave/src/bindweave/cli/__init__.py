@@ -6,6 +6,7 @@ COMMANDS = {
     "refine": LazyCommand("bindweave.cli.refine:refine", "Let a language model write better prompts."),
     "extract": LazyCommand("bindweave.cli.extract:extract", "Keep a language model's states of prompts and pictures."),
     "infer": LazyCommand("bindweave.cli.infer:infer", "Make videos in which the subjects of pictures appear."),
+    "train": LazyCommand("bindweave.cli.train:train", "Learn subjects from clips: all weights, or a LoRA."),
     "convert": LazyCommand("bindweave.cli.convert:convert", "Write the weights as MindSpeed-MM has them, or back."),
     "download": LazyCommand("bindweave.cli.download:download", "Fetch the weights, resumed and checked."),
 }

@@ -22,6 +22,7 @@ from wan_core.media import parse_size
 from wan_core.training import (
     DEFAULT_TARGETS,
     EXPERTS,
+    LOSS_WEIGHTINGS,
     OPTIMIZERS,
     SCHEDULES,
     TIMESTEPS,
@@ -90,6 +91,8 @@ _OPTIONS = [
     _option("--lora-targets", multiple=True, help=_TARGETS_HELP),
     _option("--timesteps", type=click.Choice(TIMESTEPS), default="logit-normal", help="How noise levels are drawn."),
     _option("--shift", type=FINITE, help="Shift of the noise levels.  [default: 1; 'shifted': the model's]"),
+    _option("--loss-weighting", type=click.Choice(LOSS_WEIGHTINGS), default="none",
+            help="How much errors count at each noise level; bell: most in the middle."),
     _option("--clean-frames", type=int, default=0, help="ti2v, mi2v: up to so many leading latent frames are given."),
     _option("--clean-share", type=FINITE, default=0.5, help="Share of the samples with given frames."),
     _option("--caption-dropout", type=FINITE, default=0.1, help="Share of the samples without caption, for guidance."),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from wan_core.media.images import (
         fit_cover,
         image_to_tensor,
+        load_cutout,
         load_image,
         resize_by_rows,
         stretch_bicubic,
@@ -51,6 +52,7 @@ __all__ = [
     "is_pipe",
     "latent_grid_for_area",
     "load_audio",
+    "load_cutout",
     "load_image",
     "mixed",
     "parse_size",

@@ -39,6 +39,13 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
     The number of pixels is read from the header and checked before anything is decoded. Raises ``RequestError`` when
     the file does not exist or is none, ``MediaError`` when it is no image, damaged, cut off or too large.
     """
+    return load_cutout(path, max_pixels=max_pixels)[0]
+
+
+def load_cutout(
+    path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS
+) -> tuple[Image.Image, Image.Image | None]:
+    """An image as `load_image` gives it, and its alpha (``L``); None where the file has none. Raises as that does."""
     file = existing_file(path, "image")
     shown = plain_text(file)
     try:
@@ -51,7 +58,8 @@ def load_image(path: str | os.PathLike[str], *, max_pixels: int = MAX_PIXELS) ->
                 image.load()
                 with contextlib.suppress(*DECODE_ERRORS):  # a broken EXIF block only loses the orientation
                     ImageOps.exif_transpose(image, in_place=True)
-                return to_rgb(image, colours_of(image, file))
+                alpha = image.convert("RGBA").getchannel("A") if image.has_transparency_data else None
+                return to_rgb(image, colours_of(image, file)), alpha
     except UnidentifiedImageError as error:
         if _is_heif(file) and "HEIF" not in Image.OPEN:
             raise MediaError(

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from wan_core.training.settings import (
         DEFAULT_TARGETS,
         EXPERTS,
+        LOSS_WEIGHTINGS,
         OPTIMIZERS,
         SCHEDULES,
         TIMESTEPS,
@@ -61,6 +62,7 @@ __all__ = [
     "CLIP_WAYS",
     "DEFAULT_TARGETS",
     "EXPERTS",
+    "LOSS_WEIGHTINGS",
     "OPTIMIZERS",
     "SCHEDULES",
     "TIMESTEPS",

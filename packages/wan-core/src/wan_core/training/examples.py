@@ -110,6 +110,15 @@ def stack(rows: Sequence[Mapping[str, Tensor]], device: torch.device) -> dict[st
     return {name: value.float() if value.is_floating_point() else value for name, value in batch.items()}
 
 
+def alike(rows: Sequence[Mapping[str, Tensor]], names: Sequence[str]) -> list[list[int]]:
+    """The indices of rows, those together whose tensors of these names have the same shapes, in the order of rows."""
+    groups: dict[object, list[int]] = {}
+    for index, row in enumerate(rows):
+        shapes = tuple(tuple(row[name].shape) if name in row else None for name in names)
+        groups.setdefault(shapes, []).append(index)
+    return [*groups.values()]
+
+
 def text_of(rows: Sequence[Mapping[str, Tensor]], is_empty: Sequence[bool], device: torch.device) -> Tensor:
     """The text states [B, L, dim] of a batch; where ``is_empty``, the empty caption stands for the caption."""
     states = [row["empty" if empty else "context"] for row, empty in zip(rows, is_empty, strict=True)]

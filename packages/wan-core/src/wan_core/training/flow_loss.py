@@ -10,9 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from wan_core.sampling import FlowTable
 from wan_core.tasks import DROPPED, Task
 from wan_core.training.cache import Cache
-from wan_core.training.examples import Sampler, stack, text_of
+from wan_core.training.examples import Sampler, alike, stack, text_of
 from wan_core.training.objective import FlowBatch, NoiseLevels, draw_clean_frames, make_flow_batch
 from wan_core.training.settings import TrainSettings
 
@@ -26,7 +27,7 @@ class FlowLoss:
 
     All ranks draw for the batch of all ranks and keep their part, so that two ranks of two examples see what one rank
     of four sees. ``task`` says how examples condition the network, ``networks`` are its companions. ``dtype`` is the
-    one to compute in; ``rank`` and ``world`` number the processes.
+    one to compute in; ``rank`` and ``world`` number the processes. ``table`` weighs the errors by their noise level.
     """
 
     model: nn.Module
@@ -38,6 +39,7 @@ class FlowLoss:
     device: torch.device
     dtype: torch.dtype
     networks: Mapping[str, nn.Module] = field(default_factory=dict)
+    table: FlowTable | None = None
     accumulation: int = 1
     rank: int = 0
     world: int = 1
@@ -50,20 +52,31 @@ class FlowLoss:
         total, mine = self.settings.batch * self.world, self._mine()
         sigmas = self.levels.sample(total)[mine]
         is_empty = (torch.rand(total) < self.settings.caption_dropout)[mine].tolist()
-        rows = [self.task.unpack_example(self.cache[number]) for number in numbers]
+        rows = [self._row(*each) for each in zip(numbers, is_empty, strict=True)]
         clean = self._clean(total, rows[0]["latents"].shape[1])
-        alone = (torch.rand(total) < 0.5)[mine].tolist()
-        seeds = torch.randint(2**62, (total,))[mine].tolist()
-        batch = stack(rows, self.device)
-        if self.task.condition_dropout > 0:
-            batch[DROPPED] = (torch.rand(total) < self.task.condition_dropout)[mine].to(self.device)
-        noise = seeded_rows(seeds, batch["latents"].shape[1:]).to(self.device)
-        if clean is None:
-            flow = make_flow_batch(batch["latents"], sigmas.to(self.device), noise)
-        else:
-            latents = self.task.clean_latents(batch, clean[mine].tolist(), alone)
-            flow = make_flow_batch(latents, sigmas.to(self.device), noise, clean[mine].to(self.device))
-        return self._loss(batch, text_of(rows, is_empty, self.device), flow)
+        alone = (torch.rand(total) < 0.5)[mine]
+        seeds = torch.randint(2**62, (total,))[mine]
+        share = self.task.condition_dropout
+        dropped = (torch.rand(total) < share)[mine] if share > 0 else None
+        losses = []
+        for group in alike(rows, self.task.mixed_lengths):
+            shown = [rows[i] for i in group]
+            batch = stack(shown, self.device)
+            if dropped is not None:
+                batch[DROPPED] = dropped[group].to(self.device)
+            noise, latents = seeded_rows(seeds[group].tolist(), batch["latents"].shape[1:]), batch["latents"]
+            counts = None if clean is None else clean[mine][group]
+            if counts is not None:
+                latents = self.task.clean_latents(batch, counts.tolist(), alone[group].tolist())
+                counts = counts.to(self.device)
+            flow = make_flow_batch(latents, sigmas[group].to(self.device), noise.to(self.device), counts)
+            text = text_of(shown, [is_empty[i] for i in group], self.device)
+            losses.append(self._loss(batch, text, flow) * (len(group) / len(rows)))
+        return torch.stack(losses).sum() if losses[1:] else losses[0]
+
+    def _row(self, number: int, is_empty: bool) -> Mapping[str, Tensor]:
+        row: Mapping[str, Tensor] = self.cache[number]
+        return self.task.unpack_example(self.task.without_caption(row) if is_empty else row)
 
     def _mine(self) -> slice:
         return slice(self.rank * self.settings.batch, (self.rank + 1) * self.settings.batch)
@@ -76,7 +89,8 @@ class FlowLoss:
         with autocast(self.device, self.dtype):
             inputs = self.task.training_inputs(batch, context, self.networks)
             velocity = self.model(flow.latents, flow.timesteps, inputs)
-        return flow.loss(velocity)
+        weights = None if self.table is None else self.table.weight(flow.timesteps)
+        return flow.loss(velocity, level_weights=weights)
 
     @torch.no_grad()
     def held_out(self) -> float | None:

@@ -91,15 +91,20 @@ class FlowBatch:
     target: Tensor
     weights: Tensor
 
-    def loss(self, velocity: Tensor, channel_weights: Tensor | None = None) -> Tensor:
+    def loss(
+        self, velocity: Tensor, channel_weights: Tensor | None = None, level_weights: Tensor | None = None
+    ) -> Tensor:
         """Weighted mean squared error of a predicted velocity ``[B, C, T, H, W]``, a scalar in float32.
 
-        ``channel_weights`` ``[C]``, of mean 1, let some latent channels count more than others.
+        ``channel_weights`` ``[C]``, of mean 1, let some latent channels count more than others; ``level_weights``, of
+        the shape of ``timesteps``, some noise levels: their mean over all levels, not over a batch, is 1.
         """
         error = (velocity.float() - self.target).square()
         if channel_weights is not None:
             error = error * channel_weights.view(1, -1, 1, 1, 1)
         error = error.mean(dim=(1, 3, 4))
+        if level_weights is not None:
+            error = error * level_weights.to(error).view(len(error), -1)
         return (error * self.weights).sum() / self.weights.sum()
 
 

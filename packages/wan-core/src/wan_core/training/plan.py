@@ -29,7 +29,7 @@ from wan_core.training.lora import attach_lora
 from wan_core.training.optimizers import require_optimizer
 from wan_core.training.ranks import Ranks
 from wan_core.training.run_options import RunOptions
-from wan_core.training.settings import EXPERTS, LoopSettings, TrainSettings
+from wan_core.training.settings import EXPERTS, LOSS_WEIGHTINGS, LoopSettings, TrainSettings
 from wan_core.training.stage import Stage
 from wan_core.training.state import BASE_WEIGHTS, CheckpointFolder
 from wan_core.training.tensorboard import require_tensorboard
@@ -150,6 +150,8 @@ class TrainingPlan:
             values["networks"] = list(self.networks)
         if self.beside:
             values["beside"] = dict(self.beside)
+        if self.settings.loss_weighting == LOSS_WEIGHTINGS[0]:
+            del values["loss_weighting"]  # runs from before there was a choice go on
         objective = {} if self.objective is None else dict(self.objective.recipe())
         return {**values, "examples": self.cache_settings.get("examples"), **objective}
 
@@ -387,7 +389,7 @@ def _validation_requests(preset: Preset, options: RunOptions) -> list[Generation
     make, images = preset.task.validation_request, options.validation_images
     if images and not options.validation_prompts:
         raise RequestError("--validation-image needs a --validation-prompt that starts from it")
-    requests = [make(prompt, images, **size) for prompt in options.validation_prompts]
+    requests = [*options.requests, *(make(prompt, images, **size) for prompt in options.validation_prompts)]
     for request in requests:
         preset.plan(request)
     return requests

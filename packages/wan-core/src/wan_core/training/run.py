@@ -17,6 +17,7 @@ from wan_core.drafts import alone_in
 from wan_core.errors import RequestError
 from wan_core.files import plain_text
 from wan_core.runtime import prepare_model
+from wan_core.sampling import FlowTable
 from wan_core.training.average import AveragedWeights, averaged
 from wan_core.training.cache import Cache, write_cache
 from wan_core.training.examples import ExampleEncoder, Sampler
@@ -196,6 +197,7 @@ def one_loss(plan: TrainingPlan, networks: TrainedNetworks, loss: Loss) -> Stage
 def _flow_stage(plan: TrainingPlan, part: Part, networks: TrainedNetworks, cache: Cache, ranks: Ranks) -> Stage:
     settings = plan.settings
     held_out = settings.held_out_of(len(cache))
+    levels = trained_levels(plan, part)
     loss = FlowLoss(
         model=networks.dit,
         task=plan.preset.task,
@@ -203,7 +205,8 @@ def _flow_stage(plan: TrainingPlan, part: Part, networks: TrainedNetworks, cache
         cache=cache,
         sampler=Sampler(cache, batch=settings.batch, seed=settings.seed, held_out=held_out, world=ranks.world),
         settings=settings,
-        levels=trained_levels(plan, part),
+        levels=levels,
+        table=FlowTable(levels.shift) if settings.loss_weighting == "bell" else None,
         device=plan.device,
         dtype=plan.dtype,
         accumulation=plan.loop.accumulation,

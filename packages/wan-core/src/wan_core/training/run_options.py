@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from wan_core.presets import Preset
+from wan_core.tasks import GenerationRequest
 from wan_core.training.clip_rules import ClipRule
 from wan_core.training.data import Example
 from wan_core.training.folders import DataFolder
@@ -28,7 +29,8 @@ class RunOptions:
     ``data`` are folders of videos and images, ``cache`` a folder made by ``wan cache``, ``examples`` a list; one of
     them. ``clips`` are cut from each video; with ``skip_bad`` what cannot be trained on is left out, not refused.
     ``size`` is width, height; what is None is the model's own. ``parts`` and ``offload`` as for `RuntimeOptions`.
-    ``validation_images`` are those that the validation prompts start from. ``networks`` are trained: ``dit`` and the
+    ``validation_images`` are those that the validation prompts start from; ``requests`` are sampled beside them.
+    ``networks`` are trained: ``dit`` and the
     companions of the model's task, all by default. With ``export_at_validation`` the files for others, ``names``, are
     written at each validation, too. ``world`` processes work together.
     """
@@ -53,6 +55,7 @@ class RunOptions:
     keep: int = 2
     validation_prompts: Sequence[str] = ()
     validation_images: Sequence[Path] = ()
+    requests: Sequence[GenerationRequest] = ()
     tensorboard: bool = False
     names: ResultNames = field(default_factory=ResultNames)
     export_at_validation: bool = False

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 OPTIMIZERS = ("adamw", "adamw8bit", "muon")
 TIMESTEPS = ("uniform", "logit-normal", "shifted")
+LOSS_WEIGHTINGS = ("none", "bell")
 DATASET_TABLES = ("datasets", "directory")
 """What lists of data folders may be called in a TOML file."""
 
@@ -122,6 +123,7 @@ class TrainSettings:
 
     ``rate`` None takes 1e-4 (1e-3 for a LoRA; Muon 5e-3 and 1e-2). ``lora_rank`` None trains all weights.
     ``timesteps``: how noise levels are drawn; ``shifted`` is uniform, then shifted by ``shift`` (None: the model's).
+    ``loss_weighting``: how much errors count at each; ``bell`` is that of `FlowTable` under the same shift.
     ``clean_frames``: up to so many leading latent frames are clean, in ``clean_share`` of the samples.
     ``caption_dropout`` is the share of samples that see the empty caption, which guidance needs. ``held_out`` examples
     (None: one in five, at most 16) are never trained on. Raises ConfigError for values that cannot work.
@@ -136,6 +138,7 @@ class TrainSettings:
     lora_targets: Sequence[str] = DEFAULT_TARGETS
     timesteps: str = "logit-normal"
     shift: float | None = None
+    loss_weighting: str = "none"
     clean_frames: int = 0
     clean_share: float = 0.5
     caption_dropout: float = 0.1
@@ -149,6 +152,7 @@ class TrainSettings:
         _check_seed(self.seed)
         _one_of("optimizer", self.optimizer, OPTIMIZERS)
         _one_of("timesteps", self.timesteps, TIMESTEPS)
+        _one_of("loss-weighting", self.loss_weighting, LOSS_WEIGHTINGS)
         if self.rate is not None and not 0 < self.rate < 100:
             raise ConfigError(f"lr must be above 0 and below 100, got {self.rate:g}; 1e-4 is usual")
         for name, least in (("batch", 1), ("clean_frames", 0), ("held_out", 0), ("weight_decay", 0)):
