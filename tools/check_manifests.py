@@ -26,11 +26,11 @@ from selfforcing_unianimate import CAUSAL_DIT, CausalDiTConfig
 from selfforcing_unianimate.distillation.adversary import GANCritic
 from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_weights import POSE_ENCODER
-from wan_core.checkpoints import CLIP, DIT, UMT5, VAE, Family, MemorySource, build_on_meta, native_weights
+from wan_core.checkpoints import CLIP, DIT, UMT5, VAE, WAV2VEC2, Family, MemorySource, build_on_meta, native_weights
 from wan_core.checkpoints.lora.file import LoRAFile
 from wan_core.checkpoints.lora.matching import Matching
 from wan_core.errors import CheckpointError
-from wan_core.models import CLIP_VIT_H14, UMT5_XXL, WAN21_VAE, WAN22_VAE
+from wan_core.models import CLIP_VIT_H14, UMT5_XXL, WAN21_VAE, WAN22_VAE, WAV2VEC2_LARGE_XLSR_53
 from wan_core.presets import get_preset
 
 SHOWN = 5
@@ -100,6 +100,7 @@ MANIFESTS: Mapping[str, Expected] = {
     "clip_vit_h14_visual_original": expected(CLIP, CLIP_VIT_H14),
     "clip_vit_h14_visual_transformers": expected(CLIP, CLIP_VIT_H14),
     "clip_xlm_roberta_vit_h14_full_original": expected(CLIP, CLIP_VIT_H14),
+    "wav2vec2_large_xlsr_53_english": expected(WAV2VEC2, WAV2VEC2_LARGE_XLSR_53),
     "bindweave_14b": expected(BINDWEAVE, BINDWEAVE_DIT),
     "bindweave_14b_mm": expected(BINDWEAVE, BINDWEAVE_DIT),
     "bindweave_connector": Expected(None, connector),

@@ -10,6 +10,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +22,9 @@ from selfforcing_unianimate.pose_weights import CHECKPOINT, POSE_ENCODER
 from tools.small_tokenizer import VOCAB_SIZE, write_tokenizer
 from wan_core.checkpoints import CLIP as CLIP_FAMILY
 from wan_core.checkpoints import DIT as DIT_FAMILY
-from wan_core.checkpoints import FLF2V, UMT5, VAE, Family, MemorySource, in_format, write_shards
-from wan_core.models import CLIPConfig, FLF2VConfig, UMT5Config, VAEConfig, WanDiTConfig
+from wan_core.checkpoints import FLF2V, UMT5, VAE, WAV2VEC2, Family, MemorySource, in_format, write_shards
+from wan_core.checkpoints.families.wav2vec2 import transformers_config
+from wan_core.models import CLIPConfig, FLF2VConfig, UMT5Config, VAEConfig, WanDiTConfig, Wav2Vec2Config
 
 TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
@@ -37,11 +39,14 @@ VAE_22 = VAEConfig(dim=8, dec_dim=8, z_dim=48, patch_size=2, residual=True)
 TEXT_ENCODER = UMT5Config(vocab_size=VOCAB_SIZE + 8, dim=32, dim_attn=32, dim_ffn=64, num_heads=2, num_layers=2)
 # 80 channels a head, as in the real tower; 257 tokens an image, which the transformer counts on.
 CLIP = CLIPConfig(dim=160, ffn_dim=320, num_heads=2, num_layers=2)
+SPEECH_ENCODER = Wav2Vec2Config(
+    dim=32, ffn_dim=64, num_heads=2, num_layers=3, conv_dims=(16,) * 7, position_kernel=16, position_groups=4
+)
 
 
 NETWORKS: Mapping[type, Family] = {
     WanDiTConfig: DIT_FAMILY, FLF2VConfig: FLF2V, VAEConfig: VAE, UMT5Config: UMT5, CLIPConfig: CLIP_FAMILY,
-    PoseConfig: POSE_ENCODER,
+    PoseConfig: POSE_ENCODER, Wav2Vec2Config: WAV2VEC2,
 }  # fmt: skip
 
 
@@ -100,7 +105,7 @@ def make_checkpoint(preset: str, out: str | Path, seed: int = 0) -> Path:
     return out
 
 
-def seeded(config: WanDiTConfig | VAEConfig | UMT5Config | CLIPConfig | PoseConfig, seed: int) -> nn.Module:
+def seeded(config: Any, seed: int) -> nn.Module:
     """The network of a config; the global random state is left as it was."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -130,6 +135,21 @@ def write_unianimate(folder: Path, seed: int) -> Path:
                 name = f"pipe.dit.blocks.{block}.{layer}.lora_{half}.default.weight"
                 tensors[name] = torch.randn(shape, generator=generator) / 8
     save(tensors, folder / CHECKPOINT)
+    return folder
+
+
+def write_speech_encoder(folder: Path, seed: int) -> Path:
+    """S2V's speech encoder as it is published: transformers' older names, the head for text, both JSON files."""
+    encoder = MemorySource(seeded(SPEECH_ENCODER, seed).state_dict())
+    named = in_format(encoder, "wav2vec2", "weight_norm")
+    tensors = {f"wav2vec2.{name}": named.read(name) for name in named}
+    tensors["wav2vec2.masked_spec_embed"] = torch.zeros(SPEECH_ENCODER.dim)
+    tensors |= {"lm_head.weight": torch.zeros(33, SPEECH_ENCODER.dim), "lm_head.bias": torch.zeros(33)}
+    write_shards(MemorySource(tensors, metadata={"format": "pt"}), folder, stem="model")
+    config = {**transformers_config(SPEECH_ENCODER), "architectures": ["Wav2Vec2ForCTC"], "vocab_size": 33}
+    processor = {"do_normalize": True, "feature_size": 1, "return_attention_mask": True, "sampling_rate": 16_000}
+    for name, content in (("config.json", config), ("preprocessor_config.json", processor)):
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n")
     return folder
 
 

@@ -4,10 +4,10 @@ from typing import Any
 
 from torch import nn
 
-from wan_core.checkpoints import CLIP, DIT, UMT5, VAE, TensorSource
-from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig
+from wan_core.checkpoints import CLIP, DIT, UMT5, VAE, WAV2VEC2, TensorSource
+from wan_core.models import CLIPConfig, UMT5Config, VAEConfig, WanDiTConfig, Wav2Vec2Config
 
-FAMILIES = {WanDiTConfig: DIT, VAEConfig: VAE, UMT5Config: UMT5, CLIPConfig: CLIP}
+FAMILIES = {WanDiTConfig: DIT, VAEConfig: VAE, UMT5Config: UMT5, CLIPConfig: CLIP, Wav2Vec2Config: WAV2VEC2}
 
 
 def build(config: Any) -> nn.Module:
@@ -25,6 +25,10 @@ def infer_vae_config(source: TensorSource) -> Any:
 
 def infer_umt5_config(source: TensorSource) -> Any:
     return UMT5.read_config(source.path, source)
+
+
+def infer_wav2vec2_config(source: TensorSource) -> Any:
+    return WAV2VEC2.read_config(source.path, source)
 
 
 def infer_clip_config(source: TensorSource) -> Any:

@@ -18,14 +18,24 @@ from wan_core.checkpoints.families import get_family
 from wan_core.checkpoints.formats import rename
 from wan_core.checkpoints.members import family_of
 from wan_core.errors import CheckpointError
-from wan_core.models import CLIPConfig, DiTInputs, UMT5Config, VAEConfig, WanDiTConfig
+from wan_core.models import CLIPConfig, DiTInputs, UMT5Config, VAEConfig, WanDiTConfig, Wav2Vec2Config
 
-from .networks import build, infer_clip_config, infer_dit_config, infer_umt5_config, infer_vae_config
+from .networks import (
+    build,
+    infer_clip_config,
+    infer_dit_config,
+    infer_umt5_config,
+    infer_vae_config,
+    infer_wav2vec2_config,
+)
 
 DIT = WanDiTConfig(dim=32, ffn_dim=48, num_heads=2, num_layers=2, text_dim=24, text_len=8, freq_dim=16)
 VAE_22 = VAEConfig(dim=8, dec_dim=8, z_dim=48, patch_size=2, residual=True)
 CLIP = CLIPConfig(dim=160, ffn_dim=64, num_heads=2, num_layers=2, image_size=28)
 UMT5 = UMT5Config(vocab_size=40, dim=16, dim_attn=24, dim_ffn=20, num_heads=2, num_layers=2)
+WAV2VEC2 = Wav2Vec2Config(
+    dim=128, ffn_dim=24, num_heads=2, num_layers=2, conv_dims=(8,) * 7, position_kernel=8, position_groups=4
+)
 NETWORKS: Mapping[str, tuple[str, Any]] = {
     "dit": ("dit", DIT),
     "dit with image branch": ("dit", WanDiTConfig(**{**DIT.__dict__, "in_dim": 36, "image_dim": 160})),
@@ -37,6 +47,7 @@ NETWORKS: Mapping[str, tuple[str, Any]] = {
     "vae 2.2, one block a stage": ("vae", VAEConfig(**{**VAE_22.__dict__, "num_res_blocks": 1})),
     "umt5": ("umt5", UMT5),
     "clip": ("clip", CLIP),
+    "wav2vec2": ("wav2vec2", WAV2VEC2),
 }
 
 
@@ -84,7 +95,13 @@ def test_every_format_survives_a_round_trip(network: str) -> None:
         assert_equal(tensors(native_weights(foreign, family)), weights(config))
 
 
-INFERENCE = {"dit": infer_dit_config, "vae": infer_vae_config, "umt5": infer_umt5_config, "clip": infer_clip_config}
+INFERENCE = {
+    "dit": infer_dit_config,
+    "vae": infer_vae_config,
+    "umt5": infer_umt5_config,
+    "clip": infer_clip_config,
+    "wav2vec2": infer_wav2vec2_config,
+}
 
 
 @pytest.mark.parametrize("network", NETWORKS)

@@ -7,7 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wan_core.errors import RequestError
-from wan_core.media import LatentSpec, VideoGeometry, best_output_size, latent_grid_for_area, parse_size
+from wan_core.media import (
+    LatentSpec,
+    VideoGeometry,
+    best_output_size,
+    latent_grid_for_area,
+    padded_size_within,
+    parse_size,
+)
 
 WAN21 = LatentSpec(channels=16)
 WAN22 = LatentSpec(channels=48, spatial_stride=16)
@@ -147,3 +154,33 @@ def test_sizes_are_read_width_first(text: str) -> None:
 def test_other_sizes_are_refused(text: str) -> None:
     with pytest.raises(RequestError, match="such as 1280\\*720 or 1280x704"):
         parse_size(text)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "area", "expected"),
+    [
+        (1280, 720, 1024 * 704, (1088, 640)),
+        (720, 1280, 480 * 832, (448, 832)),
+        (854, 480, 1280 * 720, (896, 512)),
+        (64, 64, 64 * 64, (64, 64)),
+    ],
+)
+def test_an_image_is_padded_into_an_area(width: int, height: int, area: int, expected: tuple[int, int]) -> None:
+    assert padded_size_within(width, height, area) == expected
+
+
+@given(st.integers(1, 3000), st.integers(1, 3000), st.integers(64 * 64, 1280 * 720))
+def test_a_padded_size_is_in_multiples_within_the_area(width: int, height: int, area: int) -> None:
+    try:
+        size = padded_size_within(width, height, area)
+    except RequestError as error:
+        assert "crop it" in str(error)  # noqa: PT017 - one of both is always so
+        return
+    assert size.width % 64 == size.height % 64 == 0
+    assert size.width * size.height <= area
+
+
+@pytest.mark.parametrize(("width", "height"), [(0, 5), (5, 0)])
+def test_an_empty_image_has_no_padded_size(width: int, height: int) -> None:
+    with pytest.raises(RequestError, match="must not be empty"):
+        padded_size_within(width, height, 4096)

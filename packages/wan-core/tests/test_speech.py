@@ -5,9 +5,21 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
+from PIL import Image
 
 from wan_core.errors import MediaError, RequestError
-from wan_core.tasks.speech import SPEECH_RATE, load_speech
+from wan_core.media import AudioTrack, LatentSpec
+from wan_core.models import WAV2VEC2_LARGE_XLSR_53, Wav2Vec2Config
+from wan_core.runtime import Between, Placed
+from wan_core.tasks import Components
+from wan_core.tasks.speech import SPEECH_RATE, Speech, geometry_of_speaker, load_speech, speech_states
+
+from .networks import build
+
+ENCODER = Wav2Vec2Config(
+    dim=16, ffn_dim=8, num_heads=2, num_layers=2, conv_dims=(4,) * 7, position_kernel=4, position_groups=4
+)
 
 
 @pytest.fixture
@@ -46,3 +58,31 @@ def test_too_little_speech_is_refused(tmp_path: Path) -> None:
         load_speech(tmp_path / "a.wav")
     with pytest.raises(RequestError, match="does not exist"):
         load_speech(tmp_path / "b.wav")
+
+
+def said(seconds: float) -> Speech:
+    waveform = torch.randn(int(SPEECH_RATE * seconds), generator=torch.Generator().manual_seed(0))
+    return Speech(waveform=waveform, sound=AudioTrack(waveform[None].clamp(-1, 1), SPEECH_RATE))
+
+
+@pytest.mark.parametrize(("seconds", "clips"), [(0.1, 1), (4.9, 1), (5.2, 2), (10.2, 3)])
+def test_sound_fills_clips(seconds: float, clips: int) -> None:
+    assert said(seconds).num_clips(80, 16) == clips
+
+
+def test_each_video_frame_has_states_and_silence_has_zeros() -> None:
+    torch.manual_seed(0)
+    encoder = build(ENCODER).eval()
+    assert ENCODER.num_moments(8000) == WAV2VEC2_LARGE_XLSR_53.num_moments(8000)
+    placed = Placed(lambda device: encoder, torch.device("cpu"), between=Between.KEEP)
+    components = Components(device=torch.device("cpu"), parts={"audio_encoder": placed})
+    with torch.no_grad():
+        states = speech_states(said(0.5), components, clip_frames=12, fps=16)
+    assert states.shape == (1, 3, 16, 12)
+    heard = states.abs().amax(dim=(0, 1, 2)) > 0
+    assert heard.tolist() == [True] * 8 + [False] * 4
+
+
+def test_a_speaker_keeps_the_shape_of_the_picture() -> None:
+    geometry = geometry_of_speaker(Image.new("RGB", (1280, 720)), 1024 * 704, LatentSpec(channels=16), 81)
+    assert (geometry.width, geometry.height) == (1088, 640)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tests.goldens.harness import GoldenCase, handles
+from tests.goldens.harness import Computed, GoldenCase, handles
 from wan_core.errors import RequestError
-from wan_core.media import LatentSpec, best_output_size, latent_grid_for_area
+from wan_core.media import LatentSpec, best_output_size, latent_grid_for_area, padded_size_within
 from wan_core.sampling import Anchors
 
 
@@ -25,6 +25,19 @@ def output_sizes(rows: Tensor) -> Tensor:
 @handles("wan_best_output_size")
 def best_output_size_table(case: GoldenCase) -> Mapping[str, Tensor]:
     return {"out.ow_oh": output_sizes(case.inputs["w_h_dw_dh_area"])}
+
+
+_ANIMATE = ("animate_area_wh", "face_box", "frame_indices", "i2v_mask", "pingpong", "valid_len")
+
+
+@handles("animate_s2v_helpers")
+def speech_sizes(case: GoldenCase) -> Computed:
+    sizes = [padded_size_within(width, height, area) for height, width, area in case.inputs["s2v_size_hwa"].tolist()]
+    found = torch.tensor([(size.height, size.width) for size in sizes], dtype=torch.int64)
+    of_animate = (name for name in case.expected if name.removeprefix("out.").startswith(_ANIMATE))
+    return Computed(
+        {"out.s2v_size_hw": found}, skipped=dict.fromkeys(of_animate, "of Wan-Animate, which is not here yet")
+    )
 
 
 @handles("geometry")

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
         VideoGeometry,
         best_output_size,
         latent_grid_for_area,
+        padded_size_within,
         parse_size,
     )
     from wan_core.media.images import (
@@ -55,6 +56,7 @@ __all__ = [
     "load_cutout",
     "load_image",
     "mixed",
+    "padded_size_within",
     "parse_size",
     "plain_text",
     "probe_video",

@@ -121,6 +121,37 @@ def best_output_size(width: int, height: int, width_multiple: int, height_multip
     raise _no_size(width, height, width_multiple, height_multiple, area)
 
 
+def padded_size_within(width: int, height: int, area: int, multiple: int = 64) -> FrameSize:
+    """The size of an image scaled down as little as needed until, padded to multiples, it has at most ``area`` pixels.
+
+    This is Wan2.2 S2V's rule: a hundred scales are tried, from the image's own size or from that of ``area`` down to
+    where padding by ``multiple - 1`` fits (its quadratic has 2 in place of 4 below the root). Where none fits, both
+    sides are rounded down. Raises ``RequestError`` when a side would vanish.
+    """
+    _check_image(width, height, area)
+    pixels, most = width * height, multiple - 1
+    smallest, largest = 0.1, 1.0
+    if pixels > area:
+        b, c = most * (width + height), most * most - area
+        smallest = (math.sqrt(max(0, b * b - 2 * pixels * c)) - b) / (2 * pixels)
+        largest = math.sqrt(area / pixels)
+    for step in range(100):
+        scale = largest - (largest - smallest) * step / 100
+        size = FrameSize(*(-(-int(side * scale) // multiple) * multiple for side in (width, height)))
+        if math.prod(size) <= area:
+            break
+    else:
+        size = FrameSize(
+            int(math.sqrt(area * width / height) // multiple * multiple),
+            int(math.sqrt(area * height / width) // multiple * multiple),
+        )
+        if size.width >= width or size.height >= height:
+            size = FrameSize(width // multiple * multiple, height // multiple * multiple)
+    if min(size) < 1:
+        raise _no_size(width, height, multiple, multiple, area)
+    return size
+
+
 def latent_grid_for_area(height: int, width: int, area: int, spec: LatentSpec) -> tuple[int, int]:
     """Latent (height, width) of about ``area`` pixels with the aspect of an image, in whole patches (i2v-A14B).
 

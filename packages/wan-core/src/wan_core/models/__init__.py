@@ -5,6 +5,16 @@ from typing import TYPE_CHECKING
 from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
+    from wan_core.models.audio import (
+        WAV2VEC2_LARGE_XLSR_53,
+        Wav2Vec2,
+        Wav2Vec2Config,
+        frame_rows,
+        interpolate_states,
+        num_audio_clips,
+        num_interpolated,
+        states_at,
+    )
     from wan_core.models.dit import (
         ContextCache,
         DiTInputs,
@@ -30,6 +40,7 @@ __all__ = [
     "UMT5_XXL",
     "WAN21_VAE",
     "WAN22_VAE",
+    "WAV2VEC2_LARGE_XLSR_53",
     "CLIPConfig",
     "CLIPVision",
     "ContextCache",
@@ -49,5 +60,12 @@ __all__ = [
     "VideoVAE",
     "WanDiT",
     "WanDiTConfig",
+    "Wav2Vec2",
+    "Wav2Vec2Config",
+    "frame_rows",
+    "interpolate_states",
     "load_tokenizer",
+    "num_audio_clips",
+    "num_interpolated",
+    "states_at",
 ]
