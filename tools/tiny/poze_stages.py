@@ -7,6 +7,7 @@ small layers anew, feed-forward matrices by a low-rank update.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,27 +37,44 @@ _WHOLE_LAYERS = ("self_attn.", "cross_attn.", "norm3.", "modulation", "patch_emb
 _EMPTY_CAPTIONS = 0.1
 
 
-class DecoderStage:
-    """The decoder's first and last layers, and the gains and biases between them, on rooms."""
+def pixel_error(pixels: Tensor, decoded: Tensor) -> Tensor:
+    """L1 + MSE."""
+    error = decoded - pixels
+    return error.abs().mean() + error.square().mean()
 
-    def __init__(self, vae: VideoVAE, rooms: Cache) -> None:
+
+class DecoderStage:
+    """The decoder's first and last layers, and the gains and biases between them, on other clips.
+
+    ``clips`` has the ``latents`` and the ``video`` of each of ``numbers``; ``measure`` compares pixels with decoded
+    ones.
+    """
+
+    def __init__(
+        self,
+        vae: VideoVAE,
+        clips: Cache,
+        numbers: Sequence[int] = range(0, 2 * _DECODER_CLIPS, 2),
+        measure: Callable[[Tensor, Tensor], Tensor] = pixel_error,
+    ) -> None:
         self.vae = vae
-        self.rooms = rooms
+        self.clips = clips
+        self.numbers = numbers
+        self.measure = measure
         for name, parameter in vae.named_parameters():
             is_gain = name.startswith("decoder.") and parameter.squeeze().ndim <= 1
             parameter.requires_grad_(is_gain or name.startswith(_DECODER_LAYERS))
         self.optimizers = split_optimizers(vae, is_kernel, 0.01, 2e-3)
 
     def loss(self, step: int, _: int) -> Tensor:
-        """L1 + MSE of decoded latents of two clips, chosen by the step."""
-        seeds = np.random.default_rng([11, step]).integers(0, _DECODER_CLIPS, _DECODER_BATCH)
-        examples = [self.rooms[2 * int(seed)] for seed in seeds]
+        """What decoded latents of two clips, chosen by the step, lack."""
+        chosen = np.random.default_rng([11, step]).integers(0, len(self.numbers), _DECODER_BATCH)
+        examples = [self.clips[self.numbers[int(index)]] for index in chosen]
         latents = stacked(examples, "latents")
         pixels = to_pixels([example["video"].numpy() for example in examples])
         with torch.autocast("cpu", torch.bfloat16):
             decoded = self.vae.decode(latents, clamp=False, latents_per_chunk=None)
-        error = decoded.float() - pixels
-        return error.abs().mean() + error.square().mean()
+        return self.measure(pixels, decoded.float())
 
     def tensors(self) -> dict[str, Tensor]:
         """The change: the trained tensors."""

@@ -8,7 +8,7 @@ from training, and `evaluation_scenes` shows only those, by seeds of their own (
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cache
 
 import numpy as np
@@ -74,8 +74,8 @@ class Subject:
 
 
 @dataclass(frozen=True)
-class Scene:
-    """One example: ``video`` [F, 64, 64, 3] uint8, a picture [64, 64, 3] uint8 of each subject, and the prompt.
+class Cast:
+    """What a scene is asked to show: subjects, a picture [64, 64, 3] uint8 of each, the background and the prompt.
 
     ``is_named``: whether the prompt names the background.
     """
@@ -83,9 +83,15 @@ class Scene:
     subjects: tuple[Subject, ...]
     background: str
     prompt: str
-    video: Video
     pictures: tuple[NDArray[np.uint8], ...]
     is_named: bool
+
+
+@dataclass(frozen=True)
+class Scene(Cast):
+    """A cast and the clip of it, ``video`` [F, 64, 64, 3] uint8."""
+
+    video: Video
 
 
 def _distance(first: ArrayLike, second: ArrayLike) -> float:
@@ -212,8 +218,8 @@ def write_prompt(motions: tuple[str, ...], background: str | None, rng: np.rando
     return _GROUND_PHRASES[rng.integers(len(_GROUND_PHRASES))].format(text, background)
 
 
-def draw_scene(rng: np.random.Generator, count: int, *, held_back: bool, frames: int = FRAMES) -> Scene:
-    """A scene of ``count`` subjects of different looks on a background that fits all."""
+def draw_cast(rng: np.random.Generator, count: int, *, held_back: bool) -> Cast:
+    """``count`` subjects of different looks, and a background that fits all."""
     while True:
         chosen = [looks(TEXTURES[rng.integers(len(TEXTURES))], held_back=held_back) for _ in range(count)]
         found = [each[rng.integers(len(each))] for each in chosen]
@@ -224,11 +230,16 @@ def draw_scene(rng: np.random.Generator, count: int, *, held_back: bool, frames:
     background = fitting[rng.integers(len(fitting))]
     is_named = bool(rng.random() < 0.8)
     prompt = write_prompt(tuple(each.motion for each in subjects), background if is_named else None, rng)
-    canvas: Floats = np.broadcast_to(np.float32(BACKGROUNDS[background]), (frames, SIZE, SIZE, 3))
-    for subject, path in zip(subjects, choose_paths(subjects, rng, frames), strict=True):
+    return Cast(subjects, background, prompt, tuple(draw_picture(look, rng) for look in found), is_named)
+
+
+def draw_scene(rng: np.random.Generator, count: int, *, held_back: bool, frames: int = FRAMES) -> Scene:
+    """A scene of ``count`` subjects."""
+    cast = draw_cast(rng, count, held_back=held_back)
+    canvas: Floats = np.broadcast_to(np.float32(BACKGROUNDS[cast.background]), (frames, SIZE, SIZE, 3))
+    for subject, path in zip(cast.subjects, choose_paths(cast.subjects, rng, frames), strict=True):
         canvas = render(canvas, subject.look, path)
-    pictures = tuple(draw_picture(look, rng) for look in found)
-    return Scene(subjects, background, prompt, canvas.round().astype(np.uint8), pictures, is_named)
+    return Scene(**vars(cast), video=canvas.round().astype(np.uint8))
 
 
 def subjects_in(seed: int) -> int:
@@ -246,7 +257,6 @@ def evaluation_scenes(seeds: range, count: int = 1) -> list[Scene]:
     return [draw_scene(np.random.default_rng([52, seed]), count, held_back=True) for seed in seeds]
 
 
-def reworded(scene: Scene, rng: np.random.Generator) -> Scene:
-    """The same scene under another wording of its prompt."""
-    named = scene.background if scene.is_named else None
-    return replace(scene, prompt=write_prompt(tuple(each.motion for each in scene.subjects), named, rng))
+def reworded(cast: Cast, rng: np.random.Generator) -> str:
+    """Another wording of a prompt."""
+    return write_prompt(tuple(each.motion for each in cast.subjects), cast.background if cast.is_named else None, rng)

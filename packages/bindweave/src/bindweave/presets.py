@@ -1,12 +1,20 @@
-"""BindWeave: Wan2.1 I2V 14B at 720p, which reads a language model's states and has references in front."""
+"""BindWeave: Wan2.1 I2V 14B at 720p, which reads a language model's states and has references in front; a tiny one."""
 
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
 from bindweave.config import BindWeaveConfig
 from bindweave.families import BINDWEAVE, CONNECTOR_PART
 from bindweave.prompts import NEGATIVE_PROMPT
 from bindweave.task import SubjectToVideo
+from wan_core.checkpoints import CLIP, Part
+from wan_core.models import CLIPConfig
 from wan_core.presets import get_preset
+
+WEIGHTS = Path(str(files("bindweave") / "weights"))
+TINY_MLLM = WEIGHTS / "mllm"
+"""The language model of tiny-bindweave: a folder of Qwen2.5-VL in small."""
 
 _I2V = get_preset("i2v-14B-720P")
 _BINDWEAVE = _I2V.with_part("dit", family=BINDWEAVE, config=BindWeaveConfig(**vars(_I2V.dit)))
@@ -24,4 +32,36 @@ BINDWEAVE_14B = replace(
     sizes=((1280, 720),),
     shifts=(),
     tea_cache=(),
+)
+
+TINY_CLIP = CLIPConfig(image_size=56, patch_size=14, dim=48, ffn_dim=96, num_heads=4, num_layers=3)
+
+_TINY = get_preset("tiny-i2v")
+_TINY = replace(
+    _TINY,
+    parts=(
+        *_TINY.parts,
+        Part(name="image_encoder", family=CLIP, file=str(WEIGHTS / "clip.safetensors"), config=TINY_CLIP),
+    ),
+)
+
+TINY_BINDWEAVE = replace(
+    # The autoencoder is a change of the tiny one: its decoder knows two colours beside each other.
+    _TINY.with_part("vae", file=str(WEIGHTS / "vae.safetensors")).with_part(
+        "dit",
+        family=BINDWEAVE,
+        file=str(WEIGHTS / "dit"),
+        config=BindWeaveConfig(
+            **{**vars(_TINY.dit), "image_dim": TINY_CLIP.dim, "image_tokens": TINY_CLIP.num_tokens}, mllm_dim=80
+        ),
+    ),
+    name="tiny-bindweave",
+    summary="the subjects of one to three pictures in a video, in seconds on a CPU",
+    task=SubjectToVideo(),
+    sampling=replace(_TINY.sampling, num_frames=13, guidance_scale=2.0),
+    world=(
+        "it shows circles, squares and triangles of one or two colours, which pictures have on a plain ground, and "
+        "moves them as prompts such as 'it moves to the right' or 'the first grows, the second stays still' say; "
+        "'bindweave download' fetches a model that knows more"
+    ),
 )
