@@ -13,16 +13,31 @@ import json
 import sys
 from pathlib import Path
 
-from tools.tiny import family, subject_encoders
+import torch
+
+from bindweave.references import blank_video
+from tools.tiny import family, subject_data, subject_encoders, subject_export, subject_stages, together
+from tools.tiny.dit_stage import channel_weights, stacked, use_plain_attention
 from tools.tiny.poze_stages import DecoderStage
 from tools.tiny.subject_data import DECODER_SCENES, scene_cache
+from tools.tiny.subjects import MOST_SUBJECTS
 from tools.tiny.train import Reporter, prepare_process
 from tools.tiny.vae_stage import reconstruction_loss
-from tools.tiny.weights import write_weights
+from tools.tiny.weights import read_tensors, write_weights
 from wan_core.checkpoints import MemorySource, write_file
-from wan_core.training import Cache, CheckpointFolder, LoopSettings, Stage, train
+from wan_core.runtime import launched
+from wan_core.training import (
+    AveragedWeights,
+    Cache,
+    CheckpointFolder,
+    LoopSettings,
+    Stage,
+    build_optimizers,
+    distributed_ranks,
+    train,
+)
 
-DECODER_STEPS = 900
+DECODER_STEPS, DIT_STEPS, BATCH = 900, 1500, 20
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -75,7 +90,68 @@ def run_encoders(arguments: argparse.Namespace) -> None:
         sys.stdout.write(json.dumps({count: stage.accuracy(count) for count in (1, 2, 3)}) + "\n")
 
 
-RUNS = {"scenes": run_scenes, "decoder": run_decoder, "encoders": run_encoders}
+def taught_encoders(work: Path) -> subject_encoders.SubjectEncoders:
+    """What stage "encoders" made, frozen."""
+    _, encoder = family.load_frozen()
+    stage = subject_encoders.SubjectEncoders(encoder)
+    stage.load_state_dict(read_tensors(work / "encoders.safetensors"))
+    return stage.requires_grad_(False)
+
+
+def run_dit(arguments: argparse.Namespace) -> None:
+    """Stage "dit", in one process or in two that torchrun starts."""
+    work = arguments.work
+    vae, encoder = family.load_frozen()
+    vae.requires_grad_(False)
+    encoders, cache = taught_encoders(work), scenes(work)
+    dit = subject_stages.new_dit(encoders)
+    average = AveragedWeights(dit, 0.995)
+    use_plain_attention(dit)
+    with distributed_ranks(launched(), torch.device("cpu")) as ranks:
+        stage = subject_stages.SubjectStage(
+            dit=dit,
+            encoders=encoders,
+            encoder=encoder,
+            scenes=cache,
+            pictures=subject_stages.Pictures.of(encoders, cache),
+            blank=blank_video(vae, subject_data.GEOMETRY),
+            weights=channel_weights(vae, stacked([cache[number] for number in range(8)], "latents")),
+            batch=BATCH // ranks.world,
+            rank=ranks.rank,
+        )
+        together.prepare(dit, world=ranks.world, compiled=False)
+        folder = CheckpointFolder if ranks.is_first else together.FollowerFolder
+        settings = LoopSettings(
+            steps=arguments.steps or DIT_STEPS, warmup_steps=20, decay_share=0.5, final_rate=0.03, log_steps=20
+        )
+        result = train(
+            Stage.of(dit, build_optimizers(dit, "muon", 0.01), stage.loss, average),
+            settings,
+            checkpoints=folder(work / "dit"),
+            report=Reporter(),
+            rank=ranks.rank,
+            reduce=ranks.reduce,
+        )
+        if ranks.is_first and not result.was_interrupted:
+            average.exchange(dit)
+            write_file(MemorySource(dit.state_dict()), work / "dit.safetensors", metadata={})
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    """Stage "export": what there is, with its scores, into the package; a transformer that is not trained, too."""
+    work = arguments.work
+    encoders = taught_encoders(work)
+    found = {str(count): encoders.accuracy(count) for count in range(1, MOST_SUBJECTS + 1)}
+    subject_export.write_encoders(encoders, found)
+    subject_export.write_decoder(work / "decoder.safetensors")
+    dit, path = subject_stages.new_dit(encoders), work / "dit.safetensors"
+    if path.exists():
+        dit.load_state_dict(read_tensors(path))
+    scores = work / "scores.json"
+    subject_export.write_network(dit, json.loads(scores.read_text()) if scores.exists() else {})
+
+
+RUNS = {"scenes": run_scenes, "decoder": run_decoder, "encoders": run_encoders, "dit": run_dit, "export": run_export}
 
 
 def main() -> None:

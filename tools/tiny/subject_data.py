@@ -11,13 +11,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from bindweave.presets import TINY_BINDWEAVE
 from bindweave.references import Reference, letterbox, reference_frames
-from tools.tiny.family import PRESET
 from tools.tiny.subjects import SUBJECTS_VERSION, training_scene
 from tools.tiny.vae_stage import to_pixels
+from wan_core.media import VideoGeometry
 from wan_core.models import VideoVAE
 from wan_core.training import Cache, write_cache
 
+_SAMPLING = TINY_BINDWEAVE.sampling
+GEOMETRY = VideoGeometry.for_video(
+    TINY_BINDWEAVE.latent_spec, num_frames=_SAMPLING.num_frames, height=_SAMPLING.height, width=_SAMPLING.width
+)
 SCENES = 3000
 DECODER_SCENES = 500
 """Of so many scenes the cache has the pixels too, for the decoder."""
@@ -25,8 +30,7 @@ DECODER_SCENES = 500
 
 def references_of(pictures: tuple[NDArray[np.uint8], ...]) -> list[Reference]:
     """Pictures as inference takes them in."""
-    sampling = PRESET.sampling
-    return [letterbox(Image.fromarray(picture), sampling.width, sampling.height) for picture in pictures]
+    return [letterbox(Image.fromarray(picture), GEOMETRY.width, GEOMETRY.height) for picture in pictures]
 
 
 def scene_cache(folder: Path, vae: VideoVAE, part: tuple[int, int] = (0, 1)) -> Cache:
@@ -47,7 +51,7 @@ def encode_scene(vae: VideoVAE, number: int) -> dict[str, Tensor]:
     scene = training_scene(number)
     dtype = next(vae.parameters()).dtype
     latents = vae.encode(to_pixels([scene.video]).to(dtype), latents_per_chunk=None)[0]
-    frames = reference_frames(references_of(scene.pictures), vae, PRESET.latent_spec, len(scene.pictures))[0]
+    frames = reference_frames(references_of(scene.pictures), vae, GEOMETRY.spec, len(scene.pictures))[0]
     tensors = {"latents": latents.half(), "references": frames.half()}
     tensors["pictures"] = torch.from_numpy(np.stack(scene.pictures))
     if number < DECODER_SCENES:

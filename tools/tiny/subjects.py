@@ -252,6 +252,11 @@ def training_scene(seed: int) -> Scene:
     return draw_scene(np.random.default_rng([51, seed]), subjects_in(seed), held_back=False)
 
 
+def training_cast(seed: int) -> Cast:
+    """What training scene number ``seed`` is asked to show."""
+    return draw_cast(np.random.default_rng([51, seed]), subjects_in(seed), held_back=False)
+
+
 def evaluation_scenes(seeds: range, count: int = 1) -> list[Scene]:
     """Scenes of held-back looks, ``count`` subjects each; always the same ones."""
     return [draw_scene(np.random.default_rng([52, seed]), count, held_back=True) for seed in seeds]
