@@ -22,11 +22,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bindweave.dit import TextProjector
-from bindweave.prompts import MLLM_NEGATIVE_PROMPT
 from bindweave.hidden_states import SeenPictures, positions, scaled, see_pixels, token_ids
 from bindweave.mllm import MLLM
 from bindweave.mllm_config import MLLMConfig
 from bindweave.presets import TINY_BINDWEAVE, TINY_CLIP
+from bindweave.prompts import MLLM_NEGATIVE_PROMPT
 from bindweave.references import clip_input, letterbox
 from tools.tiny.dit_stage import text_states
 from tools.tiny.subjects import COLORS, FIGURES, GROUNDS, MOST_SUBJECTS, TEXTURES, WAYS, Cast, draw_cast

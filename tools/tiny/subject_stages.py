@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bindweave.dit import BindWeaveDiT, BindWeaveInputs
-from bindweave.extraction import MLLM_NEGATIVE_PROMPT
 from bindweave.hidden_states import see_pixels
 from bindweave.presets import TINY_BINDWEAVE, TINY_CLIP
+from bindweave.prompts import MLLM_NEGATIVE_PROMPT
 from bindweave.request import MAX_REFERENCES
 from tools.tiny.dit_stage import stacked, text_states
 from tools.tiny.family import load_bundled

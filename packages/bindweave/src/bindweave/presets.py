@@ -15,6 +15,7 @@ from wan_core.presets import get_preset
 WEIGHTS = Path(str(files("bindweave") / "weights"))
 TINY_MLLM = WEIGHTS / "mllm"
 """The language model of tiny-bindweave: a folder of Qwen2.5-VL in small."""
+TINY_MLLM_DIM = 80
 
 _I2V = get_preset("i2v-14B-720P")
 _BINDWEAVE = _I2V.with_part("dit", family=BINDWEAVE, config=BindWeaveConfig(**vars(_I2V.dit)))
@@ -41,6 +42,7 @@ _TINY = replace(
     _TINY,
     parts=(
         *_TINY.parts,
+        replace(CONNECTOR_PART, config=ConnectorConfig(mllm_dim=TINY_MLLM_DIM, text_dim=_TINY.dit.text_dim)),
         Part(name="image_encoder", family=CLIP, file=str(WEIGHTS / "clip.safetensors"), config=TINY_CLIP),
     ),
 )
@@ -52,7 +54,7 @@ TINY_BINDWEAVE = replace(
         family=BINDWEAVE,
         file=str(WEIGHTS / "dit"),
         config=BindWeaveConfig(
-            **{**vars(_TINY.dit), "image_dim": TINY_CLIP.dim, "image_tokens": TINY_CLIP.num_tokens}, mllm_dim=80
+            **{**vars(_TINY.dit), "image_dim": TINY_CLIP.dim, "image_tokens": TINY_CLIP.num_tokens}, mllm_dim=TINY_MLLM_DIM
         ),
     ),
     name="tiny-bindweave",
