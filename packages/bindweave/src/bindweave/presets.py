@@ -4,7 +4,7 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from bindweave.config import BindWeaveConfig
+from bindweave.config import BindWeaveConfig, ConnectorConfig
 from bindweave.families import BINDWEAVE, CONNECTOR_PART
 from bindweave.prompts import NEGATIVE_PROMPT
 from bindweave.task import SubjectToVideo
@@ -42,7 +42,7 @@ _TINY = replace(
     _TINY,
     parts=(
         *_TINY.parts,
-        replace(CONNECTOR_PART, config=ConnectorConfig(mllm_dim=TINY_MLLM_DIM, text_dim=_TINY.dit.text_dim)),
+        replace(CONNECTOR_PART, config=ConnectorConfig(dim=TINY_MLLM_DIM, text_dim=_TINY.dit.text_dim)),
         Part(name="image_encoder", family=CLIP, file=str(WEIGHTS / "clip.safetensors"), config=TINY_CLIP),
     ),
 )
@@ -54,7 +54,8 @@ TINY_BINDWEAVE = replace(
         family=BINDWEAVE,
         file=str(WEIGHTS / "dit"),
         config=BindWeaveConfig(
-            **{**vars(_TINY.dit), "image_dim": TINY_CLIP.dim, "image_tokens": TINY_CLIP.num_tokens}, mllm_dim=TINY_MLLM_DIM
+            **{**vars(_TINY.dit), "image_dim": TINY_CLIP.dim, "image_tokens": TINY_CLIP.num_tokens},
+            mllm_dim=TINY_MLLM_DIM,
         ),
     ),
     name="tiny-bindweave",
