@@ -1,5 +1,6 @@
 """Folders of tiny Qwen2.5 and Qwen2.5-VL with random weights, in the layout in which transformers publishes them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -84,4 +85,14 @@ def _write(folder: Path, model: PreTrainedModel) -> Path:
     )
     model.save_pretrained(folder)
     tiny_tokenizer().save_pretrained(folder)
+    return folder
+
+
+def only_letters(folder: Path) -> Path:
+    """Let the model of a folder draw letters and blanks alone; of all bytes, most texts are no UTF-8."""
+    words = {token for token in ByteLevel.alphabet() if token.isascii() and token.isalpha()} | {"\u0120", "<|im_end|>"}
+    vocab = tiny_tokenizer().get_vocab()
+    file = folder / "generation_config.json"
+    others = sorted(number for token, number in vocab.items() if token not in words)
+    file.write_text(json.dumps({**json.loads(file.read_text()), "suppress_tokens": others}))
     return folder

@@ -64,6 +64,7 @@ class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
     """
 
     request_type: ClassVar[type[GenerationRequest]] = SubjectRequest
+    prompt_kind: ClassVar[str] = ""  # states of a language model belong to the prompt; bindweave refine comes first
     conditions: ClassVar[str | None] = "bindweave"
     example_files: ClassVar[Mapping[str, Sequence[str]]] = SUBJECT_FILES
     mixed_lengths: ClassVar[tuple[str, ...]] = (STATES,)

@@ -28,10 +28,12 @@ from wan_mi2v.request import MI2VRequest
 from wan_mi2v.sources import NamedImage, Room, read_images
 
 if TYPE_CHECKING:
+    from PIL import Image
     from torch import Tensor
 
     from wan_core.sampling import Anchors
 
+_MOST_SHOWN = 8  # to a language model; consecutive frames say little more
 _LOOSE_ASPECT = 1.1  # images whose aspect ratio differs by more lose a visible part
 
 
@@ -61,6 +63,9 @@ class MultiImageToVideo(AnchoredVideo[MI2VRequest, MI2VInputs]):
             joint=request.joint,
             notes=(*_clip_notes(request), *_notes(named, positions, geometry)),
         )
+
+    def prompt_images(self, inputs: MI2VInputs) -> Sequence[Path | Image.Image]:
+        return [media.tensor_to_image(image) for image in inputs.images[:_MOST_SHOWN]]
 
     def anchors(self, inputs: MI2VInputs, components: Components) -> Anchors:
         if inputs.joint:

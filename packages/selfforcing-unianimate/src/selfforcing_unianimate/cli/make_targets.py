@@ -108,7 +108,8 @@ def make_command() -> click.Command:
     """The ``sfu make-targets`` command: the teacher's options but for what the list says."""
     command = build_command(UNIANIMATE_14B, name="make-targets", run=run)
     command.help = HELP
-    command.params = [param for param in command.params if param.name not in _LEFT_OUT]
+    kept = [param for param in command.params if param.name not in _LEFT_OUT]
+    command.params = [param for param in kept if "prompt_extend" not in str(param.name)]  # the list has the prompts
     command.params[:0] = [
         click.Argument(["table"], metavar="LIST", type=PLACE),
         click.Argument(["out"], metavar="OUT", type=PLACE),

@@ -33,6 +33,9 @@ COMMANDS = {
     "cache": LazyCommand("wan_core.cli.cache:cache", "Encode videos and captions once, for training."),
     "convert": LazyCommand("wan_core.cli.convert:convert", "Write weights in another layout or dtype."),
     "download": LazyCommand("wan_core.cli.download:download", "Fetch the weights of a model, resumed and checked."),
+    "extend-prompt": LazyCommand(
+        "wan_core.cli.extend_prompt:extend_prompt", "Print a prompt as a language model extends it."
+    ),
     "generate": LazyCommand("wan_core.cli.generate:generate", "Make a video from a prompt, and from pictures."),
     "inspect": LazyCommand("wan_core.cli.inspect:inspect", "Say what a file or folder of weights is."),
     "merge-lora": LazyCommand("wan_core.cli.merge_lora:merge_lora", "Write weights with LoRAs merged in."),

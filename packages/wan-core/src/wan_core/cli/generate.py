@@ -6,10 +6,12 @@ from typing import Any
 
 import click
 
+from wan_core.cli.extending import extend_options, plan_extension
 from wan_core.cli.group import ErrorReporting
 from wan_core.cli.jobs import Job, plan_jobs
 from wan_core.cli.loras import lora_options
 from wan_core.cli.options import ListCommand, output_options, request_options, runtime_options, task_options
+from wan_core.cli.progress import reporter
 from wan_core.errors import RequestError
 from wan_core.media import check_output, parse_size
 from wan_core.presets import Preset, get_preset, list_presets
@@ -38,6 +40,7 @@ class GenerateGroup(ErrorReporting, click.Group):
         """The options that all tasks share, then the tasks."""
         shared = {
             "What to make": request_options(),
+            "Prompt extension": extend_options(),
             "How to run": [*runtime_options(), *lora_options()],
             "What comes out": output_options(),
         }
@@ -107,6 +110,7 @@ def build_command(
         params=[
             *request_options(),
             *task_options(preset.task.request_type),
+            *extend_options(),
             *runtime_options(),
             *lora_options(),
             *output_options(),
@@ -131,6 +135,7 @@ def run_generate(
     tells from an output and its wanted record whether it is there already.
     """
     jobs = plan(preset, values, check)
+    extender = plan_extension(values, jobs, reporter(values["quiet"]))
     from wan_core.cli.making import make_videos  # a request that is wrong costs no torch
 
-    make_videos(preset, values, jobs, **further)
+    make_videos(preset, values, jobs, extender, **further)

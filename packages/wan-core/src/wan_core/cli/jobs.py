@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +11,18 @@ from wan_core.errors import RequestError
 from wan_core.files import read_text
 from wan_core.media import check_output, check_own_files
 from wan_core.presets import Preset
+from wan_core.prompt_extend import TO_COME, Extension, Idea, instruction_for
 from wan_core.tasks import GenerationRequest, TaskInputs
 
 
 @dataclass(frozen=True)
 class Job:
-    """One video to make."""
+    """One video to make: ``idea`` is its prompt where that is still to be extended, ``extension`` where it was."""
 
     inputs: TaskInputs[Any]
     output: Path
+    idea: Idea | None = None
+    extension: Extension | None = None
 
 
 def plan_jobs(preset: Preset, values: Mapping[str, Any], check: Callable[..., object] = check_output) -> list[Job]:
@@ -37,10 +40,22 @@ def plan_jobs(preset: Preset, values: Mapping[str, Any], check: Callable[..., ob
         for offset in range(values["num_videos"]):
             files: dict[str, Any] = {name: path and numbered(path, len(jobs), total) for name, path in written.items()}
             request = preset.task.request_type(prompt=prompt, seed=first_seed + offset, **shared, **files)
-            inputs = preset.plan(request)
-            jobs.append(Job(inputs, output_path(values["output"], preset, inputs, len(jobs), total, len(prompts))))
+            inputs, idea = _planned(preset, request, is_extended=bool(values.get("use_prompt_extend")))
+            output = output_path(values["output"], preset, inputs, len(jobs), total, len(prompts))
+            jobs.append(Job(inputs, output, idea))
     _check_outputs(jobs, values, written, check)
     return jobs
+
+
+def _planned(preset: Preset, request: GenerationRequest, *, is_extended: bool) -> tuple[TaskInputs[Any], Idea | None]:
+    """The inputs of a request, and its prompt as an idea where a language model extends it."""
+    if not is_extended:
+        return preset.plan(request), None
+    task, prompt = preset.task, request.prompt
+    instruction_for(task.prompt_kind, has_images=True, is_empty=False)  # refuses before files are read
+    inputs = preset.plan(request if prompt.strip() else replace(request, prompt=TO_COME))
+    images = tuple(task.prompt_images(inputs))
+    return inputs, Idea(prompt=prompt, kind=task.prompt_kind, images=images, seed=request.seed)
 
 
 def _check_outputs(

@@ -12,6 +12,7 @@ import click
 import torch
 
 from wan_core import media
+from wan_core.cli.extending import extend_jobs, with_prompts
 from wan_core.cli.jobs import Job
 from wan_core.cli.progress import progress_unless, reporter
 from wan_core.errors import RequestError
@@ -26,6 +27,7 @@ from wan_core.loading import (
 )
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset
+from wan_core.prompt_extend import Extender
 from wan_core.runtime import resolve_device, resolve_dtype
 
 
@@ -33,13 +35,14 @@ def make_videos(
     preset: Preset,
     values: Mapping[str, Any],
     jobs: Sequence[Job],
+    extender: Extender | None = None,
     write: Callable[..., Path] = media.write_video,
     is_made: Callable[[Path, media.Provenance], bool] = lambda path, wanted: False,
 ) -> None:
     """Check the run and load the model, then make the videos of ``jobs``, or print the plan of a dry run.
 
-    ``write`` takes what ``media.write_video`` takes; ``is_made`` says of an output and the record that it would have
-    whether it is there as it would be made.
+    ``extender`` writes their prompts before any weights are read; ``write`` takes what ``media.write_video`` takes;
+    ``is_made`` says of an output and the record that it would have whether it is there as it would be made.
     """
     log = reporter(values["quiet"])
     runtime = runtime_of(preset, values)
@@ -51,30 +54,40 @@ def make_videos(
     pipeline = None if missing is not None else load_pipeline(preset, values["ckpt_dir"], runtime)
     if pipeline is not None:
         jobs = [replace(job, inputs=pipeline.check(job.inputs)) for job in jobs]
-        jobs = [job for job in jobs if not is_made(job.output, pipeline.provenance(job.inputs))]
+        if not values["dry_run"]:
+            jobs = extend_jobs(jobs, extender, str(runtime.device), log)
+        jobs = [job for job in jobs if not is_made(job.output, provenance_of(pipeline, job))]
     for note in notes_on(jobs, pipeline):
         log(note)
     if values["dry_run"] or pipeline is None:
-        show_plan(preset, jobs, runtime, values, pipeline, missing)
+        show_plan(preset, jobs, runtime, values, pipeline, missing, {} if extender is None else extender.facts)
         return
     results = []
     for job in jobs:
         started = time.monotonic()
         chunks = pipeline.stream(job.inputs, progress=progress_unless(values["quiet"]), log=log)
-        provenance = None if values["no_metadata"] else pipeline.provenance(job.inputs)
+        provenance = None if values["no_metadata"] else provenance_of(pipeline, job)
         path = write(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance, **sound_of(job))
         seconds = time.monotonic() - started
         seed = job.inputs.request.seed
         log(f"{path} (seed {seed}, {seconds:.1f} s)")
         results.append({"path": str(path), "preset": preset.name, "seed": seed, "seconds": round(seconds, 2)})
     if values["as_json"]:
-        click.echo(json.dumps(results, indent=2, ensure_ascii=False))
+        click.echo(json.dumps(with_prompts(results, jobs), indent=2, ensure_ascii=False))
 
 
 def sound_of(job: Job) -> dict[str, Any]:
     """What ``media.write_video`` is told of a video's sound, where there is one and its file can hold it."""
     has_sound = job.inputs.sound is not None and media.holds_sound(job.output)
     return {"audio": job.inputs.sound, "shortest": True} if has_sound else {}
+
+
+def provenance_of(pipeline: Pipeline, job: Job) -> media.Provenance:
+    """How a video was made, with what its prompt was before it was extended."""
+    made = pipeline.provenance(job.inputs)
+    if job.extension is None:
+        return made
+    return replace(made, record={**made.record, "prompt_extend": job.extension.record()})
 
 
 def notes_on(jobs: Sequence[Job], pipeline: Pipeline | None) -> list[str]:
@@ -154,8 +167,12 @@ def show_plan(
     values: Mapping[str, Any],
     pipeline: Pipeline | None,
     missing: str | None,
+    extended: Mapping[str, Any],
 ) -> None:
-    """Print what would happen; without a ``pipeline`` the sizes of parts are those of the released model."""
+    """Print what would happen; without a ``pipeline`` the sizes of parts are those of the released model.
+
+    ``extended`` says by what prompts are extended.
+    """
     dtype = resolve_dtype(runtime.dtype, resolve_device(runtime.device))
     configs = {} if pipeline is None else pipeline.components.configs
     rows = [
@@ -166,6 +183,7 @@ def show_plan(
             "dtype": str(dtype).removeprefix("torch."),
             "memory": {**weight_bytes(preset, configs, dtype), **kept_bytes(preset, configs, dtype, job)},
             **({"lora": [str(lora) for lora in runtime.loras]} if runtime.loras else {}),
+            **({"prompt_extend": dict(extended)} if extended else {}),
             **job.inputs.record(),
             **preset.task.describe(job.inputs),  # the size of the video, where the request's is an area
             "output": str(job.output),

@@ -1,4 +1,4 @@
-"""Language models: one interface to those on this machine and to endpoints that speak OpenAI's protocol."""
+"""Language models: one interface to those on this machine and to endpoints of OpenAI's protocol or DashScope's."""
 
 from typing import TYPE_CHECKING
 
@@ -6,8 +6,8 @@ from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
     from wan_core.llm.chat import Chat, Message
-    from wan_core.llm.endpoint import open_endpoint
-    from wan_core.llm.local import LocalChat
+    from wan_core.llm.endpoint import open_dashscope, open_endpoint
+    from wan_core.llm.local import LocalChat, sees_pictures
     from wan_core.llm.qwen import PICTURE_TOKEN, chat_markup, picture_patches
 else:
     __getattr__, __dir__ = on_demand(__name__)
@@ -18,6 +18,8 @@ __all__ = [
     "LocalChat",
     "Message",
     "chat_markup",
+    "open_dashscope",
     "open_endpoint",
     "picture_patches",
+    "sees_pictures",
 ]

@@ -1,4 +1,4 @@
-"""Language models behind an endpoint that speaks OpenAI's chat protocol, text and vision.
+"""Language models behind an endpoint that speaks OpenAI's chat protocol or DashScope's, text and vision.
 
 Keys come from the environment alone. They are sent in a header and shown nowhere: texts of the server that may repeat
 one are cleaned before they become part of a message.
@@ -6,27 +6,24 @@ one are cleaned before they become part of a message.
 
 from __future__ import annotations
 
-import base64
-import io
 import itertools
 import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass
+from typing import Any
 from urllib.parse import urlsplit
 
 from wan_core.errors import BackendError, ConfigError
 from wan_core.files import plain_text
 from wan_core.llm.chat import Answer, Message
+from wan_core.llm.dialects import DashScopeDialect, Dialect, OpenAIDialect, text_of
 from wan_core.llm.transport import NoReply, Reply, check_url, post
 
-if TYPE_CHECKING:
-    from PIL.Image import Image
-
 DEFAULT_URL = "https://api.openai.com/v1"
-_PATH = "/chat/completions"
-_JPEG_QUALITY = 90
+DASHSCOPE_URL = "https://dashscope.aliyuncs.com/api/v1"
+_COMPATIBLE = "/compatible-mode/v1"
 _LONGEST_WAIT = 60.0
 
 
@@ -54,6 +51,19 @@ class Keys:
         return text
 
 
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """How long one try may take, in seconds, how many follow it, and how long an answer may be."""
+
+    timeout: float
+    retries: int
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        if not (self.timeout > 0 and self.retries >= 0 and self.max_tokens > 0):
+            raise ConfigError("timeout and max_tokens must be above 0, and retries at least 0")
+
+
 def open_endpoint(
     model: str,
     base_url: str | None = None,
@@ -70,24 +80,45 @@ def open_endpoint(
     The variable named ``key_variable`` holds its key, or several, parted by commas or blanks, which take turns; only a
     ``base_url`` of your own works without. Raises ConfigError for what cannot work: no model, no key, no address.
     """
-    if not model.strip():
-        raise ConfigError("name the endpoint's model")
-    if not (timeout > 0 and retries >= 0 and max_tokens > 0):
-        raise ConfigError("timeout and max_tokens must be above 0, and retries at least 0")
     address = base_url or environ.get("OPENAI_BASE_URL") or ""
-    keys = environ.get(key_variable, "").replace(",", " ").split()
+    keys = _keys(environ, key_variable)
     if not keys and not address:
         raise ConfigError(
             f"{key_variable} is not set; put the key there, or name an endpoint that needs none with a base URL"
         )
-    url = check_url(address or DEFAULT_URL).removesuffix(_PATH) + _PATH
-    return EndpointChat(
-        model, url, Keys(keys), key_variable, timeout=timeout, retries=retries, max_tokens=max_tokens, pause=pause
-    )
+    limits = Limits(timeout=timeout, retries=retries, max_tokens=max_tokens)
+    url = check_url(address or DEFAULT_URL)
+    return EndpointChat(model, url, OpenAIDialect(), Keys(keys), key_variable, limits, pause)
+
+
+def open_dashscope(
+    model: str,
+    *,
+    environ: Mapping[str, str] = os.environ,
+    timeout: float = 60.0,
+    retries: int = 3,
+    max_tokens: int = 2000,
+    pause: Callable[[float], object] = time.sleep,
+) -> EndpointChat:
+    """A model of DashScope: at DASH_API_URL, else in Beijing, with the key of DASH_API_KEY.
+
+    An address that ends in /compatible-mode/v1 is spoken to in OpenAI's protocol. Raises as :func:`open_endpoint`.
+    """
+    keys = _keys(environ, "DASH_API_KEY")
+    if not keys:
+        raise ConfigError("DASH_API_KEY is not set; put the key of DashScope there")
+    url = check_url(environ.get("DASH_API_URL") or DASHSCOPE_URL, "DASH_API_URL")
+    dialect: Dialect = OpenAIDialect() if url.endswith(_COMPATIBLE) else DashScopeDialect()
+    limits = Limits(timeout=timeout, retries=retries, max_tokens=max_tokens)
+    return EndpointChat(model, url, dialect, Keys(keys), "DASH_API_KEY", limits, pause)
+
+
+def _keys(environ: Mapping[str, str], variable: str) -> list[str]:
+    return environ.get(variable, "").replace(",", " ").split()
 
 
 class EndpointChat:
-    """A :class:`~wan_core.llm.Chat` over HTTP; made by :func:`open_endpoint`.
+    """A :class:`~wan_core.llm.Chat` over HTTP; made by :func:`open_endpoint` or :func:`open_dashscope`.
 
     What a server cannot do just now (busy, restarting, no connection) is tried again after 1, 2, 4, ... seconds, or
     after as many as it asks for.
@@ -97,23 +128,21 @@ class EndpointChat:
         self,
         model: str,
         url: str,
+        dialect: Dialect,
         keys: Keys,
         key_variable: str,
-        *,
-        timeout: float,
-        retries: int,
-        max_tokens: int,
+        limits: Limits,
         pause: Callable[[float], object],
     ) -> None:
+        if not model.strip():
+            raise ConfigError("name the endpoint's model")
         self.name = model
         self.url = url
+        self._dialect = dialect
         self._keys = keys
         self._key_variable = key_variable
-        self._timeout = timeout
-        self._retries = retries
-        self._max_tokens = max_tokens
+        self._limits = limits
         self._pause = pause
-        self._limit_name = "max_tokens"
 
     @property
     def host(self) -> str:
@@ -122,30 +151,29 @@ class EndpointChat:
 
     def complete(self, messages: Sequence[Message], *, seed: int = 0) -> Answer:
         """The model's next turn. Raises BackendError (this conversation failed) or ConfigError (all will)."""
-        wanted = {"model": self.name, "messages": [_encoded(each) for each in messages], "seed": seed}
-        reply = self._sent(wanted)
-        if reply.status == 400 and b"max_completion_tokens" in reply.body and self._limit_name == "max_tokens":
-            self._limit_name = "max_completion_tokens"  # how models that think call it
-            reply = self._sent(wanted)
+        reply = self._sent(messages, seed)
+        if self._dialect.amend(reply):
+            reply = self._sent(messages, seed)
         if reply.status != 200:
             raise self._refusal(reply)
         return self._answer(reply.body, seed)
 
-    def _sent(self, wanted: Mapping[str, Any]) -> Reply:
-        body = json.dumps({**wanted, self._limit_name: self._max_tokens}).encode()
+    def _sent(self, messages: Sequence[Message], seed: int) -> Reply:
+        url = self._dialect.url(self.url, self.name, messages)
+        body = json.dumps(self._dialect.body(self.name, messages, seed, self._limits.max_tokens)).encode()
         for attempt in itertools.count():
             wait = None
             try:
                 reply = post(
-                    self.url, body, {"Content-Type": "application/json", **self._keys.headers()}, self._timeout
+                    url, body, {"Content-Type": "application/json", **self._keys.headers()}, self._limits.timeout
                 )
             except NoReply as failure:
-                if attempt >= self._retries or not failure.is_transient:
+                if attempt >= self._limits.retries or not failure.is_transient:
                     tries = f" after {attempt + 1} tries" if attempt else ""
                     reason = self._keys.cleaned(plain_text(failure))
                     raise BackendError(f"{self.host} gave no answer{tries}: {reason[:200]}") from failure
             else:
-                if attempt >= self._retries or not reply.is_transient:
+                if attempt >= self._limits.retries or not reply.is_transient:
                     return reply
                 wait = reply.wait
             self._pause(min(2.0**attempt if wait is None else wait, _LONGEST_WAIT))
@@ -180,14 +208,13 @@ class EndpointChat:
             content = json.loads(body)
         except (ValueError, RecursionError) as error:
             raise BackendError(f"{self.host} answered with something that is no JSON; check the base URL") from error
-        choices = content.get("choices") if isinstance(content, dict) else None
-        choice = choices[0] if isinstance(choices, list) and choices else None
+        choice = self._dialect.choice(content) if isinstance(content, dict) else None
         message = choice.get("message") if isinstance(choice, dict) else None
         if not isinstance(choice, dict) or not isinstance(message, dict):
             reason = self._reason(body) if isinstance(content, dict) and "error" in content else ""
             raise BackendError(f"{self.host} answered without a message{reason}")
-        self._check_end(choice, content.get("usage"))
-        text = _text(message.get("content")).strip()
+        self._check_end(choice, self._dialect.used(content))
+        text = text_of(message.get("content")).strip()
         if not text:
             refusal = message.get("refusal")
             said = f": {self._keys.cleaned(plain_text(refusal))[:200]}" if isinstance(refusal, str) and refusal else ""
@@ -195,39 +222,13 @@ class EndpointChat:
         reasoning = message.get("reasoning_content")
         return Answer(text, self.name, seed, reasoning if isinstance(reasoning, str) else "")
 
-    def _check_end(self, choice: Mapping[str, Any], usage: Any) -> None:
-        used = usage.get("completion_tokens") if isinstance(usage, dict) else None
-        if choice.get("finish_reason") == "length" or (isinstance(used, int) and used >= self._max_tokens):
+    def _check_end(self, choice: Mapping[str, Any], used: Any) -> None:
+        most = self._limits.max_tokens
+        if choice.get("finish_reason") == "length" or (isinstance(used, int) and used >= most):
             raise BackendError(
-                f"the answer of {plain_text(self.name)} was cut off at {self._max_tokens} tokens; allow more of them"
+                f"the answer of {plain_text(self.name)} was cut off at {most} tokens; allow more of them"
             )
         if choice.get("finish_reason") == "content_filter":
             raise BackendError(
                 f"the content filter of {self.host} stopped the answer; change the prompt or the picture"
             )
-
-
-def _text(content: Any) -> str:
-    """The text of a message's content: a string, or the text parts of a list."""
-    if isinstance(content, list):
-        parts = (part.get("text") for part in content if isinstance(part, dict) and part.get("type") == "text")
-        return "".join(part for part in parts if isinstance(part, str))
-    return content if isinstance(content, str) else ""
-
-
-def _encoded(message: Message) -> dict[str, Any]:
-    if not message.pictures:
-        return {"role": message.role, "content": "\n".join(str(part) for part in message.parts)}
-    parts = [
-        {"type": "text", "text": part}
-        if isinstance(part, str)
-        else {"type": "image_url", "image_url": {"url": _data_url(part)}}
-        for part in message.parts
-    ]
-    return {"role": message.role, "content": parts}
-
-
-def _data_url(picture: Image) -> str:
-    buffer = io.BytesIO()
-    picture.convert("RGB").save(buffer, "JPEG", quality=_JPEG_QUALITY)
-    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wan_core.errors import BackendError, CheckpointError, ConfigError
-from wan_core.files import plain_text
+from wan_core.errors import BackendError, CheckpointError, ConfigError, RequestError
+from wan_core.files import plain_text, read_text
 from wan_core.llm.chat import Answer, Message
 from wan_core.llm.qwen import PICTURE_TOKEN, chat_markup, picture_patches
 
 if TYPE_CHECKING:
     import torch
 
-_KINDS = {"qwen2": "Qwen2ForCausalLM", "qwen2_5_vl": "Qwen2_5_VLForConditionalGeneration"}
+_SEEING = "qwen2_5_vl"
+_KINDS = {"qwen2": "Qwen2ForCausalLM", _SEEING: "Qwen2_5_VLForConditionalGeneration"}
 _LIBRARY_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError)
 
 
@@ -110,6 +112,28 @@ class LocalChat:
         return {"pad_token_id": ends[0]} if ends and self._model.generation_config.pad_token_id is None else {}
 
 
+def sees_pictures(folder: Path) -> bool:
+    """Whether the language model in a folder takes pictures; no weight is read.
+
+    Raises CheckpointError for a folder without one, ConfigError for models of other kinds.
+    """
+    shown = plain_text(folder)
+    try:
+        config = json.loads(read_text(folder / "config.json"))
+    except (RequestError, ValueError, RecursionError) as error:
+        raise CheckpointError(
+            f"{shown} is no folder of a language model ({_first_line(error)}); check its name"
+        ) from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    _check_kind(kind, shown)
+    return kind == _SEEING
+
+
+def _check_kind(kind: object, shown: str) -> None:
+    if kind not in _KINDS:
+        raise ConfigError(f"{shown} is a {plain_text(kind)}; local language models are Qwen2.5 and Qwen2.5-VL")
+
+
 def _load(model: str) -> tuple[Any, Any]:
     import transformers
     from safetensors import SafetensorError
@@ -121,10 +145,7 @@ def _load(model: str) -> tuple[Any, Any]:
         raise CheckpointError(
             f"{shown} is no folder or repository of a language model ({_first_line(error)}); check its name"
         ) from error
-    if config.model_type not in _KINDS:
-        raise ConfigError(
-            f"{shown} is a {plain_text(config.model_type)}; local language models are Qwen2.5 and Qwen2.5-VL"
-        )
+    _check_kind(config.model_type, shown)
     kind = getattr(transformers, _KINDS[config.model_type])
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(model)

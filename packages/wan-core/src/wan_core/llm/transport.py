@@ -46,17 +46,17 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def check_url(url: str) -> str:
+def check_url(url: str, what: str = "the base URL") -> str:
     """An address without its trailing slashes. Raises ConfigError for one that is none, or that holds a password."""
     try:
         parts = urllib.parse.urlsplit(url.strip())
         port = parts.port
     except ValueError as error:
-        raise ConfigError("the base URL is no address; give one such as https://api.openai.com/v1") from error
+        raise ConfigError(f"{what} is no address; give one such as https://api.openai.com/v1") from error
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
-        raise ConfigError("the base URL must hold no user, password or query; keys come from the environment")
+        raise ConfigError(f"{what} must hold no user, password or query; keys come from the environment")
     if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not url.strip().isascii():
-        raise ConfigError(f"the base URL is http:// or https:// and a host, got {url.strip()[:80]!r}")
+        raise ConfigError(f"{what} is http:// or https:// and a host, got {url.strip()[:80]!r}")
     return url.strip().rstrip("/")
 
 

@@ -26,8 +26,8 @@ _SECRET = re.compile(
 )
 _FREE_TEXT = frozenset({"prompt", "negative_prompt"})
 _MAX_DEPTH = 8
-# Of a record: where it was made, and names of what ``weights`` knows by content.
-_OF_NO_MATTER = frozenset({"torch", "device", "attention", "checkpoint", "parts", "inputs", "weights"})
+# Of a record: where it was made, and names of what ``weights`` knows by content, how a prompt came about.
+_OF_NO_MATTER = frozenset({"torch", "device", "attention", "checkpoint", "parts", "inputs", "weights", "prompt_extend"})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from wan_core.errors import BackendError, ConfigError
+from wan_core import errors
+from wan_core.errors import BackendError, ConfigError, WanError
 
 if TYPE_CHECKING:
     import torch
     from torch.distributed.device_mesh import DeviceMesh
 
+_PATIENCE = timedelta(hours=1)
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -77,6 +80,46 @@ def is_first_to_say(sentence: str, environment: Mapping[str, str] | None = None)
         return int(store.add(key, 1)) == 1
     except (KeyError, ValueError, RuntimeError):
         return True
+
+
+def made_by_first(launch: Launch | None, name: str, make: Callable[[], str]) -> str:
+    """What the first process of a run makes, in all of them; alone, what ``make`` gives. Before there is a group.
+
+    ``name`` is the text's own in the run. An error of the family that the first process meets is raised in all.
+    Raises BackendError when the processes cannot meet, or the first one is gone.
+    """
+    if launch is None:
+        return make()
+    from torch import distributed
+
+    said = ["", ""]
+    if launch.rank == 0:
+        try:
+            said = ["", make()]
+        except WanError as error:
+            said = [next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__)), str(error)]
+    try:
+        meeting = distributed.rendezvous(  # type: ignore[attr-defined]  # torch does not list what it documents
+            "env://", launch.rank, launch.world, timeout=_PATIENCE
+        )
+        store = next(meeting)[0]
+        if launch.rank == 0:
+            store.set(name, json.dumps(said))
+        said = json.loads(store.get(name))
+        _leave_together(store, f"{name}-read", launch.world)
+    except (RuntimeError, ValueError) as error:
+        raise BackendError(f"process {launch.rank} of {launch.world} cannot reach the others: {error}") from error
+    kind, text = map(str, said)
+    if kind:
+        raise getattr(errors, kind)(text)
+    return text
+
+
+def _leave_together(store: Any, name: str, world: int) -> None:
+    """Wait until all have been here: the first process may hold the store."""
+    if store.add(name, 1) == world:
+        store.set(f"{name}-by-all", "")
+    store.wait([f"{name}-by-all"], _PATIENCE)
 
 
 @contextmanager

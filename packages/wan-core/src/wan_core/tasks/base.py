@@ -19,6 +19,7 @@ from wan_core.tasks.prompts import PromptCache
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
     from torch import Tensor, nn
 
     from wan_core.media import AudioTrack
@@ -266,6 +267,7 @@ class Task(ABC, Generic[RequestT, InputsT]):
     """
 
     request_type: ClassVar[type[GenerationRequest]] = GenerationRequest
+    prompt_kind: ClassVar[str] = "ti2v"  # how a language model extends prompts: as t2v, i2v, either, flf2v, s2v, not ""
     conditions: ClassVar[str | None] = None
     has_clean_frames: ClassVar[bool] = False
     learns_from_images: ClassVar[bool] = True
@@ -294,6 +296,10 @@ class Task(ABC, Generic[RequestT, InputsT]):
         not there, ``CheckpointError`` for one of another model.
         """
         return inputs
+
+    def prompt_images(self, inputs: InputsT) -> Sequence[Path | Image]:
+        """What a language model is shown when it extends the prompt: by default the request's ``image``, if any."""
+        return [image for image in [getattr(inputs.request, "image", None)] if image is not None]
 
     def num_clips(self, inputs: InputsT) -> int:
         """How many clips make the video."""

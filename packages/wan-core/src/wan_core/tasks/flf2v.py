@@ -58,8 +58,13 @@ class FirstLastFrameToVideo(ChannelVideo[FLF2VRequest, FLF2VInputs]):
     """Wan2.1 FLF2V-14B (arXiv 2503.20314): the network knows by a learned position which image a CLIP token is of."""
 
     request_type: ClassVar[type[GenerationRequest]] = FLF2VRequest
+    prompt_kind: ClassVar[str] = "flf2v"
     conditions: ClassVar[str | None] = "flf2v"
     learns_from_images: ClassVar[bool] = False
+
+    def prompt_images(self, inputs: FLF2VInputs) -> Sequence[Path | Image.Image]:
+        ends = inputs.request.first_frame, inputs.request.last_frame
+        return [each for each in ends if each is not None]
 
     def load(self, request: FLF2VRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> FLF2VInputs:
         if request.first_frame is None or request.last_frame is None:

@@ -123,6 +123,7 @@ class ImageToVideo(ChannelVideo[I2VRequest, I2VInputs]):
     """Wan2.2 I2V-A14B, and Wan2.1 I2V-14B when the model has an image encoder (arXiv 2503.20314, section 5.1)."""
 
     request_type: ClassVar[type[GenerationRequest]] = I2VRequest
+    prompt_kind: ClassVar[str] = "i2v"
     conditions: ClassVar[str | None] = "i2v"
 
     def load(self, request: I2VRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> I2VInputs:

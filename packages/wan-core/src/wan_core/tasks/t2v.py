@@ -47,6 +47,7 @@ def exact_geometry(settings: SamplingSettings, latent_spec: LatentSpec) -> Video
 class TextToVideo(Task[RequestT, TaskInputs[RequestT]]):
     """Text to video for Wan2.1 and the two-expert Wan2.2 (arXiv 2503.20314)."""
 
+    prompt_kind: ClassVar[str] = "t2v"
     conditions: ClassVar[str | None] = "t2v"
 
     def load(self, request: RequestT, settings: SamplingSettings, latent_spec: LatentSpec) -> TaskInputs[RequestT]:
