@@ -78,7 +78,6 @@ def make_extender(values: Mapping[str, Any], *, has_images: bool, log: Callable[
 
 def plan_extension(values: Mapping[str, Any], jobs: Sequence[Job], log: Callable[[str], None]) -> Extender | None:
     """The extender of planned videos, None where their prompts stay. Raises as :func:`make_extender`."""
-    check_unused(values)
     ideas = [job.idea for job in jobs if job.idea is not None]
     if not ideas:
         return None

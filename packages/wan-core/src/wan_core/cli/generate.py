@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from wan_core.cli.extending import extend_options, plan_extension
+from wan_core.cli.extending import check_unused, extend_options, plan_extension
 from wan_core.cli.group import ErrorReporting
 from wan_core.cli.jobs import Job, plan_jobs
 from wan_core.cli.loras import lora_options
@@ -134,6 +134,7 @@ def run_generate(
     ``media.write_video``, whose arguments it takes, and ``check`` takes what ``media.check_output`` does; ``is_made=``
     tells from an output and its wanted record whether it is there already.
     """
+    check_unused(values)
     jobs = plan(preset, values, check)
     extender = plan_extension(values, jobs, reporter(values["quiet"]))
     from wan_core.cli.making import make_videos  # a request that is wrong costs no torch
