@@ -19,7 +19,6 @@ from wan_core.tasks.prompts import PromptCache
 
 if TYPE_CHECKING:
     import torch
-    from PIL.Image import Image
     from torch import Tensor, nn
 
     from wan_core.media import AudioTrack
@@ -297,8 +296,8 @@ class Task(ABC, Generic[RequestT, InputsT]):
         """
         return inputs
 
-    def prompt_images(self, inputs: InputsT) -> Sequence[Path | Image]:
-        """What a language model is shown when it extends the prompt: by default the request's ``image``, if any."""
+    def prompt_images(self, inputs: InputsT) -> Sequence[Any]:
+        """Images (paths or Pillow's) that a language model sees with the prompt: by default the request's ``image``."""
         return [image for image in [getattr(inputs.request, "image", None)] if image is not None]
 
     def num_clips(self, inputs: InputsT) -> int:
