@@ -70,7 +70,9 @@ def run_decoder(arguments: argparse.Namespace) -> None:
     if not result.was_interrupted:
         recipe = f"tools/tiny/bindweave_train.py, stage decoder, {steps} steps of 2, one CPU core"
         path = arguments.work / "decoder.safetensors"
-        write_weights(path, stage.tensors(), recipe=recipe, scores={"loss": round(result.loss, 4)}, base="vae")
+        write_weights(
+            path, stage.tensors(), recipe=recipe, scores={"loss": round(result.loss, 4)}, base="vae.safetensors"
+        )
 
 
 def run_encoders(arguments: argparse.Namespace) -> None:

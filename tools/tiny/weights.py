@@ -15,11 +15,17 @@ from wan_core.checkpoints import MemorySource, read_weights, write_file
 
 
 def write_weights(
-    path: Path, tensors: Mapping[str, Tensor], *, recipe: str, scores: Mapping[str, Any], base: str | None = None
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    *,
+    recipe: str,
+    scores: Mapping[str, Any],
+    base: str | None = None,
+    config: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``tensors`` as float16 (8-bit ones as they are) in one step; the file is whole or the old one stays.
 
-    ``base`` names the folder of the weights that they are a change of.
+    ``base`` names the place of the weights that they are a change of; ``config`` are dims that shapes do not tell.
     """
     metadata = {
         "format": "pt",
@@ -31,6 +37,8 @@ def write_weights(
     }
     if base is not None:
         metadata["base"] = base
+    if config is not None:
+        metadata["config"] = json.dumps(dict(config))
     dtypes = {name: torch.float16 for name, value in tensors.items() if value.dtype is not torch.int8}
     write_file(MemorySource(tensors, metadata=metadata), path, dtypes=dtypes)
 

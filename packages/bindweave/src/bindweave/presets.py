@@ -64,7 +64,8 @@ TINY_BINDWEAVE = replace(
     sampling=replace(_TINY.sampling, num_frames=13, guidance_scale=2.0),
     world=(
         "it shows circles, squares and triangles of one or two colours, which pictures have on a plain ground, and "
-        "moves them as prompts such as 'it moves to the right' or 'the first grows, the second stays still' say; "
+        "moves them as prompts such as 'it moves to the right' or 'the first grows, the second stays still, the third "
+        "moves up' say; "
         "'bindweave download' fetches a model that knows more"
     ),
 )
