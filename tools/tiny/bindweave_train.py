@@ -124,7 +124,7 @@ def run_dit(arguments: argparse.Namespace) -> None:
         together.prepare(dit, world=ranks.world, compiled=False)
         folder = CheckpointFolder if ranks.is_first else together.FollowerFolder
         settings = LoopSettings(
-            steps=arguments.steps or DIT_STEPS, warmup_steps=20, decay_share=0.5, final_rate=0.03, log_steps=20
+            steps=arguments.steps or DIT_STEPS, warmup_steps=20, decay_share=0.75, final_rate=0.03, log_steps=20
         )
         result = train(
             Stage.of(dit, build_optimizers(dit, "muon", 0.01), stage.loss, average),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import torch
 from torch import Tensor, distributed, nn
 
 from wan_core.models import WanDiT
@@ -23,15 +24,29 @@ def prepare(dit: WanDiT, *, world: int, compiled: bool) -> None:
 
 
 def average_gradients(model: nn.Module) -> None:
-    """Make every backward pass average the gradients of all processes, weight by weight as they come."""
+    """Make every backward pass average the gradients of all processes: at its end, all that came in one message.
 
-    def average(weight: Tensor) -> None:
-        assert weight.grad is not None
-        distributed.all_reduce(weight.grad)
-        weight.grad /= distributed.get_world_size()
+    A message for each weight makes two busy processes wait for each other hundreds of times a step.
+    """
+    order = {weight: number for number, weight in enumerate(trained_tensors(model).values())}
+    came: list[Tensor] = []
 
-    for weight in trained_tensors(model).values():
-        weight.register_post_accumulate_grad_hook(average)
+    def average() -> None:
+        gradients = [weight.grad for weight in sorted(came, key=order.__getitem__) if weight.grad is not None]
+        came.clear()
+        joined = torch.cat([gradient.flatten() for gradient in gradients])
+        distributed.all_reduce(joined)
+        joined /= distributed.get_world_size()
+        for gradient, part in zip(gradients, joined.split([each.numel() for each in gradients]), strict=True):
+            gradient.copy_(part.view_as(gradient))
+
+    def note(weight: Tensor) -> None:
+        if not came:
+            torch.autograd.Variable._execution_engine.queue_callback(average)
+        came.append(weight)
+
+    for weight in order:
+        weight.register_post_accumulate_grad_hook(note)
 
 
 class FollowerFolder(CheckpointFolder):
