@@ -46,7 +46,7 @@ def printed() -> list[list[str]]:
         )
         for rank in ("0", "1")
     ]
-    return [process.communicate(timeout=120)[0].splitlines() for process in started]
+    return [process.communicate(timeout=600)[0].splitlines() for process in started]
 
 
 def test_texts_of_the_first_process_reach_all(printed: list[list[str]]) -> None:
