@@ -1,7 +1,8 @@
 """Train the tiny BindWeave on subjects: ``python -m tools.tiny.bindweave_train --stage NAME --work FOLDER``.
 
 Stages, in this order: ``scenes`` (what is trained on), ``decoder`` (the bundled autoencoder's decoder on subjects),
-``encoders`` (the tiny CLIP and the tiny Qwen2.5-VL), ``dit``, ``evaluate``, ``export``. Each goes on from its newest
+``encoders`` (the tiny CLIP and the tiny Qwen2.5-VL), ``dit``, ``export`` (the files of the package), ``evaluate`` (of
+these), and ``export`` again, with the scores. Each goes on from its newest
 checkpoint in ``--work``.
 """
 
@@ -13,10 +14,20 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import torch
+from PIL import Image
 
 from bindweave.references import blank_video
-from tools.tiny import family, subject_data, subject_encoders, subject_export, subject_stages, together
+from tools.tiny import (
+    family,
+    subject_data,
+    subject_encoders,
+    subject_evaluation,
+    subject_export,
+    subject_stages,
+    together,
+)
 from tools.tiny.dit_stage import channel_weights, stacked, use_plain_attention
 from tools.tiny.poze_stages import DecoderStage
 from tools.tiny.subject_data import DECODER_SCENES, scene_cache
@@ -37,7 +48,7 @@ from wan_core.training import (
     train,
 )
 
-DECODER_STEPS, DIT_STEPS, BATCH = 900, 1500, 20
+DECODER_STEPS, DIT_STEPS, BATCH = 900, 1730, 20
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -46,6 +57,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--stage", choices=[*RUNS], required=True)
     parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, caches, logs and scores")
     parser.add_argument("--steps", type=int, help="number of steps; may be changed when a run goes on")
+    parser.add_argument("--subjects", type=int, choices=range(1, MOST_SUBJECTS + 1), help="evaluate these scenes alone")
     return parser.parse_args()
 
 
@@ -139,6 +151,20 @@ def run_dit(arguments: argparse.Namespace) -> None:
             write_file(MemorySource(dit.state_dict()), work / "dit.safetensors", metadata={})
 
 
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """Stage "evaluate": scores and strips of the held-back scenes, by the files of the package (stage "export")."""
+    work = arguments.work
+    counts = range(1, MOST_SUBJECTS + 1) if arguments.subjects is None else [arguments.subjects]
+    pipeline = subject_evaluation.shipped()
+    for count in counts:
+        report = subject_evaluation.evaluate(pipeline, count)
+        (work / f"scores-{count}.json").write_text(json.dumps(report.scores))
+        for name, strips in report.strips.items():
+            Image.fromarray(np.concatenate(strips)).save(work / f"{name}-{count}.png")
+        sys.stdout.write(json.dumps({count: report.scores}) + "\n")
+        sys.stdout.flush()
+
+
 def run_export(arguments: argparse.Namespace) -> None:
     """Stage "export": what there is, with its scores, into the package; a transformer that is not trained, too."""
     work = arguments.work
@@ -149,11 +175,21 @@ def run_export(arguments: argparse.Namespace) -> None:
     dit, path = subject_stages.new_dit(encoders), work / "dit.safetensors"
     if path.exists():
         dit.load_state_dict(read_tensors(path))
-    scores = work / "scores.json"
-    subject_export.write_network(dit, json.loads(scores.read_text()) if scores.exists() else {})
+    scores = {
+        count: json.loads(file.read_text()) for count in "123" if (file := work / f"scores-{count}.json").exists()
+    }
+    subject_export.write_network(dit, scores)
+    (work / "table.md").write_text("\n".join(subject_evaluation.table(scores)) + "\n")
 
 
-RUNS = {"scenes": run_scenes, "decoder": run_decoder, "encoders": run_encoders, "dit": run_dit, "export": run_export}
+RUNS = {
+    "scenes": run_scenes,
+    "decoder": run_decoder,
+    "encoders": run_encoders,
+    "dit": run_dit,
+    "evaluate": run_evaluate,
+    "export": run_export,
+}
 
 
 def main() -> None:

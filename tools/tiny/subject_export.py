@@ -38,18 +38,21 @@ def write_mllm(mllm: nn.Module, folder: Path, recipe: str, scores: Mapping[str, 
     published = in_format(MemorySource(mllm.state_dict()), MLLM, "published")
     tensors: dict[str, Tensor] = {name: published.read(name) for name in published}
     write_weights(folder / "model.safetensors", tensors, recipe=recipe, scores=scores)
-    values = mllm_config().transformers_values()
+    values, ids = mllm_config().transformers_values(), chat_tokenizer().get_vocab()
     config = {
         "architectures": ["Qwen2_5_VLForConditionalGeneration"],
         "model_type": "qwen2_5_vl",
         "torch_dtype": "float16",
         "tie_word_embeddings": True,
         **values.pop("text_config"),
+        "bos_token_id": ids["<|endoftext|>"],
+        "eos_token_id": ids["<|im_end|>"],
+        "pad_token_id": ids["<|endoftext|>"],
         "vision_config": {"model_type": "qwen2_5_vl", **values.pop("vision_config")},
         **values,
     }
     chat_tokenizer().save_pretrained(folder)
-    _write(folder / "config.json", {key: value for key, value in config.items() if value is not None})
+    _write(folder / "config.json", config)
     _write(folder / "tokenizer_config.json", _tokenizer_config())
     _write(folder / "preprocessor_config.json", _preparation())
 
