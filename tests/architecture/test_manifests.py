@@ -22,6 +22,7 @@ DIGESTS = {
     "diffusers_dit_wan2.2_i2v_a14b": ("f94b5ceec79cc138", "diffusers"),
     "diffusers_dit_wan2.2_t2v_a14b": ("ab252b4e983d6fac", "diffusers"),
     "diffusers_dit_wan2.2_ti2v_5b": ("b18313d780176301", "diffusers"),
+    "s2v_14b": ("592dbea2c006b487", "official"),
     "wan21_i2v_14b": ("129391da486fe9b9", "official"),
     "wan2.1_vae": ("6d12bd5199d9dcd5", "official"),
     "wan2.1_vae_diffusers": ("6157cf3f708d689b", "diffusers"),

@@ -51,6 +51,7 @@ def export_networks(
     """
     _check_out(contents, out, overwrite=options.overwrite)
     layout = options.layout or _own_layout(networks, out)
+    _check_layout(networks, layout)
     is_file = out.suffix == ".safetensors" or (layout == "single" and len(networks) == 1)
     if is_file:
         _check_file(networks, out)
@@ -84,6 +85,13 @@ def _own_layout(networks: Sequence[Network], out: Path) -> Layout:
     if out.suffix == ".safetensors":
         return "single"
     return "diffusers" if networks[0].format == "diffusers" else "official"
+
+
+def _check_layout(networks: Sequence[Network], layout: Layout) -> None:
+    """diffusers has no class for some transformers, and would read their weights as another model's."""
+    for network in networks:
+        if layout == "diffusers" and network.family.is_denoiser and network.family.diffusers_config is None:
+            raise RequestError(f"diffusers does not know {network.family.title}; take --layout official or single")
 
 
 def _check_file(networks: Sequence[Network], out: Path) -> None:

@@ -46,11 +46,17 @@ _IGNORED = frozenset(
     {
         "model_type", "_class_name", "_diffusers_version", "_name_or_path", "image_dim",
         "attention_head_dim", "qk_norm", "added_kv_proj_dim", "pos_embed_seq_len", "rope_max_seq_len",
+        "motion_token_num",
     }
 )  # fmt: skip
 # Parts that relatives add, off in the networks that are ours; and what VideoX-Fun writes beside: dims of these
 # parts, two names that its networks do not use, and the kind of cross-attention, which the tensors tell.
-_OFF = frozenset({"inject_sample_info", "add_control_adapter", "add_ref_conv"})
+_OFF = frozenset(
+    {
+        "inject_sample_info", "add_control_adapter", "add_ref_conv",
+        "enable_motioner", "enable_tsm", "trainable_token_pos_emb",
+    }
+)  # fmt: skip
 _BESIDE = frozenset(
     {
         "in_channels", "hidden_size", "cross_attn_type", "in_dim_control_adapter", "downscale_factor_control_adapter",
@@ -79,7 +85,7 @@ def dit_config_reader(
 
         found = {**_dims(source), **more(source)}
         file = (path if path.is_dir() else path.parent) / _CONFIG_NAME
-        said = stated(source, ("num_heads", "text_len", "eps"))
+        said = stated(source, ("num_heads", "text_len", "eps", *added_fields(kind)))
         if file.is_file():
             # The file itself says only what its config leaves out, such as the text length in diffusers' keys.
             said |= _config_values(read_json(file), kind, file)
@@ -95,6 +101,11 @@ def dit_config_reader(
         return config
 
     return infer
+
+
+def added_fields(kind: type[WanDiTConfig]) -> tuple[str, ...]:
+    """What a subclass of the config adds."""
+    return tuple(field.name for field in fields(kind) if not hasattr(WanDiTConfig, field.name))
 
 
 def _config_values(content: Mapping[str, Any], kind: type[WanDiTConfig], file: Path) -> dict[str, Any]:
@@ -165,7 +176,7 @@ def official_config(config: WanDiTConfig) -> dict[str, Any]:
     Keys beyond the published ones, and those that a subclass of the config adds, only where they are not the default.
     """
     published = {field.name: getattr(config, field.name) for field in fields(WanDiTConfig) if field.name not in _LATER}
-    further = [*_LATER, *(field.name for field in fields(config) if not hasattr(WanDiTConfig, field.name))]
+    further = [*_LATER, *added_fields(type(config))]
     defaults = {field.name: field.default for field in fields(config)}
     extra = {name: getattr(config, name) for name in further if getattr(config, name) != defaults[name]}
     for name in ("image_dim", "image_tokens"):  # the tensors tell

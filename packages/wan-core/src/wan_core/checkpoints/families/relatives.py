@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class Relative:
     """A model by a pattern that only its tensors' names match, or one that only its ``classes`` do; ``needs`` is what
-    running it would take. An empty pattern matches nothing."""
+    running it would take, ``family`` the family that does. An empty pattern matches nothing."""
 
     pattern: str
     title: str
     needs: str
     classes: str = ""
+    family: str = ""
 
     def __str__(self) -> str:
         """For messages."""
@@ -48,6 +49,7 @@ RELATIVES = (
         "Wan S2V (speech to video)",
         "sound and its encoder",
         "S2V",
+        family="s2v",
     ),
     Relative(r"^control_adapter\.", "Wan-Fun Camera", "a camera path"),
     Relative(r"^ref_conv\.", "Wan-Fun Control", "a control video and a reference image"),
@@ -137,12 +139,14 @@ def _by_class(path: Path) -> Relative | None:
     return None
 
 
-def refusing_relatives(infer: Callable[[Path, TensorSource], Any]) -> Callable[[Path, TensorSource], Any]:
-    """``infer`` of a family of transformers, which refuses models nearly ours by their names, before their config."""
+def refusing_relatives(
+    infer: Callable[[Path, TensorSource], Any], family: str = ""
+) -> Callable[[Path, TensorSource], Any]:
+    """``infer`` of a ``family`` of transformers, which refuses other models by their names, before their config."""
 
     def checked(path: Path, source: TensorSource) -> Any:
         relative = relative_of(source.keys()) or _by_class(path)
-        if relative is not None:
+        if relative is not None and relative.family != (family or None):
             raise _refusal(source, relative)
         config = infer(path, source)
         by_channels = _BY_CHANNELS.get((config.in_dim, config.out_dim))
@@ -165,4 +169,6 @@ def notes_of(path: Path) -> tuple[str, ...]:
 
 
 def _refusal(source: TensorSource, relative: Relative) -> CheckpointError:
+    if relative.family:
+        return CheckpointError(f"{source.path} is {relative}; take the task of that name, or weights of this one")
     return CheckpointError(f"{source.path} is {relative}; that is not done here. Use Wan T2V, I2V, TI2V or FLF2V")

@@ -6,11 +6,12 @@ from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
     from wan_core.models.dit.attention import InnerAttention
-    from wan_core.models.dit.config import FLF2VConfig, WanDiTConfig
+    from wan_core.models.dit.config import FLF2VConfig, S2VConfig, WanDiTConfig
     from wan_core.models.dit.flf2v import FLF2VDiT
     from wan_core.models.dit.inputs import ContextCache, DiTInputs
     from wan_core.models.dit.layout import KeyRanges, TokenSequence
     from wan_core.models.dit.model import TimeRows, WanDiT
+    from wan_core.models.dit.s2v import S2VDiT, S2VInputs
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -21,6 +22,9 @@ __all__ = [
     "FLF2VDiT",
     "InnerAttention",
     "KeyRanges",
+    "S2VConfig",
+    "S2VDiT",
+    "S2VInputs",
     "TimeRows",
     "TokenSequence",
     "WanDiT",

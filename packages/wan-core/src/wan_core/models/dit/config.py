@@ -1,4 +1,4 @@
-"""Dims of a Wan diffusion transformer, and of that between two images."""
+"""Dims of a Wan diffusion transformer, of that between two images, and of that which speaks."""
 
 from __future__ import annotations
 
@@ -53,8 +53,7 @@ class WanDiTConfig:
         if self.freq_dim % 2:
             raise ConfigError(f"freq_dim must be even, got {self.freq_dim}")
         for name in ("qk_norm", "cross_attn_norm"):
-            if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be true or false, got {getattr(self, name)!r}")
+            _check_bool(name, getattr(self, name))
         if not isinstance(self.eps, float) or not 0 < self.eps < 1:
             raise ConfigError(f"eps must be between 0 and 1, got {self.eps!r}")
 
@@ -71,6 +70,57 @@ class FLF2VConfig(WanDiTConfig):
     in_dim: int = 36
     image_dim: int | None = 1280
     image_tokens: int = 514
+
+
+@dataclass(frozen=True, kw_only=True)
+class S2VConfig(WanDiTConfig):
+    """Dims of a speech-to-video transformer; names and defaults are those of the released ``config.json``.
+
+    ``audio_layers`` states of the sound of width ``audio_dim`` become ``num_audio_token`` tokens a latent frame, which
+    the blocks ``audio_inject_layers`` (rising) are followed by; with ``enable_adain`` a norm follows the sound, too.
+    ``cond_dim``: channels of the pose. ``zero_timestep``: given frames stand at timestep 0. ``enable_framepack``: the
+    history is packed, the older the coarser; what ``last_motion`` leaves out of it is zeroed (``padd``) or has no
+    tokens (``drop``), and without ``add_last_motion`` the newer part always is. ``zero_init``: what it adds to a
+    network without sound begins at zero. Raises ConfigError for dims that cannot work.
+    """
+
+    num_layers: int = 40
+    cond_dim: int = 16
+    audio_dim: int = 1024
+    audio_layers: int = 25
+    num_audio_token: int = 4
+    enable_adain: bool = True
+    adain_mode: str = "attn_norm"
+    audio_inject_layers: tuple[int, ...] = (0, 4, 8, 12, 16, 20, 24, 27, 30, 33, 36, 39)
+    zero_init: bool = True
+    zero_timestep: bool = True
+    add_last_motion: bool = True
+    enable_framepack: bool = True
+    framepack_drop_mode: str = "padd"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("cond_dim", "audio_dim", "audio_layers", "num_audio_token"):
+            _check_whole(name, getattr(self, name), _MAX_DIM)
+        for name in ("enable_adain", "zero_init", "zero_timestep", "add_last_motion", "enable_framepack"):
+            _check_bool(name, getattr(self, name))
+        if self.dim % 4:
+            raise ConfigError(f"dim must be a multiple of 4 for the encoder of sound, got {self.dim}")
+        layers = self.audio_inject_layers
+        if not isinstance(layers, tuple | list) or not all(type(each) is int for each in layers):
+            raise ConfigError(f"audio_inject_layers must be numbers of blocks, got {layers!r}")
+        object.__setattr__(self, "audio_inject_layers", tuple(layers))  # JSON has lists
+        if list(layers) != sorted({*layers}) or not set(layers) <= set(range(self.num_layers)):
+            raise ConfigError(f"audio_inject_layers must rise within 0 to {self.num_layers - 1}, got {list(layers)}")
+        if self.adain_mode != "attn_norm":
+            raise ConfigError(f"adain_mode must be attn_norm, got {self.adain_mode!r}")
+        if self.framepack_drop_mode not in ("padd", "drop"):
+            raise ConfigError(f"framepack_drop_mode must be padd or drop, got {self.framepack_drop_mode!r}")
+
+
+def _check_bool(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, got {value!r}")
 
 
 def _check_whole(name: str, value: object, largest: int) -> None:

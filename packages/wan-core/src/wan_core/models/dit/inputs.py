@@ -5,7 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import ClassVar, Self
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -100,9 +100,9 @@ class DiTInputs:
         """Several conditions joined on the batch axis; shorter contexts get zero rows, as the network gives them.
 
         Has a fresh cache if a part has one. A part without ``add_condition`` gets zeros, which add nothing. Raises
-        RequestError when only some of the parts have another field.
+        RequestError when only some of the parts have another field, or differ in one that is no tensor.
         """
-        joined: dict[str, Tensor | ContextCache | None] = {}
+        joined: dict[str, Any] = {}
         for item in fields(cls):
             values = [getattr(part, item.name) for part in parts]
             given = [value for value in values if value is not None]
@@ -114,9 +114,13 @@ class DiTInputs:
                 joined[item.name] = _join(item.name, [torch.zeros_like(given[0]) if v is None else v for v in values])
             elif len(given) < len(values):
                 raise RequestError(f"{item.name} must be given for all parts of a batch or for none")
-            else:
+            elif isinstance(given[0], Tensor):
                 joined[item.name] = _join(item.name, given)
-        return cls(**joined)  # type: ignore[arg-type]
+            elif any(value != given[0] for value in given):
+                raise RequestError(f"{item.name} must be the same for all parts of a batch, got {given}")
+            else:
+                joined[item.name] = given[0]
+        return cls(**joined)
 
 
 def _join(name: str, tensors: Sequence[Tensor]) -> Tensor:
