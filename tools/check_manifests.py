@@ -26,7 +26,18 @@ from selfforcing_unianimate import CAUSAL_DIT, CausalDiTConfig
 from selfforcing_unianimate.distillation.adversary import GANCritic
 from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_weights import POSE_ENCODER
-from wan_core.checkpoints import CLIP, DIT, S2V, UMT5, VAE, WAV2VEC2, Family, MemorySource, build_on_meta, native_weights
+from wan_core.checkpoints import (
+    CLIP,
+    DIT,
+    S2V,
+    UMT5,
+    VAE,
+    WAV2VEC2,
+    Family,
+    MemorySource,
+    build_on_meta,
+    native_weights,
+)
 from wan_core.checkpoints.lora.file import LoRAFile
 from wan_core.checkpoints.lora.matching import Matching
 from wan_core.errors import CheckpointError

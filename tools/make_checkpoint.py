@@ -22,14 +22,15 @@ from selfforcing_unianimate.pose_weights import CHECKPOINT, POSE_ENCODER
 from tools.small_tokenizer import VOCAB_SIZE, write_tokenizer
 from wan_core.checkpoints import CLIP as CLIP_FAMILY
 from wan_core.checkpoints import DIT as DIT_FAMILY
-from wan_core.checkpoints import FLF2V, UMT5, VAE, WAV2VEC2, Family, MemorySource, in_format, write_shards
+from wan_core.checkpoints import FLF2V, S2V, UMT5, VAE, WAV2VEC2, Family, MemorySource, in_format, write_shards
 from wan_core.checkpoints.families.wav2vec2 import transformers_config
-from wan_core.models import CLIPConfig, FLF2VConfig, UMT5Config, VAEConfig, WanDiTConfig, Wav2Vec2Config
+from wan_core.models import CLIPConfig, FLF2VConfig, S2VConfig, UMT5Config, VAEConfig, WanDiTConfig, Wav2Vec2Config
 
 TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 TOKENIZER_FOLDER = "google/umt5-xxl"
 CLIP_TOKENIZER_FOLDER = "xlm-roberta-large"
+SPEECH_FOLDER = "wav2vec2-large-xlsr-53-english"
 RANK = 4
 EXPERTS = ("high_noise_model", "low_noise_model")
 
@@ -46,7 +47,7 @@ SPEECH_ENCODER = Wav2Vec2Config(
 
 NETWORKS: Mapping[type, Family] = {
     WanDiTConfig: DIT_FAMILY, FLF2VConfig: FLF2V, VAEConfig: VAE, UMT5Config: UMT5, CLIPConfig: CLIP_FAMILY,
-    PoseConfig: POSE_ENCODER, Wav2Vec2Config: WAV2VEC2,
+    PoseConfig: POSE_ENCODER, Wav2Vec2Config: WAV2VEC2, S2VConfig: S2V,
 }  # fmt: skip
 
 
@@ -61,6 +62,7 @@ class Layout:
     vae: VAEConfig = VAE_21
     vae_file: str = "Wan2.1_VAE.pth"
     clip: CLIPConfig | None = None
+    has_speech: bool = False
 
 
 LAYOUTS: Mapping[str, Layout] = {
@@ -77,6 +79,22 @@ LAYOUTS: Mapping[str, Layout] = {
         dit=FLF2VConfig(dim=64, ffn_dim=128, num_heads=4, num_layers=2, text_dim=32, image_dim=CLIP.dim),
         clip=CLIP,
         num_shards=7,
+    ),
+    "s2v-14B": Layout(
+        model_type="s2v",
+        dit=S2VConfig(
+            dim=64,
+            ffn_dim=128,
+            num_heads=4,
+            num_layers=3,
+            text_dim=32,
+            audio_dim=SPEECH_ENCODER.dim,
+            audio_layers=SPEECH_ENCODER.states,
+            audio_inject_layers=(0, 2),
+            zero_init=False,
+        ),
+        has_speech=True,
+        num_shards=4,
     ),
     "i2v-14B-720P": Layout(model_type="i2v", dit=replace(DIT, in_dim=36, image_dim=CLIP.dim), clip=CLIP, num_shards=7),
 }
@@ -102,6 +120,8 @@ def make_checkpoint(preset: str, out: str | Path, seed: int = 0) -> Path:
     if layout.clip is not None:
         save(original_clip(seeded(layout.clip, seed + 12).state_dict()), out / CLIP_FILE)
         write_tokenizer(out / CLIP_TOKENIZER_FOLDER)
+    if layout.has_speech:
+        write_speech_encoder(out / SPEECH_FOLDER, seed + 15)
     return out
 
 
@@ -168,6 +188,9 @@ def shard_bytes(weights: MemorySource, count: int) -> int:
 def official_config(layout: Layout) -> dict[str, object]:
     """The keys of a published ``config.json``, and ``text_dim``."""
     dit = layout.dit
+    if isinstance(dit, S2VConfig):
+        off = dict.fromkeys(("enable_motioner", "enable_tsm", "trainable_token_pos_emb"), False)
+        return {**dict(S2V.official_config(dit)), **off, "motion_token_num": 1024, "zero_init": True}
     return {
         "_class_name": "WanModel",
         "_diffusers_version": "0.30.0",

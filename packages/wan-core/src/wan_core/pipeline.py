@@ -44,6 +44,7 @@ from wan_core.tasks import (
 )
 
 if TYPE_CHECKING:
+    from wan_core.kept_clips import KeptClips
     from wan_core.media import AudioTrack, Provenance
     from wan_core.models import DiTInputs, WanDiT
     from wan_core.runtime import Placed
@@ -163,10 +164,12 @@ class Pipeline:
         progress: Progress = silent,
         on_latents: Callable[[Tensor], None] | None = None,
         log: Log = unheard,
+        kept: KeptClips | None = None,
     ) -> Iterator[Tensor]:
         """Frame chunks [3, t, H, W] in [-1, 1] of a planned request, as they are decoded.
 
-        ``on_latents`` sees each clip's denoised latents [1, C, T, h, w]; ``log`` gets what the task reports.
+        ``on_latents`` sees each clip's denoised latents [1, C, T, h, w]; ``log`` gets what the task reports. Clips that
+        are ``kept`` are not denoised again, and those that are done are kept there.
         """
         inputs = self.check(inputs)
         task, components = self.preset.task, self.components
@@ -176,10 +179,15 @@ class Pipeline:
                 parts: tuple[Placed[Any], ...] = (*components.networks, components.vae, *further)
                 for part in parts:
                     held.enter_context(part.held())
-            yield from self._clips(inputs, progress, on_latents, log)
+            yield from self._clips(inputs, progress, on_latents, log, kept)
 
     def _clips(
-        self, inputs: TaskInputs[Any], progress: Progress, on_latents: Callable[[Tensor], None] | None, log: Log
+        self,
+        inputs: TaskInputs[Any],
+        progress: Progress,
+        on_latents: Callable[[Tensor], None] | None,
+        log: Log,
+        kept: KeptClips | None,
     ) -> Iterator[Tensor]:
         task = self.preset.task
         num_clips = task.num_clips(inputs)
@@ -188,15 +196,19 @@ class Pipeline:
             clip = replace(clip, index=index)
             conditioning = task.condition(inputs, self.components, clip)
             seed = task.noise_seed(inputs.settings.seed, clip)
-            latents = self.denoise(conditioning, inputs.settings, seed, progress, log)
+            latents = None if kept is None else kept.get(index, conditioning.latent_shape)
+            if latents is None:
+                latents = self.denoise(conditioning, inputs.settings, seed, progress, log)
+                if kept is not None:
+                    kept.put(index, latents)
             if on_latents is not None:
                 on_latents(latents)
             decoded = (chunk[0] for chunk in self.decode(latents, conditioning))
             made = GeneratedClip(conditioning=conditioning, latents=latents, frames=decoded)
             chunks = task.report(inputs, made, log)
+            clip = replace(clip, previous=conditioning)
             if task.streams or index + 1 == num_clips:
                 yield from chunks
-                clip = replace(clip, previous=conditioning)
             else:
                 frames = torch.cat(list(chunks), dim=1)
                 yield frames

@@ -3,7 +3,7 @@
 import random
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,9 @@ class Job:
 
 def plan_jobs(preset: Preset, values: Mapping[str, Any], check: Callable[..., object] = check_output) -> list[Job]:
     """Every video to make, checked: prompts, pictures, sizes, and by ``check`` that its file can be written."""
-    prompts = read_prompts(values["prompt"], values["prompt_file"])
     by_name = {field.name: field for field in fields(preset.task.request_type)}
+    usual = by_name["prompt"].default
+    prompts = read_prompts(values["prompt"], values["prompt_file"], None if usual is MISSING else usual)
     shared = {name: value for name, value in values.items() if name in by_name and name not in {"prompt", "seed"}}
     written = {name: shared.pop(name) for name in [*shared] if by_name[name].metadata.get("output")}
     if values["size"] is not None:
@@ -76,10 +77,12 @@ def _files_of(request: GenerationRequest, names: Iterable[str]) -> list[Path]:
     ]
 
 
-def read_prompts(prompt: str | None, prompt_file: Path | None) -> list[str]:
-    """The prompts of ``--prompt`` or ``--prompt-file``. Raises ``RequestError``."""
+def read_prompts(prompt: str | None, prompt_file: Path | None, usual: str | None = None) -> list[str]:
+    """The prompts of ``--prompt`` or ``--prompt-file``, else the task's ``usual`` one. Raises ``RequestError``."""
     if prompt is not None and prompt_file is not None:
         raise RequestError("give --prompt or --prompt-file, not both")
+    if prompt_file is None and prompt is None:
+        prompt = usual
     if prompt is not None:
         return [prompt]
     if prompt_file is None:

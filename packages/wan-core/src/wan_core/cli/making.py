@@ -17,6 +17,7 @@ from wan_core.cli.jobs import Job
 from wan_core.cli.progress import progress_unless, reporter
 from wan_core.errors import RequestError
 from wan_core.files import gigabytes, plain_text
+from wan_core.kept_clips import KeptClips
 from wan_core.loading import (
     RuntimeOptions,
     check_guidance,
@@ -65,15 +66,34 @@ def make_videos(
     results = []
     for job in jobs:
         started = time.monotonic()
-        chunks = pipeline.stream(job.inputs, progress=progress_unless(values["quiet"]), log=log)
+        kept = kept_clips(pipeline, job, log)
+        chunks = pipeline.stream(job.inputs, progress=progress_unless(values["quiet"]), log=log, kept=kept)
         provenance = None if values["no_metadata"] else provenance_of(pipeline, job)
         path = write(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance, **sound_of(job))
+        if kept is not None:
+            kept.remove()
         seconds = time.monotonic() - started
         seed = job.inputs.request.seed
         log(f"{path} (seed {seed}, {seconds:.1f} s)")
         results.append({"path": str(path), "preset": preset.name, "seed": seed, "seconds": round(seconds, 2)})
     if values["as_json"]:
         click.echo(json.dumps(with_prompts(results, jobs), indent=2, ensure_ascii=False))
+
+
+def kept_clips(pipeline: Pipeline, job: Job, log: Callable[[str], None]) -> KeptClips | None:
+    """Where the finished clips of a video of several are kept until it is whole; says so."""
+    task = pipeline.preset.task
+    count = task.num_clips(job.inputs)
+    if count == 1 or task.streams or media.is_pipe(str(job.output)):
+        return None
+    kept = KeptClips(job.output, pipeline.provenance(job.inputs).fingerprint())
+    done = min(kept.count, count)
+    if done:
+        log(f"note: {done} of {count} clips are there from a run that was stopped; it goes on after them")
+    else:
+        seed = job.inputs.settings.seed
+        log(f"note: {count} clips are made; after a stop the same command, with --seed {seed}, goes on where it was")
+    return kept
 
 
 def sound_of(job: Job) -> dict[str, Any]:

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     )
     from wan_core.media.images import (
         fit_cover,
+        fit_frame,
+        fit_short_side,
         image_to_tensor,
         load_cutout,
         load_image,
@@ -48,6 +50,8 @@ __all__ = [
     "contact_sheet",
     "count_frames",
     "fit_cover",
+    "fit_frame",
+    "fit_short_side",
     "holds_sound",
     "image_to_tensor",
     "is_pipe",

@@ -218,6 +218,38 @@ def fit_cover(image: Image.Image, width: int, height: int) -> Image.Image:
     return resized.crop((left, top, left + width, top + height))
 
 
+def fit_short_side(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Scale an image until its short side is that of ``width`` x ``height``, then cut out the centre.
+
+    Bilinear with antialiasing, as the reference of s2v-14B does; where the long side falls short of the size, black is
+    around it.
+    """
+    rgb = image if image.mode == "RGB" else to_rgb(image)
+    size, left, top = _on_short_side(rgb.width, rgb.height, width, height)
+    return rgb.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
+
+
+def fit_frame(pixels: Tensor, width: int, height: int) -> Tensor:
+    """A frame [3, H, W] as `fit_short_side` fits an image; zero is around it where it falls short."""
+    from torch.nn import functional
+
+    size, left, top = _on_short_side(pixels.shape[2], pixels.shape[1], width, height)
+    if size != (pixels.shape[2], pixels.shape[1]):
+        pixels = functional.interpolate(pixels[None], size=size[::-1], mode="bilinear", antialias=True)[0]
+    return functional.pad(pixels, (-left, left + width - size[0], -top, top + height - size[1]))
+
+
+def _on_short_side(columns: int, rows: int, width: int, height: int) -> tuple[tuple[int, int], int, int]:
+    """The (width, height) to scale to, and where the cut begins; negative where something must be around it."""
+    short = min(width, height)
+    size = int(short * columns / min(rows, columns)), int(short * rows / min(rows, columns))
+    left, top = (
+        round((side - wanted) / 2) if side >= wanted else -((wanted - side) // 2)
+        for side, wanted in zip(size, (width, height), strict=True)
+    )
+    return size, left, top
+
+
 def stretch_bicubic(pixels: Tensor, height: int, width: int) -> Tensor:
     """Resize [3, H, W] or [B, 3, H, W] to exactly ``height`` x ``width``, whatever that does to the aspect ratio.
 

@@ -4,6 +4,7 @@ What a record may hold is decided here, for records that are written and for tho
 file names without folders, no secrets, plain JSON values.
 """
 
+import hashlib
 import json
 import math
 import os
@@ -86,6 +87,10 @@ class Provenance:
         """Names of what decides how an output looks and is not the same in the other record; the machine does not."""
         ours, theirs = self._facts(), wanted._facts()
         return sorted(name for name in ours.keys() | theirs.keys() if ours.get(name) != theirs.get(name))
+
+    def fingerprint(self) -> str:
+        """A short name of what decides how an output looks."""
+        return hashlib.sha256(json.dumps(self._facts(), sort_keys=True).encode()).hexdigest()[:16]
 
     def _facts(self) -> dict[str, Any]:
         inputs, weights = (_mapping(self.record.get(name)) for name in ("inputs", "weights"))

@@ -1,10 +1,11 @@
-"""Wan2.2: two-expert A14B for text and image to video, and the 5B model with the 4x16x16 VAE."""
+"""Wan2.2: two-expert A14B for text and image to video, the 5B model with the 4x16x16 VAE, and S2V, which speaks."""
 
 from dataclasses import replace
 
-from wan_core.models import WAN21_VAE, WAN22_VAE, WanDiTConfig
+from wan_core.checkpoints import S2V, WAV2VEC2, Part
+from wan_core.models import WAN21_VAE, WAN22_VAE, WAV2VEC2_LARGE_XLSR_53, S2VConfig, WanDiTConfig
 from wan_core.presets.base import NEGATIVE_PROMPT, Preset, wan_parts
-from wan_core.tasks import Experts, ImageToVideo, SamplingDefaults, TextImageToVideo, TextToVideo
+from wan_core.tasks import Experts, ImageToVideo, SamplingDefaults, SpeechToVideo, TextImageToVideo, TextToVideo
 
 SIZES_A14B = ((1280, 720), (720, 1280), (832, 480), (480, 832))
 
@@ -62,4 +63,38 @@ TI2V_5B = Preset(
     sizes=((1280, 704), (704, 1280)),
     repository="Wan-AI/Wan2.2-TI2V-5B",
     disk_gb=34,
+)
+
+_S2V_DIT = S2VConfig(dim=5120, ffn_dim=13824, num_heads=40)
+
+S2V_14B = Preset(
+    name="s2v-14B",
+    summary="Wan2.2 speech to video: a picture and sound, 14B",
+    task=SpeechToVideo(),
+    parts=(
+        Part(name="dit", family=S2V, config=_S2V_DIT),
+        *wan_parts(_S2V_DIT, WAN21_VAE)[1:],
+        Part(
+            name="audio_encoder",
+            family=WAV2VEC2,
+            file="wav2vec2-large-xlsr-53-english",
+            config=WAV2VEC2_LARGE_XLSR_53,
+        ),
+    ),
+    sampling=SamplingDefaults(
+        num_frames=77,
+        fps=16,
+        width=1280,
+        height=720,
+        num_inference_steps=40,
+        flow_shift=3.0,
+        guidance_scale=4.5,
+        negative_prompt=(
+            "画面模糊，最差质量，画面模糊，细节模糊不清，情绪激动剧烈，手快速抖动，字幕，丑陋的，残缺的，多余的手指，画得不好的手部，"
+            "画得不好的脸部，畸形的，毁容的，形态畸形的肢体，手指融合，静止不动的画面，杂乱的背景，三条腿，背景人很多，倒着走"
+        ),
+    ),
+    sizes=(*SIZES_A14B, (1024, 704), (704, 1024), (704, 1280), (1280, 704)),
+    repository="Wan-AI/Wan2.2-S2V-14B",
+    disk_gb=49,
 )

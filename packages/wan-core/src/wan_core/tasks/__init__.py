@@ -24,6 +24,7 @@ from wan_core.tasks.i2v import (
     image_states,
 )
 from wan_core.tasks.learning import DROPPED, Companion, ExampleFiles, TrainingClip
+from wan_core.tasks.s2v import S2VRequest, SpeechToVideo
 from wan_core.tasks.t2v import TextToVideo, exact_geometry, text_states
 from wan_core.tasks.ti2v import (
     AnchoredVideo,
@@ -53,8 +54,10 @@ __all__ = [
     "I2VRequest",
     "ImageToVideo",
     "Log",
+    "S2VRequest",
     "SamplingDefaults",
     "SamplingSettings",
+    "SpeechToVideo",
     "TI2VInputs",
     "TI2VRequest",
     "Task",

@@ -206,9 +206,9 @@ class Components:
 
 @dataclass(frozen=True, kw_only=True)
 class Clip:
-    """One clip of a video: its index, and the frames decoded before it ([B, 3, T, H, W] in [-1, 1]) if any.
+    """One clip of a video: its index, and the conditions of the clip before, if any, with all that is remembered there.
 
-    Of a task that streams it has the conditions of the clip before instead, with all that is remembered there.
+    Of a task that does not stream it also has the frames of that one, [B, 3, T, H, W] in [-1, 1].
     """
 
     index: int = 0
