@@ -14,7 +14,7 @@ PREPARED = [
     path
     for path in SUPPORTED
     if read_family(path).startswith(
-        ("dit", "wan_vae", "sf_", "sfu_causal", "sfu_pose", "e2e", "mi2v_loop", "poze_", "ua_dit", "bindweave_d")
+        ("dit", "wan_vae", "sf_", "sfu_causal", "sfu_pose", "e2e", "mi2v_loop", "poze_", "ua_dit", "bindweave_d", "s2v_dit")
     )
 ]
 
@@ -41,4 +41,4 @@ def test_values_on_the_way_are_compared_where_both_sides_have_them() -> None:
 
 
 def test_committed_cases_stay_small() -> None:
-    assert sum(path.stat().st_size for path in COMMITTED) <= 6_000_000
+    assert sum(path.stat().st_size for path in COMMITTED) <= 7_000_000
