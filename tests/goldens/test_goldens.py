@@ -14,7 +14,19 @@ PREPARED = [
     path
     for path in SUPPORTED
     if read_family(path).startswith(
-        ("dit", "wan_vae", "sf_", "sfu_causal", "sfu_pose", "e2e", "mi2v_loop", "poze_", "ua_dit", "bindweave_d", "s2v_dit")
+        (
+            "dit",
+            "wan_vae",
+            "sf_",
+            "sfu_causal",
+            "sfu_pose",
+            "e2e",
+            "mi2v_loop",
+            "poze_",
+            "ua_dit",
+            "bindweave_d",
+            "s2v_dit",
+        )
     )
 ]
 

@@ -66,18 +66,26 @@ def make_videos(
     results = []
     for job in jobs:
         started = time.monotonic()
-        kept = kept_clips(pipeline, job, log)
-        chunks = pipeline.stream(job.inputs, progress=progress_unless(values["quiet"]), log=log, kept=kept)
-        provenance = None if values["no_metadata"] else provenance_of(pipeline, job)
-        path = write(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance, **sound_of(job))
-        if kept is not None:
-            kept.remove()
+        path = make_video(pipeline, job, values, write, log)
         seconds = time.monotonic() - started
         seed = job.inputs.request.seed
         log(f"{path} (seed {seed}, {seconds:.1f} s)")
         results.append({"path": str(path), "preset": preset.name, "seed": seed, "seconds": round(seconds, 2)})
     if values["as_json"]:
         click.echo(json.dumps(with_prompts(results, jobs), indent=2, ensure_ascii=False))
+
+
+def make_video(
+    pipeline: Pipeline, job: Job, values: Mapping[str, Any], write: Callable[..., Path], log: Callable[[str], None]
+) -> Path:
+    """Make one video with the sound and the record that go with it."""
+    kept = kept_clips(pipeline, job, log)
+    chunks = pipeline.stream(job.inputs, progress=progress_unless(values["quiet"]), log=log, kept=kept)
+    provenance = None if values["no_metadata"] else provenance_of(pipeline, job)
+    path = write(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance, **sound_of(job))
+    if kept is not None:
+        kept.remove()
+    return path
 
 
 def kept_clips(pipeline: Pipeline, job: Job, log: Callable[[str], None]) -> KeptClips | None:
