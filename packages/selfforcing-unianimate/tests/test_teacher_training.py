@@ -318,6 +318,7 @@ def table(data: Path, row: dict[str, str]) -> None:
 
 def no_column(data: Path) -> None:
     table(data, {})
+    (data / "1.pose.npz").unlink()
 
 
 def missing_file(data: Path) -> None:
@@ -340,7 +341,7 @@ BAD: dict[str, tuple[Callable[[Path], None], list[str], int, tuple[str, ...]]] =
     "too few poses": (too_short, [], 4, ("1.pose.npz has 3 poses", "5 frames")),
     "poses of another person": (aligned, [], 2, ("1.pose.npz", "--align none")),
     "damaged poses": (damaged, [], 4, ("1.pose.npz", "sfu pose")),
-    "no column": (no_column, [], 2, ("line 1", "pose is missing")),
+    "no column": (no_column, [], 2, ("1.mp4 has no pose",)),
     "a missing file": (missing_file, [], 2, ("line 1", "none.npz")),
     "another kind of file": (another_kind, [], 2, ("1.txt", ".npz")),
     "a picture without skeleton": (picture_without_skeleton, [], 2, ("--reference PICTURE", "1.pose.npz")),

@@ -41,6 +41,15 @@ def test_a_file_that_a_task_needs_is_a_column_of_a_table(tmp_path: Path) -> None
         find_examples(tmp_path)
 
 
+def test_where_a_table_has_no_column_for_it_the_file_lies_beside_the_clip(tmp_path: Path) -> None:
+    touch(tmp_path, "a.mp4", "a.sound.wav", "b.mp4")
+    rows = [{"file": name, "caption": "c"} for name in ("a.mp4", "b.mp4")]
+    (tmp_path / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    found = look_into([DataFolder(path=tmp_path)], files=SOUNDS)
+    assert [each.files for each in found.examples] == [{"sound": tmp_path / "a.sound.wav"}]
+    assert "b.mp4 has no sound" in str(found.bad[0])
+
+
 def test_a_clip_without_the_file_is_left_out_by_name(tmp_path: Path) -> None:
     touch(tmp_path, "a.mp4", "b.mp4", "b.sound.wav", "c.mp4", "c.sound.wav", "c.sound/1.png")
     for name in "abc":

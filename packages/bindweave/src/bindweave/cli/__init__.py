@@ -7,6 +7,9 @@ COMMANDS = {
     "extract": LazyCommand("bindweave.cli.extract:extract", "Keep a language model's states of prompts and pictures."),
     "infer": LazyCommand("bindweave.cli.infer:infer", "Make videos in which the subjects of pictures appear."),
     "train": LazyCommand("bindweave.cli.train:train", "Learn subjects from clips: all weights, or a LoRA."),
+    "import-features": LazyCommand(
+        "bindweave.cli.import_features:import_features", "Make a cache of the original's stored samples, to train on."
+    ),
     "convert": LazyCommand("bindweave.cli.convert:convert", "Write the weights as MindSpeed-MM has them, or back."),
     "download": LazyCommand("bindweave.cli.download:download", "Fetch the weights, resumed and checked."),
 }

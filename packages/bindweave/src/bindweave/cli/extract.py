@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from wan_core import RequestError
 from wan_core.cli import (
     PLACE,
     SHARE,
@@ -18,7 +19,7 @@ from wan_core.cli import (
 
 
 @click.command(cls=ErrorReporting, params=[debug_option()])
-@click.argument("samples", type=PLACE, metavar="SAMPLES.json")
+@click.argument("samples", type=PLACE, metavar="SAMPLES.json|CLIPS")
 @click.option("--output", "-o", type=PLACE, help="The new sample file. [default: SAMPLES_with_features.json]")
 @click.option("--base-img-dir", type=PLACE, default=Path("."), help="Folder of the pictures. [default: this one]")
 @click.option("--mllm", type=PLACE, required=True, help="Folder of Qwen2.5-VL-7B-Instruct.")
@@ -31,8 +32,10 @@ from wan_core.cli import (
 def extract(**values: Any) -> None:
     """Write the hidden states of each sample of SAMPLES.json, positive and negative.
 
-    The new sample file names them. States that are there and were made of the same things stay.
+    The new sample file names them. States that are there and were made of the same things stay. For 'bindweave train',
+    CLIPS is a folder of clips with captions and pictures: the states of each are written beside it.
     """
+    from bindweave.clip_extraction import extract_clips
     from bindweave.extraction import Extraction, extract_samples
     from bindweave.ledger import Share
     from bindweave.prompts import MLLM_NEGATIVE_PROMPT
@@ -41,6 +44,17 @@ def extract(**values: Any) -> None:
     source = values["samples"]
     device = resolve_device(own_device(values["device"]))
     negative = values["negative_prompt"]
+    dtype = resolve_dtype(values["dtype"], device)
+    work: dict[str, Any] = {
+        "share": Share(*share_of_work(values["shard"])),
+        "progress": progress_unless(values["quiet"]),
+        "log": reporter(values["quiet"]),
+    }
+    if source.is_dir():
+        if values["output"] is not None or negative is not None:
+            raise RequestError("--output and --negative-prompt are for sample files; leave them out for clips")
+        extract_clips(source, values["mllm"], device, dtype, **work)
+        return
     outcome = extract_samples(
         Extraction(
             source=source,
@@ -51,9 +65,7 @@ def extract(**values: Any) -> None:
             negative_prompt=MLLM_NEGATIVE_PROMPT if negative is None else negative,
         ),
         device,
-        resolve_dtype(values["dtype"], device),
-        share=Share(*share_of_work(values["shard"])),
-        progress=progress_unless(values["quiet"]),
-        log=reporter(values["quiet"]),
+        dtype,
+        **work,
     )
     outcome.conclude()

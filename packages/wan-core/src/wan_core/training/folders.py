@@ -275,7 +275,7 @@ def _from_table(table: Path, found: FoundExamples) -> None:
             if isinstance(values, RequestError):
                 raise values
             row = normal_row(values, place, found.files)
-            for name in ("file", "caption", *found.files):
+            for name in ("file", "caption"):
                 if name not in row:
                     raise RequestError(f"{place}: {name} is missing")
             start, end = _part(row, place)
@@ -283,7 +283,12 @@ def _from_table(table: Path, found: FoundExamples) -> None:
             file = existing_in(table.parent, row["file"], place)
             if file.suffix.lower() not in MEDIA_ENDINGS:
                 raise RequestError(f"{place}: {file.name} is none of {', '.join(MEDIA_ENDINGS)}")
-            beside = {each: existing_in(table.parent, row[each], place, Path.exists) for each in found.files}
+            beside = {
+                each: existing_in(table.parent, row[each], place, Path.exists)
+                if each in row
+                else _beside(file, each, endings)
+                for each, endings in found.files.items()
+            }
             found.examples.append(
                 Example(file=file, caption=row["caption"], image=image, start=start, end=end, files=beside)
             )
