@@ -38,6 +38,8 @@ NEEDS_WEIGHTS = (
     "torchrun",
     "bindweave download",
     "bindweave convert",
+    "bindweave train",
+    "bindweave import-features",
     "bindweave infer",
 )
 SCRIPTS = {"wan": wan, "mi2v": mi2v, "poze": poze, "poze-infer": infer, "sfu": sfu}

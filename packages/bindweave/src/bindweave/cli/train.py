@@ -15,6 +15,7 @@ from wan_core.cli import (
     carry_out_command,
     debug_option,
     progress_unless,
+    reporter,
     run_settings,
     train_options,
 )
@@ -39,7 +40,7 @@ _REST = (
 )  # fmt: skip
 # BindWeave's own training.
 _DEFAULTS = {
-    "model": "bindweave-14B",
+    "model": None,
     "steps": 5000,
     "lr": None,
     "weight_decay": 5e-3,
@@ -81,6 +82,11 @@ def make_command() -> click.Command:
 
 def run(**values: Any) -> None:
     """Check, plan and train."""
+    if values["model"] is None:
+        is_tiny = values["ckpt_dir"] is None and values["dit"] is None
+        values["model"] = "tiny-bindweave" if is_tiny else "bindweave-14B"
+        if is_tiny:
+            reporter(values["quiet"])("note: no --ckpt-dir, so the bundled tiny BindWeave is trained")
     carry_out_command(values, plan_of)
 
 
