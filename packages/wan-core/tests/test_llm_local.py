@@ -99,7 +99,7 @@ def _pickled(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "kind", "message"),
     [
-        (_other_kind, ConfigError, "is a bert; local language models are Qwen2.5"),
+        (_other_kind, ConfigError, "is a bert; a language model is one of qwen2, qwen2_5_vl"),
         (_cut, CheckpointError, "cannot be read"),
         (_without_a_weight, CheckpointError, r"lacks 1 weights .* model.layers.1.mlp.up_proj.weight"),
         (_pickled, CheckpointError, "cannot be read"),

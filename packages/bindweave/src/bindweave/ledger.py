@@ -61,10 +61,14 @@ class Ledger:
             kept = [name for name in sorted(samples) if keep_failed or name not in errors]
             write_samples(self.output, {name: {**samples[name].values, **found[name]["changes"]} for name in kept})
             if not errors:
-                shutil.rmtree(self._folder, ignore_errors=True)
+                self.clear()
         with contextlib.suppress(OSError):
             (self.output.parent / f".{self.output.name}.lock").unlink(missing_ok=True)
         return True, errors
+
+    def clear(self) -> None:
+        """Throw the notes away: the output holds what they say."""
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _read(self, name: str) -> dict[str, Any] | None:
         try:

@@ -35,7 +35,7 @@ def read_samples(path: Path) -> dict[str, Sample]:
     Raises RequestError for a file that is no such JSON, naming the sample and the key.
     """
     content = read_object(path, "samples by their ids")
-    return {name: _sample(plain_text(path), name, content[name]) for name in sorted(content)}
+    return {name: sample_of(plain_text(path), name, content[name]) for name in sorted(content)}
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
@@ -67,16 +67,17 @@ def safe_path(text: str, what: str) -> Path:
     return Path(text)
 
 
-def _sample(shown: str, name: str, value: Any) -> Sample:
+def sample_of(shown: str, name: str, value: Any, *, pictures: str = "img_paths") -> Sample:
+    """A sample of the file that is ``shown`` as such; ``pictures`` is the key of its pictures. Raises RequestError."""
     where = f"{shown}, sample {plain_text(name)[:80]!r}"
     if name in ("", ".", "..") or {PurePosixPath(name).name, PureWindowsPath(name).name} != {name}:
         raise RequestError(f"{where}: an id names a file, so it has no slashes and is not empty")
     if not isinstance(value, dict):
-        raise RequestError(f"{where} must be an object with img_paths and prompt")
-    images, prompt = value.get("img_paths"), value.get("prompt")
+        raise RequestError(f"{where} must be an object with {pictures} and prompt")
+    images, prompt = value.get(pictures), value.get("prompt")
     states = [_state_path(where, value, key) for key in ("hidden_states_path", "hidden_states_path_negative")]
     if not isinstance(images, list) or not images or not all(isinstance(image, str) and image for image in images):
-        raise RequestError(f"{where}: img_paths must be a list of one path or more")
+        raise RequestError(f"{where}: {pictures} must be a list of one path or more")
     if not isinstance(prompt, str) or not prompt.strip() or damage_of(prompt):
         raise RequestError(f"{where}: prompt must be a text that is not empty")
     if not isinstance(value.get("prompt_old", ""), str):

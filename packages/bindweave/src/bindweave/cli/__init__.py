@@ -11,6 +11,7 @@ COMMANDS = {
         "bindweave.cli.import_features:import_features", "Make a cache of the original's stored samples, to train on."
     ),
     "convert": LazyCommand("bindweave.cli.convert:convert", "Write the weights as MindSpeed-MM has them, or back."),
+    "evaluate": LazyCommand("bindweave.cli.evaluate:evaluate", "Measure videos as OpenS2V-Eval does."),
     "download": LazyCommand("bindweave.cli.download:download", "Fetch the weights, resumed and checked."),
 }
 

@@ -3,6 +3,7 @@
 from wan_core.hub.download import DownloadPlan, FetchedFile, download_files, plan_download
 from wan_core.hub.hubs import HubName, cached_file, open_hub
 from wan_core.hub.manifest import MANIFEST_NAME, verify_folder, write_manifest
+from wan_core.hub.pretrained import folder_kind, load_beside, load_pretrained
 
 __all__ = [
     "MANIFEST_NAME",
@@ -11,6 +12,9 @@ __all__ = [
     "HubName",
     "cached_file",
     "download_files",
+    "folder_kind",
+    "load_beside",
+    "load_pretrained",
     "open_hub",
     "plan_download",
     "verify_folder",

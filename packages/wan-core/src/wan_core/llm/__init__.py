@@ -6,6 +6,7 @@ from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
     from wan_core.llm.chat import Chat, Message
+    from wan_core.llm.embedding import LocalEmbedder
     from wan_core.llm.endpoint import open_dashscope, open_endpoint
     from wan_core.llm.local import LocalChat, sees_pictures
     from wan_core.llm.qwen import PICTURE_TOKEN, chat_markup, picture_patches
@@ -16,6 +17,7 @@ __all__ = [
     "PICTURE_TOKEN",
     "Chat",
     "LocalChat",
+    "LocalEmbedder",
     "Message",
     "chat_markup",
     "open_dashscope",

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import inspect
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from wan_core.errors import BackendError, CheckpointError, ConfigError, RequestError
-from wan_core.files import plain_text, read_text
+from wan_core.errors import BackendError, ConfigError
+from wan_core.hub import folder_kind, load_beside, load_pretrained
 from wan_core.llm.chat import Answer, Message
 from wan_core.llm.qwen import PICTURE_TOKEN, chat_markup, picture_patches
 
 if TYPE_CHECKING:
     import torch
+    from PIL.Image import Image
 
 _SEEING = "qwen2_5_vl"
 _KINDS = {"qwen2": "Qwen2ForCausalLM", _SEEING: "Qwen2_5_VLForConditionalGeneration"}
-_LIBRARY_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, ImportError, AttributeError)
+_WHAT = "a language model"
 
 
 class LocalChat:
@@ -42,7 +42,8 @@ class LocalChat:
         self._device = device
         self._max_tokens = max_tokens
         self._area = {"min_pixels": min_pixels, "max_pixels": max_pixels}
-        self._tokenizer, self._model = _load(str(model))
+        self._model = load_pretrained(str(model), _KINDS, what=_WHAT)
+        self._tokenizer = load_beside(str(model), "AutoTokenizer", "tokenizer")
 
     @property
     def sees(self) -> bool:
@@ -74,26 +75,12 @@ class LocalChat:
         return Answer(text, self.name, seed)
 
     def _inputs(self, messages: Sequence[Message]) -> dict[str, torch.Tensor]:
-        import torch
-
         pictures = [picture for message in messages for picture in message.pictures]
-        if not pictures:
-            return dict(self._tokenizer(self._markup(messages, []), return_tensors="pt"))
-        if not self.sees:
+        if pictures and not self.sees:
             raise ConfigError(f"{self.name} cannot see pictures; take a Qwen2.5-VL model")
-        vision = self._model.config.vision_config
-        merge = int(vision.spatial_merge_size)
-        shape = {"patch": vision.patch_size, "merge": merge, "frames": vision.temporal_patch_size}
-        rows, grids = zip(*(picture_patches(each, **shape, **self._area) for each in pictures), strict=True)
-        tokens = [height * width // merge**2 for _, height, width in grids]
-        inputs: dict[str, Any] = dict(self._tokenizer(self._markup(messages, tokens), return_tensors="pt"))
-        is_picture = inputs["input_ids"] == self._tokenizer.convert_tokens_to_ids(PICTURE_TOKEN)
-        if int(is_picture.sum()) != sum(tokens):
-            raise ConfigError(f"the text for {self.name} must not hold {PICTURE_TOKEN}, which stands for its pictures")
-        inputs |= {"pixel_values": torch.cat(rows), "image_grid_thw": torch.tensor(grids)}
-        if "mm_token_type_ids" in inspect.signature(self._model.forward).parameters:  # transformers 5
-            inputs["mm_token_type_ids"] = is_picture.int()
-        return inputs
+        return model_inputs(
+            self._model, self._tokenizer, lambda tokens: self._markup(messages, tokens), pictures, self._area
+        )
 
     def _markup(self, messages: Sequence[Message], tokens: Sequence[int]) -> str:
         """The model's own template for text, where its tokenizer has one: default system texts differ."""
@@ -117,51 +104,35 @@ def sees_pictures(folder: Path) -> bool:
 
     Raises CheckpointError for a folder without one, ConfigError for models of other kinds.
     """
-    shown = plain_text(folder)
-    try:
-        config = json.loads(read_text(folder / "config.json"))
-    except (RequestError, ValueError, RecursionError) as error:
-        raise CheckpointError(
-            f"{shown} is no folder of a language model ({_first_line(error)}); check its name"
-        ) from error
-    kind = config.get("model_type") if isinstance(config, dict) else None
-    _check_kind(kind, shown)
-    return kind == _SEEING
+    return folder_kind(folder, _KINDS, what=_WHAT) == _SEEING
 
 
-def _check_kind(kind: object, shown: str) -> None:
-    if kind not in _KINDS:
-        raise ConfigError(f"{shown} is a {plain_text(kind)}; local language models are Qwen2.5 and Qwen2.5-VL")
+def model_inputs(
+    network: Any,
+    tokenizer: Any,
+    markup: Callable[[Sequence[int]], str],
+    pictures: Sequence[Image],
+    area: Mapping[str, int],
+) -> dict[str, torch.Tensor]:
+    """What a Qwen2-VL or Qwen2.5-VL is called with: tokens [1, L], and rows and grids of pictures if there are any.
 
+    ``markup`` makes the text of how many tokens each picture has, ``area`` are ``min_pixels`` and ``max_pixels``.
+    Raises ConfigError for a text with the mark of pictures.
+    """
+    import torch
 
-def _load(model: str) -> tuple[Any, Any]:
-    import transformers
-    from safetensors import SafetensorError
-
-    shown = plain_text(model)
-    try:
-        config = transformers.AutoConfig.from_pretrained(model)
-    except _LIBRARY_ERRORS as error:
-        raise CheckpointError(
-            f"{shown} is no folder or repository of a language model ({_first_line(error)}); check its name"
-        ) from error
-    _check_kind(config.model_type, shown)
-    kind = getattr(transformers, _KINDS[config.model_type])
-    try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(model)
-        network, found = kind.from_pretrained(
-            model, dtype="auto", use_safetensors=True, output_loading_info=True, low_cpu_mem_usage=True
-        )
-    except (*_LIBRARY_ERRORS, SafetensorError) as error:
-        raise CheckpointError(f"{shown} cannot be read ({_first_line(error)}); fetch it again") from error
-    # transformers fills what a file lacks with random numbers and a warning.
-    missing = sorted({*map(str, found["missing_keys"]), *(str(each[0]) for each in found["mismatched_keys"])})
-    if missing:
-        raise CheckpointError(
-            f"{shown} lacks {len(missing)} weights of its network, such as {missing[0]}; fetch it again"
-        )
-    return tokenizer, network.eval()
-
-
-def _first_line(error: BaseException) -> str:
-    return plain_text(str(error).strip().partition("\n")[0])[:160] or type(error).__name__
+    if not pictures:
+        return dict(tokenizer(markup([]), return_tensors="pt"))
+    vision = network.config.vision_config
+    merge = int(vision.spatial_merge_size)
+    shape = {"patch": vision.patch_size, "merge": merge, "frames": vision.temporal_patch_size}
+    rows, grids = zip(*(picture_patches(each, **shape, **area) for each in pictures), strict=True)
+    tokens = [height * width // merge**2 for _, height, width in grids]
+    inputs: dict[str, Any] = dict(tokenizer(markup(tokens), return_tensors="pt"))
+    is_picture = inputs["input_ids"] == tokenizer.convert_tokens_to_ids(PICTURE_TOKEN)
+    if int(is_picture.sum()) != sum(tokens):
+        raise ConfigError(f"a text for the model must not hold {PICTURE_TOKEN}, which stands for its pictures")
+    inputs |= {"pixel_values": torch.cat(rows), "image_grid_thw": torch.tensor(grids)}
+    if "mm_token_type_ids" in inspect.signature(network.forward).parameters:  # transformers 5
+        inputs["mm_token_type_ids"] = is_picture.int()
+    return inputs

@@ -12,8 +12,10 @@ if TYPE_CHECKING:
         drift,
         flow_difference,
         mean_of,
+        pair_error,
         seam_ratio,
         steadiness,
+        visible_pixels,
     )
 else:
     __getattr__, __dir__ = on_demand(__name__)
@@ -28,6 +30,8 @@ __all__ = [
     "flow_difference",
     "interval",
     "mean_of",
+    "pair_error",
     "seam_ratio",
     "steadiness",
+    "visible_pixels",
 ]

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
         WanDiT,
         WanDiTConfig,
     )
-    from wan_core.models.image import CLIP_MEAN, CLIP_STD, CLIP_VIT_H14, CLIPConfig, CLIPVision
+    from wan_core.models.image import CLIP_MEAN, CLIP_STD, CLIP_VIT_H14, CLIPConfig, CLIPVision, clip_pixels
     from wan_core.models.text import UMT5_XXL, TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, load_tokenizer
     from wan_core.models.vae import WAN21_VAE, WAN22_VAE, DecoderCache, VAEConfig, VideoVAE
 else:
@@ -68,6 +68,7 @@ __all__ = [
     "WanDiTConfig",
     "Wav2Vec2",
     "Wav2Vec2Config",
+    "clip_pixels",
     "frame_rows",
     "interpolate_states",
     "load_tokenizer",
