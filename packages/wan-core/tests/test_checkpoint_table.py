@@ -23,6 +23,7 @@ from wan_core.checkpoints import (
 )
 from wan_core.cli.progress import byte_progress
 from wan_core.loading import RuntimeOptions, load_pipeline
+from wan_core.presets import get_preset
 from wan_core.tasks import Experts
 
 from .gguf_files import write_gguf
@@ -123,6 +124,8 @@ SINGLE: dict[str, Write] = {
 """How the file of a transformer is written; what it stands for is returned."""
 
 FORMATS = ["official", "diffusers", *SINGLE]
+UNKNOWN = {"diffusers": {"s2v-14B"}}
+"""Models that a format has no class for."""
 
 
 @pytest.fixture(scope="module")
@@ -155,7 +158,7 @@ def transformers(folder: Path, preset: str) -> list[Tensors]:
 def test_the_table_names_every_format_and_model() -> None:
     rows = table()
     assert list(rows) == FORMATS
-    assert all(sorted(models) == sorted(LAYOUTS) for models in rows.values())
+    assert all({*models} == {*LAYOUTS} - UNKNOWN.get(form, set()) for form, models in rows.items())
 
 
 @pytest.mark.parametrize(("form", "preset"), [(form, preset) for form, models in table().items() for preset in models])
@@ -168,7 +171,7 @@ def test_every_pair_of_the_table_loads(form: str, preset: str, official: Callabl
     if form in SINGLE:
         files = sorted((folder / "diffusion_models").iterdir())  # "high" comes before "low"
         for number, file in enumerate(files):
-            native = native_weights(read_weights(file), "dit")
+            native = native_weights(read_weights(file), get_preset(preset).part("dit").family)
             tensors = {name: native.read(name).clone() for name in native}
             file.unlink()
             expected[number] = dict(SINGLE[form](tensors, file.with_suffix("")))

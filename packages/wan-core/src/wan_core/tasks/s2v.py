@@ -131,6 +131,7 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
     """Wan2.2 S2V: ``fps`` is the rate it was trained for, ``motion_frames`` (4n+1) how much of the past a clip sees."""
 
     request_type: ClassVar[type[GenerationRequest]] = S2VRequest
+    prompt_kind: ClassVar[str] = "s2v"
 
     def __init__(self, *, fps: int = 16, motion_frames: int = 73) -> None:
         self.fps = fps
