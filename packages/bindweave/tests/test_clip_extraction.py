@@ -1,4 +1,4 @@
-"""``bindweave extract CLIPS`` with the bundled tiny language model."""
+"""``bindweave extract CLIPS`` and training on what it writes, with the bundled tiny models."""
 
 import shutil
 from collections.abc import Callable
@@ -9,6 +9,7 @@ import torch
 from click.testing import Result
 
 from bindweave.cli.extract import extract
+from bindweave.cli.train import train
 from bindweave.hidden_states import read_hidden_states
 from bindweave.presets import TINY_MLLM, TINY_MLLM_DIM
 from bindweave.steps import digest_of
@@ -50,6 +51,17 @@ def test_states_lie_beside_clips_and_are_made_again_only_for_another_caption_or_
     assert changed == {
         "0.states.safetensors", "2.states.safetensors", "2.states_empty.safetensors",
     } | {"0.states_empty.safetensors"}  # fmt: skip
+
+
+def test_the_tiny_model_learns_from_extracted_clips(run: Run, clips: Path) -> None:
+    assert run(extract, clips, "--mllm", TINY_MLLM, "--device", "cpu", "--quiet").exit_code == 0
+    done = run(
+        train, "--data", clips, "--output", "run", "--steps", "2", "--num-frames", "5", "--fps", "16",
+        "--size", "32*32", "--device", "cpu", "--held-out", "0", "--caption-dropout", "0.5", "--batch-size", "2",
+    )  # fmt: skip
+    assert done.exit_code == 0, done.output
+    assert "the bundled tiny BindWeave is trained" in done.stderr
+    assert (Path("run/model")).is_dir()
 
 
 @pytest.mark.parametrize(

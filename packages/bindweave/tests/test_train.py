@@ -145,6 +145,7 @@ def test_a_dry_run_tells_of_the_new_connector_and_writes_nothing(run: Run, words
     assert done.exit_code == 0, done.output
     plan = json.loads(done.stdout)
     assert plan["trains"] == "a LoRA of rank 2, alpha 2 and the connector"
+    assert plan["clip"].endswith(f"{(2 + 4) * 6} tokens")  # two latent frames and four references, of 2 x 3
     assert any(f"a new connector for states of width {MLLM_DIM}" in note for note in plan["notes"])
     assert not Path("run").exists()
 

@@ -68,6 +68,7 @@ class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
     conditions: ClassVar[str | None] = "bindweave"
     example_files: ClassVar[Mapping[str, Sequence[str]]] = SUBJECT_FILES
     mixed_lengths: ClassVar[tuple[str, ...]] = (STATES,)
+    further_frames: ClassVar[int] = MAX_REFERENCES
     trained_parts: ClassVar[tuple[str, ...]] = (CONNECTOR_PART.name,)
 
     def __init__(self, *, mllm_dim: int = MLLM_DIM) -> None:

@@ -258,11 +258,10 @@ class Task(ABC, Generic[RequestT, InputsT]):
     of examples how they are conditioned; a task that cannot be trained has None. ``has_clean_frames``: leading latent
     frames may be given to the network as they are, at timestep 0. ``learns_from_images``: a single image may be a clip.
     ``example_files`` are files that each example needs besides, by name, with their endings ("" is a folder);
-    ``mixed_lengths`` are tensors of examples that differ in shape: those of one shape are stacked, and nothing padded.
-    ``condition_dropout`` is the share of training samples that a batch marks as `DROPPED`; ``trained_parts`` are parts
-    of the model that are trained as `companions`, so that no example is encoded with them. ``streams``: a clip goes on
-    from what the one before it left, so that networks stay where they are between clips, and with them the parts in
-    ``held_parts``, once they were used.
+    ``mixed_lengths`` are tensors whose shapes differ among examples; ``further_frames`` stand beside a clip's latent
+    ones. ``condition_dropout`` is the share of training samples that a batch marks as `DROPPED`; ``trained_parts`` are
+    parts that are trained as `companions`, so no example is encoded with them. ``streams``: a clip goes on from what
+    the one before it left, so networks, and the ``held_parts`` that were used, stay where they are between clips.
     """
 
     request_type: ClassVar[type[GenerationRequest]] = GenerationRequest
@@ -272,6 +271,7 @@ class Task(ABC, Generic[RequestT, InputsT]):
     learns_from_images: ClassVar[bool] = True
     example_files: ClassVar[Mapping[str, Sequence[str]]] = {}
     mixed_lengths: ClassVar[tuple[str, ...]] = ()
+    further_frames: ClassVar[int] = 0
     condition_dropout: float = 0.0
     trained_parts: ClassVar[tuple[str, ...]] = ()
     streams: ClassVar[bool] = False

@@ -83,9 +83,10 @@ def activation_bytes(config: WanDiTConfig, tokens: int, itemsize: int, *, recomp
 
 
 def tokens_of(plan: TrainingPlan) -> int:
-    """Tokens of a clip of the planned area."""
+    """Tokens of a clip of the planned area, and of the frames that its task puts beside it."""
     spec = plan.preset.latent_spec
-    frames = ((plan.clips.num_frames - 1) // spec.temporal_stride + 1) // spec.patch_size[0]
+    latent_frames = (plan.clips.num_frames - 1) // spec.temporal_stride + 1 + plan.preset.task.further_frames
+    frames = latent_frames // spec.patch_size[0]
     return frames * (plan.clips.area // (spec.height_multiple * spec.width_multiple))
 
 
