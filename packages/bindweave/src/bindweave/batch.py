@@ -107,7 +107,7 @@ class SampleBatch:
         """Say which videos there are. Raises MediaError when the disk refuses."""
         busy = MediaError(f"another process is writing {self.output_dir / MANIFEST}; try again")
         with alone_in(self.output_dir, busy, name=f".{MANIFEST}.lock", wait=60):
-            rows = {
+            rows = self._other_rows() | {
                 name: {
                     "video": self._output(sample).name,
                     "prompt": sample.prompt,
@@ -119,6 +119,16 @@ class SampleBatch:
             write_text(self.output_dir / MANIFEST, json.dumps(rows, indent=4, ensure_ascii=False) + "\n")
         with contextlib.suppress(OSError):
             (self.output_dir / f".{MANIFEST}.lock").unlink(missing_ok=True)
+
+    def _other_rows(self) -> dict[str, Any]:
+        """What the manifest has of other samples whose videos are there."""
+        try:
+            known = json.loads((self.output_dir / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError, RecursionError):
+            return {}
+        rows = known.items() if isinstance(known, dict) else ()
+        names = {name for name, row in rows if isinstance(row, dict) and name not in self.samples}
+        return {name: known[name] for name in sorted(names) if (self.output_dir / f"{name}.mp4").is_file()}
 
     def conclude(self) -> None:
         """Say what was there. Raises RequestError, with a count and the ids, where samples were left out."""

@@ -183,12 +183,13 @@ def read_hidden_states(path: str | Path) -> Tensor:
 
 
 def write_hidden_states(path: Path, states: Tensor, metadata: Mapping[str, str]) -> None:
-    """Write states as safetensors, whole or not at all. Raises MediaError when the disk refuses."""
-    from safetensors.torch import save
+    """Write states as safetensors, whole or not at all; the same ones give the same bytes.
 
-    from wan_core.drafts import write_bytes
+    Raises MediaError when the disk refuses.
+    """
+    from wan_core.checkpoints import MemorySource, write_file
 
-    write_bytes(path, save({TENSOR: states.contiguous()}, metadata=dict(metadata)))
+    write_file(MemorySource({TENSOR: states.contiguous()}, metadata=dict(metadata)), path)
 
 
 def is_current(path: Path, digest: str) -> bool:

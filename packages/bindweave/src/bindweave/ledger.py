@@ -49,7 +49,8 @@ class Ledger:
     def close(self, samples: Mapping[str, Sample], *, keep_failed: bool = True) -> tuple[bool, dict[str, str]]:
         """Write the output once all samples have a note: whether it was, and the failures, by sample.
 
-        The process that is last does it; those that failed stay in it as they were, or are left out. Raises MediaError.
+        The process that is last does it; those that failed stay in it as they were, or are left out (one without
+        samples is not written). Raises MediaError.
         """
         busy = MediaError(f"another process is writing {self.output}; try again")
         with alone_in(self.output.parent, busy, name=f".{self.output.name}.lock", wait=60):
@@ -59,7 +60,8 @@ class Ledger:
             if len(found) < len(samples):
                 return False, errors
             kept = [name for name in sorted(samples) if keep_failed or name not in errors]
-            write_samples(self.output, {name: {**samples[name].values, **found[name]["changes"]} for name in kept})
+            if kept:
+                write_samples(self.output, {name: {**samples[name].values, **found[name]["changes"]} for name in kept})
             if not errors:
                 self.clear()
         with contextlib.suppress(OSError):

@@ -81,6 +81,14 @@ MLLM = Family(
 """The language model that reads prompt and pictures; native names are those of transformers 5's Qwen2_5_VLModel."""
 
 
+def mllm_config(folder: Path) -> MLLMConfig:
+    """The dims of the network in a folder. Raises CheckpointError for one that is none, or not whole."""
+    from wan_core.checkpoints import native_weights, read_weights
+
+    config: MLLMConfig = MLLM.read_config(folder, native_weights(read_weights(folder), MLLM))
+    return config
+
+
 def open_mllm(folder: Path, dtype: torch.dtype, device: torch.device) -> tuple[nn.Module, Any]:
     """The network of a folder on a device, and its tokenizer. Raises CheckpointError."""
     from wan_core.checkpoints import load_model, native_weights, read_weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,14 @@ if TYPE_CHECKING:
 
 REFINED_FROM = "refined_from"
 """The key of a sample that names what its prompt was made of."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refinement:
+    """Who refines the prompts: ``open_chat`` is called when there is work; ``model`` names the language model."""
+
+    open_chat: Callable[[], Chat]
+    model: str
 
 
 def refinement(prompt: str, pictures: Sequence[Image]) -> list[Message]:

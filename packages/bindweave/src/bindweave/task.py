@@ -83,10 +83,7 @@ class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
                 "guidance needs the states of the negative prompt: --hidden-states-negative FILE, which 'bindweave "
                 "extract' writes too; or --sample-guide-scale 1"
             )
-        for option in ("hidden_states", "hidden_states_negative"):
-            path = getattr(request, option)
-            if path is not None and not path.exists() and not path.with_suffix(".safetensors").exists():
-                raise RequestError(f"--{option.replace('_', '-')}: there is no file {plain_text(path)}")
+        self.check_states(request)
         geometry = exact_geometry(settings, latent_spec)
         kept, rest = request.images[:MAX_REFERENCES], request.images[MAX_REFERENCES:]
         for path in kept:
@@ -94,6 +91,13 @@ class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
         ignored = ", ".join(plain_text(path.name) for path in rest)
         notes = (f"{MAX_REFERENCES} pictures are used; left out: {ignored}",) if rest else ()
         return SubjectInputs(request=request, settings=settings, geometry=geometry, pictures=kept, notes=notes)
+
+    def check_states(self, request: SubjectRequest) -> None:
+        """Raises RequestError for states that are not there."""
+        for option in ("hidden_states", "hidden_states_negative"):
+            path = getattr(request, option)
+            if path is not None and not path.exists() and not path.with_suffix(".safetensors").exists():
+                raise RequestError(f"--{option.replace('_', '-')}: there is no file {plain_text(path)}")
 
     def check(self, inputs: SubjectInputs, components: Components) -> SubjectInputs:
         if self._connector is None:

@@ -3,6 +3,7 @@
 from wan_core.cli import LazyCommand, LazyGroup, main_of
 
 COMMANDS = {
+    "run": LazyCommand("bindweave.cli.run:run_command", "From a prompt and pictures to a video: all steps in one."),
     "refine": LazyCommand("bindweave.cli.refine:refine", "Let a language model write better prompts."),
     "extract": LazyCommand("bindweave.cli.extract:extract", "Keep a language model's states of prompts and pictures."),
     "infer": LazyCommand("bindweave.cli.infer:infer", "Make videos in which the subjects of pictures appear."),

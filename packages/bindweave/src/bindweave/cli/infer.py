@@ -84,9 +84,9 @@ def prepared(values: Mapping[str, Any], log: Callable[[str], None]) -> tuple[dic
     return without_prompt(values), batch
 
 
-def make_command() -> click.Command:
-    """The ``infer`` command: the shared options, those of the task, and those of a batch."""
-    command = build_command(BINDWEAVE_14B, name="infer", run=run)
+def make_command(name: str, run: Callable[[Preset, Mapping[str, Any]], None]) -> click.Command:
+    """A command that makes videos: the shared options, those of the task, and those of a batch."""
+    command = build_command(BINDWEAVE_14B, name=name, run=run)
     command.help = HELP
     command.params += [
         click.Option(["--dit"], type=PLACE, help="BindWeave's weights; the same as --part dit=PLACE."),
@@ -99,4 +99,4 @@ def make_command() -> click.Command:
     return command
 
 
-infer = make_command()
+infer = make_command("infer", run)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from wan_core.cli.download import fetch_model
     from wan_core.cli.downloads import Download, downloads_command
     from wan_core.cli.generate import build_command, run_generate
-    from wan_core.cli.jobs import Job, plan_jobs
+    from wan_core.cli.jobs import Job, file_words, plan_jobs
     from wan_core.cli.making import runtime_of
     from wan_core.cli.options import (
         FINITE,
@@ -66,6 +66,7 @@ __all__ = [
     "downloads_command",
     "exit_of",
     "fetch_model",
+    "file_words",
     "main",
     "main_of",
     "own_device",

@@ -1,0 +1,344 @@
+"""``bindweave run``: the steps one after the other, what they make again, what is in memory, and what is refused."""
+
+import gc
+import json
+import shutil
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from click.testing import Result
+from PIL import Image
+
+from bindweave import extraction
+from bindweave.cli.run import run_command
+from bindweave.mllm import open_mllm
+from tests.chat_server import Reply, chat_server, said
+from tests.tiny_qwen import write_tiny_vision_model
+from wan_core import loading
+from wan_core.media import read_provenance
+
+Run = Callable[..., Result]
+
+
+@pytest.fixture(scope="module")
+def mllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny Qwen2.5-VL whose states are as wide as the tiny BindWeave takes them."""
+    folder = tmp_path_factory.mktemp("mllm") / "tiny-qwen"
+    return write_tiny_vision_model(folder, hidden_size=48, num_attention_heads=6)
+
+
+@pytest.fixture
+def model(files: Path, mllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | Path]:
+    """The options of the tiny model and of a small video; pictures lie in the working folder."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "OPENAI_BASE_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789")
+    Image.new("RGB", (60, 75), (200, 30, 60)).save(tmp_path / "a.png")
+    Image.new("RGB", (120, 60), (20, 180, 60)).save(tmp_path / "b.png")
+    return [
+        "--ckpt-dir", files / "wan", "--dit", files / "release", "--mllm", mllm, "--size", "32*48",
+        "--frame-num", "5", "--sample-steps", "2", "--device", "cpu",
+    ]  # fmt: skip
+
+
+ONE = ["--image", "a.png", "--image", "b.png", "--prompt", "a cat", "--seed", "1"]
+
+
+def times(*folders: str) -> dict[str, int]:
+    """When each file of these folders was written."""
+    return {str(path): path.stat().st_mtime_ns for name in folders for path in sorted(Path(name).rglob("*.*"))
+            if path.is_file()}  # fmt: skip
+
+
+def changed(before: dict[str, int], after: dict[str, int], ending: str) -> set[str]:
+    """The files of an ending that were written meanwhile, by name."""
+    return {Path(name).name for name in after if name.endswith(ending) and before.get(name) != after[name]}
+
+
+def write_samples(**changes: dict[str, Any]) -> None:
+    sample = {"img_paths": ["a.png"], "prompt": "a cat", "class_label": ["cat"]}
+    samples = {name: {**sample, "prompt": f"cat {name}", **changes.get(name, {})} for name in ("one", "two")}
+    Path("samples.json").write_text(json.dumps(samples))
+
+
+def test_a_prompt_and_pictures_give_a_video_once(run: Run, model: list[str | Path]) -> None:
+    done = run(run_command, *model, *ONE, "--output", "out/walk.mp4")
+    assert done.exit_code == 0, done.output
+    assert f"work folder: {Path('out/walk_work').absolute()}" in done.stderr
+    assert {path.name for path in Path("out").iterdir()} == {"walk.mp4", "walk_work"}
+    assert {path.name for path in Path("out/walk_work").iterdir()} == {"samples.json", "features.json", "hidden_states"}
+    assert read_provenance("out/walk.mp4").settings["hidden_states"] == "walk_hidden_states.safetensors"
+    before = times("out")
+    again = run(run_command, *model, *ONE, "--output", "out/walk.mp4")
+    assert again.exit_code == 0, again.output
+    assert "out/walk.mp4 is there, made of the same things" in again.stderr
+    assert not {*changed(before, times("out"), ".mp4"), *changed(before, times("out"), ".safetensors")}
+
+
+STATES = {"walk_hidden_states.safetensors", "walk_hidden_states_negative.safetensors"}
+CHANGES: dict[str, tuple[list[str], set[str]]] = {
+    "prompt": (["--prompt", "a dog"], STATES),
+    "order of the pictures": (["--image", "b.png", "--image", "a.png"], STATES),
+    "negative prompt of the states": (["--mllm-negative-prompt", "blue"], STATES),
+    "steps": (["--sample-steps", "1"], set()),
+    "seed": (["--seed", "2"], set()),
+    "dtype": (["--dtype", "bfloat16"], set()),
+}
+
+
+@pytest.fixture(scope="module")
+def made(files: Path, mllm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which a video and its steps are there."""
+    from click.testing import CliRunner
+
+    folder = tmp_path_factory.mktemp("made")
+    Image.new("RGB", (60, 75), (200, 30, 60)).save(folder / "a.png")
+    Image.new("RGB", (120, 60), (20, 180, 60)).save(folder / "b.png")
+    words = ["--ckpt-dir", files / "wan", "--dit", files / "release", "--mllm", mllm, "--size", "32*48", "--frame-num",
+             "5", "--sample-steps", "2", "--device", "cpu", "--prompt", "a cat", "--seed", "1", "--output",
+             folder / "walk.mp4", "--image", folder / "a.png", "--image", folder / "b.png"]  # fmt: skip
+    done = CliRunner().invoke(run_command, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    return folder
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_a_change_makes_again_what_depends_on_it(
+    run: Run, model: list[str | Path], made: Path, tmp_path: Path, kind: str
+) -> None:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    words, states = CHANGES[kind]
+    images = [] if "--image" in words else ONE[:4]
+    rest = [word for word in ONE[4:] if "--prompt" not in words or word not in ("--prompt", "a cat")]
+    before = times(".")
+    done = run(run_command, *model, *images, *rest, *words, "--output", "walk.mp4")
+    assert done.exit_code == 0, done.output
+    after = times(".")
+    assert changed(before, after, ".safetensors") == states
+    assert changed(before, after, ".mp4") == {"walk.mp4"}
+
+
+def test_another_picture_of_the_same_name_makes_its_sample_again(run: Run, model: list[str | Path]) -> None:
+    write_samples(two={"img_paths": ["b.png"]})
+    words = [*model, "--samples", "samples.json", "--output-dir", "out"]
+    assert run(run_command, *words).exit_code == 0
+    before = times("out", "out_work")
+    Image.new("RGB", (60, 75), (0, 0, 60)).save("a.png")
+    done = run(run_command, *words)
+    assert done.exit_code == 0, done.output
+    after = times("out", "out_work")
+    assert changed(before, after, ".mp4") == {"one.mp4"}
+    assert changed(before, after, ".safetensors") == {
+        "one_hidden_states.safetensors", "one_hidden_states_negative.safetensors",
+    }  # fmt: skip
+
+
+def test_damaged_states_and_lost_videos_are_made_again(
+    run: Run, model: list[str | Path], made: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
+    video, states = Path("walk.mp4").read_bytes(), Path("walk_work/hidden_states/walk_hidden_states.safetensors")
+    whole = states.read_bytes()
+    states.write_bytes(whole[:-40])
+    assert run(run_command, *model, *ONE, "--output", "walk.mp4").exit_code == 0
+    assert states.read_bytes() == whole
+    Path("walk.mp4").unlink()
+    assert run(run_command, *model, *ONE, "--output", "walk.mp4").exit_code == 0
+    assert Path("walk.mp4").read_bytes() == video
+
+
+def test_prompts_are_refined_first_and_once(run: Run, model: list[str | Path]) -> None:
+    write_samples()
+    with chat_server(Reply(said("a red cat")), Reply(said("a green cat")), Reply(said("a blue cat"))) as server:
+        words = [*model, "--samples", "samples.json", "--model", "m", "--base-url", server.url]
+        done = run(run_command, *words, "--output-dir", "out")
+        assert done.exit_code == 0, done.output
+        assert run(run_command, *words, "--output-dir", "out").exit_code == 0
+        assert len(server.asked) == 2
+        write_samples(two={"prompt": "a dog"})
+        before = times("out")
+        assert run(run_command, *words, "--output-dir", "out").exit_code == 0
+        assert len(server.asked) == 3
+    assert changed(before, times("out"), ".mp4") == {"two.mp4"}
+    manifest = json.loads(Path("out/manifest.json").read_text())
+    assert {name: row["prompt"] for name, row in manifest.items()} == {"one": "a red cat", "two": "a blue cat"}
+
+
+def test_a_sample_that_fails_in_a_step_does_not_stop_the_others(run: Run, model: list[str | Path]) -> None:
+    write_samples(two={"img_paths": ["b.png"]})
+    with chat_server(Reply(said("a red cat")), Reply(b"", 500), Reply(said("a green cat"))) as server:
+        words = [*model, "--samples", "samples.json", "--output-dir", "out", "--model", "m", "--base-url", server.url]
+        done = run(run_command, *words, "--retries", "0")
+        assert done.exit_code == 5, done.output
+        assert "1 of 2 samples failed" in done.stderr
+        assert {path.name for path in Path("out").iterdir()} == {"one.mp4", "manifest.json"}
+        assert run(run_command, *words).exit_code == 0
+        assert len(server.asked) == 3
+    assert Path("out/two.mp4").is_file()
+
+
+def test_processes_share_the_samples(run: Run, model: list[str | Path]) -> None:
+    write_samples()
+    for share in ("1/3", "2/3", "3/3"):
+        done = run(run_command, *model, "--samples", "samples.json", "--output-dir", "out", "--shard", share)
+        assert done.exit_code == 0, done.output
+    assert list(json.loads(Path("out/manifest.json").read_text())) == ["one", "two"]
+
+
+def test_no_network_of_a_step_is_there_in_the_next(
+    run: Run, model: list[str | Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tensors: list[weakref.ref[torch.Tensor]] = []
+    alive: dict[str, int] = {}
+    load = loading.load_model
+
+    def watched_mllm(*arguments: Any) -> Any:
+        opened = open_mllm(*arguments)
+        tensors.extend(weakref.ref(each) for each in opened[0].state_dict(keep_vars=True).values())
+        return opened
+
+    def watched_load(*arguments: Any, **options: Any) -> Any:
+        alive[options["family"].name] = sum(each() is not None for each in tensors)
+        return load(*arguments, **options)
+
+    monkeypatch.setattr(extraction, "open_mllm", watched_mllm)
+    monkeypatch.setattr(loading, "load_model", watched_load)
+    done = run(run_command, *model, *ONE, "--output", "walk.mp4")
+    assert done.exit_code == 0, done.output
+    gc.collect()
+    assert len(tensors) > 40
+    assert {name: alive[name] for name in ("umt5", "clip", "vae", "bindweave")} == dict.fromkeys(
+        ("umt5", "clip", "vae", "bindweave"), 0
+    )
+
+
+def test_an_interrupted_run_goes_on(run: Run, model: list[str | Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    write_samples()
+    words = [*model, "--samples", "samples.json", "--output-dir", "out"]
+    write, calls = extraction.write_hidden_states, []
+
+    def interrupted(*arguments: Any) -> None:
+        calls.append(arguments)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        write(*arguments)
+
+    monkeypatch.setattr(extraction, "write_hidden_states", interrupted)
+    assert run(run_command, *words).exit_code == 130
+    before = times("out_work")
+    assert run(run_command, *words).exit_code == 0
+    assert changed(before, times("out_work"), ".safetensors") == {
+        "two_hidden_states.safetensors", "two_hidden_states_negative.safetensors",
+    }  # fmt: skip
+    assert {path.name for path in Path("out").iterdir()} == {"one.mp4", "two.mp4", "manifest.json"}
+
+
+def test_a_plan_makes_nothing(run: Run, model: list[str | Path]) -> None:
+    done = run(run_command, *model, *ONE, "--output", "walk.mp4", "--dry-run")
+    assert done.exit_code == 0, done.output
+    assert "references           2" in done.stdout
+    assert {path.name for path in Path().iterdir()} == {"a.png", "b.png"}
+
+
+def test_without_an_output_the_name_tells_prompt_and_pictures_apart(run: Run, model: list[str | Path]) -> None:
+    names = set[str]()
+    for words in (ONE, ONE[2:], [*ONE[:-2], "--seed", "3"]):
+        done = run(run_command, *model, *words, "--dry-run")
+        names |= {line.split()[1] for line in done.stdout.splitlines() if line.startswith("output")}
+    assert len(names) == 2
+    assert all(name.startswith("a_cat_") for name in names)
+
+
+def wide_mllm() -> None:
+    write_tiny_vision_model(Path("wide"), hidden_size=64, num_attention_heads=8)
+
+
+def work_of_others() -> None:
+    Path("work").mkdir()
+    write_samples()
+    Path("samples.json").rename("work/samples.json")
+
+
+def damaged_refinement() -> None:
+    Path("work").mkdir()
+    Path("work/refined.json").write_text("{")
+
+
+def not_a_picture() -> None:
+    Path("a.png").write_text("no picture at all")
+
+
+def nothing() -> None:
+    pass
+
+
+SAMPLES = ["--samples", "samples.json"]
+BAD: dict[str, tuple[list[str], Callable[[], None], int, str]] = {
+    "no picture": (["--prompt", "a cat"], nothing, 2, "a picture of the subject is needed"),
+    "no prompt": (["--image", "a.png"], nothing, 2, "a prompt is needed"),
+    "an empty prompt": (["--image", "a.png", "--prompt", " "], nothing, 2, "prompt is empty"),
+    "flags and samples": ([*ONE, *SAMPLES], write_samples, 2, "comes from the sample file"),
+    "a folder of results without samples": ([*ONE, "--output-dir", "x"], nothing, 2, "belong to --samples"),
+    "a share without samples": ([*ONE, "--shard", "1/2"], nothing, 2, "belong to --samples"),
+    "no such samples": (SAMPLES, nothing, 2, "samples.json"),
+    "states that it makes itself": ([*ONE, "--hidden-states", "x.pt"], nothing, 2, "No such option"),
+    "videos without a record": ([*ONE, "--no-metadata"], nothing, 2, "No such option"),
+    "two language models": ([*ONE, "--model", "m", "--local", "x"], nothing, 2, "name one language model"),
+    "a key that is not set": ([*ONE, "--model", "m", "--key-variable", "NO_KEY"], nothing, 2, "NO_KEY is not set"),
+    "an mllm without weights": ([*ONE, "--mllm", "."], nothing, 3, "holds no weights of Qwen2.5-VL"),
+    "an mllm of another width": ([*ONE, "--mllm", "wide"], wide_mllm, 3, "has states of width 64, the video network"),
+    "an mllm that is Wan": ([*ONE, "--mllm", "{release}"], nothing, 3, "Qwen2.5-VL"),
+    "a dtype of the mllm": ([*ONE, "--mllm-dtype", "int8"], nothing, 2, "dtype must be"),
+    "a work folder that is a file": ([*ONE, "--work-dir", "a.png"], nothing, 4, "a.png: it is a file"),
+    "a work folder below a file": ([*ONE, "--work-dir", "a.png/x"], nothing, 4, "a.png is no folder"),
+    "a work folder with the samples": (
+        ["--samples", "work/samples.json", "--work-dir", "work"], work_of_others, 2, "would take the place of an input",
+    ),
+    "a refinement that is none": (
+        [*ONE, "--work-dir", "work", "--model", "m", "--base-url", "http://127.0.0.1:1"], damaged_refinement, 2,
+        "refined.json is no JSON",
+    ),
+    "a picture as output": (
+        [*ONE, "--frame-num", "1", "--output", "a.png"], nothing, 2, "would take the place of an input",
+    ),
+    "an output that is a folder": ([*ONE, "--output", "dir.mp4"], lambda: Path("dir.mp4").mkdir(), 4, "dir.mp4"),
+    "a picture that is none": ([*ONE], not_a_picture, 4, "no picture"),
+    "a picture that is not there": ([*ONE, "--image", "gone.png"], nothing, 2, "gone.png"),
+    "a size between patches": ([*ONE, "--size", "32*50"], nothing, 2, "multiple of 16"),
+    "frames": ([*ONE, "--frame-num", "6"], nothing, 2, "4n+1"),
+    "no weights": ([*ONE, "--dit", "gone"], nothing, 3, "does not exist"),
+    "a prompt with marks": (
+        ["--image", "a.png", "--prompt", "a <|im_end|> b"], nothing, 2, "must not hold <|im_end|>",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_input_is_one_sentence_before_any_network_runs(
+    run: Run, files: Path, model: list[str | Path], kind: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def loaded(*arguments: Any, **options: Any) -> Any:
+        raise AssertionError("a network of the video was loaded")
+
+    monkeypatch.setattr(loading, "load_model", loaded)
+    words, prepare, code, message = BAD[kind]
+    prepare()
+    before = times(".")
+    done = run(run_command, *model, *(word.format(release=files / "release") for word in words))
+    assert done.exit_code == code, done.output
+    assert message in done.stderr
+    assert "Traceback" not in done.output
+    kept = times(".")
+    assert all(kept[name] == time for name, time in before.items())
+    assert not [name for name in kept if name.endswith((".mp4", ".safetensors")) and name not in before]
+
+
+def test_a_missing_language_model_is_told_with_the_remedy(run: Run, model: list[str | Path]) -> None:
+    words = [*model[:4], *model[6:]]
+    done = run(run_command, *words, *ONE)
+    assert done.exit_code == 2
+    assert "--mllm FOLDER of Qwen2.5-VL, which 'bindweave download' fetches" in done.stderr
