@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 import torch
-from click.testing import Result
+from click.testing import CliRunner, Result
 from PIL import Image
+from safetensors.torch import save_file
 
 from bindweave import extraction
 from bindweave.cli.run import run_command
@@ -24,25 +25,22 @@ from wan_core.media import read_provenance
 Run = Callable[..., Result]
 
 
-@pytest.fixture(scope="module")
-def mllm(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny Qwen2.5-VL whose states are as wide as the tiny BindWeave takes them."""
-    folder = tmp_path_factory.mktemp("mllm") / "tiny-qwen"
-    return write_tiny_vision_model(folder, hidden_size=48, num_attention_heads=6)
+SMALL = ["--size", "64*64", "--frame-num", "5", "--sample-steps", "1", "--device", "cpu"]
+
+
+def draw_pictures(folder: Path) -> None:
+    Image.new("RGB", (60, 75), (200, 30, 60)).save(folder / "a.png")
+    Image.new("RGB", (90, 60), (20, 180, 60)).save(folder / "b.png")
 
 
 @pytest.fixture
-def model(files: Path, mllm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str | Path]:
-    """The options of the tiny model and of a small video; pictures lie in the working folder."""
+def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The options of a small video of the bundled model; pictures lie in the working folder."""
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "OPENAI_BASE_URL"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789")
-    Image.new("RGB", (60, 75), (200, 30, 60)).save(tmp_path / "a.png")
-    Image.new("RGB", (120, 60), (20, 180, 60)).save(tmp_path / "b.png")
-    return [
-        "--ckpt-dir", files / "wan", "--dit", files / "release", "--mllm", mllm, "--size", "32*48",
-        "--frame-num", "5", "--sample-steps", "2", "--device", "cpu",
-    ]  # fmt: skip
+    draw_pictures(tmp_path)
+    return SMALL
 
 
 ONE = ["--image", "a.png", "--image", "b.png", "--prompt", "a cat", "--seed", "1"]
@@ -65,15 +63,15 @@ def write_samples(**changes: dict[str, Any]) -> None:
     Path("samples.json").write_text(json.dumps(samples))
 
 
-def test_a_prompt_and_pictures_give_a_video_once(run: Run, model: list[str | Path]) -> None:
-    done = run(run_command, *model, *ONE, "--output", "out/walk.mp4")
+def test_a_prompt_and_pictures_give_a_video_once(run: Run, small: list[str]) -> None:
+    done = run(run_command, *small, *ONE, "--output", "out/walk.mp4")
     assert done.exit_code == 0, done.output
     assert f"work folder: {Path('out/walk_work').absolute()}" in done.stderr
     assert {path.name for path in Path("out").iterdir()} == {"walk.mp4", "walk_work"}
     assert {path.name for path in Path("out/walk_work").iterdir()} == {"samples.json", "features.json", "hidden_states"}
     assert read_provenance("out/walk.mp4").settings["hidden_states"] == "walk_hidden_states.safetensors"
     before = times("out")
-    again = run(run_command, *model, *ONE, "--output", "out/walk.mp4")
+    again = run(run_command, *small, *ONE, "--output", "out/walk.mp4")
     assert again.exit_code == 0, again.output
     assert "out/walk.mp4 is there, made of the same things" in again.stderr
     assert not {*changed(before, times("out"), ".mp4"), *changed(before, times("out"), ".safetensors")}
@@ -84,47 +82,43 @@ CHANGES: dict[str, tuple[list[str], set[str]]] = {
     "prompt": (["--prompt", "a dog"], STATES),
     "order of the pictures": (["--image", "b.png", "--image", "a.png"], STATES),
     "negative prompt of the states": (["--mllm-negative-prompt", "blue"], STATES),
-    "steps": (["--sample-steps", "1"], set()),
+    "steps": (["--sample-steps", "2"], set()),
     "seed": (["--seed", "2"], set()),
     "dtype": (["--dtype", "bfloat16"], set()),
 }
 
 
 @pytest.fixture(scope="module")
-def made(files: Path, mllm: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which a video and its steps are there."""
-    from click.testing import CliRunner
-
     folder = tmp_path_factory.mktemp("made")
-    Image.new("RGB", (60, 75), (200, 30, 60)).save(folder / "a.png")
-    Image.new("RGB", (120, 60), (20, 180, 60)).save(folder / "b.png")
-    words = ["--ckpt-dir", files / "wan", "--dit", files / "release", "--mllm", mllm, "--size", "32*48", "--frame-num",
-             "5", "--sample-steps", "2", "--device", "cpu", "--prompt", "a cat", "--seed", "1", "--output",
-             folder / "walk.mp4", "--image", folder / "a.png", "--image", folder / "b.png"]  # fmt: skip
-    done = CliRunner().invoke(run_command, [str(word) for word in words])
+    draw_pictures(folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        done = CliRunner().invoke(run_command, [*SMALL, *ONE, "--output", "walk.mp4"])
     assert done.exit_code == 0, done.output
     return folder
 
 
 @pytest.mark.parametrize("kind", CHANGES)
 def test_a_change_makes_again_what_depends_on_it(
-    run: Run, model: list[str | Path], made: Path, tmp_path: Path, kind: str
+    run: Run, small: list[str], made: Path, tmp_path: Path, kind: str
 ) -> None:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     words, states = CHANGES[kind]
     images = [] if "--image" in words else ONE[:4]
     rest = [word for word in ONE[4:] if "--prompt" not in words or word not in ("--prompt", "a cat")]
     before = times(".")
-    done = run(run_command, *model, *images, *rest, *words, "--output", "walk.mp4")
+    done = run(run_command, *small, *images, *rest, *words, "--output", "walk.mp4")
     assert done.exit_code == 0, done.output
     after = times(".")
     assert changed(before, after, ".safetensors") == states
     assert changed(before, after, ".mp4") == {"walk.mp4"}
 
 
-def test_another_picture_of_the_same_name_makes_its_sample_again(run: Run, model: list[str | Path]) -> None:
+def test_another_picture_of_the_same_name_makes_its_sample_again(run: Run, small: list[str]) -> None:
     write_samples(two={"img_paths": ["b.png"]})
-    words = [*model, "--samples", "samples.json", "--output-dir", "out"]
+    words = [*small, "--samples", "samples.json", "--output-dir", "out"]
     assert run(run_command, *words).exit_code == 0
     before = times("out", "out_work")
     Image.new("RGB", (60, 75), (0, 0, 60)).save("a.png")
@@ -137,24 +131,22 @@ def test_another_picture_of_the_same_name_makes_its_sample_again(run: Run, model
     }  # fmt: skip
 
 
-def test_damaged_states_and_lost_videos_are_made_again(
-    run: Run, model: list[str | Path], made: Path, tmp_path: Path
-) -> None:
+def test_damaged_states_and_lost_videos_are_made_again(run: Run, small: list[str], made: Path, tmp_path: Path) -> None:
     shutil.copytree(made, tmp_path, dirs_exist_ok=True)
     video, states = Path("walk.mp4").read_bytes(), Path("walk_work/hidden_states/walk_hidden_states.safetensors")
     whole = states.read_bytes()
     states.write_bytes(whole[:-40])
-    assert run(run_command, *model, *ONE, "--output", "walk.mp4").exit_code == 0
+    assert run(run_command, *small, *ONE, "--output", "walk.mp4").exit_code == 0
     assert states.read_bytes() == whole
     Path("walk.mp4").unlink()
-    assert run(run_command, *model, *ONE, "--output", "walk.mp4").exit_code == 0
+    assert run(run_command, *small, *ONE, "--output", "walk.mp4").exit_code == 0
     assert Path("walk.mp4").read_bytes() == video
 
 
-def test_prompts_are_refined_first_and_once(run: Run, model: list[str | Path]) -> None:
+def test_prompts_are_refined_first_and_once(run: Run, small: list[str]) -> None:
     write_samples()
     with chat_server(Reply(said("a red cat")), Reply(said("a green cat")), Reply(said("a blue cat"))) as server:
-        words = [*model, "--samples", "samples.json", "--model", "m", "--base-url", server.url]
+        words = [*small, "--samples", "samples.json", "--model", "m", "--base-url", server.url]
         done = run(run_command, *words, "--output-dir", "out")
         assert done.exit_code == 0, done.output
         assert run(run_command, *words, "--output-dir", "out").exit_code == 0
@@ -168,10 +160,10 @@ def test_prompts_are_refined_first_and_once(run: Run, model: list[str | Path]) -
     assert {name: row["prompt"] for name, row in manifest.items()} == {"one": "a red cat", "two": "a blue cat"}
 
 
-def test_a_sample_that_fails_in_a_step_does_not_stop_the_others(run: Run, model: list[str | Path]) -> None:
+def test_a_sample_that_fails_in_a_step_does_not_stop_the_others(run: Run, small: list[str]) -> None:
     write_samples(two={"img_paths": ["b.png"]})
     with chat_server(Reply(said("a red cat")), Reply(b"", 500), Reply(said("a green cat"))) as server:
-        words = [*model, "--samples", "samples.json", "--output-dir", "out", "--model", "m", "--base-url", server.url]
+        words = [*small, "--samples", "samples.json", "--output-dir", "out", "--model", "m", "--base-url", server.url]
         done = run(run_command, *words, "--retries", "0")
         assert done.exit_code == 5, done.output
         assert "1 of 2 samples failed" in done.stderr
@@ -181,17 +173,15 @@ def test_a_sample_that_fails_in_a_step_does_not_stop_the_others(run: Run, model:
     assert Path("out/two.mp4").is_file()
 
 
-def test_processes_share_the_samples(run: Run, model: list[str | Path]) -> None:
+def test_processes_share_the_samples(run: Run, small: list[str]) -> None:
     write_samples()
     for share in ("1/3", "2/3", "3/3"):
-        done = run(run_command, *model, "--samples", "samples.json", "--output-dir", "out", "--shard", share)
+        done = run(run_command, *small, "--samples", "samples.json", "--output-dir", "out", "--shard", share)
         assert done.exit_code == 0, done.output
     assert list(json.loads(Path("out/manifest.json").read_text())) == ["one", "two"]
 
 
-def test_no_network_of_a_step_is_there_in_the_next(
-    run: Run, model: list[str | Path], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_no_network_of_a_step_is_there_in_the_next(run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     tensors: list[weakref.ref[torch.Tensor]] = []
     alive: dict[str, int] = {}
     load = loading.load_model
@@ -207,7 +197,7 @@ def test_no_network_of_a_step_is_there_in_the_next(
 
     monkeypatch.setattr(extraction, "open_mllm", watched_mllm)
     monkeypatch.setattr(loading, "load_model", watched_load)
-    done = run(run_command, *model, *ONE, "--output", "walk.mp4")
+    done = run(run_command, *small, *ONE, "--output", "walk.mp4")
     assert done.exit_code == 0, done.output
     gc.collect()
     assert len(tensors) > 40
@@ -216,9 +206,9 @@ def test_no_network_of_a_step_is_there_in_the_next(
     )
 
 
-def test_an_interrupted_run_goes_on(run: Run, model: list[str | Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupted_run_goes_on(run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     write_samples()
-    words = [*model, "--samples", "samples.json", "--output-dir", "out"]
+    words = [*small, "--samples", "samples.json", "--output-dir", "out"]
     write, calls = extraction.write_hidden_states, []
 
     def interrupted(*arguments: Any) -> None:
@@ -237,17 +227,17 @@ def test_an_interrupted_run_goes_on(run: Run, model: list[str | Path], monkeypat
     assert {path.name for path in Path("out").iterdir()} == {"one.mp4", "two.mp4", "manifest.json"}
 
 
-def test_a_plan_makes_nothing(run: Run, model: list[str | Path]) -> None:
-    done = run(run_command, *model, *ONE, "--output", "walk.mp4", "--dry-run")
+def test_a_plan_makes_nothing(run: Run, small: list[str]) -> None:
+    done = run(run_command, *small, *ONE, "--output", "walk.mp4", "--dry-run")
     assert done.exit_code == 0, done.output
     assert "references           2" in done.stdout
     assert {path.name for path in Path().iterdir()} == {"a.png", "b.png"}
 
 
-def test_without_an_output_the_name_tells_prompt_and_pictures_apart(run: Run, model: list[str | Path]) -> None:
+def test_without_an_output_the_name_tells_prompt_and_pictures_apart(run: Run, small: list[str]) -> None:
     names = set[str]()
     for words in (ONE, ONE[2:], [*ONE[:-2], "--seed", "3"]):
-        done = run(run_command, *model, *words, "--dry-run")
+        done = run(run_command, *small, *words, "--dry-run")
         names |= {line.split()[1] for line in done.stdout.splitlines() if line.startswith("output")}
     assert len(names) == 2
     assert all(name.startswith("a_cat_") for name in names)
@@ -255,6 +245,11 @@ def test_without_an_output_the_name_tells_prompt_and_pictures_apart(run: Run, mo
 
 def wide_mllm() -> None:
     write_tiny_vision_model(Path("wide"), hidden_size=64, num_attention_heads=8)
+
+
+def other_weights() -> None:
+    Path("wide").mkdir()
+    save_file({"patch_embedding.weight": torch.zeros(2)}, "wide/model.safetensors")
 
 
 def work_of_others() -> None:
@@ -291,7 +286,7 @@ BAD: dict[str, tuple[list[str], Callable[[], None], int, str]] = {
     "a key that is not set": ([*ONE, "--model", "m", "--key-variable", "NO_KEY"], nothing, 2, "NO_KEY is not set"),
     "an mllm without weights": ([*ONE, "--mllm", "."], nothing, 3, "holds no weights of Qwen2.5-VL"),
     "an mllm of another width": ([*ONE, "--mllm", "wide"], wide_mllm, 3, "has states of width 64, the video network"),
-    "an mllm that is Wan": ([*ONE, "--mllm", "{release}"], nothing, 3, "Qwen2.5-VL"),
+    "an mllm that is Wan": ([*ONE, "--mllm", "wide"], other_weights, 3, "Qwen2.5-VL"),
     "a dtype of the mllm": ([*ONE, "--mllm-dtype", "int8"], nothing, 2, "dtype must be"),
     "a work folder that is a file": ([*ONE, "--work-dir", "a.png"], nothing, 4, "a.png: it is a file"),
     "a work folder below a file": ([*ONE, "--work-dir", "a.png/x"], nothing, 4, "a.png is no folder"),
@@ -310,7 +305,7 @@ BAD: dict[str, tuple[list[str], Callable[[], None], int, str]] = {
     "a picture that is not there": ([*ONE, "--image", "gone.png"], nothing, 2, "gone.png"),
     "a size between patches": ([*ONE, "--size", "32*50"], nothing, 2, "multiple of 16"),
     "frames": ([*ONE, "--frame-num", "6"], nothing, 2, "4n+1"),
-    "no weights": ([*ONE, "--dit", "gone"], nothing, 3, "does not exist"),
+    "no weights": ([*ONE, "--ckpt-dir", "gone", "--mllm", "wide"], wide_mllm, 3, "gone"),
     "a prompt with marks": (
         ["--image", "a.png", "--prompt", "a <|im_end|> b"], nothing, 2, "must not hold <|im_end|>",
     ),
@@ -319,7 +314,7 @@ BAD: dict[str, tuple[list[str], Callable[[], None], int, str]] = {
 
 @pytest.mark.parametrize("kind", BAD)
 def test_bad_input_is_one_sentence_before_any_network_runs(
-    run: Run, files: Path, model: list[str | Path], kind: str, monkeypatch: pytest.MonkeyPatch
+    run: Run, small: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def loaded(*arguments: Any, **options: Any) -> Any:
         raise AssertionError("a network of the video was loaded")
@@ -328,7 +323,7 @@ def test_bad_input_is_one_sentence_before_any_network_runs(
     words, prepare, code, message = BAD[kind]
     prepare()
     before = times(".")
-    done = run(run_command, *model, *(word.format(release=files / "release") for word in words))
+    done = run(run_command, *small, *words)
     assert done.exit_code == code, done.output
     assert message in done.stderr
     assert "Traceback" not in done.output
@@ -337,8 +332,7 @@ def test_bad_input_is_one_sentence_before_any_network_runs(
     assert not [name for name in kept if name.endswith((".mp4", ".safetensors")) and name not in before]
 
 
-def test_a_missing_language_model_is_told_with_the_remedy(run: Run, model: list[str | Path]) -> None:
-    words = [*model[:4], *model[6:]]
-    done = run(run_command, *words, *ONE)
-    assert done.exit_code == 2
+def test_a_missing_language_model_is_told_with_the_remedy(run: Run, small: list[str]) -> None:
+    done = run(run_command, *small, *ONE, "--ckpt-dir", "wan")
+    assert done.exit_code == 2, done.output
     assert "--mllm FOLDER of Qwen2.5-VL, which 'bindweave download' fetches" in done.stderr

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from bindweave.presets import BINDWEAVE_14B
+from bindweave.presets import BINDWEAVE_14B, TINY_BINDWEAVE
 from wan_core import RequestError, cli, media
 from wan_core.cli import PLACE, SHARE, build_command, own_device, reporter, share_of_work
 from wan_core.presets import Preset
@@ -18,7 +18,7 @@ HELP = (
     "Make a video in which the subjects of one to four pictures appear. --ckpt-dir is Wan2.1-I2V-14B-720P (the "
     "official folder or diffusers'), --dit BindWeave's weights: the release, MindSpeed-MM's folder, or native. Many "
     "videos come from a sample JSON, by --samples or by the original's inference_model_s2v.json as --config: those "
-    "that are there already are not made again."
+    "that are there, made of the same things, are not made again. Without --ckpt-dir the bundled tiny model runs."
 )
 
 
@@ -26,10 +26,19 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     """One video from flags, or those of a sample file."""
     log = reporter(values["quiet"])
     values, batch = prepared(values, log)
+    preset = preset_for(values, log)
     if batch is None:
         cli.run_generate(preset, values)
     else:
         make_samples(preset, values, batch)
+
+
+def preset_for(values: Mapping[str, Any], log: Callable[[str], None]) -> Preset:
+    """The 14B model where weights of it are named, else the bundled tiny one."""
+    if values["ckpt_dir"] is not None or values["parts"]:
+        return BINDWEAVE_14B
+    log("note: no --ckpt-dir, so the bundled tiny-bindweave makes the video; it knows plain shapes alone")
+    return TINY_BINDWEAVE
 
 
 def make_samples(preset: Preset, values: Mapping[str, Any], batch: "SampleBatch") -> None:
@@ -61,6 +70,8 @@ def prepared(values: Mapping[str, Any], log: Callable[[str], None]) -> tuple[dic
         values.update({name: value for name, value in found.values.items() if values[name] is None})
         places = {name: place or getattr(found, name) for name, place in places.items()}
         parts.update({name: str(place) for name, place in found.parts.items()})
+        if values["ckpt_dir"] is None and "vae" in found.parts:  # a config that names all parts is enough
+            values["ckpt_dir"] = found.parts["vae"].parent
     values["parts"] = tuple({**parts, **dict(values["parts"]), **({"dit": str(dit)} if dit else {})}.items())
     if places["samples"] is None:
         if any(places.values()) or shard is not None:

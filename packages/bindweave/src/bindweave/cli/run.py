@@ -13,6 +13,7 @@ import click
 
 from bindweave.cli import infer, refine
 from bindweave.ledger import Share
+from bindweave.presets import TINY_BINDWEAVE, TINY_MLLM
 from wan_core import RequestError, WanError, cli
 from wan_core.cli import PLACE, Job, file_words, own_device, plan_jobs, progress_unless, reporter
 from wan_core.media import check_output
@@ -29,7 +30,7 @@ HELP = (
     "(--samples) or from the original's inference_model_s2v.json (--config). A language model looks at the pictures "
     "(--mllm), after it refined the prompts if --model or --local is given; then the videos are made. What a step made "
     "stays in a work folder: the same command goes on after an interruption, and another prompt, picture or setting "
-    "makes again what depends on it and nothing else."
+    "makes again what depends on it and nothing else. Without --ckpt-dir and --mllm the bundled tiny models run."
 )
 STATES = ("hidden_states", "hidden_states_negative")
 LEFT_OUT = {**dict.fromkeys(STATES), "prompt_file": None, "no_metadata": False}
@@ -50,7 +51,8 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     if not wanted.samples:
         log("there are more processes than samples; nothing is left for this one")
         return
-    if own["mllm"] is None:
+    preset = infer.preset_for(values, log)
+    if own["mllm"] is None and preset is not TINY_BINDWEAVE:
         raise RequestError(
             "the language model is missing: --mllm FOLDER of Qwen2.5-VL, which 'bindweave download' fetches"
         )
@@ -59,7 +61,7 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     chain = Chain(
         work=work_folder(own["work_dir"], wanted.place),
         pictures=wanted.pictures,
-        mllm=own["mllm"],
+        mllm=own["mllm"] or TINY_MLLM,
         refinement=chat,
         part=wanted.part,
         **({} if own["mllm_negative_prompt"] is None else {"negative_prompt": own["mllm_negative_prompt"]}),
@@ -174,7 +176,7 @@ def make_command() -> click.Command:
     names = {param.name for param in command.params}
     command.params = [
         *(param for param in command.params if param.name not in LEFT_OUT),
-        click.Option(["--mllm"], type=PLACE, help="Folder of Qwen2.5-VL-7B-Instruct."),
+        click.Option(["--mllm"], type=PLACE, help="Folder of Qwen2.5-VL-7B-Instruct; default: the bundled tiny one."),
         click.Option(["--mllm-dtype"], default="bfloat16", show_default=True, help="In which it runs."),
         click.Option(["--mllm-negative-prompt"], help="Of the negative states; default: the original's."),
         *(option for option in refine.chat_options() if option.name not in names),
