@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from bindweave.cli import bindweave
 from poze.cli import poze
 from poze.cli.infer import infer
 from selfforcing_unianimate.cli import sfu
@@ -42,7 +43,7 @@ NEEDS_WEIGHTS = (
     "bindweave import-features",
     "bindweave infer",
 )
-SCRIPTS = {"wan": wan, "mi2v": mi2v, "poze": poze, "poze-infer": infer, "sfu": sfu}
+SCRIPTS = {"wan": wan, "mi2v": mi2v, "poze": poze, "poze-infer": infer, "sfu": sfu, "bindweave": bindweave}
 LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
 
 

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,12 @@ import torch
 from click.testing import Result
 from safetensors.torch import load_file, save_file
 
+from bindweave import BINDWEAVE
 from bindweave.cli.convert import convert
-from wan_core.checkpoints import read_weights
+from wan_core.checkpoints import MemorySource, native_weights, read_weights, write_file
 from wan_core.cli import wan
+
+from .conftest import TINY
 
 Run = Callable[..., Result]
 INDEX = "diffusion_pytorch_model.safetensors.index.json"
@@ -210,3 +214,14 @@ def test_options_of_the_other_direction_are_refused(run: Run, files: Path, words
     done = run(convert, "--source_path", files / "release", "--target_path", "t", *words)
     assert done.exit_code == 2
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("mode", ["convert_to_mm", "convert_to_hf"])
+def test_heads_that_only_the_source_tells_are_written_beside(run: Run, mode: str) -> None:
+    network = BINDWEAVE.build(replace(TINY, num_heads=2))
+    source = MemorySource(network.state_dict(), metadata={"config": json.dumps({"num_heads": 2})})
+    write_file(source, Path("native/model.safetensors"))
+    done = run(convert, "--source_path", "native", "--target_path", "out", "--mode", mode)
+    assert done.exit_code == 0, done.output
+    assert Path("out/config.json").is_file()
+    assert BINDWEAVE.read_config(Path("out"), native_weights(read_weights("out"), BINDWEAVE)).num_heads == 2

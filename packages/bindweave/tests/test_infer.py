@@ -82,6 +82,7 @@ def test_pictures_their_order_and_states_change_the_video(run: Run, files: Path,
         "swapped": swapped,
         "states": changed(flags, "--hidden-states", "other.safetensors"),
         "branch": [*flags, "--all-in-branch"],
+        "schedule": [*flags, "--schedule", "diffusers"],
     }
     for name, words in variants.items():
         done = run(infer, *words, "--output", f"{name}.gif", "--no-metadata")
@@ -253,6 +254,7 @@ BAD_FLAGS: dict[str, tuple[str, str | None, int, str]] = {
     "several tensors": ("--hidden-states", "two.safetensors", 3, "2 tensors"),
     "a size between patches": ("--size", "32*50", 2, "multiple of 16"),
     "frames": ("--frame-num", "6", 2, "4n+1"),
+    "a schedule": ("--schedule", "cosine", 2, "schedule must be wan or diffusers"),
     "weights of plain Wan": ("--dit", "{wan}", 3, "text_projector"),
     "no weights": ("--dit", "gone", 3, "does not exist"),
 }

@@ -8,11 +8,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bindweave.config import BindWeaveConfig
 from bindweave.families import BINDWEAVE, MM, no_connector
 from wan_core import CheckpointError, RequestError
 from wan_core.checkpoints import (
@@ -38,6 +39,7 @@ _VERSION = {"checkpoint_version": 3.0}
 # What the network of a first and a last frame has besides; the converter passes it on.
 _PASSED_ON = ("img_emb.emb_pos",)
 _UNUSED = re.compile(r"\.norm_added_q\.weight$")
+_CONFIG = "config.json"
 _INDEX = "diffusion_pytorch_model.safetensors.index.json"
 _WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".index.json")
 
@@ -172,7 +174,8 @@ def convert_to_mm(source_path: Path, target: Path, stages: StageLayers | None = 
             write_torch_file(part, folder / file, levels=stages.levels, values=values)
             files.append(file)
             written += len(names)
-        files += _copied(source_path, folder, ("config.json",))
+        files += _copied(source_path, folder, (_CONFIG,))
+        files += _missing_config(source_path, native, folder, BINDWEAVE.official_config)
         write_text(folder / files[0], "release")
     return _counted(target, files, source, written)
 
@@ -189,7 +192,8 @@ def convert_to_hf(source_path: Path, target: Path, like: Path | None = None) -> 
     with whole_folder(target) as folder:
         if shards is None or like is None:
             files = write_shards(release, folder, metadata={})
-            files += _copied(source_path, folder, ("config.json",))
+            files += _copied(source_path, folder, (_CONFIG,))
+            files += _missing_config(source_path, native, folder, BINDWEAVE.diffusers_config)
         else:
             for name, keys in shards.items():
                 part = DerivedSource(release, {key: Recipe((key,), release.info(key)) for key in keys}, metadata={})
@@ -229,6 +233,29 @@ def _copied(source: Path, folder: Path, names: Sequence[str]) -> list[str]:
     for name in found:
         shutil.copyfile(source / name, folder / name)
     return found
+
+
+def _missing_config(
+    source: Path, native: TensorSource, folder: Path, write: Callable[[BindWeaveConfig], Mapping[str, Any]] | None
+) -> list[str]:
+    """Write the config.json that a folder needs to be read, where dims of the source are told by it alone."""
+    if (folder / _CONFIG).exists():
+        return []
+    said = _config_of(source, native)
+    bare = DerivedSource(native, {name: Recipe((name,), native.info(name)) for name in native}, metadata={})
+    if said is None or write is None or said == _config_of(folder, bare):
+        return []
+    write_json(folder / _CONFIG, dict(write(said)))
+    return [_CONFIG]
+
+
+def _config_of(path: Path, native: TensorSource) -> BindWeaveConfig | None:
+    """The dims that tensors and what stands beside them tell; None where nothing does."""
+    try:
+        config: BindWeaveConfig = BINDWEAVE.read_config(path, native)
+    except CheckpointError:
+        return None
+    return config
 
 
 def _counted(target: Path, files: Sequence[str], source: Any, written: int) -> Converted:

@@ -11,6 +11,9 @@ from wan_core.tasks import GenerationRequest
 MAX_REFERENCES = 4
 """How many pictures the model was trained with; the first ones are taken."""
 
+SCHEDULES = ("wan", "diffusers")
+"""The grids of UniPC."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class SubjectRequest(GenerationRequest):
@@ -50,8 +53,18 @@ class SubjectRequest(GenerationRequest):
         },
     )
 
+    schedule: str = field(
+        default="wan",
+        metadata={
+            "option": ("--schedule",),
+            "help": "How UniPC spaces its steps: as Wan does, or as diffusers does in newer releases (diffusers).",
+        },
+    )
+
     def validate(self) -> None:
         super().validate()
+        if self.schedule not in SCHEDULES:
+            raise RequestError(f"schedule must be {' or '.join(SCHEDULES)}, got {self.schedule!r}")
         if not self.images:
             raise RequestError("a picture of the subject is needed: --image FILE, one to four times")
         if self.hidden_states is None:

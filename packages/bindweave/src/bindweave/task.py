@@ -84,6 +84,8 @@ class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
                 "extract' writes too; or --sample-guide-scale 1"
             )
         self.check_states(request)
+        if request.schedule != "wan" and settings.solver != "unipc":
+            raise RequestError(f"--schedule is UniPC's; leave it out, or {settings.solver} as --sample-solver")
         geometry = exact_geometry(settings, latent_spec)
         kept, rest = request.images[:MAX_REFERENCES], request.images[MAX_REFERENCES:]
         for path in kept:
@@ -127,6 +129,7 @@ class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
             positive=branch(context, files[0]),
             negative=None if negative is None else branch(negative, files[1]),
             latent_shape=(1, *inputs.geometry.latent_shape),
+            solver_options={} if inputs.request.schedule == "wan" else {"grid": inputs.request.schedule},
         )
 
     def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
