@@ -1,6 +1,5 @@
 """``bindweave run``: the steps one after the other, what they make again, what is in memory, and what is refused."""
 
-import gc
 import json
 import shutil
 import weakref
@@ -15,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 from bindweave import extraction
+from bindweave.cli.infer import infer
 from bindweave.cli.run import run_command
 from bindweave.mllm import open_mllm
 from tests.chat_server import Reply, chat_server, said
@@ -131,16 +131,18 @@ def test_another_picture_of_the_same_name_makes_its_sample_again(run: Run, small
     }  # fmt: skip
 
 
-def test_damaged_states_and_lost_videos_are_made_again(run: Run, small: list[str], made: Path, tmp_path: Path) -> None:
-    shutil.copytree(made, tmp_path, dirs_exist_ok=True)
-    video, states = Path("walk.mp4").read_bytes(), Path("walk_work/hidden_states/walk_hidden_states.safetensors")
-    whole = states.read_bytes()
+def test_damaged_states_and_lost_videos_are_made_again(run: Run, small: list[str]) -> None:
+    write_samples()
+    words = [*small, "--samples", "samples.json", "--output-dir", "out", "--seed", "1"]
+    assert run(run_command, *words).exit_code == 0
+    video, states = Path("out/two.mp4").read_bytes(), Path("out_work/hidden_states/one_hidden_states.safetensors")
+    whole, before = states.read_bytes(), times("out")
     states.write_bytes(whole[:-40])
-    assert run(run_command, *small, *ONE, "--output", "walk.mp4").exit_code == 0
-    assert states.read_bytes() == whole
-    Path("walk.mp4").unlink()
-    assert run(run_command, *small, *ONE, "--output", "walk.mp4").exit_code == 0
-    assert Path("walk.mp4").read_bytes() == video
+    Path("out/two.mp4").unlink()
+    done = run(run_command, *words)
+    assert done.exit_code == 0, done.output
+    assert (states.read_bytes(), Path("out/two.mp4").read_bytes()) == (whole, video)
+    assert changed(before, times("out"), ".mp4") == {"two.mp4"}
 
 
 def test_prompts_are_refined_first_and_once(run: Run, small: list[str]) -> None:
@@ -181,29 +183,52 @@ def test_processes_share_the_samples(run: Run, small: list[str]) -> None:
     assert list(json.loads(Path("out/manifest.json").read_text())) == ["one", "two"]
 
 
-def test_no_network_of_a_step_is_there_in_the_next(run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors: list[weakref.ref[torch.Tensor]] = []
-    alive: dict[str, int] = {}
-    load = loading.load_model
+class Memory:
+    """The bytes of all networks that are there at once: ``peak`` is the most, ``largest`` that of each by its name."""
 
-    def watched_mllm(*arguments: Any) -> Any:
-        opened = open_mllm(*arguments)
-        tensors.extend(weakref.ref(each) for each in opened[0].state_dict(keep_vars=True).values())
-        return opened
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.peak, self.largest = 0, dict[str, int]()
+        self._tensors: list[tuple[weakref.ref[torch.Tensor], int]] = []
+        load = loading.load_model
 
-    def watched_load(*arguments: Any, **options: Any) -> Any:
-        alive[options["family"].name] = sum(each() is not None for each in tensors)
-        return load(*arguments, **options)
+        def watched_mllm(*arguments: Any) -> Any:
+            opened = open_mllm(*arguments)
+            self._came("mllm", opened[0])
+            return opened
 
-    monkeypatch.setattr(extraction, "open_mllm", watched_mllm)
-    monkeypatch.setattr(loading, "load_model", watched_load)
-    done = run(run_command, *small, *ONE, "--output", "walk.mp4")
-    assert done.exit_code == 0, done.output
-    gc.collect()
-    assert len(tensors) > 40
-    assert {name: alive[name] for name in ("umt5", "clip", "vae", "bindweave")} == dict.fromkeys(
-        ("umt5", "clip", "vae", "bindweave"), 0
-    )
+        def watched_load(*arguments: Any, **options: Any) -> Any:
+            network = load(*arguments, **options)
+            self._came(options["family"].name, network)
+            return network
+
+        patch.setattr(extraction, "open_mllm", watched_mllm)
+        patch.setattr(loading, "load_model", watched_load)
+
+    def _came(self, name: str, network: torch.nn.Module) -> None:
+        tensors = {id(each): each for each in network.state_dict(keep_vars=True).values()}.values()
+        self._tensors += [(weakref.ref(each), each.nbytes) for each in tensors]
+        self.largest[name] = sum(each.nbytes for each in tensors)
+        self.peak = max(self.peak, sum(size for tensor, size in self._tensors if tensor() is not None))
+
+
+def test_the_most_memory_is_that_of_the_largest_step(
+    run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        whole = Memory(patch)
+        assert run(run_command, *small, *ONE, "--output", "walk.mp4").exit_code == 0
+    states = "walk_work/hidden_states/walk_hidden_states"
+    with monkeypatch.context() as patch:
+        last = Memory(patch)
+        done = run(
+            infer, *small, *ONE, "--output", "other.mp4", "--hidden-states", f"{states}.safetensors",
+            "--hidden-states-negative", f"{states}_negative.safetensors",
+        )  # fmt: skip
+        assert done.exit_code == 0, done.output
+    assert set(whole.largest) == {"mllm", *last.largest}
+    assert whole.peak == max(whole.largest["mllm"], last.peak)
+    assert whole.peak < sum(whole.largest.values()) - whole.largest["mllm"]
+    assert Path("other.mp4").read_bytes() == Path("walk.mp4").read_bytes()
 
 
 def test_an_interrupted_run_goes_on(run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -30,8 +30,9 @@ MANIFEST = "manifest.json"
 class SampleBatch:
     """Samples on their way to videos in ``output_dir``, in the order of their ids; this process makes its ``share``.
 
-    Pictures are relative to ``image_root``, states to where the command runs. ``any_seed``: a video of another seed is
-    as good. ``failed`` says which samples cannot be made, and why; ``done`` counts the videos that were there.
+    Pictures are relative to ``image_root``, states to where the command runs; without ``reads_states`` these are still
+    to be made. ``any_seed``: a video of another seed is as good. ``failed`` says which samples cannot be made, and why;
+    ``done`` counts the videos that were there.
     """
 
     samples: Mapping[str, Sample]
@@ -40,6 +41,7 @@ class SampleBatch:
     log: Callable[[str], None]
     share: Share = field(default_factory=Share)
     any_seed: bool = True
+    reads_states: bool = True
     failed: dict[str, WanError] = field(default_factory=dict)
     done: int = 0
 
@@ -74,7 +76,7 @@ class SampleBatch:
             "output": self._output(sample),
         }
         for name in ("hidden_states", "hidden_states_negative"):
-            if given[name] and given[name].is_file():
+            if self.reads_states and given[name] and given[name].is_file():
                 read_hidden_states(given[name])
         try:
             return plan_jobs(preset, given, check)

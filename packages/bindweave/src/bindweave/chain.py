@@ -16,7 +16,7 @@ from bindweave.extraction import Extraction, check_mllm_folder, extract_samples
 from bindweave.prompts import MLLM_NEGATIVE_PROMPT
 from bindweave.refine import Refinement, refine_samples
 from bindweave.samples import Sample, read_samples, write_samples
-from bindweave.steps import Outcome, Progress
+from bindweave.steps import Outcome, Progress, leave_memory
 from bindweave.task import SubjectToVideo
 from wan_core import CheckpointError, WanError
 from wan_core.files import check_place, plain_text
@@ -70,8 +70,9 @@ class Chain:
         check_mllm_folder(self.mllm)
 
     def check_widths(self, network: Any) -> None:
-        """Raises CheckpointError where the states will not be those that a video network of these dims takes."""
-        from bindweave.mllm import mllm_config
+        """Raises CheckpointError where the states will not be those that a video network of these dims takes, and for a
+        language model without its tokenizer."""
+        from bindweave.mllm import load_chat_tokenizer, mllm_config
 
         dim = mllm_config(self.mllm).dim
         if dim not in (network.mllm_dim, network.text_dim):
@@ -79,6 +80,8 @@ class Chain:
                 f"{plain_text(self.mllm)} has states of width {dim}, the video network takes {network.mllm_dim}; take "
                 "the language model that it was trained with"
             )
+        if self.refinement is not None:  # a step before the one that opens it
+            load_chat_tokenizer(self.mllm)
 
     def states(
         self,
@@ -111,6 +114,7 @@ class Chain:
                 )
             )  # fmt: skip
             source = refined
+            leave_memory(device)
         wanted = Extraction(
             source=source,
             output=features,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from bindweave.steps import (
     Outcome,
     Progress,
     digest_of,
+    leave_memory,
     load_pictures,
     model_digest,
     opened_once,
@@ -107,14 +107,11 @@ def extract_samples(
     States that are there and were made of the same prompt, pictures, weights and settings stay. The language model is
     loaded when there is work, and only while this runs. Returns and raises as :func:`bindweave.steps.work_through`.
     """
-    from wan_core.runtime import release_cached_memory
-
     mllm = opened_once(lambda: open_mllm(wanted.mllm, dtype, device))
     settings = {"dtype": str(dtype).removeprefix("torch.")}
     outcome = _extracted(wanted, settings, mllm, share, progress, log, keep_failed)
     del mllm
-    gc.collect()
-    release_cached_memory(device)
+    leave_memory(device)
     return outcome
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping
@@ -17,6 +18,7 @@ from wan_core import BackendError, CheckpointError, MediaError, RequestError, Wa
 from wan_core.files import folder_files, hash_file, plain_text, sample_file
 
 if TYPE_CHECKING:
+    import torch
     from PIL.Image import Image
 
 ThingT = TypeVar("ThingT")
@@ -48,6 +50,14 @@ def opened_once(open_it: Callable[[], ThingT]) -> Callable[[], ThingT]:
             raise UnusableError(error) from error
 
     return get
+
+
+def leave_memory(device: torch.device) -> None:
+    """Free what nothing refers to any more, here and on a device, before the next step's network comes."""
+    from wan_core.runtime import release_cached_memory
+
+    gc.collect()
+    release_cached_memory(device)
 
 
 def model_digest(place: str | Path) -> str:

@@ -155,8 +155,8 @@ class _Batch:
         return self._batch.failed
 
     def plan(self, preset: Preset, samples: Mapping[str, Sample]) -> list[Job]:
-        self._batch.samples = samples
-        return self._batch.plan(preset, self.values, check_output)
+        coming = replace(self._batch, samples=samples, reads_states=False)
+        return coming.plan(preset, self.values, check_output)
 
     def make(self, preset: Preset, samples: Mapping[str, Sample]) -> None:
         self._batch.samples = samples
