@@ -308,6 +308,15 @@ def test_a_bad_config_is_refused_by_its_key(run: Run, files: Path, tmp_path: Pat
     assert not (tmp_path / "results").exists()
 
 
+def test_a_config_that_names_the_parts_needs_no_folder_besides(run: Run, files: Path, tmp_path: Path) -> None:
+    config = sample_file(tmp_path, files)
+    content = json.loads(config.read_text())
+    config.write_text(json.dumps({**content, "ae": {"from_pretrained": "gone/vae"}}))
+    done = run(infer, "--config", config, "--quiet")
+    assert done.exit_code == 3, done.output
+    assert "gone" in done.stderr
+
+
 BAD_SAMPLES: dict[str, tuple[Any, str]] = {
     "a list": ([], "an object of samples"),
     "a step out": ({"a": {"img_paths": ["../a.png"], "prompt": "p"}}, "paths with .. are refused"),

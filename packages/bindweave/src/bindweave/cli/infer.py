@@ -60,18 +60,7 @@ def prepared(values: Mapping[str, Any], log: Callable[[str], None]) -> tuple[dic
     values = dict(values)
     places = {name: values.pop(name) for name in ("samples", "base_img_dir", "output_dir")}
     config, dit, shard = values.pop("config"), values.pop("dit"), values.pop("shard")
-    parts: dict[str, str] = {}
-    if config is not None:
-        from bindweave.inference_config import read_inference_config
-
-        found = read_inference_config(config)
-        for note in found.notes:
-            log(f"note: {note}")
-        values.update({name: value for name, value in found.values.items() if values[name] is None})
-        places = {name: place or getattr(found, name) for name, place in places.items()}
-        parts.update({name: str(place) for name, place in found.parts.items()})
-        if values["ckpt_dir"] is None and "vae" in found.parts:  # a config that names all parts is enough
-            values["ckpt_dir"] = found.parts["vae"].parent
+    parts = {} if config is None else _take_config(config, values, places, log)
     values["parts"] = tuple({**parts, **dict(values["parts"]), **({"dit": str(dit)} if dit else {})}.items())
     if places["samples"] is None:
         if any(places.values()) or shard is not None:
@@ -93,6 +82,22 @@ def prepared(values: Mapping[str, Any], log: Callable[[str], None]) -> tuple[dic
     )
     values["device"] = own_device(values["device"])
     return without_prompt(values), batch
+
+
+def _take_config(
+    config: Path, values: dict[str, Any], places: dict[str, Any], log: Callable[[str], None]
+) -> dict[str, str]:
+    """Fill in from the original's config what no flag says; returns where it has the parts of the model."""
+    from bindweave.inference_config import read_inference_config
+
+    found = read_inference_config(config)
+    for note in found.notes:
+        log(f"note: {note}")
+    values.update({name: value for name, value in found.values.items() if values[name] is None})
+    places.update({name: place or getattr(found, name) for name, place in places.items()})
+    if values["ckpt_dir"] is None and "vae" in found.parts:  # a config that names all parts is enough
+        values["ckpt_dir"] = found.parts["vae"].parent
+    return {name: str(place) for name, place in found.parts.items()}
 
 
 def make_command(name: str, run: Callable[[Preset, Mapping[str, Any]], None]) -> click.Command:
