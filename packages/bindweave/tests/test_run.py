@@ -328,7 +328,7 @@ BAD: dict[str, tuple[list[str], Callable[[], None], int, str]] = {
     "an output that is a folder": ([*ONE, "--output", "dir.mp4"], lambda: Path("dir.mp4").mkdir(), 4, "dir.mp4"),
     "a picture that is none": ([*ONE], not_a_picture, 4, "no picture"),
     "a picture that is not there": ([*ONE, "--image", "gone.png"], nothing, 2, "gone.png"),
-    "a size between patches": ([*ONE, "--size", "32*50"], nothing, 2, "multiple of 16"),
+    "a size between patches": ([*ONE, "--size", "32*50"], nothing, 2, "must be a multiple of"),
     "frames": ([*ONE, "--frame-num", "6"], nothing, 2, "4n+1"),
     "no weights": ([*ONE, "--ckpt-dir", "gone", "--mllm", "wide"], wide_mllm, 3, "gone"),
     "a prompt with marks": (
