@@ -6,7 +6,6 @@ share of the samples that goes without caption.
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from bindweave.extraction import check_mllm_folder
 from bindweave.hidden_states import extract, is_current, write_hidden_states
 from bindweave.ledger import Share
 from bindweave.mllm import open_mllm
-from bindweave.steps import Progress, UnusableError, digest_of, model_digest, opened_once
+from bindweave.steps import Progress, UnusableError, digest_of, leave_memory, model_digest, opened_once
 from bindweave.subject_training import REFERENCES, STATES, SUBJECT_FILES, empty_states_file
 from bindweave.subjects import SCORES, chosen_subjects, subject_files
 from wan_core import RequestError
@@ -80,8 +79,6 @@ def extract_clips(
     only while this runs. Raises the errors of all examples that failed together, at the end, and CheckpointError for a
     folder that is no language model.
     """
-    from wan_core.runtime import release_cached_memory
-
     found = look_into(data_folders([folder]), files={REFERENCES: SUBJECT_FILES[REFERENCES]})
     check_mllm_folder(mllm)
     settings = {"mllm": mllm.name, "dtype": str(dtype).removeprefix("torch."), "weights": model_digest(mllm)}
@@ -89,8 +86,7 @@ def extract_clips(
     _refuse_shared(found.examples)
     made = _made(found, found.examples[share.index :: share.count], settings, opened, progress)
     del opened
-    gc.collect()
-    release_cached_memory(device)
+    leave_memory(device)
     found.refuse(str(folder), "mend them; the same command makes the rest")
     log(f"{plain_text(folder)}: states of {made} examples made; those of all others are there")
 
