@@ -70,8 +70,8 @@ class SoundNorm(nn.Module):
         self.linear = nn.Linear(dim, 2 * dim)
 
     def forward(self, tokens: Tensor, mood: Tensor) -> Tensor:
-        """[N, L, C] float32 and the sound [N, 1, C] to [N, L, C]."""
-        shift, scale = self.linear(functional.silu(mood.to(self.linear.weight))).float().chunk(2, dim=-1)
+        """[N, L, C] float32 and what it follows, [N, 1, C] in the linear layer's dtype, to [N, L, C] float32."""
+        shift, scale = self.linear(mood).float().chunk(2, dim=-1)
         normed = functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-5)
         return torch.addcmul(shift, normed, 1 + scale)
 
@@ -88,15 +88,17 @@ class SoundInjector(nn.Module):
             self.injector_adain_layers = nn.ModuleList(SoundNorm(config.dim) for _ in layers)
 
     def forward(self, block: int, tokens: Tensor, sound: Tensor, mood: Tensor | None) -> Tensor:
-        """Tokens [N, L, C] float32 of N frames after ``block``, with the sound [N, K, C] of each; may change them."""
+        """Tokens [N, L, C] float32 of N frames after ``block``, with the sound [N, K, C] of each; may change them.
+
+        The sound has the dtype of the linear layers, the ``mood`` [N, 1, C] is float32.
+        """
         number = self.index[block]
         attention = cast(CrossAttention, self.injector[number])
-        dtype = attention.q.weight.dtype
         if mood is None:
             normed = functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
         else:
-            normed = self.injector_adain_layers[number](tokens, mood)
-        out: Tensor = attention(normed.to(dtype), attention.context_states(sound.to(dtype)), tokens)
+            normed = self.injector_adain_layers[number](tokens, functional.silu(mood).to(sound))
+        out: Tensor = attention(normed.to(sound), attention.context_states(sound), tokens)
         return out
 
 
@@ -139,8 +141,8 @@ class S2VDiT(WanDiT):
             tokens=torch.cat([part + mark for part, mark in zip(tokens, marks, strict=False)], dim=1),
             rope=torch.cat(tables),
             grid=video.grid,
-            sound=sound,
-            mood=mood,
+            sound=sound.to(video.tokens),
+            mood=None if mood is None else mood.float(),
         )
 
     def embed_timesteps(self, timesteps: Tensor, sequence: TokenSequence, inputs: DiTInputs) -> TimeRows:
