@@ -11,8 +11,10 @@ from __future__ import annotations
 import argparse
 import copy
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -152,17 +154,28 @@ def run_dit(arguments: argparse.Namespace) -> None:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
-    """Stage "evaluate": scores and strips of the held-back scenes, by the files of the package (stage "export")."""
-    work = arguments.work
+    """Stage "evaluate": scores and strips of the held-back scenes, by the files of the package (stage "export");
+    torchrun divides the scenes."""
+    work, part = arguments.work, (int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1")))
     counts = range(1, MOST_SUBJECTS + 1) if arguments.subjects is None else [arguments.subjects]
     pipeline = subject_evaluation.shipped()
     for count in counts:
-        report = subject_evaluation.evaluate(pipeline, count)
-        (work / f"scores-{count}.json").write_text(json.dumps(report.scores))
+        report = subject_evaluation.evaluate(pipeline, count, part)
+        (work / f"rows-{count}-{part[0]}.json").write_text(json.dumps(report.rows))
         for name, strips in report.strips.items():
-            Image.fromarray(np.concatenate(strips)).save(work / f"{name}-{count}.png")
-        sys.stdout.write(json.dumps({count: report.scores}) + "\n")
-        sys.stdout.flush()
+            if strips:
+                Image.fromarray(np.concatenate(strips)).save(work / f"{name}-{count}-{part[0]}.png")
+
+
+def scores_of(work: Path) -> dict[str, dict[str, Any]]:
+    """What stage "evaluate" found, by number of subjects."""
+    found: dict[str, dict[str, Any]] = {}
+    for count in range(1, MOST_SUBJECTS + 1):
+        parts = [json.loads(path.read_text()) for path in sorted(work.glob(f"rows-{count}-*.json"))]
+        if parts:
+            rows = {name: [row for part in parts for row in part[name]] for name in subject_evaluation.ARMS}
+            found[str(count)] = {name: subject_evaluation.summary(each) for name, each in rows.items()}
+    return found
 
 
 def run_export(arguments: argparse.Namespace) -> None:
@@ -175,9 +188,7 @@ def run_export(arguments: argparse.Namespace) -> None:
     dit, path = subject_stages.new_dit(encoders), work / "dit.safetensors"
     if path.exists():
         dit.load_state_dict(read_tensors(path))
-    scores = {
-        count: json.loads(file.read_text()) for count in "123" if (file := work / f"scores-{count}.json").exists()
-    }
+    scores = scores_of(work)
     subject_export.write_network(dit, scores)
     (work / "table.md").write_text("\n".join(subject_evaluation.table(scores)) + "\n")
 
