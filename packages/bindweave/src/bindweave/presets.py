@@ -59,13 +59,12 @@ TINY_BINDWEAVE = replace(
         ),
     ),
     name="tiny-bindweave",
-    summary="the subjects of one to three pictures in a video, in seconds on a CPU",
+    summary="the plain shape of a picture in a video, roughly, in seconds on a CPU",
     task=SubjectToVideo(),
     sampling=replace(_TINY.sampling, num_frames=13, guidance_scale=2.0),
     world=(
-        "it shows circles, squares and triangles of one or two colours, which pictures have on a plain ground, and "
-        "moves them as prompts such as 'it moves to the right' or 'the first grows, the second stays still, the third "
-        "moves up' say; "
+        "it shows a circle, square or triangle about as its picture does, mostly in one colour, and moves it as "
+        "prompts such as 'it moves to the right' or 'the first grows, the second stays still, the third moves up' say; "
         "'bindweave download' fetches a model that knows more"
     ),
 )
