@@ -59,8 +59,10 @@ def _one_name(colors: Sequence[Floats], palette: dict[str, tuple[int, int, int]]
     """The name that all colours have; None where they differ, or one is far from all of the palette."""
     names = {nearest_name(color, palette) for color in colors}
     name = names.pop()
+    if names or name is None:
+        return None
     far = max(float(np.linalg.norm(np.asarray(color) - palette[name])) for color in colors)
-    return None if names or far > _FARTHEST else name
+    return None if far > _FARTHEST else name
 
 
 def correlation(opening: Floats, loud: Floats) -> float:

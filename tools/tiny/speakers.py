@@ -3,16 +3,21 @@
 Everything follows from integers: ``training_speech(seed)`` always draws the same sound and look. One look in five is
 held back, and the 50 held-back sounds of `evaluation_speeches` come from seeds of their own. The mouth follows the
 sound itself, not what it was made of: its opening at a video frame is the loudness there, by that of the whole sound.
+``python -m tools.tiny.speakers FOLDER`` writes ``face.png`` and ``syllables.ogg``, those of tests/data.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
+import soundfile
 from numpy.typing import NDArray
+from PIL import Image
 
 from tools.tiny.drawing import Floats, coverage, paint, pixel_grid
 from tools.tiny.world import BACKGROUNDS, COLORS, Video
@@ -137,3 +142,21 @@ def evaluation_speeches() -> Iterator[Speech]:
     held = faces(held_back=True)
     for seed in EVALUATION_SEEDS:
         yield Speech(draw_voice(np.random.default_rng([42, seed]), EVALUATION_SECONDS), held[seed % len(held)])
+
+
+def write_sample(folder: Path) -> None:
+    """Write a picture and a sound of 2.5 s that no training saw, for examples and tests."""
+    folder.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(picture_of(faces(held_back=True)[2])).save(folder / "face.png")
+    soundfile.write(folder / "syllables.ogg", draw_voice(np.random.default_rng([46, 0]), EVALUATION_SECONDS), RATE)
+
+
+def main() -> None:
+    """Write the sample."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    write_sample(parser.parse_args().folder)
+
+
+if __name__ == "__main__":
+    main()

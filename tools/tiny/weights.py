@@ -50,10 +50,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def in_8_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same with block matrices as int8 and a scale per row (``X.weight_scale``) beside each, as the core reads."""
+    """The same with the matrices of blocks, and of what hears, as int8 with a scale per row (``X.weight_scale``)."""
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        if not (name.startswith("blocks.") and name.endswith(".weight") and tensor.ndim == 2):
+        is_matrix = name.endswith(".weight") and tensor.ndim == 2
+        if not (is_matrix and name.startswith(("blocks.", "audio_injector."))):
             stored[name] = tensor
             continue
         scale = tensor.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-8) / 127

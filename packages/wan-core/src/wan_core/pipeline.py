@@ -138,14 +138,19 @@ class Pipeline:
         return checked
 
     def prompt_notes(self, inputs: TaskInputs[Any]) -> list[str]:
-        """Sentences on what the model does not read of a prompt, or a negative one: its end, words without a token."""
-        texts = {"prompt": inputs.request.prompt, "negative prompt": inputs.settings.negative_prompt}
+        """Sentences on what the model does not read of a prompt, or a negative one: its end, words without a token.
+
+        A prompt that the task has by itself is nobody's to mend.
+        """
+        default = next(each.default for each in fields(inputs.request) if each.name == "prompt")
+        prompt = "" if inputs.request.prompt == default else inputs.request.prompt
+        texts = {"prompt": prompt, "negative prompt": inputs.settings.negative_prompt}
         lost = {name: self.components.lost_words(text) for name, text in texts.items()}
         cut = {name: quoted(end) for name, end in lost.items() if end}
         notes = [f"the {name} is too long, the model does not read its end: {end}" for name, end in cut.items()]
         # What its world is described by, it draws, whether the word has a token or not.
         drawn = self.preset.world.lower().split()
-        missing = [word for word in self.components.unknown_words(inputs.request.prompt) if word.lower() not in drawn]
+        missing = [word for word in self.components.unknown_words(prompt) if word.lower() not in drawn]
         unknown = ", ".join(map(repr, missing))
         world = f"; {self.preset.world}" if self.preset.world else ""
         return [*notes, f"{self.preset.name} has no word for {unknown}{world}"] if unknown else notes

@@ -4,11 +4,13 @@ One VAE and one text encoder serve all of them. The networks see 64x64 clips of 
 """
 
 from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
-from wan_core.checkpoints import DIT, TOKENIZER, UMT5, VAE, Part
-from wan_core.models import UMT5Config, VAEConfig, WanDiTConfig
+from wan_core.checkpoints import DIT, S2V, TOKENIZER, UMT5, VAE, WAV2VEC2, Part
+from wan_core.models import S2VConfig, UMT5Config, VAEConfig, WanDiTConfig, Wav2Vec2Config
 from wan_core.presets.base import Preset
-from wan_core.tasks import Experts, ImageToVideo, SamplingDefaults, TextImageToVideo, TextToVideo
+from wan_core.tasks import Experts, ImageToVideo, SamplingDefaults, SpeechToVideo, TextImageToVideo, TextToVideo
 
 TINY_VAE = VAEConfig(
     dim=24,
@@ -101,4 +103,38 @@ TINY_MOE = replace(
     ),
     boundary=0.875,
     tea_cache=(),
+)
+
+TINY_SPEECH_ENCODER = Wav2Vec2Config(
+    dim=32, ffn_dim=64, num_heads=2, num_layers=2, conv_dims=(16,) * 7, position_kernel=16, position_groups=4
+)
+
+TINY_S2V_DIT = S2VConfig(
+    **vars(TINY_DIT),
+    cond_dim=TINY_VAE.z_dim,
+    audio_dim=TINY_SPEECH_ENCODER.dim,
+    audio_layers=TINY_SPEECH_ENCODER.states,
+    audio_inject_layers=(0, 2, 4),
+)
+
+# A folder of its own: beside the other transformers it would be taken for one of two experts.
+_SPEAKER = Path(str(files("wan_core") / "weights" / "tiny-s2v"))
+
+# Clips of a second, each after a second of history; without guidance, which it does not need.
+TINY_S2V = replace(
+    TINY_T2V,
+    name="tiny-s2v",
+    summary="speech to video in seconds on a CPU: a face whose mouth opens with the loudness of the sound",
+    task=SpeechToVideo(infer_frames=16, motion_frames=17),
+    parts=(
+        Part(name="dit", family=S2V, file=str(_SPEAKER / "s2v"), config=TINY_S2V_DIT),
+        *TINY_T2V.parts[1:],
+        Part(name="audio_encoder", family=WAV2VEC2, file=str(_SPEAKER / "wav2vec2"), config=TINY_SPEECH_ENCODER),
+    ),
+    sampling=replace(TINY_T2V.sampling, fps=16, num_inference_steps=10, guidance_scale=1.0),
+    tea_cache=(),
+    world=(
+        "it animates a round face, red, green, yellow, orange, purple or cyan, on a black, white, gray, blue or pink "
+        "background, whose mouth opens with the loudness; 'wan download s2v-14B' fetches a model that knows people"
+    ),
 )

@@ -41,7 +41,8 @@ _OPTION = "option"
 class S2VRequest(GenerationRequest):
     """Sound and the image of who speaks. ``width`` x ``height`` is the area; the image gives the aspect ratio.
 
-    ``infer_frames`` are the video frames of a clip, a multiple of 4; ``num_clip`` None is as many as the sound needs.
+    ``infer_frames`` are the video frames of a clip, a multiple of 4, None the model's own; ``num_clip`` None is as many
+    as the sound needs.
     """
 
     prompt: str = PROMPT
@@ -55,8 +56,9 @@ class S2VRequest(GenerationRequest):
     num_clip: int | None = field(
         default=None, metadata={_OPTION: ("--num-clip",), "help": "Clips; default: as many as the sound needs."}
     )
-    infer_frames: int = field(
-        default=80, metadata={_OPTION: ("--infer-frames",), "help": "Frames of a clip, 4n; 80 and 48 were trained."}
+    infer_frames: int | None = field(
+        default=None,
+        metadata={_OPTION: ("--infer-frames",), "help": "Frames of a clip, 4n; S2V-14B was trained on 80 and 48."},
     )
     start_from_ref: bool = field(
         default=False, metadata={_OPTION: ("--start-from-ref",), "help": "Let the video begin with the picture."}
@@ -98,10 +100,11 @@ class S2VRequest(GenerationRequest):
             raise RequestError(
                 "the length follows the sound; take --num-clip and --infer-frames instead of --frame-num"
             )
-        if not 4 <= self.infer_frames <= MAX_INFER_FRAMES or self.infer_frames % 4:
-            below = min(max(self.infer_frames // 4 * 4, 4), MAX_INFER_FRAMES)
+        frames = 4 if self.infer_frames is None else self.infer_frames
+        if not 4 <= frames <= MAX_INFER_FRAMES or frames % 4:
+            below = min(max(frames // 4 * 4, 4), MAX_INFER_FRAMES)
             raise RequestError(
-                f"infer_frames must be a multiple of 4 from 4 to {MAX_INFER_FRAMES}, got {self.infer_frames}; "
+                f"infer_frames must be a multiple of 4 from 4 to {MAX_INFER_FRAMES}, got {frames}; "
                 f"{below} is the nearest below"
             )
 
@@ -114,6 +117,11 @@ class S2VTaskInputs(TaskInputs[S2VRequest]):
     speech: Speech
     clips: int
     pose_interval: int = 1
+
+    @property
+    def clip_frames(self) -> int:
+        """Video frames of a clip."""
+        return cast(int, self.request.infer_frames)
 
     def record(self) -> dict[str, Any]:
         """Without a number of frames, which the sound gives."""
@@ -128,30 +136,33 @@ class S2VConditioning(Conditioning):
 
 
 class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
-    """Wan2.2 S2V: ``fps`` is the rate it was trained for, ``motion_frames`` (4n+1) how much of the past a clip sees."""
+    """Wan2.2 S2V: ``fps`` is the rate it was trained for, ``infer_frames`` (4n) the frames of a clip, ``motion_frames``
+    (4n+1) how much of the past it sees."""
 
     request_type: ClassVar[type[GenerationRequest]] = S2VRequest
     prompt_kind: ClassVar[str] = "s2v"
 
-    def __init__(self, *, fps: int = 16, motion_frames: int = 73) -> None:
+    def __init__(self, *, fps: int = 16, infer_frames: int = 80, motion_frames: int = 73) -> None:
         self.fps = fps
+        self.infer_frames = infer_frames
         self.motion_frames = motion_frames
 
     def load(self, request: S2VRequest, settings: SamplingSettings, latent_spec: LatentSpec) -> S2VTaskInputs:
         if settings.fps != self.fps:
             raise RequestError(f"this model makes {self.fps} frames per second, got {settings.fps}; leave --fps out")
+        frames = self.infer_frames if request.infer_frames is None else request.infer_frames
         still = media.load_image(cast(Path, request.image))
         area, multiple = settings.width * settings.height, latent_spec.height_multiple * PACKED_PATCHES
-        geometry = geometry_of_speaker(still, area, latent_spec, request.infer_frames + 1, multiple)
+        geometry = geometry_of_speaker(still, area, latent_spec, frames + 1, multiple)
         # What is dropped is so at the start alone; from the reference on there is nothing to drop.
         dropped = 0 if request.start_from_ref else _SETTLING_FRAMES
         speech = load_speech(cast(Path, request.audio), align=-dropped / self.fps if request.align_audio else 0.0)
-        clips, notes = self._num_clips(request, speech)
-        interval, more = self._pose_interval(request, clips)
+        clips, notes = self._num_clips(request.num_clip, speech, frames)
+        interval, more = self._pose_interval(request.pose_video, clips * frames)
         return S2VTaskInputs(
-            request=request,
+            request=replace(request, infer_frames=frames),
             settings=settings,
-            geometry=replace(geometry, num_frames=clips * request.infer_frames - dropped),
+            geometry=replace(geometry, num_frames=clips * frames - dropped),
             notes=(*speech.notes, *notes, *more),
             sound=speech.sound,
             image=media.image_to_tensor(media.fit_short_side(still, geometry.width, geometry.height)),
@@ -160,22 +171,22 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
             pose_interval=interval,
         )
 
-    def _num_clips(self, request: S2VRequest, speech: Speech) -> tuple[int, list[str]]:
+    def _num_clips(self, wanted: int | None, speech: Speech, frames: int) -> tuple[int, list[str]]:
         """How many clips are made, of as many as the sound is long enough for."""
-        there = speech.num_clips(request.infer_frames, self.fps)
-        asked = there if request.num_clip is None else request.num_clip
+        there = speech.num_clips(frames, self.fps)
+        asked = there if wanted is None else wanted
         if asked > there:
             return there, [f"the sound is long enough for {there} clips, not for {asked}"]
         states = models.num_interpolated(models.WAV2VEC2_LARGE_XLSR_53.num_moments(len(speech.waveform)))
-        if 1 < asked != models.num_audio_clips(states - 1, request.infer_frames, self.fps):  # a whole number of clips
+        if 1 < asked != models.num_audio_clips(states - 1, frames, self.fps):  # a whole number of clips
             return asked, [f"the last clip holds silence alone; --num-clip {asked - 1} leaves it out"]
         return asked, []
 
-    def _pose_interval(self, request: S2VRequest, clips: int) -> tuple[int, list[str]]:
+    def _pose_interval(self, poses: Path | None, frames: int) -> tuple[int, list[str]]:
         """Every how many-th frame of the pose video is taken; a rate that does not divide changes its pace."""
-        if request.pose_video is None:
+        if poses is None:
             return 1, []
-        info, name = media.probe_video(request.pose_video), plain_text(request.pose_video)
+        info, name = media.probe_video(poses), plain_text(poses)
         interval = max(1, round(info.fps / self.fps))
         notes = [f"{name} {note}" for note in info.notes]
         pace = self.fps * interval / info.fps
@@ -184,7 +195,7 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
                 f"{name} has {info.fps:g} frames per second, of which every {interval}. is taken: its poses move "
                 f"{pace:.2f} times as fast; encode it at {self.fps} to keep their time"
             )
-        if info.num_frames is not None and info.num_frames <= (clips * request.infer_frames - 1) * interval:
+        if info.num_frames is not None and info.num_frames <= (frames - 1) * interval:
             notes.append(f"{name} is shorter than the video; the rest is made without poses")
         return interval, notes
 
@@ -202,7 +213,7 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
 
     def describe(self, inputs: S2VTaskInputs) -> Mapping[str, object]:
         geometry = inputs.geometry
-        clip = replace(geometry, num_frames=inputs.request.infer_frames - self._stride(inputs) + 1)
+        clip = replace(geometry, num_frames=inputs.clip_frames - self._stride(inputs) + 1)
         beside = 1 + 3 / 2  # the reference, and the history: newest frame whole, the others coarser
         return {
             "width": geometry.width,
@@ -217,7 +228,7 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
     def condition(self, inputs: S2VTaskInputs, components: Components, clip: Clip) -> S2VConditioning:
         import torch
 
-        request, size = inputs.request, inputs.request.infer_frames
+        request, size = inputs.request, inputs.clip_frames
         context, negative = text_states(inputs, components)
         states = self.speech_states(inputs, components)[..., clip.index * size : (clip.index + 1) * size]
         audio = states.to(components.device)
@@ -258,7 +269,7 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
 
     def speech_states(self, inputs: S2VTaskInputs, components: Components) -> Tensor:
         """The states of every video frame of all clips, [1, layers, dim, frames], on the CPU."""
-        size = inputs.request.infer_frames
+        size = inputs.clip_frames
         key = inputs.speech.sound.sha256, inputs.speech.waveform.shape, size
         return components.once(
             "speech states",
@@ -284,7 +295,7 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
 
         if inputs.request.pose_video is None:
             return None
-        size, height, width = inputs.request.infer_frames, inputs.geometry.height, inputs.geometry.width
+        size, height, width = inputs.clip_frames, inputs.geometry.height, inputs.geometry.width
         frames = torch.full((3, 1 + size, height, width), -1.0)
         for place, pixels in enumerate(self.pose_frames(inputs, index * size, size), start=1):
             frames[:, place] = media.fit_frame(pixels.float().div(255).mul(2).sub(1), width, height)
