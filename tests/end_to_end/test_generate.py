@@ -225,6 +225,13 @@ def test_every_prompt_of_a_file_has_a_video_of_its_own(run: Run, tmp_path: Path)
     assert all(f"note: {path} is there and will be replaced" in again.stderr for path in paths)
 
 
+def test_a_percent_sign_in_the_name_of_a_video_is_a_letter(run: Run) -> None:
+    Path("100%.mp4").write_bytes(b"an older one")
+    result = run("generate", "--prompt", "a red circle", "--output", "100%.mp4", "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "note: 100%.mp4 is there and will be replaced" in result.stderr
+
+
 @pytest.mark.parametrize(
     ("words", "preset"),
     [

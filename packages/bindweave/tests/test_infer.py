@@ -293,6 +293,9 @@ BAD_CONFIGS: dict[str, tuple[dict[str, Any], str]] = {
     "steps": ({"diffusion": {"num_inference_steps": "many"}}, "num_inference_steps must be a number"),
     "another method": ({"diffusion": {"model_id": "ddpm"}}, "the diffusion is UniPC"),
     "offload": ({"pipeline_config": {"cpu_offload": "yes"}}, "cpu_offload must be true or false"),
+    "a number that is none": ({"fps": float("nan")}, "is no JSON"),
+    "a number without end": ({"fps": 10**400}, "fps must be a number"),
+    "shift without end": ({"diffusion": {"flow_shift": 1e300}}, "flow_shift must be a number"),
     "a section": ({"ae": "vae"}, "ae must be an object"),
 }
 
@@ -321,6 +324,10 @@ BAD_SAMPLES: dict[str, tuple[Any, str]] = {
     "a list": ([], "an object of samples"),
     "a step out": ({"a": {"img_paths": ["../a.png"], "prompt": "p"}}, "paths with .. are refused"),
     "an id with a slash": ({"a/b": {"img_paths": ["a.png"], "prompt": "p"}}, "no slashes"),
+    "an id of two lines": ({"a\nb": {"img_paths": ["a.png"], "prompt": "p"}}, "an id names a file"),
+    "a long id": ({"a" * 201: {"img_paths": ["a.png"], "prompt": "p"}}, "an id names a file"),
+    "half a character": ({"a": {"img_paths": ["a.png"], "prompt": "p", "by": "\ud800"}}, "is no JSON"),
+    "a path with a zero": ({"a": {"img_paths": ["a\0.png"], "prompt": "p"}}, "rename the file"),
     "no pictures": ({"a": {"img_paths": [], "prompt": "p"}}, "img_paths must be a list"),
     "no prompt": ({"a": {"img_paths": ["a.png"], "prompt": " "}}, "prompt must be a text"),
     "no states": ({"a": {"img_paths": ["a.png"], "prompt": "p"}}, "bindweave extract"),

@@ -9,7 +9,7 @@ from click.testing import CliRunner, Result
 from PIL import Image
 
 from bindweave.cli.refine import refine
-from bindweave.ledger import Share
+from bindweave.ledger import Ledger, Share
 from bindweave.prompts import INSTRUCTION
 from bindweave.refine import REFINED_FROM
 from tests.chat_server import ChatServer, Reply, chat_server, said
@@ -237,3 +237,12 @@ def test_options_that_cannot_work_are_refused(options: list[str], code: int, mes
     assert (result.exit_code, message in result.output) == (code, True), result.output
     assert KEY not in result.output
     assert not Path("out.json").exists()
+
+
+@pytest.mark.parametrize("text", ["{", "[" * 100_000, '{"of": "d", "changes": {}}', '{"of": "d", "error": ""}'])
+def test_a_damaged_note_does_not_count(text: str) -> None:
+    ledger = Ledger(Path("out.json"), {"a": "d"})
+    ledger.note("a", {"prompt": "b"})
+    assert ledger.changes("a") == {"prompt": "b"}
+    Path(".out.json.samples/a.json").write_text(text)
+    assert ledger.changes("a") is None

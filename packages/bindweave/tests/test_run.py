@@ -16,9 +16,12 @@ from safetensors.torch import save_file
 from bindweave import extraction
 from bindweave.cli.infer import infer
 from bindweave.cli.run import run_command
+from bindweave.config import ConnectorConfig
+from bindweave.families import CONNECTOR
 from bindweave.mllm import open_mllm
 from tests.chat_server import Reply, chat_server, said
 from tests.tiny_qwen import write_tiny_vision_model
+from tools.make_checkpoint import DIT
 from wan_core import loading
 from wan_core.media import read_provenance
 
@@ -68,7 +71,9 @@ def test_a_prompt_and_pictures_give_a_video_once(run: Run, small: list[str]) -> 
     assert done.exit_code == 0, done.output
     assert f"work folder: {Path('out/walk_work').absolute()}" in done.stderr
     assert {path.name for path in Path("out").iterdir()} == {"walk.mp4", "walk_work"}
-    assert {path.name for path in Path("out/walk_work").iterdir()} == {"samples.json", "features.json", "hidden_states"}
+    assert {path.name for path in Path("out/walk_work").iterdir()} == {
+        "run_samples.json", "run_features.json", "hidden_states",
+    }  # fmt: skip
     assert read_provenance("out/walk.mp4").settings["hidden_states"] == "walk_hidden_states.safetensors"
     before = times("out")
     again = run(run_command, *small, *ONE, "--output", "out/walk.mp4")
@@ -280,12 +285,12 @@ def other_weights() -> None:
 def work_of_others() -> None:
     Path("work").mkdir()
     write_samples()
-    Path("samples.json").rename("work/samples.json")
+    Path("samples.json").rename("work/run_samples.json")
 
 
 def damaged_refinement() -> None:
     Path("work").mkdir()
-    Path("work/refined.json").write_text("{")
+    Path("work/run_refined.json").write_text("{")
 
 
 def not_a_picture() -> None:
@@ -310,13 +315,13 @@ BAD: dict[str, tuple[list[str], Callable[[], None], int, str]] = {
     "two language models": ([*ONE, "--model", "m", "--local", "x"], nothing, 2, "name one language model"),
     "a key that is not set": ([*ONE, "--model", "m", "--key-variable", "NO_KEY"], nothing, 2, "NO_KEY is not set"),
     "an mllm without weights": ([*ONE, "--mllm", "."], nothing, 3, "holds no weights of Qwen2.5-VL"),
-    "an mllm of another width": ([*ONE, "--mllm", "wide"], wide_mllm, 3, "has states of width 64, the video network"),
+    "an mllm of another width": ([*ONE, "--mllm", "wide"], wide_mllm, 3, "has states of width 64, this network takes"),
     "an mllm that is Wan": ([*ONE, "--mllm", "wide"], other_weights, 3, "Qwen2.5-VL"),
     "a dtype of the mllm": ([*ONE, "--mllm-dtype", "int8"], nothing, 2, "dtype must be"),
     "a work folder that is a file": ([*ONE, "--work-dir", "a.png"], nothing, 4, "a.png: it is a file"),
     "a work folder below a file": ([*ONE, "--work-dir", "a.png/x"], nothing, 4, "a.png is no folder"),
     "a work folder with the samples": (
-        ["--samples", "work/samples.json", "--work-dir", "work"], work_of_others, 2, "would take the place of an input",
+        ["--samples", "work/run_samples.json", "--work-dir", "work"], work_of_others, 2, "the place of an input",
     ),
     "a refinement that is none": (
         [*ONE, "--work-dir", "work", "--model", "m", "--base-url", "http://127.0.0.1:1"], damaged_refinement, 2,
@@ -331,6 +336,8 @@ BAD: dict[str, tuple[list[str], Callable[[], None], int, str]] = {
     "a size between patches": ([*ONE, "--size", "32*50"], nothing, 2, "must be a multiple of"),
     "frames": ([*ONE, "--frame-num", "6"], nothing, 2, "4n+1"),
     "no weights": ([*ONE, "--ckpt-dir", "gone", "--mllm", "wide"], wide_mllm, 3, "gone"),
+    "a prompt with half a character": (["--image", "a.png", "--prompt", "a \udc80"], nothing, 2, "prompt"),
+    "a picture whose name lost letters": ([*ONE, "--image", "caf\udce9.png"], nothing, 2, "rename the file"),
     "a prompt with marks": (
         ["--image", "a.png", "--prompt", "a <|im_end|> b"], nothing, 2, "must not hold <|im_end|>",
     ),
@@ -361,3 +368,35 @@ def test_a_missing_language_model_is_told_with_the_remedy(run: Run, small: list[
     done = run(run_command, *small, *ONE, "--ckpt-dir", "wan")
     assert done.exit_code == 2, done.output
     assert "--mllm FOLDER of Qwen2.5-VL, which 'bindweave download' fetches" in done.stderr
+
+
+def test_wans_own_network_needs_a_connector_and_is_refused_before_the_first_step(
+    run: Run, small: list[str], files: Path
+) -> None:
+    write_tiny_vision_model(Path("mllm"), hidden_size=48, num_attention_heads=6)
+    words = [*small, *ONE, "--ckpt-dir", files / "wan", "--mllm", "mllm", "--output", "walk.mp4"]
+    done = run(run_command, *words)
+    assert done.exit_code == 3, done.output
+    assert "--connector" in done.stderr
+    assert not Path("walk_work").exists()
+    connector = CONNECTOR.build(ConnectorConfig(dim=48, text_dim=DIT.text_dim))
+    save_file(connector.state_dict(), "connector.safetensors")
+    done = run(run_command, *words, "--connector", "connector.safetensors")
+    assert done.exit_code == 0, done.output
+    assert Path("walk.mp4").is_file()
+
+
+@pytest.mark.parametrize("name", ["50%.mp4", "a:b.mp4", "a b.mp4"])
+def test_any_name_of_a_video_will_do(run: Run, small: list[str], name: str) -> None:
+    done = run(run_command, *small, *ONE, "--output", name)
+    assert done.exit_code == 0, done.output
+    assert Path(name).is_file()
+
+
+def test_a_work_folder_with_files_of_ones_own_keeps_them(run: Run, small: list[str]) -> None:
+    names = [f"{name}.json" for name in ("samples", "refined", "features")]
+    for name in names:
+        Path(name).write_text("mine")
+    done = run(run_command, *small, *ONE, "--output", "walk.mp4", "--work-dir", ".")
+    assert done.exit_code == 0, done.output
+    assert [Path(name).read_text() for name in names] == ["mine"] * 3

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from wan_core.errors import BackendError, MediaError, RequestError
-from wan_core.media import check_output, check_own_files
+from wan_core.media import check_output, check_own_files, is_pattern
 
 
 def everything(folder: Path) -> list[tuple[str, int]]:
@@ -183,3 +183,9 @@ def test_outputs_are_files_of_their_own_and_no_inputs(tmp_path: Path) -> None:
     ):
         with pytest.raises(RequestError, match="would take the place of an"):
             check_own_files(outputs, given)
+
+
+def test_a_percent_sign_makes_a_pattern_of_pictures_alone() -> None:
+    assert is_pattern("frames/%04d.png")
+    assert not is_pattern("50%d.mp4")
+    assert not is_pattern("50%/a.png")

@@ -148,9 +148,9 @@ def is_made(
 
     Of one that is made again it is told why. One without a record that can be read counts with ``keep_unknown``.
     """
-    from wan_core.media import read_provenance
+    from wan_core.media import is_pattern, read_provenance
 
-    if not os.path.lexists(path) and "%" not in path.name:
+    if not os.path.lexists(path) and not is_pattern(path):
         return False
     try:
         found = read_provenance(path)

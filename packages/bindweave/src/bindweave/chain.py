@@ -10,16 +10,17 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from bindweave.extraction import Extraction, check_mllm_folder, extract_samples
 from bindweave.prompts import MLLM_NEGATIVE_PROMPT
 from bindweave.refine import Refinement, refine_samples
 from bindweave.samples import Sample, read_samples, write_samples
 from bindweave.steps import Outcome, Progress, leave_memory
+from bindweave.subject_training import check_connector, check_width
 from bindweave.task import SubjectToVideo
-from wan_core import CheckpointError, WanError
-from wan_core.files import check_place, plain_text
+from wan_core import WanError
+from wan_core.files import check_place
 from wan_core.media import check_own_files
 
 if TYPE_CHECKING:
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
     from bindweave.task import SubjectInputs
     from wan_core.tasks import Components
 
-GIVEN, REFINED, FEATURES, STATES = "samples.json", "refined.json", "features.json", "hidden_states"
-"""What lies in a work folder: sample files before and after refinement and with states, and the states' folder."""
+GIVEN, REFINED, FEATURES, STATES = "run_samples.json", "run_refined.json", "run_features.json", "hidden_states"
+"""What lies in a work folder: sample files before and after refinement and with states, and the states' folder.
+
+Names that no file of a user has, as he may name a folder of his own.
+"""
 
 
 class PlannedSubjects(SubjectToVideo):
@@ -69,17 +73,13 @@ class Chain:
         check_own_files(self.files, inputs)
         check_mllm_folder(self.mllm)
 
-    def check_widths(self, network: Any) -> None:
-        """Raises CheckpointError where the states will not be those that a video network of these dims takes, and for a
-        language model without its tokenizer."""
+    def check_states(self, components: Components) -> None:
+        """Raises CheckpointError where the states will not be those that the parts of the video model take, for a
+        network without connector, and for a language model without its tokenizer."""
         from bindweave.mllm import load_chat_tokenizer, mllm_config
 
-        dim = mllm_config(self.mllm).dim
-        if dim not in (network.mllm_dim, network.text_dim):
-            raise CheckpointError(
-                f"{plain_text(self.mllm)} has states of width {dim}, the video network takes {network.mllm_dim}; take "
-                "the language model that it was trained with"
-            )
+        check_connector(components)
+        check_width(mllm_config(self.mllm).dim, components, self.mllm)
         if self.refinement is not None:  # a step before the one that opens it
             load_chat_tokenizer(self.mllm)
 

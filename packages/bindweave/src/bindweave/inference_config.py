@@ -16,6 +16,7 @@ _FOLDERS = {"ae": "vae", "text_encoder": "text_encoder", "tokenizer": "tokenizer
 _WITHOUT_EFFECT = (
     "save_path", "prompt", "image", "use_prompt_preprocess", "device", "frame_interval", "model_id", "num_frames",
 )  # fmt: skip
+_LARGEST = 2**31
 _DTYPES = {"bf16": "bfloat16", "fp16": "float16", "fp32": "float32"}
 
 
@@ -78,7 +79,8 @@ class _Reader:
         value = values.get(key)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or (kind is int and value != int(value)):
+        is_number = type(value) in (int, float) and abs(value) <= _LARGEST
+        if not is_number or (kind is int and value != int(value)):
             raise RequestError(f"{self.shown}: {key} must be a number, got {str(value)[:60]!r}")
         return kind(value)
 

@@ -75,7 +75,7 @@ class Ledger:
     def _read(self, name: str) -> dict[str, Any] | None:
         try:
             noted = json.loads((self._folder / f"{name}.json").read_text(encoding="utf-8"))
-        except (OSError, ValueError):
+        except (OSError, ValueError, RecursionError):
             return None
         is_ours = isinstance(noted, dict) and noted.get("of") == self._digests[name]
-        return noted if is_ours and isinstance(noted.get("changes"), dict) else None
+        return noted if is_ours and {type(noted.get(key)) for key in ("changes", "error")} == {dict, str} else None

@@ -13,6 +13,9 @@ from wan_core import RequestError
 from wan_core.drafts import write_text
 from wan_core.files import damage_of, plain_text, read_text, unique_keys
 
+_MAX_ID_BYTES = 200
+"""File systems take 255 for a name, and an id gets an ending, such as that of its states."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Sample:
@@ -39,9 +42,13 @@ def read_samples(path: Path) -> dict[str, Sample]:
 
 
 def read_object(path: Path, what: str) -> dict[str, Any]:
-    """The JSON object, which is not empty, of a file; ``what`` says of what it is. Raises RequestError."""
+    """The JSON object, which is not empty, of a file; ``what`` says of what it is.
+
+    Raises RequestError, also for half characters and numbers that are not finite: no file could hold them again.
+    """
     try:
         content = json.loads(read_text(path), object_pairs_hook=unique_keys)
+        json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{plain_text(path)} is no JSON: {str(error)[:80]}") from error
     if not isinstance(content, dict) or not content:
@@ -62,8 +69,10 @@ def check_new_file(output: Path, source: Path) -> None:
 
 def safe_path(text: str, what: str) -> Path:
     """A path from a file of somebody else: without a step out of its folder. Raises RequestError."""
-    if ".." in (*PurePosixPath(text).parts, *PureWindowsPath(text).parts) or damage_of(text) or "\0" in text:
+    if ".." in (*PurePosixPath(text).parts, *PureWindowsPath(text).parts):
         raise RequestError(f"{what} is {plain_text(text)[:200]!r}; paths with .. are refused")
+    if damage_of(text):
+        raise RequestError(f"{what} is {ascii(text)[:200]}, of which letters are lost; rename the file")
     return Path(text)
 
 
@@ -72,6 +81,8 @@ def sample_of(shown: str, name: str, value: Any, *, pictures: str = "img_paths")
     where = f"{shown}, sample {plain_text(name)[:80]!r}"
     if name in ("", ".", "..") or {PurePosixPath(name).name, PureWindowsPath(name).name} != {name}:
         raise RequestError(f"{where}: an id names a file, so it has no slashes and is not empty")
+    if plain_text(name) != name or damage_of(name) or len(name.encode()) > _MAX_ID_BYTES:
+        raise RequestError(f"{where}: an id names a file, so it is one line of at most {_MAX_ID_BYTES} bytes")
     if not isinstance(value, dict):
         raise RequestError(f"{where} must be an object with {pictures} and prompt")
     images, prompt = value.get(pictures), value.get("prompt")

@@ -16,7 +16,7 @@ from bindweave.ledger import Share
 from bindweave.presets import TINY_BINDWEAVE, TINY_MLLM
 from wan_core import RequestError, WanError, cli
 from wan_core.cli import PLACE, Job, file_words, own_device, plan_jobs, progress_unless, reporter
-from wan_core.media import check_output
+from wan_core.media import check_output, is_pattern
 from wan_core.presets import Preset
 
 if TYPE_CHECKING:
@@ -82,8 +82,7 @@ def _carry_out(preset: Preset, wanted: _Single | _Batch, chain: Chain, dtype: st
     if values["dry_run"]:
         cli.run_generate(planned, values, plan=lambda *_: jobs)
         return
-    network = load_pipeline(preset, values["ckpt_dir"], cli.runtime_of(preset, values)).components.configs["dit"]
-    chain.check_widths(network)
+    chain.check_states(load_pipeline(preset, values["ckpt_dir"], cli.runtime_of(preset, values)).components)
     log(f"work folder: {chain.work}")
     device = resolve_device(own_device(values["device"]))
     samples = {name: sample for name, sample in wanted.samples.items() if name not in wanted.failed}
@@ -102,7 +101,7 @@ class _Single:
     pictures = Path()
 
     def __init__(self, values: Mapping[str, Any], log: Callable[[str], None]) -> None:
-        from bindweave.samples import Sample
+        from bindweave.samples import Sample, safe_path
 
         self.log, prompt, images = log, values["prompt"], values["images"]
         if not images:
@@ -111,9 +110,9 @@ class _Single:
             raise RequestError("a prompt is needed: --prompt 'what the video shows'")
         output = values["output"] or _named_after(prompt, images)
         self.values = {**values, "output": output}
-        self.place = output.parent if "%" in output.name else output.with_suffix("")
-        name = self.place.name or "video"
-        paths = [os.path.abspath(image) for image in images]
+        self.place = output.parent if is_pattern(output) else output.with_suffix("")
+        name = file_words(self.place.name)
+        paths = [str(safe_path(os.path.abspath(image), "--image")) for image in images]
         content = {"img_paths": paths, "prompt": prompt}
         self.samples = {name: Sample(name=name, images=tuple(paths), prompt=prompt, values=content)}
         self.failed: Mapping[str, WanError] = {}

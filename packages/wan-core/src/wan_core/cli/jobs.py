@@ -9,7 +9,7 @@ from typing import Any
 
 from wan_core.errors import RequestError
 from wan_core.files import read_text
-from wan_core.media import check_output, check_own_files
+from wan_core.media import check_output, check_own_files, is_pattern
 from wan_core.presets import Preset
 from wan_core.prompt_extend import TO_COME, Extension, Idea, instruction_for
 from wan_core.tasks import GenerationRequest, TaskInputs
@@ -114,6 +114,6 @@ def numbered(path: Path, index: int, total: int) -> Path:
     """``path`` for file ``index`` of ``total``: a number in the name, or a folder each for a ``%d`` pattern."""
     if total == 1:
         return path
-    if "%" in path.name:
+    if is_pattern(path):
         return path.parent / f"{index:04d}" / path.name
     return path.with_name(f"{path.stem}-{index:04d}{path.suffix}")

@@ -134,7 +134,7 @@ def notes_on(jobs: Sequence[Job], pipeline: Pipeline | None) -> list[str]:
 
 def _is_there(output: Path) -> bool:
     return not media.is_pipe(str(output)) and os.path.lexists(
-        output.with_name(output.name % 0) if "%" in output.name else output
+        output.with_name(output.name % 0) if media.is_pattern(output) else output
     )
 
 

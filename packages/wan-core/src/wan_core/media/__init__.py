@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         tensor_to_image,
         to_uint8,
     )
-    from wan_core.media.output import check_output, check_own_files, holds_sound
+    from wan_core.media.output import check_output, check_own_files, holds_sound, is_pattern
     from wan_core.media.provenance import Provenance, read_provenance
     from wan_core.media.sheet import contact_sheet
     from wan_core.media.streams import check_stream, is_pipe, write_stream
@@ -54,6 +54,7 @@ __all__ = [
     "fit_short_side",
     "holds_sound",
     "image_to_tensor",
+    "is_pattern",
     "is_pipe",
     "latent_grid_for_area",
     "load_audio",

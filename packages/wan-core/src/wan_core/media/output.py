@@ -58,6 +58,12 @@ def check_output(
     return target
 
 
+def is_pattern(path: str | os.PathLike[str]) -> bool:
+    """Whether a name is that of many pictures, such as ``%04d.png``; in other names a ``%`` is a letter."""
+    name = Path(path)
+    return "%" in name.name and _KINDS.get(name.suffix.lower()) == "png"
+
+
 def holds_sound(path: str | os.PathLike[str]) -> bool:
     """Whether a video file of this name holds sound, too."""
     return Path(path).suffix.lower() == ".mp4"
@@ -75,8 +81,8 @@ def check_own_files(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
     given = ((path, "an input") for each in inputs for path in (each.iterdir() if each.is_dir() else [each]))
     for path, what in chain(given, ((path, "another output") for path in outputs)):
         place, folder = _place(path), _place(path.parent)
-        is_pattern = "%" in path.name
-        near = [*patterns.get(folder, ()), *(plain.get(folder, ()) if is_pattern else ())]
+        is_many = is_pattern(path)
+        near = [*patterns.get(folder, ()), *(plain.get(folder, ()) if is_many else ())]
         alike = [each for each in near if _is_one_of(each[0].name, path.name) or _is_one_of(path.name, each[0].name)]
         if what != "an input" and (place in seen or alike):
             other, role = seen.get(place) or alike[0]
@@ -85,7 +91,7 @@ def check_own_files(outputs: Iterable[Path], inputs: Iterable[Path]) -> None:
                 "another name"
             )
         seen[place] = path, what
-        (patterns if is_pattern else plain).setdefault(folder, []).append((path, what))
+        (patterns if is_many else plain).setdefault(folder, []).append((path, what))
 
 
 def _place(path: Path) -> object:
@@ -119,7 +125,7 @@ def _parse(path: str | os.PathLike[str]) -> OutputTarget:
     kind = _KINDS.get(suffix)
     if kind is None:
         raise RequestError(f"output {shown} ends in {plain_text(suffix) or 'no known ending'}; {_ENDINGS}")
-    if kind == "png" and "%" in Path(name).name:
+    if is_pattern(name):
         if not _PATTERN.fullmatch(Path(name).name):
             raise RequestError(f"output pattern {shown} needs exactly one %d or %04d in the file name")
         kind = "frames"
