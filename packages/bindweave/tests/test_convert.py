@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from bindweave import BINDWEAVE
 from bindweave.cli.convert import convert
+from bindweave.presets import WEIGHTS
 from wan_core.checkpoints import MemorySource, native_weights, read_weights, write_file
 from wan_core.cli import wan
 
@@ -225,3 +226,12 @@ def test_heads_that_only_the_source_tells_are_written_beside(run: Run, mode: str
     assert done.exit_code == 0, done.output
     assert Path("out/config.json").is_file()
     assert BINDWEAVE.read_config(Path("out"), native_weights(read_weights("out"), BINDWEAVE)).num_heads == 2
+
+
+def test_weights_in_fewer_bits_are_written_as_the_numbers_that_they_stand_for(run: Run) -> None:
+    bundled = WEIGHTS / "dit"
+    done = run(convert, "--source_path", bundled, "--target_path", "mm")
+    assert done.exit_code == 0, done.output
+    source, made = (native_weights(read_weights(place), BINDWEAVE) for place in (bundled, Path("mm")))
+    assert set(made) == set(source)
+    assert all(torch.equal(made.read(name), source.read(name)) for name in source)

@@ -326,7 +326,7 @@ BAD_SAMPLES: dict[str, tuple[Any, str]] = {
     "an id with a slash": ({"a/b": {"img_paths": ["a.png"], "prompt": "p"}}, "no slashes"),
     "an id of two lines": ({"a\nb": {"img_paths": ["a.png"], "prompt": "p"}}, "an id names a file"),
     "a long id": ({"a" * 201: {"img_paths": ["a.png"], "prompt": "p"}}, "an id names a file"),
-    "half a character": ({"a": {"img_paths": ["a.png"], "prompt": "p", "by": "\ud800"}}, "is no JSON"),
+    "half a character": ({"a": {"img_paths": ["a.png"], "prompt": "p", "by": "\ud800"}}, "has half a character"),
     "a path with a zero": ({"a": {"img_paths": ["a\0.png"], "prompt": "p"}}, "rename the file"),
     "no pictures": ({"a": {"img_paths": [], "prompt": "p"}}, "img_paths must be a list"),
     "no prompt": ({"a": {"img_paths": ["a.png"], "prompt": " "}}, "prompt must be a text"),

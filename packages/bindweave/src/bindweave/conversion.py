@@ -133,10 +133,11 @@ def _own_name(name: str, first: int, count: int, is_first: bool, is_last: bool) 
 def native_of(source_path: Path) -> tuple[TensorSource, TensorSource]:
     """The weights as their files have them, and under native names, checked to be one whole network.
 
+    Those in fewer bits with scales beside them are brought to the numbers that they stand for.
+
     Raises CheckpointError for what is missing, unexpected or of another shape.
     """
-    source = read_weights(source_path)
-    native = native_weights(source, BINDWEAVE)
+    native = native_weights(read_weights(source_path), BINDWEAVE)
     kept = {name: Recipe((name,), native.info(name)) for name in native if name not in _PASSED_ON}
     # Heads change no shape: where nothing says how many there are, one stands for them.
     heads = json.dumps({"num_heads": 1})
@@ -145,7 +146,7 @@ def native_of(source_path: Path) -> tuple[TensorSource, TensorSource]:
     if config.mllm_dim is None:
         raise no_connector(source_path)
     check_network(config, network, BINDWEAVE)
-    return source, native
+    return native.base, native
 
 
 def fresh_target(source_path: Path, target_path: Path, mode: str) -> Path:
@@ -177,7 +178,7 @@ def convert_to_mm(source_path: Path, target: Path, stages: StageLayers | None = 
         files += _copied(source_path, folder, (_CONFIG,))
         files += _missing_config(source_path, native, folder, BINDWEAVE.official_config)
         write_text(folder / files[0], "release")
-    return _counted(target, files, source, written)
+        return _counted(target, files, source, written)
 
 
 def convert_to_hf(source_path: Path, target: Path, like: Path | None = None) -> Converted:
@@ -202,7 +203,7 @@ def convert_to_hf(source_path: Path, target: Path, like: Path | None = None) -> 
             weight_map = {key: name for name, keys in shards.items() for key in keys}
             write_json(folder / _INDEX, {"metadata": {"total_size": release.nbytes}, "weight_map": weight_map})
             files.append(_INDEX)
-    return _counted(target, files, source, len(release))
+        return _counted(target, files, source, len(release))
 
 
 def _shards_like(folder: Path, release: TensorSource) -> dict[str, list[str]]:

@@ -11,7 +11,7 @@ from bindweave.hidden_states import extract, is_current, write_hidden_states
 from bindweave.ledger import Ledger, Share
 from bindweave.mllm import open_mllm
 from bindweave.prompts import MLLM_NEGATIVE_PROMPT
-from bindweave.samples import Sample, check_new_file, read_samples
+from bindweave.samples import Sample, read_inputs
 from bindweave.steps import (
     Outcome,
     Progress,
@@ -24,7 +24,7 @@ from bindweave.steps import (
     work_through,
 )
 from wan_core import CheckpointError, RequestError
-from wan_core.files import existing_file, folder_files, plain_text
+from wan_core.files import check_place, folder_files, plain_text
 
 if TYPE_CHECKING:
     import torch
@@ -124,11 +124,11 @@ def _extracted(
     log: Callable[[str], None],
     keep_failed: bool,
 ) -> Outcome:
-    check_new_file(wanted.output, wanted.source)
     if not wanted.negative_prompt.strip():
         raise RequestError("the language model's negative prompt is empty; leave it out for the usual one")
-    samples = read_samples(existing_file(wanted.source, "sample file"))
+    samples = read_inputs(wanted.source, wanted.pictures, wanted.output)
     check_mllm_folder(wanted.mllm)
+    check_place(wanted.folder, is_folder=True)
     settings = {**settings, "weights": model_digest(wanted.mllm)}
     states = {
         name: _States(each, wanted, settings, picture_hashes(each, wanted.pictures)) for name, each in samples.items()

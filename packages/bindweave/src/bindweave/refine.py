@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from bindweave.ledger import Ledger, Share
 from bindweave.prompts import INSTRUCTION
-from bindweave.samples import Sample, check_new_file, read_samples
+from bindweave.samples import Sample, read_inputs, read_samples
 from bindweave.steps import Outcome, Progress, digest_of, load_pictures, opened_once, picture_hashes, work_through
-from wan_core.files import existing_file
 from wan_core.llm import Chat, Message
 
 if TYPE_CHECKING:
@@ -56,8 +55,7 @@ def refine_samples(
     can be read, the prompt stays as it was. ``open_chat`` is called when there is work. Returns and raises as
     :func:`bindweave.steps.work_through`.
     """
-    check_new_file(output, source)
-    samples = read_samples(existing_file(source, "sample file"))
+    samples = read_inputs(source, pictures, output)
     done = read_samples(output) if output.exists() and not again else {}
     digests = {
         name: digest_of(each.prompt, picture_hashes(each, pictures), model, seed, INSTRUCTION)

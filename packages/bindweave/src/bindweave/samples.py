@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath, PureWindowsPath
@@ -11,7 +10,7 @@ from typing import Any
 
 from wan_core import RequestError
 from wan_core.drafts import write_text
-from wan_core.files import damage_of, plain_text, read_text, unique_keys
+from wan_core.files import damage_of, existing_file, plain_text, read_text, unique_keys
 
 _MAX_ID_BYTES = 200
 """File systems take 255 for a name, and an id gets an ending, such as that of its states."""
@@ -49,6 +48,9 @@ def read_object(path: Path, what: str) -> dict[str, Any]:
     try:
         content = json.loads(read_text(path), object_pairs_hook=unique_keys)
         json.dumps(content, ensure_ascii=False, allow_nan=False).encode()
+    except UnicodeEncodeError as error:
+        half = ascii(error.object[error.start])
+        raise RequestError(f"{plain_text(path)} has half a character, {half}; write that text anew") from error
     except (ValueError, RecursionError) as error:
         raise RequestError(f"{plain_text(path)} is no JSON: {str(error)[:80]}") from error
     if not isinstance(content, dict) or not content:
@@ -61,10 +63,18 @@ def write_samples(path: Path, samples: Mapping[str, Mapping[str, Any]]) -> None:
     write_text(path, json.dumps(samples, indent=4, ensure_ascii=False) + "\n")
 
 
-def check_new_file(output: Path, source: Path) -> None:
-    """Raises RequestError where a result would be written over what it is made of."""
-    if os.path.realpath(output) == os.path.realpath(source):
-        raise RequestError(f"{plain_text(output)} is the input; write the result into another file")
+def read_inputs(source: Path, pictures: Path, output: Path) -> dict[str, Sample]:
+    """The samples of a file, whose pictures are in a folder, before ``output`` is made of them.
+
+    Raises RequestError as `read_samples`, and where the output would be written over what it is made of.
+    """
+    from wan_core.media import check_own_files
+
+    samples = read_samples(existing_file(source, "sample file"))
+    if output.suffix.lower() != ".json":
+        raise RequestError(f"--output is a sample file and ends in .json, got {plain_text(output)}")
+    check_own_files([output], [source, *(pictures / image for each in samples.values() for image in each.images)])
+    return samples
 
 
 def safe_path(text: str, what: str) -> Path:
@@ -79,10 +89,7 @@ def safe_path(text: str, what: str) -> Path:
 def sample_of(shown: str, name: str, value: Any, *, pictures: str = "img_paths") -> Sample:
     """A sample of the file that is ``shown`` as such; ``pictures`` is the key of its pictures. Raises RequestError."""
     where = f"{shown}, sample {plain_text(name)[:80]!r}"
-    if name in ("", ".", "..") or {PurePosixPath(name).name, PureWindowsPath(name).name} != {name}:
-        raise RequestError(f"{where}: an id names a file, so it has no slashes and is not empty")
-    if plain_text(name) != name or damage_of(name) or len(name.encode()) > _MAX_ID_BYTES:
-        raise RequestError(f"{where}: an id names a file, so it is one line of at most {_MAX_ID_BYTES} bytes")
+    _check_id(where, name)
     if not isinstance(value, dict):
         raise RequestError(f"{where} must be an object with {pictures} and prompt")
     images, prompt = value.get(pictures), value.get("prompt")
@@ -103,6 +110,13 @@ def sample_of(shown: str, name: str, value: Any, *, pictures: str = "img_paths")
         hidden_states_negative=states[1],
         values=value,
     )
+
+
+def _check_id(where: str, name: str) -> None:
+    if name in ("", ".", "..") or {PurePosixPath(name).name, PureWindowsPath(name).name} != {name}:
+        raise RequestError(f"{where}: an id names a file, so it has no slashes and is not empty")
+    if plain_text(name) != name or damage_of(name) or len(name.encode()) > _MAX_ID_BYTES:
+        raise RequestError(f"{where}: an id names a file, so it is one line of at most {_MAX_ID_BYTES} bytes")
 
 
 def _state_path(where: str, value: Mapping[str, Any], key: str) -> str | None:

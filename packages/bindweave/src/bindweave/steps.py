@@ -15,7 +15,7 @@ from bindweave.hidden_states import MAX_PICTURES
 from bindweave.ledger import Ledger, Share
 from bindweave.samples import Sample
 from wan_core import BackendError, CheckpointError, MediaError, RequestError, WanError
-from wan_core.files import folder_files, hash_file, plain_text, sample_file
+from wan_core.files import check_place, folder_files, hash_file, plain_text, sample_file
 
 if TYPE_CHECKING:
     import torch
@@ -129,6 +129,7 @@ def work_through(
     its message. The output has such samples as they were, or without ``keep_failed`` not at all. Raises ConfigError,
     MediaError of the output and what cannot be opened at once.
     """
+    check_place(ledger.output)
     waiting = [name for name in share.of(list(samples)) if ledger.changes(name) is None]
     kind: type[WanError] | None = None
     for name in progress(waiting, title):

@@ -68,7 +68,7 @@ def prepared(values: Mapping[str, Any], log: Callable[[str], None]) -> tuple[dic
                 "--base-img-dir, --output-dir and --shard belong to --samples; name pictures and --output alone"
             )
         return values, None
-    from bindweave.batch import SampleBatch, without_prompt
+    from bindweave.batch import MANIFEST, SampleBatch, without_prompt
     from bindweave.ledger import Share
     from bindweave.samples import read_samples
 
@@ -80,6 +80,7 @@ def prepared(values: Mapping[str, Any], log: Callable[[str], None]) -> tuple[dic
         share=Share(*share_of_work(shard)),
         any_seed=values["seed"] < 0,
     )
+    media.check_own_files([batch.output_dir / MANIFEST], [path for path in (places["samples"], config) if path])
     values["device"] = own_device(values["device"])
     return without_prompt(values), batch
 
