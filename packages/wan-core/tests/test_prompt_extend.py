@@ -155,13 +155,14 @@ def test_a_model_that_sees_nothing_needs_words() -> None:
         ("\u201ca cat runs\u201d", "a cat runs"),
         ('"a" and "b"', '"a" and "b"'),
         ("<think>so \n what</think>\na cat runs", "a cat runs"),
+        ("so what, a cat?\n</think>\n\na cat runs", "a cat runs"),
     ],
 )
 def test_an_answer_becomes_one_line(answer: str, prompt: str) -> None:
     assert extended(answer).prompt == prompt
 
 
-@pytest.mark.parametrize("answer", ["<think>hm</think>", '""', "a c\ufffdt"])
+@pytest.mark.parametrize("answer", ["<think>hm</think>", "<think>hm, a cat", "hm</think>", '""', "a c\ufffdt"])
 def test_an_answer_that_is_no_prompt_is_an_error(answer: str) -> None:
     with pytest.raises(BackendError, match="answered with nothing that is a prompt"):
         extended(answer)

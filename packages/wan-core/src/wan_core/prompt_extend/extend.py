@@ -6,7 +6,6 @@ import gc
 import hashlib
 import json
 import math
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
 _MAX_AREA = 512 * 512
 _SEEDS = 2**31
-_THOUGHT = re.compile(r"\A\s*<think>.*?</think>", re.DOTALL)
+_THOUGHT = "<think>", "</think>"
 _QUOTES = {'"': '"', "\u201c": "\u201d", "\u300c": "\u300d"}
 _SHOWN = {"en": "Here is the picture.", "zh": "图片如上。"}
 TO_COME = "(a prompt that a language model writes)"
@@ -189,7 +188,9 @@ def _cleaned(answer: str, model: str) -> str:
 
     Raises BackendError where nothing is left, RequestError for a refusal.
     """
-    text = " ".join(_THOUGHT.sub("", answer).split())
+    begins, ends = _THOUGHT
+    # Many chat templates begin the thought themselves: the answer then only ends it. One that does not end is cut off.
+    text = " ".join(answer.rpartition(ends)[2].partition(begins)[0].split())
     if len(text) > 1 and _QUOTES.get(text[0]) == text[-1] and text[0] not in text[1:-1]:
         text = text[1:-1].strip()
     if not text or damage_of(text) is not None:
