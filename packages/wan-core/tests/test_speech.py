@@ -1,6 +1,9 @@
 """Speech for a model to hear, and the sound that is written with a video."""
 
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,11 +11,11 @@ import soundfile
 import torch
 from PIL import Image
 
-from wan_core.errors import MediaError, RequestError
+from wan_core.errors import CheckpointError, MediaError, RequestError
 from wan_core.media import AudioTrack, LatentSpec
-from wan_core.models import WAV2VEC2_LARGE_XLSR_53, Wav2Vec2Config
+from wan_core.models import WAV2VEC2_LARGE_XLSR_53, S2VConfig, Wav2Vec2Config
 from wan_core.runtime import Between, Placed
-from wan_core.tasks import Components
+from wan_core.tasks import Components, SpeechToVideo
 from wan_core.tasks.speech import SPEECH_RATE, Speech, geometry_of_speaker, load_speech, speech_states
 
 from .networks import build
@@ -81,6 +84,19 @@ def test_each_video_frame_has_states_and_silence_has_zeros() -> None:
     assert states.shape == (1, 3, 16, 12)
     heard = states.abs().amax(dim=(0, 1, 2)) > 0
     assert heard.tolist() == [True] * 8 + [False] * 4
+
+
+def test_an_encoder_of_another_pace_is_refused() -> None:
+    inputs: Any = SimpleNamespace(speech=said(1.0))
+    dit = S2VConfig(dim=24, ffn_dim=8, num_heads=2, audio_dim=ENCODER.dim, audio_layers=ENCODER.states)
+
+    def check(encoder: Wav2Vec2Config) -> None:
+        configs, found = {"audio_encoder": encoder, "dit": dit}, {"audio_encoder": "speech"}
+        SpeechToVideo().check(inputs, Components(device=torch.device("cpu"), parts={}, configs=configs, found=found))
+
+    check(ENCODER)
+    with pytest.raises(CheckpointError, match=r"speech makes 98 states of this sound, 49 are needed"):
+        check(replace(ENCODER, conv_strides=(5, 2, 2, 2, 2, 2, 1)))
 
 
 def test_a_speaker_keeps_the_shape_of_the_picture() -> None:

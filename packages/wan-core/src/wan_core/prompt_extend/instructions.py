@@ -149,4 +149,5 @@ def instruction_for(kind: str, *, has_images: bool, is_empty: bool) -> str:
         return kind
     if kind == "i2v" and has_images:
         return "i2v-empty"
-    raise RequestError("prompt is empty; a language model needs an idea, or a picture that the video starts from")
+    picture = ", or a picture that the video starts from" if kind in ("t2v", "i2v") else ""
+    raise RequestError(f"prompt is empty; a language model needs an idea{picture}")

@@ -206,6 +206,13 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
                 f"{components.found['audio_encoder']} makes {encoder.states} states of width {encoder.dim}, the "
                 f"network hears {network.audio_layers} of {network.audio_dim}; they belong to different models"
             )
+        samples = len(inputs.speech.waveform)
+        moments, wanted = (each.num_moments(samples) for each in (encoder, models.WAV2VEC2_LARGE_XLSR_53))
+        if moments != wanted:  # clips are counted by it, and lips would move at another pace than the sound
+            raise CheckpointError(
+                f"{components.found['audio_encoder']} makes {moments} states of this sound, {wanted} are needed; take "
+                "an encoder with conv_kernel and conv_stride of wav2vec2-large-xlsr-53"
+            )
         return inputs
 
     def num_clips(self, inputs: S2VTaskInputs) -> int:
