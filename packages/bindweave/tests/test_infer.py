@@ -39,6 +39,7 @@ def changed(flags: list[str], name: str, value: str | Path) -> list[str]:
     return [*without(flags, name), name, str(value)]
 
 
+@pytest.mark.slow
 def test_the_release_mm_and_native_weights_give_one_video(run: Run, files: Path, flags: list[str]) -> None:
     for source, target, layers in (
         ("release", "mm", None),

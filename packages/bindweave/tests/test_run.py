@@ -121,6 +121,7 @@ def test_a_change_makes_again_what_depends_on_it(
     assert changed(before, after, ".mp4") == {"walk.mp4"}
 
 
+@pytest.mark.slow
 def test_another_picture_of_the_same_name_makes_its_sample_again(run: Run, small: list[str]) -> None:
     write_samples(two={"img_paths": ["b.png"]})
     words = [*small, "--samples", "samples.json", "--output-dir", "out"]
@@ -136,6 +137,7 @@ def test_another_picture_of_the_same_name_makes_its_sample_again(run: Run, small
     }  # fmt: skip
 
 
+@pytest.mark.slow
 def test_damaged_states_and_lost_videos_are_made_again(run: Run, small: list[str]) -> None:
     write_samples()
     words = [*small, "--samples", "samples.json", "--output-dir", "out", "--seed", "1"]
@@ -167,6 +169,7 @@ def test_prompts_are_refined_first_and_once(run: Run, small: list[str]) -> None:
     assert {name: row["prompt"] for name, row in manifest.items()} == {"one": "a red cat", "two": "a blue cat"}
 
 
+@pytest.mark.slow
 def test_a_sample_that_fails_in_a_step_does_not_stop_the_others(run: Run, small: list[str]) -> None:
     write_samples(two={"img_paths": ["b.png"]})
     with chat_server(Reply(said("a red cat")), Reply(b"", 500), Reply(said("a green cat"))) as server:
@@ -180,6 +183,7 @@ def test_a_sample_that_fails_in_a_step_does_not_stop_the_others(run: Run, small:
     assert Path("out/two.mp4").is_file()
 
 
+@pytest.mark.slow
 def test_processes_share_the_samples(run: Run, small: list[str]) -> None:
     write_samples()
     for share in ("1/3", "2/3", "3/3"):

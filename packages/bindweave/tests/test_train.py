@@ -49,6 +49,7 @@ def losses(folder: Path) -> list[float]:
     return [line["loss"] for line in lines if "loss" in line]
 
 
+@pytest.mark.slow
 def test_all_weights_are_trained_and_infer_reads_them(run: Run, words: list[str | Path], flags: list[str]) -> None:
     done = run(train, *words)
     assert done.exit_code == 0, done.output
