@@ -121,7 +121,6 @@ def test_a_change_makes_again_what_depends_on_it(
     assert changed(before, after, ".mp4") == {"walk.mp4"}
 
 
-@pytest.mark.slow
 def test_another_picture_of_the_same_name_makes_its_sample_again(run: Run, small: list[str]) -> None:
     write_samples(two={"img_paths": ["b.png"]})
     words = [*small, "--samples", "samples.json", "--output-dir", "out"]
