@@ -49,7 +49,8 @@ def read_cases(folder: Path, samples: Path | None, images: Path) -> tuple[list[S
         raise RequestError(
             f"{plain_text(folder)} holds no video of {len(cases)} samples, such as {plain_text(cases[0].video.name)}"
         )
-    return there, [case.name for case in cases if case not in there]
+    found = {case.name for case in there}
+    return there, [case.name for case in cases if case.name not in found]
 
 
 def _listed(folder: Path, images: Path) -> list[SampleVideo]:
