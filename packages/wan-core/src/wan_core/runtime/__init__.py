@@ -9,7 +9,8 @@ if TYPE_CHECKING:
     from wan_core.runtime.attention_backends import choose_attention_backend
     from wan_core.runtime.devices import DTYPES, device_facts, peak_memory, resolve_device, resolve_dtype
     from wan_core.runtime.fsdp import divided_as, is_divided, is_sharded, mean_over_processes, shard_model, whole_tensor
-    from wan_core.runtime.launch import Launch, is_first_to_say, launched, made_by_first, make_mesh, process_group
+    from wan_core.runtime.launch import Launch, is_first_to_say, launched, made_by_first, process_group
+    from wan_core.runtime.mesh import make_mesh
     from wan_core.runtime.onnx import OnnxNetwork
     from wan_core.runtime.optional_packages import optional_package
     from wan_core.runtime.placement import Between, Placed, release_cached_memory

@@ -12,11 +12,10 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from wan_core import errors
-from wan_core.errors import BackendError, ConfigError, WanError
+from wan_core.errors import BackendError, WanError
 
 if TYPE_CHECKING:
     import torch
-    from torch.distributed.device_mesh import DeviceMesh
 
 _PATIENCE = timedelta(hours=1)
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
@@ -143,17 +142,3 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
         yield
     finally:
         distributed.destroy_process_group()
-
-
-def make_mesh(world: int, device: torch.device, *, replicas: int = 1) -> DeviceMesh:
-    """How processes share weights: all together, or in ``replicas`` groups that hold the same (HSDP).
-
-    Raises ConfigError when the groups would not be equal.
-    """
-    from torch.distributed.device_mesh import init_device_mesh
-
-    if replicas < 1 or world % replicas:
-        raise ConfigError(f"{world} processes cannot make {replicas} equal groups; take a divisor of {world}")
-    if replicas == 1:
-        return init_device_mesh(device.type, (world,), mesh_dim_names=("shard",))
-    return init_device_mesh(device.type, (replicas, world // replicas), mesh_dim_names=("replicate", "shard"))
