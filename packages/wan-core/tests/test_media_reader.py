@@ -114,6 +114,7 @@ def test_resampling_gives_a_frame_per_target_time(
 
 def test_frames_can_be_picked_by_index(clip_24fps: Path) -> None:
     assert levels_of(torch.stack(list(islice(stream_video(clip_24fps), 4, 9)))) == [4, 5, 6, 7, 8]
+    assert levels_of(torch.stack(list(stream_video(clip_24fps, skip=4, max_frames=5)))) == [4, 5, 6, 7, 8]
 
 
 def test_uneven_frame_times_are_respected(tmp_path: Path) -> None:

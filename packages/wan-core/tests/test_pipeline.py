@@ -275,7 +275,23 @@ def test_a_decode_plan_puts_a_prefix_and_drops_frames() -> None:
     with torch.no_grad():
         whole = torch.cat(list(model.pipeline.decode(latents, plain)), dim=2)
         cut = torch.cat(list(model.pipeline.decode(latents, replace(plain, decode=plan))), dim=2)
+        few = list(model.pipeline.decode(latents, replace(plain, decode=replace(plan, keep_frames=4))))
     assert torch.allclose(cut, whole[:, :, 3:], atol=1e-5)
+    assert torch.equal(torch.cat(few, dim=2), cut[:, :, :4])
+
+
+def test_noise_of_a_later_clip_comes_after_earlier_draws_of_one_generator() -> None:
+    model = Model("tiny-t2v")
+    shape = (1, model.preset.vae.z_dim, 1, 4, 4)
+    context = torch.zeros(1, 1, model.preset.dit.text_dim)
+    conditioning = Conditioning(positive=DiTInputs(context=context), negative=None, latent_shape=shape, earlier_draws=2)
+    settings = replace(model.preset.settings_of(GenerationRequest(prompt="p")), num_inference_steps=1)
+    seen: list[Tensor] = []
+    with torch.no_grad():
+        model.pipeline.denoise(conditioning, settings, 5, watch=lambda latents, timestep: seen.append(latents.clone()))
+    generator = torch.Generator().manual_seed(5)
+    draws = [torch.randn(shape, generator=generator) for _ in range(3)]
+    assert torch.equal(seen[0], draws[2])
 
 
 def test_the_prompt_cache_forgets_the_oldest() -> None:

@@ -12,9 +12,9 @@ from wan_core import cli
 from wan_core.cli.generate import build_command, run_generate
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import Provenance, read_provenance
-from wan_core.pipeline import content_hashes
 from wan_core.presets import get_preset
 from wan_core.tasks import TI2VRequest
+from wan_core.tasks.request import content_hashes
 
 TINY = Path(__file__).resolve().parents[1] / "src/wan_core/weights/tiny"
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def with_sources(
-    frames: Iterator[Tensor], image: Tensor, skeletons: Tensor | None, path: Path, fps: int
+    frames: Iterator[Tensor], image: Tensor, skeletons: Tensor | None, path: Path, fps: float
 ) -> Iterator[Tensor]:
     """Chunks of frames [3, t, H, W] in [-1, 1] unchanged; when the last one is out, ``path`` is written.
 

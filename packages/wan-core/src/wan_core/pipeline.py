@@ -13,7 +13,7 @@ from torch import Tensor
 
 from wan_core import media
 from wan_core.errors import ConfigError
-from wan_core.files import hash_file, quoted
+from wan_core.files import quoted
 from wan_core.media import LatentSpec
 from wan_core.models import ContextCache
 from wan_core.presets import Preset
@@ -89,7 +89,7 @@ class GeneratedVideo:
     """A finished video: ``frames`` [T, 3, H, W] float32 in [-1, 1], how it was made, and its ``sound`` if any."""
 
     frames: Tensor
-    fps: int
+    fps: float
     provenance: Provenance
     sound: AudioTrack | None = None
 
@@ -203,6 +203,7 @@ class Pipeline:
             seed = task.noise_seed(inputs.settings.seed, clip)
             latents = None if kept is None else kept.get(index, conditioning.latent_shape)
             if latents is None:
+                conditioning = task.finish(conditioning, self.components)
                 latents = self.denoise(conditioning, inputs.settings, seed, progress, log)
                 if kept is not None:
                     kept.put(index, latents)
@@ -239,6 +240,8 @@ class Pipeline:
         options = {"flow_shift": settings.flow_shift, **conditioning.solver_options}
         solver = make_solver(settings.solver, settings.num_inference_steps, **options)
         generator = seeded_generator(seed, self.options.noise_device)
+        for _ in range(conditioning.earlier_draws):
+            draw_noise(conditioning.latent_shape, generator)
         caches = self._step_caches(conditioning, settings)
         denoiser, release = self._denoiser(conditioning, settings.guidance_scale, caches)
         try:
@@ -269,18 +272,21 @@ class Pipeline:
     def decode(self, latents: Tensor, conditioning: Conditioning) -> Iterator[Tensor]:
         """Frame chunks [B, 3, t, H, W] in [-1, 1] of denoised latents."""
         plan = conditioning.decode
-        skip = plan.drop_frames
+        skip, left = plan.drop_frames, plan.keep_frames
         with self.components.vae.active() as vae:
             for chunk in vae.stream_decode(plan.apply(latents), cache=plan.cache):
-                kept = chunk[:, :, skip:]
+                kept = chunk[:, :, skip:][:, :, :left]
                 skip = max(0, skip - chunk.shape[2])
                 if kept.shape[2]:
                     yield kept
+                left = None if left is None else left - kept.shape[2]
+                if left == 0:
+                    return
 
     def provenance(self, inputs: TaskInputs[Any]) -> Provenance:
         """How this output was made: model, settings, hashes of the files that were given, versions."""
         sound = {} if inputs.sound is None else {"sound_sha256": inputs.sound.sha256}
-        record = {**self._record, **sound, "inputs": content_hashes(inputs.request)}
+        record = {**self._record, **sound, "inputs": inputs.contents()}
         return media.Provenance.of(preset=self.preset.name, settings=inputs.record(), record=record)
 
     def _step_caches(self, conditioning: Conditioning, settings: SamplingSettings) -> StepCaches | None:
@@ -377,20 +383,3 @@ def _single(scale: float | Experts[float]) -> float:
     if isinstance(scale, Experts):
         raise ValueError(f"one guidance_scale is needed here, got {scale}")
     return scale
-
-
-def content_hashes(request: GenerationRequest) -> dict[str, str | list[str]]:
-    """The content of the files that a request's recorded fields name: the first 16 digits of each one's SHA-256.
-
-    Fields that name a part of the model, a folder or no file are left out. Raises ``CheckpointError`` for a file that
-    cannot be read.
-    """
-    found: dict[str, str | list[str]] = {}
-    for each in fields(request):
-        value = getattr(request, each.name)
-        paths = value if isinstance(value, tuple) else (value,)
-        is_input = each.metadata.get("recorded", True) and not {"output", "part"} & set(each.metadata)
-        if is_input and paths and all(isinstance(path, Path) and path.is_file() for path in paths):
-            digests = [hash_file(path)[:16] for path in paths]
-            found[each.name] = digests if isinstance(value, tuple) else digests[0]
-    return found

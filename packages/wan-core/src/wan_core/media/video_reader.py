@@ -86,16 +86,19 @@ def stream_video(
     start: float = 0.0,
     end: float | None = None,
     fps: float | None = None,
+    skip: int = 0,
     max_frames: int | None = None,
 ) -> Iterator[Tensor]:
     """The frames of a video one by one, [3, H, W] uint8, as a player shows them (see :func:`.video_frames.pixels`).
 
     ``start`` and ``end`` are seconds from the beginning, ``end`` itself left out. With ``fps`` the frames are those
-    nearest in time to ``start + k / fps``: some repeat or are left out, none is blended. Raises ``RequestError`` for an
+    nearest in time to ``start + k / fps``: some repeat or are left out, none is blended. The first ``skip`` of them are
+    decoded and left out, ``max_frames`` counts from there. Raises ``RequestError`` for an
     impossible range at once, and at the first frame for a missing file; ``MediaError`` for no video or a damaged one.
     """
     _check_part(start, end, fps, max_frames)
-    return _converted(path, _chosen_frames(path, start, end, fps, max_frames))
+    until = None if max_frames is None else skip + max_frames
+    return _converted(path, itertools.islice(_chosen_frames(path, start, end, fps, until), skip, None))
 
 
 def _converted(path: str | os.PathLike[str], chosen: Iterator[TimedFrame]) -> Iterator[Tensor]:

@@ -1,17 +1,6 @@
 """Tasks: a request in, the data of a sampling run out."""
 
-from wan_core.tasks.base import (
-    Clip,
-    Components,
-    Experts,
-    GeneratedClip,
-    GenerationRequest,
-    Log,
-    SamplingDefaults,
-    SamplingSettings,
-    Task,
-    TaskInputs,
-)
+from wan_core.tasks.base import Clip, Components, GeneratedClip, Log, Task, TaskInputs
 from wan_core.tasks.conditioning import Conditioning, DecodePlan, Window
 from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
 from wan_core.tasks.i2v import (
@@ -24,6 +13,7 @@ from wan_core.tasks.i2v import (
     image_states,
 )
 from wan_core.tasks.learning import DROPPED, Companion, ExampleFiles, TrainingClip
+from wan_core.tasks.request import Experts, GenerationRequest, SamplingDefaults, SamplingSettings
 from wan_core.tasks.s2v import S2VRequest, SpeechToVideo
 from wan_core.tasks.t2v import TextToVideo, exact_geometry, text_states
 from wan_core.tasks.ti2v import (

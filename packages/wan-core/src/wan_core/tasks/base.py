@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, TypeVar
 
 from wan_core import models
 from wan_core.errors import RequestError
-from wan_core.files import damage_of
+from wan_core.files import hash_file
 from wan_core.media import LatentSpec, VideoGeometry
-from wan_core.sampling import SOLVERS
 from wan_core.tasks.conditioning import Conditioning
 from wan_core.tasks.learning import Companion, ExampleFiles, TrainingClip
 from wan_core.tasks.prompts import PromptCache
+from wan_core.tasks.request import Experts, GenerationRequest, SamplingSettings, Value, content_hashes, plain
 
 if TYPE_CHECKING:
     import torch
@@ -25,116 +25,8 @@ if TYPE_CHECKING:
     from wan_core.models import CLIPVision, DiTInputs, TextEncoder, Tokenizer, VideoVAE, WanDiT, WanDiTConfig
     from wan_core.runtime import Placed
 
-Value = TypeVar("Value")
-
 Log = Callable[[str], None]
 """Takes a sentence for the user."""
-
-_RANGES: Mapping[str, tuple[float, float]] = {
-    "seed": (0, 2**63 - 1),
-    "num_inference_steps": (1, 1000),
-    "flow_shift": (0.001, 1000),
-    "fps": (1, 240),
-}
-
-
-@dataclass(frozen=True, kw_only=True)
-class Experts(Generic[Value]):
-    """A value for the high-noise and one for the low-noise expert of a two-expert model."""
-
-    high: Value
-    low: Value
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingDefaults:
-    """A model's own settings; a request that leaves one open gets it from here. Sizes in pixels."""
-
-    num_frames: int
-    fps: int
-    width: int
-    height: int
-    num_inference_steps: int
-    flow_shift: float
-    guidance_scale: float | Experts[float]
-    negative_prompt: str
-    solver: str = "unipc"
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingSettings(SamplingDefaults):
-    """The settings of one video: a request's own where it has them, else the model's. Nothing is open."""
-
-    seed: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class GenerationRequest:
-    """What a user asks for. ``None`` means the model's default; ``negative_prompt=""`` means an empty one.
-
-    ``width`` and ``height`` are pixels (image tasks: the area they span); ``guidance_scale`` is one number or one
-    per expert; ``seed`` is a non-negative integer. Fields that a subclass adds become command-line options when
-    their metadata has ``option`` (the option names) and ``help``; further metadata:
-
-    - ``parse``, ``metavar``: the function that reads the option's text (raising ``RequestError``), and its name in help
-    - ``output``: the field names a file to write, which several videos of one command number as they number theirs
-    - ``part``: the field says where this part of the model comes from
-    - ``recorded``: ``False`` keeps the field out of the record of how an output was made, as ``output`` does
-    """
-
-    prompt: str
-    negative_prompt: str | None = None
-    width: int | None = None
-    height: int | None = None
-    num_frames: int | None = None
-    fps: int | None = None
-    num_inference_steps: int | None = None
-    flow_shift: float | None = None
-    guidance_scale: float | Experts[float] | None = None
-    solver: str | None = None
-    seed: int = 0
-
-    def sampling(self, defaults: SamplingDefaults) -> SamplingSettings:
-        """The settings of this request, checked; what is open comes from ``defaults``. Raises ``RequestError``."""
-        if (self.width is None) != (self.height is None):
-            raise RequestError("width and height belong together: give both or neither")
-        self.validate()
-        own = {f.name: getattr(self, f.name) for f in fields(SamplingSettings)}
-        return SamplingSettings(**{name: getattr(defaults, name) if own[name] is None else own[name] for name in own})
-
-    def validate(self) -> None:
-        """Check the values that need no model. Raises ``RequestError``."""
-        if not self.prompt.strip():
-            raise RequestError("prompt is empty; describe the video, e.g. --prompt 'a cat surfs a wave'")
-        for name in ("prompt", "negative_prompt"):
-            damage = damage_of(getattr(self, name) or "")
-            if damage is not None:
-                raise RequestError(f"{name}, character {damage[0] + 1}: {damage[1]}; write it again in UTF-8")
-        for name, (low, high) in _RANGES.items():
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise RequestError(f"{name} must be {low} to {high}, got {value}")
-        if self.solver is not None and self.solver not in SOLVERS:
-            raise RequestError(f"solver must be one of {', '.join(SOLVERS)}, got {self.solver!r}")
-        scales = self.guidance_scale
-        for scale in (scales.high, scales.low) if isinstance(scales, Experts) else (scales,):
-            if scale is not None and not 0 <= scale <= 100:
-                raise RequestError(f"guidance_scale must be 0 to 100, got {scale}")
-
-    def record(self) -> dict[str, Any]:
-        """Every given value as plain JSON data, for the record kept with an output; files by name only."""
-        kept = [f for f in fields(self) if f.metadata.get("recorded", True) and not f.metadata.get("output")]
-        return {f.name: _plain(getattr(self, f.name)) for f in kept if getattr(self, f.name) is not None}
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Experts):
-        return {"high": value.high, "low": value.low}
-    if isinstance(value, Path):
-        return value.name
-    if isinstance(value, tuple):
-        return [_plain(item) for item in value]
-    return value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,13 +35,15 @@ class Components:
 
     ``parts`` by name, ``dit`` being one network or two experts; ``configs`` are the dims that their files tell;
     ``found`` is the file or folder of each, or the repository that it is still to be fetched from; ``tokenizer`` is
-    that of the text encoder. Tensors of a :class:`Conditioning` are built on ``device``.
+    that of the text encoder; ``loras`` are merged into the network. Tensors of a :class:`Conditioning` are built on
+    ``device``.
     """
 
     device: torch.device
     parts: Mapping[str, Any]
     configs: Mapping[str, Any] = field(default_factory=dict)
     found: Mapping[str, Path | str] = field(default_factory=dict)
+    loras: tuple[Path, ...] = ()
     tokenizer: Tokenizer | None = None
     prompt_cache: PromptCache = field(default_factory=PromptCache)
     _kept: dict[str, tuple[object, Any]] = field(default_factory=dict, repr=False)
@@ -235,8 +129,17 @@ class TaskInputs(Generic[RequestT]):
 
     def record(self) -> dict[str, Any]:
         """The request with its settings filled in, as plain JSON data: what is kept with an output."""
-        filled = {f.name: _plain(getattr(self.settings, f.name)) for f in fields(self.settings)}
+        filled = {f.name: plain(getattr(self.settings, f.name)) for f in fields(self.settings)}
         return {**self.request.record(), **filled}
+
+    @property
+    def files(self) -> Mapping[str, Path]:
+        """Files that were read and that no field of the request names, by name."""
+        return {}
+
+    def contents(self) -> dict[str, str | list[str]]:
+        """What was read, by content: see :func:`content_hashes`, and the same of `files`. Raises as that does."""
+        return {**content_hashes(self.request), **{name: hash_file(path)[:16] for name, path in self.files.items()}}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,6 +210,13 @@ class Task(ABC, Generic[RequestT, InputsT]):
     def kept_bytes(self, inputs: InputsT, network: WanDiTConfig, itemsize: int) -> int:
         """Memory of what a network of these dims remembers, for ``--dry-run``; ``itemsize`` bytes a number."""
         return 0
+
+    def finish(self, conditioning: Conditioning, components: Components) -> Conditioning:
+        """The conditions of a clip with what its network makes of them once: asked for where it is denoised next.
+
+        The network is left where :meth:`.Placed.module` puts it.
+        """
+        return conditioning
 
     def report(self, inputs: InputsT, clip: GeneratedClip, log: Log) -> Iterator[Tensor]:
         """The frames of a clip on their way out, unchanged.

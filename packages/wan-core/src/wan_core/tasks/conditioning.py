@@ -18,13 +18,14 @@ class DecodePlan:
     """How denoised latents become frames.
 
     ``prefix`` [B, C, t, h, w] is put before the latents, ``drop_latent_frames`` leading latent frames are removed
-    first, ``drop_frames`` leading pixel frames last. A ``cache`` is what the autoencoder remembers of the clip that
-    this one goes on from; fresh at a start, and changed by decoding.
+    first, ``drop_frames`` leading pixel frames last; with ``keep_frames`` no more come out than that. A ``cache`` is
+    what the autoencoder remembers of the clip that this one goes on from; fresh at a start, and changed by decoding.
     """
 
     prefix: Tensor | None = None
     drop_latent_frames: int = 0
     drop_frames: int = 0
+    keep_frames: int | None = None
     cache: DecoderCache | None = field(default=None, compare=False, repr=False)
 
     def apply(self, latents: Tensor) -> Tensor:
@@ -52,6 +53,7 @@ class Conditioning:
     frames and take no anchors, theirs are the conditions. A network that remembers what it has seen is shown the
     finished latents once more, at timestep ``revisit`` and if ``noised_revisit`` with the noise of that timestep in
     them; caches that the conditions have are kept. ``solver_options`` are further arguments of the request's solver.
+    ``earlier_draws``: as many noises of this shape came from the same generator before, for earlier clips.
     """
 
     positive: DiTInputs
@@ -63,3 +65,4 @@ class Conditioning:
     revisit: float | None = None
     noised_revisit: bool = False
     solver_options: Mapping[str, Any] = field(default_factory=dict)
+    earlier_draws: int = 0

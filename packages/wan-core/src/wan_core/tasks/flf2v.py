@@ -10,13 +10,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from wan_core import media
 from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, VideoGeometry
-from wan_core.tasks.base import (
-    Clip,
-    Components,
-    GenerationRequest,
-    SamplingSettings,
-    TaskInputs,
-)
+from wan_core.tasks.base import Clip, Components, TaskInputs
 from wan_core.tasks.conditioning import Conditioning
 from wan_core.tasks.i2v import (
     ChannelVideo,
@@ -27,6 +21,7 @@ from wan_core.tasks.i2v import (
     image_states,
 )
 from wan_core.tasks.learning import TrainingClip
+from wan_core.tasks.request import GenerationRequest, SamplingSettings
 
 if TYPE_CHECKING:
     from PIL import Image

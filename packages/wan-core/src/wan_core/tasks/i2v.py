@@ -10,18 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from wan_core import media, models
 from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, VideoGeometry, latent_grid_for_area
-from wan_core.tasks.base import (
-    Clip,
-    Components,
-    GenerationRequest,
-    InputsT,
-    RequestT,
-    SamplingSettings,
-    Task,
-    TaskInputs,
-)
+from wan_core.tasks.base import Clip, Components, InputsT, RequestT, Task, TaskInputs
 from wan_core.tasks.conditioning import Conditioning
 from wan_core.tasks.learning import TrainingClip
+from wan_core.tasks.request import GenerationRequest, SamplingSettings
 from wan_core.tasks.t2v import exact_geometry, text_states
 
 if TYPE_CHECKING:

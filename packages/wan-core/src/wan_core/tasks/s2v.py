@@ -15,8 +15,9 @@ from wan_core import media, models
 from wan_core.errors import CheckpointError, RequestError
 from wan_core.files import plain_text
 from wan_core.media import LatentSpec
-from wan_core.tasks.base import Clip, Components, GenerationRequest, SamplingSettings, Task, TaskInputs
+from wan_core.tasks.base import Clip, Components, Task, TaskInputs
 from wan_core.tasks.conditioning import Conditioning, DecodePlan
+from wan_core.tasks.request import GenerationRequest, SamplingSettings
 from wan_core.tasks.speech import Speech, geometry_of_speaker, load_speech, speech_states
 from wan_core.tasks.t2v import text_states
 
@@ -312,8 +313,8 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
     def pose_frames(self, inputs: S2VTaskInputs, first: int, count: int) -> Iterator[Tensor]:
         """Up to ``count`` of the frames taken from the pose video, from number ``first`` on: [3, H, W] uint8 each."""
         interval = inputs.pose_interval
-        every = media.stream_video(cast(Path, inputs.request.pose_video))
-        return itertools.islice(every, first * interval, (first + count) * interval, interval)
+        every = media.stream_video(cast(Path, inputs.request.pose_video), skip=first * interval)
+        return itertools.islice(every, 0, count * interval, interval)
 
 
 def _still(inputs: S2VTaskInputs) -> tuple[object, ...]:

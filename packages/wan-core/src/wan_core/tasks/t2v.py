@@ -6,17 +6,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from wan_core import models
 from wan_core.media import LatentSpec, VideoGeometry
-from wan_core.tasks.base import (
-    Clip,
-    Components,
-    Experts,
-    RequestT,
-    SamplingSettings,
-    Task,
-    TaskInputs,
-)
+from wan_core.tasks.base import Clip, Components, RequestT, Task, TaskInputs
 from wan_core.tasks.conditioning import Conditioning
 from wan_core.tasks.prompts import encode_prompts
+from wan_core.tasks.request import Experts, SamplingSettings
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -10,17 +10,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 from wan_core import media, models, sampling
 from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, VideoGeometry, best_output_size
-from wan_core.tasks.base import (
-    Clip,
-    Components,
-    GenerationRequest,
-    RequestT,
-    SamplingSettings,
-    Task,
-    TaskInputs,
-)
+from wan_core.tasks.base import Clip, Components, RequestT, Task, TaskInputs
 from wan_core.tasks.conditioning import Conditioning
 from wan_core.tasks.learning import TrainingClip
+from wan_core.tasks.request import GenerationRequest, SamplingSettings
 from wan_core.tasks.t2v import exact_geometry, text_states
 
 if TYPE_CHECKING:
