@@ -30,7 +30,7 @@ LAYERS = (
     {"presets", "kept_clips"},
     {"pipeline"},
     {"loading"},  # above pipeline: load_pipeline returns a Pipeline
-    {"training", "prompt_extend", "animate_prep"},
+    {"training", "prompt_extend", "animate"},
     {"cli"},
     {"__main__"},
 )
@@ -60,7 +60,7 @@ HEAVY = {"torch", "transformers", "diffusers", "av", "numpy", "PIL", "safetensor
 
 PUBLIC = {
     "lazy", "files", "drafts", "hub", "models", "sampling", "tasks", "checkpoints", "runtime", "media", "presets",
-    "pipeline", "loading", "training", "llm", "metrics", "cli",
+    "pipeline", "loading", "training", "llm", "metrics", "animate", "cli",
 }  # fmt: skip
 # Arrows between packages of ours besides "project -> wan_core".
 PROJECT_ARROWS = {("poze", "pi3")}

@@ -54,7 +54,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     # and dataset files of the peers, and lists of what is wrong with them.
     # Then checks of what is asked for, base weights and whole exports; weights of noise levels; mixed lengths.
     ("wan_core/training/",): 4_800,
-    ("wan_core/llm/", "wan_core/prompt_extend/", "wan_core/animate_prep/"): 2_400,
+    ("wan_core/llm/", "wan_core/prompt_extend/", "wan_core/animate/"): 2_400,
     # Planned: 2,000, before the plan was parted from what needs torch, and wan train lent its options to others;
     # downloads; sound; outputs that are there as they would be made; prompt extension and its own command (240);
     # clips that are kept.

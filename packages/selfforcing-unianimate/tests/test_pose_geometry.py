@@ -9,7 +9,7 @@ from selfforcing_unianimate.alignment import align
 from selfforcing_unianimate.body_points import Crop, decode_positions, in_picture, padded_crop, warp_matrix, with_aspect
 from selfforcing_unianimate.drawing import CANVAS, draw, model_picture
 from selfforcing_unianimate.keypoints import Poses, poses_of
-from selfforcing_unianimate.person_boxes import letterbox, num_cells, person_boxes, without_overlaps
+from selfforcing_unianimate.person_boxes import letterbox, num_cells, person_boxes
 from wan_core import BackendError
 
 from .people import person
@@ -109,11 +109,6 @@ def test_positions_without_a_positive_score_are_hidden() -> None:
     points, scores = decode_positions(along, along)
     assert points.tolist() == [[[-0.5, -0.5], [3.0, 3.0]]]
     assert scores.tolist() == [[-1.0, 0.5]]
-
-
-def test_of_two_overlapping_boxes_the_surer_stays() -> None:
-    boxes = np.array([[0, 0, 10, 10], [0, 0, 10, 11], [20, 20, 30, 30]], dtype=np.float32)
-    assert without_overlaps(boxes, np.array([0.5, 0.9, 0.7], dtype=np.float32), 0.45) == [1, 2]
 
 
 def test_a_hostile_output_gives_no_box() -> None:

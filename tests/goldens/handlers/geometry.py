@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from tests.goldens.harness import Computed, GoldenCase, handles
+from wan_core.animate.face import face_box
+from wan_core.animate.frames import frame_indices
+from wan_core.animate.resize import size_of_area
 from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, best_output_size, latent_grid_for_area, padded_size_within
 from wan_core.sampling import Anchors
@@ -27,17 +30,26 @@ def best_output_size_table(case: GoldenCase) -> Mapping[str, Tensor]:
     return {"out.ow_oh": output_sizes(case.inputs["w_h_dw_dh_area"])}
 
 
-_ANIMATE = ("animate_area_wh", "face_box", "frame_indices", "i2v_mask", "pingpong", "valid_len")
+_SEGMENTS = ("i2v_mask", "pingpong", "valid_len")
 
 
 @handles("animate_s2v_helpers")
 def speech_sizes(case: GoldenCase) -> Computed:
     sizes = [padded_size_within(width, height, area) for height, width, area in case.inputs["s2v_size_hwa"].tolist()]
-    found = torch.tensor([(size.height, size.width) for size in sizes], dtype=torch.int64)
-    of_animate = (name for name in case.expected if name.removeprefix("out.").startswith(_ANIMATE))
-    return Computed(
-        {"out.s2v_size_hw": found}, skipped=dict.fromkeys(of_animate, "of Wan-Animate, which is not here yet")
-    )
+    areas = [size_of_area(width, height, area) for height, width, area in case.inputs["animate_area_hwa"].tolist()]
+    found = {
+        "out.s2v_size_hw": torch.tensor([(size.height, size.width) for size in sizes], dtype=torch.int64),
+        "out.animate_area_wh": torch.tensor(areas, dtype=torch.int64),
+    }
+    for index, call in enumerate(case.call["frame_indices"]):
+        found[f"out.frame_indices.{index}"] = torch.from_numpy(frame_indices(*call))
+    for name in (name for name in case.inputs if name.startswith("face_kp") and not name.endswith(".hw")):
+        size = case.inputs[f"{name}.hw"].tolist()
+        box = face_box(case.inputs[name].numpy(), *size, case.call["face_scale"])
+        sides = (box.left, box.right, box.top, box.bottom) if box else (0, 0, 0, 0)
+        found[f"out.{name.replace('face_kp', 'face_box')}"] = torch.tensor(sides, dtype=torch.int64)
+    of_animate = (name for name in case.expected if name.removeprefix("out.").startswith(_SEGMENTS))
+    return Computed(found, skipped=dict.fromkeys(of_animate, "of Wan-Animate's segments, which are not here yet"))
 
 
 @handles("geometry")

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from selfforcing_unianimate.backends import opencv
+from wan_core.animate import without_overlaps
 
 INPUT_SIZE = 640
 STRIDES = (8, 16, 32)
@@ -62,21 +63,8 @@ def person_boxes(
         scores = cells[:, 4] * cells[:, 5]
     known = (scores > possible) & np.isfinite(boxes).all(axis=1)
     boxes, scores = boxes[known], scores[known]
-    kept = without_overlaps(boxes, scores, overlap)
+    kept = without_overlaps(boxes, scores.argsort()[::-1], overlap, margin=1.0)
     return np.asarray(boxes[[index for index in kept if scores[index] > certain]])
-
-
-def without_overlaps(boxes: Array, scores: Array, threshold: float) -> list[int]:
-    """Indices of the boxes [N, 4] to keep, the best first: none has more than ``threshold`` in common with a better."""
-    areas = (boxes[:, 2] - boxes[:, 0] + 1) * (boxes[:, 3] - boxes[:, 1] + 1)
-    order, kept = scores.argsort()[::-1], []
-    while order.size:
-        best, rest = order[0], order[1:]
-        kept.append(int(best))
-        sides = np.minimum(boxes[best, 2:], boxes[rest, 2:]) - np.maximum(boxes[best, :2], boxes[rest, :2]) + 1
-        common = np.maximum(sides, 0).prod(axis=1)
-        order = rest[common / (areas[best] + areas[rest] - common) <= threshold]
-    return kept
 
 
 def _grid(size: int) -> tuple[Array, Array]:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wan_core import CheckpointError
+from wan_core.animate import without_overlaps
 from wan_core.files import folder_files, plain_text
 from wan_core.runtime import OnnxNetwork, optional_package
 
@@ -77,7 +78,7 @@ class FaceEncoder:
         square[: size[1], : size[0]] = cv2.resize(pixels, size)
         outputs = self._detector.run(_as_input(square, 128.0))
         boxes, points, scores = _decoded(outputs, self._side, plain_text(self._detector.path))
-        kept = _distinct(boxes, scores)
+        kept = without_overlaps(boxes, np.argsort(-scores, kind="stable"), _OVERLAP)
         return boxes[kept] / scale, points[kept] / scale
 
 
@@ -127,19 +128,6 @@ def _decoded(outputs: Sequence[Array], side: int, shown: str) -> tuple[Array, Ar
         found.append((boxes[sure], points[sure], scores[sure]))
     boxes, points, scores = (np.concatenate(each) for each in zip(*found, strict=True))
     return boxes, points, scores
-
-
-def _distinct(boxes: Array, scores: Array) -> list[int]:
-    """The surest boxes, without those that overlap a surer one by more than 0.4 of what both cover."""
-    areas = np.prod(np.maximum(boxes[:, 2:] - boxes[:, :2], 0), axis=1)
-    kept: list[int] = []
-    for each in map(int, np.argsort(-scores, kind="stable")):
-        low = np.maximum(boxes[kept, :2], boxes[each, :2])
-        high = np.minimum(boxes[kept, 2:], boxes[each, 2:])
-        common = np.prod(np.maximum(high - low, 0), axis=1)
-        if (common <= _OVERLAP * (areas[kept] + areas[each] - common)).all():
-            kept.append(each)
-    return kept
 
 
 def similarity(points: NDArray[np.floating[Any]], target: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
