@@ -28,6 +28,7 @@ LAYERS = (
     {"runtime"},
     {"tasks", "metrics"},
     {"presets", "kept_clips"},
+    {"denoising", "memory"},
     {"pipeline"},
     {"loading"},  # above pipeline: load_pipeline returns a Pipeline
     {"training", "prompt_extend", "animate"},

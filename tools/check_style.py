@@ -49,7 +49,8 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_core/presets/",): 600,
     # Planned: 500, before notes on prompts, step caches, windows, clips that go on from each other, optional parts, and
     # records that name files by content, and finished clips that are kept.
-    ("wan_core/pipeline.py", "wan_core/loading.py", "wan_core/kept_clips.py"): 820,
+    # Then the way through networks in turns (250), memory by phase and videos in groups.
+    tuple(f"wan_core/{name}.py" for name in ("pipeline", "loading", "kept_clips", "denoising", "memory")): 1_400,
     # Planned: 3,000, before stages of several losses and networks, and before images, several clips of a video, tables
     # and dataset files of the peers, and lists of what is wrong with them.
     # Then checks of what is asked for, base weights and whole exports; weights of noise levels; mixed lengths.

@@ -1,5 +1,6 @@
 """Requests through a tiny network: what reaches the sampler, what is decoded, and in which order things load."""
 
+import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 
 from wan_core.cli.jobs import Job
 from wan_core.cli.making import notes_on, sound_of
+from wan_core.denoising import Turns
 from wan_core.errors import ConfigError, RequestError
 from wan_core.media import AudioTrack, LatentSpec, load_audio, probe_video, read_provenance
-from wan_core.models import DiTInputs, VideoVAE
+from wan_core.models import ContextCache, DiTInputs, VideoVAE
+from wan_core.models.dit.rope import _TABLES
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset, get_preset
 from wan_core.runtime import Between, Placed
@@ -157,6 +160,36 @@ def test_experts_load_once_each_and_never_together() -> None:
     assert (True, True) not in loaded
     assert not dit.high.is_loaded
     assert not dit.low.is_loaded
+
+
+def test_what_an_expert_keeps_of_the_conditions_leaves_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    alive: weakref.WeakSet[ContextCache] = weakref.WeakSet()
+    before = ContextCache.__init__
+
+    def noted(cache: ContextCache) -> None:
+        before(cache)
+        alive.add(cache)
+
+    monkeypatch.setattr(ContextCache, "__init__", noted)
+    model, filled = Model("tiny-moe"), list[int]()
+
+    def watch(steps: object, phase: str) -> object:
+        for step in steps:  # type: ignore[attr-defined]
+            yield step
+            filled.append(sum(cache.is_filled for cache in alive))
+
+    model.pipeline.generate(GenerationRequest(**small(num_inference_steps=6, negative_prompt="n")), progress=watch)
+    assert filled == [2] * 6
+    assert model.log == ["high", "low"]
+
+
+def test_rotary_tables_leave_with_the_video() -> None:
+    model = Model("tiny-t2v")
+    frames = model.pipeline.stream(model.pipeline.plan(GenerationRequest(**small())))
+    next(frames)
+    assert _TABLES._tables
+    list(frames)
+    assert not _TABLES._tables
 
 
 def test_prompts_are_encoded_once() -> None:
@@ -329,16 +362,20 @@ def test_overlapping_windows_are_denoised_under_their_own_conditions_and_average
         Window(frames=(0, 1), positive=whole.positive, negative=whole.negative),
         Window(frames=(2, 1), positive=other, negative=whole.negative),
     )
-    denoise, rest = model.pipeline._denoiser(replace(whole, windows=windows), 3.0, None)
+
+    def velocity(made_of: Conditioning) -> Turns:
+        return Turns(model.preset, model.pipeline.components, SamplingOptions(), made_of, 3.0)
+
+    turns = velocity(replace(whole, windows=windows))
     latents, timestep = torch.randn(whole.latent_shape), torch.tensor(500)
     with torch.no_grad():
-        found = denoise(latents, timestep)
+        found = turns(latents, timestep)
         alone = []
         for window in windows:
             one = replace(whole, positive=window.positive)
-            alone.append(model.pipeline._denoiser(one, 3.0, None)[0](latents[:, :, list(window.frames)], timestep))
-    rest()
+            alone.append(velocity(one)(latents[:, :, list(window.frames)], timestep))
+    turns.rest()
     wanted = [alone[0][:, :, 0], (alone[0][:, :, 1] + alone[1][:, :, 1]) / 2, alone[1][:, :, 0]]
     assert torch.allclose(found, torch.stack(wanted, dim=2), atol=1e-5)
     with pytest.raises(ConfigError, match="latent frame 2 is in no window"):
-        model.pipeline._denoiser(replace(whole, windows=windows[:1]), 3.0, None)[0](latents, timestep)
+        velocity(replace(whole, windows=windows[:1]))(latents, timestep)

@@ -35,7 +35,7 @@ from wan_core.files import WEIGHT_ENDINGS
 from wan_core.models import WanDiTConfig
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset, get_preset, list_presets
-from wan_core.runtime import Between, Placed, resolve_device, resolve_dtype
+from wan_core.runtime import Between, HostCopy, Placed, resolve_device, resolve_dtype
 from wan_core.tasks import Components, Experts
 
 _MAX_TEA_CACHE = 10.0
@@ -140,9 +140,8 @@ class _Loader:
         self.options = options
         self.tokenizer = models.load_tokenizer(self._path(preset.part("tokenizer")))
         self.notes: list[str] = []
-        offload = options.offload is not False
-        # On the CPU there is nowhere to move a part to: what is not needed leaves the memory.
-        self.between = (Between.DROP if self.device.type == "cpu" else Between.HOST) if offload else Between.KEEP
+        # What is not needed leaves the memory, and is read again from its file.
+        self.between = Between.KEEP if options.offload is False else Between.DROP
 
     def pipeline(self) -> Pipeline:
         """All parts, checked against each other."""
@@ -282,11 +281,20 @@ class _Loader:
         dtype = family.dtype_in(self.dtype)
         tokenizer = self.tokenizer if part.name == "text_encoder" else None
 
-        def load(device: torch.device, dtype: torch.dtype = dtype, *, inference: bool = True) -> Any:
+        def load(
+            device: torch.device,
+            dtype: torch.dtype = dtype,
+            *,
+            inference: bool = True,
+            host: HostCopy | None = None,
+        ) -> Any:
             found = self._read(part, self._path(part)) if opened.path is None else opened
             if found.source is None:  # another library reads it
                 return family.open(self._path(part), dtype, device)
-            model = load_model(found.config, found.source, family=family, dtype=dtype, device=device)
+            place = None if host is None else host.place
+            model = load_model(found.config, found.source, family=family, dtype=dtype, device=device, place=place)
+            if host is not None:
+                host.network = model
             attention = self.attention if family.is_denoiser else None
             cached = inference and family.is_denoiser and self.options.sampling.tea_cache is not None
             runtime.prepare_model(model, inference=inference, attention=attention, step_cache=cached)
@@ -297,8 +305,9 @@ class _Loader:
         # The VAE is small and used at both ends of a run: on the CPU it stays in memory.
         stays = part.name == "vae" and self.device.type == "cpu"
         between = Between.KEEP if stays else self.between
+        through = None if family.load is not None else lambda host: load(device, host=host)
         trainable = partial(load, device, inference=False)
-        return Placed(load, device, between=between, load_trainable=trainable)
+        return Placed(load, device, between=between, load_through=through, load_trainable=trainable)
 
     def _check_channels(self, config: WanDiTConfig, path: Path) -> None:
         if self.preset.task.takes(config, self.preset.dit, self.preset.latent_spec):

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,77 +11,29 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wan_core import media
-from wan_core.errors import ConfigError
+from wan_core import media, models
+from wan_core.denoising import Denoising, Watch, unheard, unwatched
+from wan_core.denoising import Progress as Progress
+from wan_core.denoising import SamplingOptions as SamplingOptions
+from wan_core.denoising import silent as silent
 from wan_core.files import quoted
 from wan_core.media import LatentSpec
-from wan_core.models import ContextCache
 from wan_core.presets import Preset
-from wan_core.runtime import step_cached
-from wan_core.sampling import (
-    Denoiser,
-    ExpertDenoiser,
-    FlowTable,
-    StepCacheRule,
-    StepCaches,
-    WindowDenoiser,
-    draw_noise,
-    make_solver,
-    sample,
-    seeded_generator,
-)
 from wan_core.tasks import (
     Clip,
     Components,
     Conditioning,
-    Experts,
     GeneratedClip,
     GenerationRequest,
     Log,
     SamplingSettings,
     TaskInputs,
-    Window,
 )
 
 if TYPE_CHECKING:
     from wan_core.kept_clips import KeptClips
     from wan_core.media import AudioTrack, Provenance
-    from wan_core.models import DiTInputs, WanDiT
     from wan_core.runtime import Placed
-
-Progress = Callable[[Iterable[Any], str], Iterable[Any]]
-"""Wraps an iterable of steps and shows them; the string names the phase."""
-
-
-def silent(steps: Iterable[Any], phase: str) -> Iterable[Any]:
-    """Progress that shows nothing."""
-    return steps
-
-
-def unheard(text: str) -> None:
-    """A log that nobody reads."""
-
-
-Watch = Callable[[Tensor, Tensor], None]
-"""Sees latents [B, C, T, h, w] on their way, and the timestep that the network sees with them."""
-
-
-def unwatched(latents: Tensor, timestep: Tensor) -> None:
-    """A watch that nobody keeps."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingOptions:
-    """How a run computes, apart from what it makes.
-
-    ``batched_guidance`` runs both guidance branches as one batch of two; ``noise_device`` is where the initial noise
-    is drawn (``cpu``: a seed means the same on every machine). ``tea_cache`` is the threshold below which steps leave
-    the network's blocks out, for presets that have its coefficients.
-    """
-
-    batched_guidance: bool = False
-    noise_device: str = "cpu"
-    tea_cache: float | None = None
 
 
 @dataclass(frozen=True)
@@ -184,6 +136,7 @@ class Pipeline:
                 parts: tuple[Placed[Any], ...] = (*components.networks, components.vae, *further)
                 for part in parts:
                     held.enter_context(part.held())
+            held.callback(models.forget_rotary_tables)
             yield from self._clips(inputs, progress, on_latents, log, kept)
 
     def _clips(
@@ -234,40 +187,12 @@ class Pipeline:
         Raises ``ConfigError`` for a step cache on two experts, on given frames or on clips that go on from each other.
         """
         anchors = conditioning.anchors
-        given = anchors.latents.float() if anchors is not None and anchors.is_complete else None
-        if given is not None and conditioning.revisit is None:
-            return given  # every frame is given: there is nothing to denoise
-        options = {"flow_shift": settings.flow_shift, **conditioning.solver_options}
-        solver = make_solver(settings.solver, settings.num_inference_steps, **options)
-        generator = seeded_generator(seed, self.options.noise_device)
-        for _ in range(conditioning.earlier_draws):
-            draw_noise(conditioning.latent_shape, generator)
-        caches = self._step_caches(conditioning, settings)
-        denoiser, release = self._denoiser(conditioning, settings.guidance_scale, caches)
-        try:
-            if given is not None:
-                latents = given
-            else:
-                latents = sample(
-                    _watched(denoiser, watch),
-                    solver,
-                    draw_noise(conditioning.latent_shape, generator, self.components.device),
-                    anchors=anchors,
-                    generator=generator,
-                    progress=lambda steps: progress(steps, "denoise"),
-                )
-            if conditioning.revisit is not None:
-                seen, timestep = latents, torch.tensor(conditioning.revisit)
-                if conditioning.noised_revisit and given is None:
-                    noise = draw_noise(latents.shape, generator, latents.device)
-                    seen = FlowTable(settings.flow_shift).add_noise(latents, noise, timestep.view(1))
-                denoiser(seen, timestep)
-        finally:
-            release()
-        if caches is not None:
-            total = caches.computed + caches.skipped
-            log(f"tea-cache: {caches.skipped} of {total} network evaluations left out their blocks")
-        return latents
+        if anchors is not None and anchors.is_complete and conditioning.revisit is None:
+            return anchors.latents.float()  # every frame is given: there is nothing to denoise
+        return self._denoising(conditioning, settings, seed, progress=progress, log=log, watch=watch).finish()
+
+    def _denoising(self, conditioning: Conditioning, settings: SamplingSettings, seed: int, **shown: Any) -> Denoising:
+        return Denoising(self.preset, self.components, self.options, conditioning, settings, seed, **shown)
 
     def decode(self, latents: Tensor, conditioning: Conditioning) -> Iterator[Tensor]:
         """Frame chunks [B, 3, t, H, W] in [-1, 1] of denoised latents."""
@@ -288,98 +213,3 @@ class Pipeline:
         sound = {} if inputs.sound is None else {"sound_sha256": inputs.sound.sha256}
         record = {**self._record, **sound, "inputs": inputs.contents()}
         return media.Provenance.of(preset=self.preset.name, settings=inputs.record(), record=record)
-
-    def _step_caches(self, conditioning: Conditioning, settings: SamplingSettings) -> StepCaches | None:
-        threshold = self.options.tea_cache
-        if threshold is None:
-            return None
-        if isinstance(self.components.dit, Experts) or conditioning.anchors is not None:
-            what = "one network" if conditioning.anchors is None else "videos without given frames"
-            raise ConfigError(f"tea_cache knows {what} only; leave it out")
-        if conditioning.revisit is not None:
-            raise ConfigError("tea_cache would leave out what a network must see to remember it; leave it out")
-        return StepCaches(StepCacheRule(self.preset.tea_cache, threshold), settings.num_inference_steps)
-
-    def _denoiser(
-        self, conditioning: Conditioning, scale: float | Experts[float], caches: StepCaches | None
-    ) -> tuple[Callable[[Tensor, Tensor], Tensor], Callable[[], None]]:
-        dit = self.components.dit
-        if not isinstance(dit, Experts):
-            network = _Resident(dit, caches)
-            return self._branch(network, conditioning, _single(scale)), network.rest
-        high, low = _Resident(dit.high), _Resident(dit.low)
-        high.other, low.other = low, high
-
-        def release() -> None:
-            high.rest()
-            low.rest()
-
-        scales = scale if isinstance(scale, Experts) else Experts(high=_single(scale), low=_single(scale))
-        denoiser = ExpertDenoiser(
-            high=self._branch(high, conditioning, scales.high),
-            low=self._branch(low, conditioning, scales.low),
-            boundary=self.preset.boundary or 0.0,
-        )
-        return denoiser, release
-
-    def _branch(
-        self, network: _Resident, conditioning: Conditioning, guidance_scale: float
-    ) -> Callable[[Tensor, Tensor], Tensor]:
-        # Windows have one text, so they share what follows from it; clips may go on with what those before them found.
-        positive, negative = (
-            ContextCache() if inputs is None or inputs.context_cache is None else inputs.context_cache
-            for inputs in (conditioning.positive, conditioning.negative)
-        )
-
-        def denoiser(of: Conditioning | Window) -> Denoiser:
-            return Denoiser(
-                network,
-                replace(of.positive, context_cache=positive),
-                None if of.negative is None else replace(of.negative, context_cache=negative),
-                guidance_scale,
-                anchors=conditioning.anchors,
-                batched=self.options.batched_guidance,
-            )
-
-        if not conditioning.windows:
-            return denoiser(conditioning)
-        windows = conditioning.windows
-        return WindowDenoiser([denoiser(window) for window in windows], [window.frames for window in windows])
-
-
-class _Resident:
-    """A network that comes to the device at its first step and sends the other expert away."""
-
-    def __init__(self, placed: Placed[WanDiT], caches: StepCaches | None = None) -> None:
-        self._placed = placed
-        self._caches = caches
-        self._module: WanDiT | None = None
-        self.other: _Resident | None = None
-
-    def __call__(self, latents: Tensor, timesteps: Tensor, inputs: DiTInputs) -> Tensor:
-        if self._module is None:
-            if self.other is not None:
-                self.other.rest()
-            self._module = self._placed.module()
-        with nullcontext() if self._caches is None else step_cached(self._module, self._caches.of(inputs)):
-            velocity: Tensor = self._module(latents, timesteps, inputs)
-        return velocity
-
-    def rest(self) -> None:
-        if self._module is not None:
-            self._module = None
-            self._placed.rest()
-
-
-def _watched(denoiser: Callable[[Tensor, Tensor], Tensor], watch: Watch) -> Callable[[Tensor, Tensor], Tensor]:
-    def velocity(latents: Tensor, timestep: Tensor) -> Tensor:
-        watch(latents, timestep)
-        return denoiser(latents, timestep)
-
-    return velocity
-
-
-def _single(scale: float | Experts[float]) -> float:
-    if isinstance(scale, Experts):
-        raise ValueError(f"one guidance_scale is needed here, got {scale}")
-    return scale

@@ -28,7 +28,13 @@ if TYPE_CHECKING:
     from wan_core.checkpoints.formats import CheckpointFormat
     from wan_core.checkpoints.inspection import Inspection, inspect_weights, tensor_rows
     from wan_core.checkpoints.layout import TOKENIZER, CheckpointLayout
-    from wan_core.checkpoints.load import check_fit, check_network, load_model
+    from wan_core.checkpoints.load import (
+        assign_tensor,
+        check_fit,
+        check_network,
+        load_model,
+        weight_bytes,
+    )
     from wan_core.checkpoints.lora.merge import LoRA, loras_for, with_delta, with_loras
     from wan_core.checkpoints.lora.summary import LoRASummary
     from wan_core.checkpoints.meta import build_on_meta
@@ -70,6 +76,7 @@ __all__ = [
     "Recipe",
     "Shapes",
     "TensorSource",
+    "assign_tensor",
     "build_config",
     "build_on_meta",
     "check_fit",
@@ -89,6 +96,7 @@ __all__ = [
     "read_weights",
     "tensor_rows",
     "title_of",
+    "weight_bytes",
     "weights_fingerprint",
     "with_delta",
     "with_loras",

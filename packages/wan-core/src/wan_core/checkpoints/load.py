@@ -17,6 +17,9 @@ from wan_core.errors import CheckpointError
 
 _SHOWN = 5
 
+Place = Callable[[str, Tensor], Tensor]
+"""Takes a weight by name from the CPU to where it is used."""
+
 
 def load_model(
     config: Any,
@@ -25,11 +28,13 @@ def load_model(
     family: Family | str,
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
+    place: Place | None = None,
 ) -> Any:
     """The family's network of ``config`` with the weights of ``source``, in eval mode.
 
     Weights become ``dtype`` (None: the one that most of the file has), except those that the network lists in
-    ``float32_modules``. On the CPU a mapped weight that needs no change stays mapped. Raises CheckpointError, before
+    ``float32_modules``. On the CPU a mapped weight that needs no change stays mapped. ``place`` takes each one, by name
+    and as it is used, from the CPU to ``device``, in another way than by a plain copy. Raises CheckpointError, before
     anything is read, when names or shapes differ: all differences in one message.
     """
     family = get_family(family)
@@ -39,8 +44,8 @@ def load_model(
     check_fit(model, native, family)
     dtype = dtype or main_dtype(native)
     wanted = {name: _wanted_dtype(model, name, dtype) for name in native}
-    for name, tensor in _placed(native, wanted, torch.device(device)):
-        _assign(model, name, tensor)
+    for name, tensor in _placed(native, wanted, torch.device(device), place):
+        assign_tensor(model, name, tensor)
     _restore_buffers(model, build, torch.device(device))
     return model.eval()
 
@@ -73,6 +78,15 @@ def main_dtype(source: TensorSource) -> torch.dtype:
         return torch.float32
     dtype = sizes.most_common(1)[0][0]
     return torch.bfloat16 if dtype.itemsize == 1 else dtype
+
+
+def weight_bytes(config: Any, family: Family, dtype: torch.dtype) -> int:
+    """The bytes that the family's network of ``config`` takes once :func:`load_model` has read it in ``dtype``."""
+    model = build_on_meta(partial(family.build, config))
+    return sum(
+        tensor.numel() * (_wanted_dtype(model, name, dtype) if tensor.is_floating_point() else tensor.dtype).itemsize
+        for name, tensor in model.state_dict().items()
+    )
 
 
 def check_network(config: Any, native: TensorSource, family: Family) -> None:
@@ -131,21 +145,21 @@ def _wanted_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtyp
 
 
 def _placed(
-    native: TensorSource, dtypes: Mapping[str, torch.dtype], device: torch.device
+    native: TensorSource, dtypes: Mapping[str, torch.dtype], device: torch.device, place: Place | None
 ) -> Iterable[tuple[str, Tensor]]:
     for name in native:
         read = native.read(name)
+        dtype = dtypes[name] if read.is_floating_point() else read.dtype
         # To the device first: it casts faster, and the transfer is that of the stored size.
-        placed = read.to(device)
-        if read.is_floating_point():
-            placed = placed.to(dtypes[name])
+        placed = read.to(device).to(dtype) if place is None else place(name, read.to(dtype))
         if placed is not read:
             del read
             native.release(name)
         yield name, placed
 
 
-def _assign(model: nn.Module, name: str, tensor: Tensor) -> None:
+def assign_tensor(model: nn.Module, name: str, tensor: Tensor) -> None:
+    """Put a tensor in the place of a parameter or buffer, of any device and dtype."""
     path, _, leaf = name.rpartition(".")
     module = model.get_submodule(path)
     old = module._parameters.get(leaf)
@@ -164,4 +178,4 @@ def _restore_buffers(model: nn.Module, build: Callable[[], nn.Module], device: t
     for name in lost:
         if computed[name].is_meta:
             raise TypeError(f"{type(model).__name__}: buffer {name} is neither stored nor computed; make it persistent")
-        _assign(model, name, computed[name].to(device))
+        assign_tensor(model, name, computed[name].to(device))

@@ -12,6 +12,7 @@ import click
 import torch
 
 from wan_core import media
+from wan_core.checkpoints import weight_bytes
 from wan_core.cli.extending import extend_jobs, with_prompts
 from wan_core.cli.jobs import Job
 from wan_core.cli.progress import progress_unless, reporter
@@ -210,7 +211,7 @@ def show_plan(
             **({"missing": missing} if missing else {"weights": str(checkpoint_folder(preset, values["ckpt_dir"]))}),
             "device": runtime.device,
             "dtype": str(dtype).removeprefix("torch."),
-            "memory": {**weight_bytes(preset, configs, dtype), **kept_bytes(preset, configs, dtype, job)},
+            "memory": {**part_sizes(preset, configs, dtype), **kept_bytes(preset, configs, dtype, job)},
             **({"lora": [str(lora) for lora in runtime.loras]} if runtime.loras else {}),
             **({"prompt_extend": dict(extended)} if extended else {}),
             **job.inputs.record(),
@@ -234,16 +235,13 @@ def kept_bytes(preset: Preset, configs: Mapping[str, Any], dtype: torch.dtype, j
     return {"remembered": gigabytes(kept)} if kept else {}
 
 
-def weight_bytes(preset: Preset, configs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, str]:
+def part_sizes(preset: Preset, configs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, str]:
     """The memory of each part's weights in a run of ``dtype``; parts that other libraries read are left out."""
     sizes: dict[str, str] = {}
     for part in preset.parts:
         if part.is_optional and part.name not in configs:
             continue
         if part.family.network is not None and (config := configs.get(part.name) or part.config) is not None:
-            with torch.device("meta"):
-                network = part.family.build(config)
-            count = sum(parameter.numel() for parameter in network.parameters())
             name = f"{part.name} ({part.expert} noise)" if part.expert else part.name
-            sizes[name] = gigabytes(count * part.family.dtype_in(dtype).itemsize)
+            sizes[name] = gigabytes(weight_bytes(config, part.family, part.family.dtype_in(dtype)))
     return sizes

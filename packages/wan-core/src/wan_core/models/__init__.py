@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         TokenSequence,
         WanDiT,
         WanDiTConfig,
+        forget_rotary_tables,
     )
     from wan_core.models.image import CLIP_MEAN, CLIP_STD, CLIP_VIT_H14, CLIPConfig, CLIPVision, clip_pixels
     from wan_core.models.text import UMT5_XXL, TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, load_tokenizer
@@ -69,6 +70,7 @@ __all__ = [
     "Wav2Vec2",
     "Wav2Vec2Config",
     "clip_pixels",
+    "forget_rotary_tables",
     "frame_rows",
     "interpolate_states",
     "load_tokenizer",

@@ -7,8 +7,15 @@ from wan_core.lazy import on_demand
 if TYPE_CHECKING:
     from wan_core.runtime.apply import prepare_model
     from wan_core.runtime.attention_backends import choose_attention_backend
-    from wan_core.runtime.devices import DTYPES, device_facts, peak_memory, resolve_device, resolve_dtype
+    from wan_core.runtime.devices import (
+        DTYPES,
+        device_facts,
+        peak_memory,
+        resolve_device,
+        resolve_dtype,
+    )
     from wan_core.runtime.fsdp import divided_as, is_divided, is_sharded, mean_over_processes, shard_model, whole_tensor
+    from wan_core.runtime.host_copy import HostCopy
     from wan_core.runtime.launch import Launch, is_first_to_say, launched, made_by_first, process_group
     from wan_core.runtime.mesh import make_mesh
     from wan_core.runtime.onnx import OnnxNetwork
@@ -21,6 +28,7 @@ else:
 __all__ = [
     "DTYPES",
     "Between",
+    "HostCopy",
     "Launch",
     "OnnxNetwork",
     "Placed",

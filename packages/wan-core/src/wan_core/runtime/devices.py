@@ -1,6 +1,8 @@
 """What the machine has: compute device, number format, and where noise is drawn."""
 
+import contextlib
 import sys
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -57,6 +59,33 @@ def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
     if device.type == "cuda" and not torch.cuda.is_bf16_supported():
         return torch.float16
     return torch.bfloat16
+
+
+def has_streams(device: torch.device) -> bool:
+    """Whether copies to a device run beside its work, from page-locked memory."""
+    return device.type == "cuda"
+
+
+def free_memory(device: torch.device) -> int | None:
+    """The bytes that a new tensor could have: on a GPU the driver's and what the allocator holds unused, else those of
+    the host; None where the system does not tell."""
+    if device.type != "cuda":
+        return host_memory()
+    unused = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return torch.cuda.mem_get_info(device)[0] + unused
+
+
+def host_memory() -> int | None:
+    """The bytes of host memory that are free or can be freed, of the limit of a container what is left of it."""
+    try:
+        facts = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        free = int(facts["MemAvailable"].split()[0]) * 1024
+    except (OSError, KeyError, ValueError):  # not on Linux
+        return None
+    with contextlib.suppress(OSError, ValueError):  # no limit, or none that can be read
+        limit, used = (int(Path(f"/sys/fs/cgroup/memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used)
+    return max(free, 0)
 
 
 def device_facts(device: torch.device) -> dict[str, Any]:

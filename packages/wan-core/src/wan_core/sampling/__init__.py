@@ -6,11 +6,11 @@ from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
     from wan_core.sampling.anchors import Anchors
-    from wan_core.sampling.experts import ExpertDenoiser
+    from wan_core.sampling.experts import ExpertDenoiser, count_high_noise_steps
     from wan_core.sampling.flow_table import FlowTable
     from wan_core.sampling.guidance import Denoiser
     from wan_core.sampling.noise import draw_noise, seeded_generator, seeded_noise
-    from wan_core.sampling.sampler import sample
+    from wan_core.sampling.sampler import sample, sampling_steps
     from wan_core.sampling.solvers import SOLVERS, make_solver
     from wan_core.sampling.solvers.base import Solver
     from wan_core.sampling.step_cache import StepCache, StepCacheRule, StepCaches
@@ -29,9 +29,11 @@ __all__ = [
     "StepCacheRule",
     "StepCaches",
     "WindowDenoiser",
+    "count_high_noise_steps",
     "draw_noise",
     "make_solver",
     "sample",
+    "sampling_steps",
     "seeded_generator",
     "seeded_noise",
 ]

@@ -44,8 +44,17 @@ class _Tables:
             if len(self._tables) > _KEPT_TABLES:
                 self._tables.popitem(last=False)
 
+    def forget(self) -> None:
+        with self._lock:
+            self._tables.clear()
+
 
 _TABLES = _Tables()
+
+
+def forget_rotary_tables() -> None:
+    """Let go of the tables that forwards share, on every device; the next forward builds its own anew."""
+    _TABLES.forget()
 
 
 def rotary_table(

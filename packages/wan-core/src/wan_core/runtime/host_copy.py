@@ -1,0 +1,95 @@
+"""One copy of a part's weights in host memory: filled while they are read, never written back from the device."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from wan_core.checkpoints import assign_tensor
+from wan_core.runtime.devices import has_streams
+
+_ALIGNMENT = 512
+_FIRST_BLOCK = 64 * 2**20
+_LARGEST_BLOCK = 2**30
+
+
+class HostCopy:
+    """The weights of one network, in page-locked memory where the device copies from it on its own.
+
+    :meth:`place` fills it while the weights are read. :meth:`leave` frees the device without copying, but for what was
+    changed there; :meth:`enter` copies to the device again. ``copied_down`` counts the bytes of changed weights.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._arena = _Arena(page_locked=has_streams(device))
+        self._tensors: dict[str, Tensor] = {}
+        self.network: nn.Module | None = None
+        self.copied_down = 0
+
+    @property
+    def allocated(self) -> int:
+        """Bytes of host memory that it takes."""
+        return self._arena.allocated
+
+    def place(self, name: str, tensor: Tensor) -> Tensor:
+        """Keep a weight as it is used; returns it on the device. For `wan_core.checkpoints.load_model`."""
+        kept = self._arena.like(tensor).copy_(tensor)
+        self._tensors[name] = kept
+        return kept.to(self._device, non_blocking=True)
+
+    def leave(self, changed: Iterable[Tensor] = ()) -> None:
+        """Let the network's weights be those in host memory; the values of ``changed`` ones come there first.
+
+        What no file holds, computed buffers, stays where it is; it is small.
+        """
+        ids = {id(tensor) for tensor in changed}
+        for name, tensor in self._owned():
+            kept = self._tensors[name]
+            if id(tensor) in ids:
+                kept.copy_(tensor.detach())
+                self.copied_down += kept.nbytes
+            assign_tensor(self._network, name, kept)
+
+    def enter(self) -> None:
+        """Copy all weights to the device."""
+        for name, kept in self._tensors.items():
+            assign_tensor(self._network, name, kept.to(self._device, non_blocking=True))
+
+    @property
+    def _network(self) -> nn.Module:
+        if self.network is None:
+            raise ValueError("nobody said whose weights these are")
+        return self.network
+
+    def _owned(self) -> list[tuple[str, Tensor]]:
+        named = [*self._network.named_parameters(), *self._network.named_buffers()]
+        return [(name, tensor) for name, tensor in named if name in self._tensors]
+
+
+class _Arena:
+    """Room for tensors in blocks of powers of two, the sizes in which page-locked memory is handed out."""
+
+    def __init__(self, *, page_locked: bool) -> None:
+        self._page_locked = page_locked
+        self._blocks: list[tuple[Tensor, int]] = []
+        self.allocated = 0
+
+    def like(self, tensor: Tensor) -> Tensor:
+        """An uninitialised tensor of the shape and dtype of another one."""
+        size = -(-tensor.nbytes // _ALIGNMENT) * _ALIGNMENT
+        for index, (block, used) in enumerate(self._blocks):
+            if used + size <= block.numel():
+                self._blocks[index] = block, used + size
+                return _view(block, used, tensor)
+        length = min(2 * self._blocks[-1][0].numel(), _LARGEST_BLOCK) if self._blocks else _FIRST_BLOCK
+        length = max(length, 1 << (max(size, 1) - 1).bit_length())
+        block = torch.empty(length, dtype=torch.uint8, pin_memory=self._page_locked)
+        self.allocated += length
+        self._blocks.append((block, size))
+        return _view(block, 0, tensor)
+
+
+def _view(block: Tensor, start: int, like: Tensor) -> Tensor:
+    # With a count of writes of its own, which views share.
+    return block[start : start + like.nbytes].view(like.dtype).view(like.shape).data
