@@ -8,6 +8,8 @@ from wan_core.runtime import optional_package
 
 EXTRA = "wan-core[animate]"
 """What brings onnxruntime and OpenCV."""
+REMEDY = "with the folder process_checkpoint of Wan2.2-Animate-14B"
+"""How to get the networks, after the word fetch."""
 
 
 def opencv() -> Any:
