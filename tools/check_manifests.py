@@ -27,6 +27,7 @@ from selfforcing_unianimate.distillation.adversary import GANCritic
 from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_weights import POSE_ENCODER
 from wan_core.checkpoints import (
+    ANIMATE,
     CLIP,
     DIT,
     S2V,
@@ -41,7 +42,15 @@ from wan_core.checkpoints import (
 from wan_core.checkpoints.lora.file import LoRAFile
 from wan_core.checkpoints.lora.matching import Matching
 from wan_core.errors import CheckpointError
-from wan_core.models import CLIP_VIT_H14, UMT5_XXL, WAN21_VAE, WAN22_VAE, WAV2VEC2_LARGE_XLSR_53, S2VConfig
+from wan_core.models import (
+    CLIP_VIT_H14,
+    UMT5_XXL,
+    WAN21_VAE,
+    WAN22_VAE,
+    WAV2VEC2_LARGE_XLSR_53,
+    AnimateDiTConfig,
+    S2VConfig,
+)
 from wan_core.presets import get_preset
 
 SHOWN = 5
@@ -80,6 +89,9 @@ CAUSAL = CausalDiTConfig(**vars(get_preset("t2v-1.3B").dit))
 
 
 S2V_DIT = S2VConfig(**vars(get_preset("t2v-A14B").dit))
+
+
+ANIMATE_DIT = AnimateDiTConfig(**vars(get_preset("i2v-14B-720P").dit))
 
 
 BINDWEAVE_DIT = BindWeaveConfig(**vars(get_preset("i2v-14B-720P").dit))
@@ -124,6 +136,7 @@ MANIFESTS: Mapping[str, Expected] = {
     "self_forcing_causal_1_3b": dit("t2v-1.3B"),
     "self_forcing_gan_critic_extras": Expected(None, gan_critic_extras),
     "s2v_14b": expected(S2V, S2V_DIT),
+    "animate_14b": expected(ANIMATE, ANIMATE_DIT),
     "selfforcing_unianimate_causal_1_3b": expected(CAUSAL_DIT, CAUSAL),
     "qwen2_5_vl_7b": expected(MLLM, MLLMConfig()),
     "unianimate_pose_modules": expected(POSE_ENCODER, PoseConfig()),

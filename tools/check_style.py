@@ -40,9 +40,9 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_core/sampling/",): 1_200,
     # Planned: 4,500, before packed layers of ComfyUI, networks found in any trainer's file, shapes that others fold,
     # models nearly ours, told by name and by class, adapters of three kinds with peft's settings, and networks that
-    # begin at zero or lie beside a LoRA. Then Megatron's pipeline stages, names of weights by content, and what hears
-    # and speaks.
-    ("wan_core/checkpoints/",): 7_320,
+    # begin at zero or lie beside a LoRA. Then Megatron's pipeline stages, names of weights by content, what hears
+    # and speaks, and what follows a driving video.
+    ("wan_core/checkpoints/",): 7_560,
     ("wan_core/runtime/",): 1_800,
     ("wan_core/tasks/",): 1_800,
     ("wan_core/metrics/",): 350,

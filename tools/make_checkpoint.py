@@ -20,11 +20,20 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from selfforcing_unianimate.pose_config import PoseConfig
 from selfforcing_unianimate.pose_weights import CHECKPOINT, POSE_ENCODER
 from tools.small_tokenizer import VOCAB_SIZE, write_tokenizer
+from wan_core.checkpoints import ANIMATE, FLF2V, S2V, UMT5, VAE, WAV2VEC2, Family, MemorySource, in_format, write_shards
 from wan_core.checkpoints import CLIP as CLIP_FAMILY
 from wan_core.checkpoints import DIT as DIT_FAMILY
-from wan_core.checkpoints import FLF2V, S2V, UMT5, VAE, WAV2VEC2, Family, MemorySource, in_format, write_shards
 from wan_core.checkpoints.families.wav2vec2 import transformers_config
-from wan_core.models import CLIPConfig, FLF2VConfig, S2VConfig, UMT5Config, VAEConfig, WanDiTConfig, Wav2Vec2Config
+from wan_core.models import (
+    AnimateDiTConfig,
+    CLIPConfig,
+    FLF2VConfig,
+    S2VConfig,
+    UMT5Config,
+    VAEConfig,
+    WanDiTConfig,
+    Wav2Vec2Config,
+)
 
 TEXT_ENCODER_FILE = "models_t5_umt5-xxl-enc-bf16.pth"
 CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
@@ -48,6 +57,7 @@ SPEECH_ENCODER = Wav2Vec2Config(
 NETWORKS: Mapping[type, Family] = {
     WanDiTConfig: DIT_FAMILY, FLF2VConfig: FLF2V, VAEConfig: VAE, UMT5Config: UMT5, CLIPConfig: CLIP_FAMILY,
     PoseConfig: POSE_ENCODER, Wav2Vec2Config: WAV2VEC2, S2VConfig: S2V,
+    AnimateDiTConfig: ANIMATE,
 }  # fmt: skip
 
 
@@ -94,6 +104,24 @@ LAYOUTS: Mapping[str, Layout] = {
             zero_init=False,
         ),
         has_speech=True,
+        num_shards=4,
+    ),
+    "animate-14B": Layout(
+        model_type="animate",
+        dit=AnimateDiTConfig(
+            dim=64,
+            ffn_dim=128,
+            num_heads=4,
+            num_layers=5,
+            text_dim=32,
+            image_dim=CLIP.dim,
+            motion_encoder_channels=(4, 6, 8, 8),
+            motion_style_dim=24,
+            motion_dim=5,
+            motion_encoder_dim=24,
+            face_encoder_hidden_dim=16,
+        ),
+        clip=CLIP,
         num_shards=4,
     ),
     "i2v-14B-720P": Layout(model_type="i2v", dit=replace(DIT, in_dim=36, image_dim=CLIP.dim), clip=CLIP, num_shards=7),
@@ -191,6 +219,8 @@ def official_config(layout: Layout) -> dict[str, object]:
     if isinstance(dit, S2VConfig):
         off = dict.fromkeys(("enable_motioner", "enable_tsm", "trainable_token_pos_emb"), False)
         return {**dict(S2V.official_config(dit)), **off, "motion_token_num": 1024, "zero_init": True}
+    if isinstance(dit, AnimateDiTConfig):
+        return {**dict(ANIMATE.official_config(dit)), "use_context_parallel": False}
     return {
         "_class_name": "WanModel",
         "_diffusers_version": "0.30.0",

@@ -26,6 +26,7 @@ PREPARED = [
             "ua_dit",
             "bindweave_d",
             "s2v_dit",
+            "animate_dit",
         )
     )
 ]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
+from wan_core.models.dit.layout import TokenLayout
 from wan_core.runtime import prepare_model
 
 CONFIG = WanDiTConfig(
@@ -36,6 +37,24 @@ def prepared(config: WanDiTConfig = CONFIG, kind: type[WanDiT] = WanDiT) -> WanD
 
 BOTH = pytest.mark.parametrize("built", [network, prepared], ids=["plain", "prepared"])
 """For what a network must do in either form."""
+
+
+class Half(TokenLayout):
+    """One of two processes that divide the tokens; the other one's are put beside at the end."""
+
+    def __init__(self, start: int, stop: int) -> None:
+        super().__init__()
+        self.start, self.stop = start, stop
+
+    def shard(self, tokens: Tensor, axis: int = 1) -> Tensor:
+        return tokens.narrow(axis, self.start, self.stop - self.start)
+
+    def segments(self, lengths: tuple[int, ...]) -> tuple[int, ...]:
+        ends = [sum(lengths[: index + 1]) for index in range(len(lengths))]
+        return tuple(
+            max(0, min(end, self.stop) - max(end - length, self.start))
+            for end, length in zip(ends, lengths, strict=True)
+        )
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

@@ -149,7 +149,7 @@ CLASSES = {
     "WanVACETransformer3DModel": "Wan VACE",
     "VaceWanModel": "Wan VACE",
     "WanAnimateTransformer3DModel": "Wan-Animate",
-    "WanAnimate2Transformer3DModel": "Wan-Animate",
+    "WanAnimate2Transformer3DModel": "Wan-Animate 2",
     "WanModel_S2V": "Wan S2V",
     "LongCatVideoTransformer3DModel": "LongCat-Video",
 }

@@ -11,9 +11,8 @@ from torch import Tensor
 from wan_core.errors import ConfigError, RequestError
 from wan_core.models import S2VConfig, S2VDiT, S2VInputs, WanDiT
 from wan_core.models.dit.frame_packing import spread
-from wan_core.models.dit.layout import TokenLayout
 
-from .dit_networks import BOTH, network, noise, prepared
+from .dit_networks import BOTH, Half, network, noise, prepared
 
 CONFIG = S2VConfig(
     in_dim=3, out_dim=3, dim=24, ffn_dim=20, num_heads=2, num_layers=3, freq_dim=8, text_dim=6, text_len=5,
@@ -89,24 +88,6 @@ def test_a_cache_of_the_text_changes_nothing(built: Callable[..., WanDiT]) -> No
     assert cached.context_cache.is_filled
     assert torch.equal(first, second)
     torch.testing.assert_close(first, velocity(model, given), atol=1e-5, rtol=1e-5)
-
-
-class Half(TokenLayout):
-    """One of two processes that divide the tokens; the other one's are put beside at the end."""
-
-    def __init__(self, start: int, stop: int) -> None:
-        super().__init__()
-        self.start, self.stop = start, stop
-
-    def shard(self, tokens: Tensor, axis: int = 1) -> Tensor:
-        return tokens.narrow(axis, self.start, self.stop - self.start)
-
-    def segments(self, lengths: tuple[int, ...]) -> tuple[int, ...]:
-        ends = [sum(lengths[: index + 1]) for index in range(len(lengths))]
-        return tuple(
-            max(0, min(end, self.stop) - max(end - length, self.start))
-            for end, length in zip(ends, lengths, strict=True)
-        )
 
 
 @pytest.mark.parametrize("cut", [1, 31, 32, 40, 64, 90])

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from wan_core.checkpoints.export import ExportOptions, export_networks
     from wan_core.checkpoints.export_targets import Layout, write_json
     from wan_core.checkpoints.families import (
+        ANIMATE,
         CLIP,
         DIT,
         FLF2V,
@@ -50,6 +51,7 @@ else:
     __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = [
+    "ANIMATE",
     "CLIP",
     "DIT",
     "FLF2V",

@@ -49,8 +49,10 @@ def native_weights(
     plain, notes = _names_of_one(source, family, group, expert)
     chosen = detect_format(plain.keys(), family.formats)
     rules = dict(chosen.table(plain.keys()))
-    recipes: dict[str, Recipe] = {}
+    recipes, used = _fused(source, plain, chosen)
     for name in sorted(plain, key=partial(_rank, chosen)) if chosen.duplicates else plain:
+        if name in used:
+            continue
         original = plain[name]
         made = _native(source, name, original, chosen, rules)
         taken = [target for target in made if target in recipes]
@@ -139,6 +141,18 @@ def _same_name(source: TensorSource, one: str, other: str, target: str) -> Check
     return CheckpointError(f"{source.path}: {one} and {other} are both {target}; the file mixes two layouts")
 
 
+def _fused(
+    source: TensorSource, plain: Mapping[str, str], chosen: CheckpointFormat
+) -> tuple[dict[str, Recipe], frozenset[str]]:
+    """The native tensors that are made of several of the file, and which those are."""
+    made = {} if chosen.fuse is None else chosen.fuse(plain.keys())
+    recipes = {
+        target: _joined(source, tuple(plain.get(name, name) for name in inputs), make)
+        for target, (inputs, make) in made.items()
+    }
+    return recipes, frozenset(name for inputs, _ in made.values() for name in inputs)
+
+
 def _native(
     source: TensorSource, name: str, original: str, chosen: CheckpointFormat, rules: Mapping[str, str | None]
 ) -> dict[str, Recipe]:
@@ -168,11 +182,11 @@ def _part(
     return (split(name, tensors[0]) or {})[target]
 
 
-def _joined(native: TensorSource, inputs: tuple[str, ...], make: Callable[..., Tensor]) -> Recipe:
-    missing = [name for name in inputs if name not in native]
+def _joined(source: TensorSource, inputs: tuple[str, ...], make: Callable[..., Tensor]) -> Recipe:
+    missing = [name for name in inputs if name not in source]
     if missing:
-        raise CheckpointError(f"{native.path} lacks {', '.join(missing)}")
-    result = make(*(native.info(name).like() for name in inputs))
+        raise CheckpointError(f"{source.path} lacks {', '.join(missing)}")
+    result = make(*(source.info(name).like() for name in inputs))
     return Recipe(inputs, TensorInfo(tuple(result.shape), result.dtype), lambda tensors: make(*tensors))
 
 

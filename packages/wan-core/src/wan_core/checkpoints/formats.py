@@ -21,8 +21,14 @@ Renames = tuple[tuple[str, str | None], ...]
 Split = Callable[[str, "Tensor"], "dict[str, Tensor] | None"]
 """A foreign tensor to its native ones where a prefix table cannot say it; ``None`` where it can."""
 
-Join = Callable[[Collection[str]], Mapping[str, tuple[tuple[str, ...], Callable[..., "Tensor"]]]]
-"""Of native names, those foreign tensors that are made of several or reshaped: inputs and a function of them."""
+Made = tuple[tuple[str, ...], Callable[..., "Tensor"]]
+"""A tensor that is made of several or reshaped: the names of those, and a function of them."""
+
+Join = Callable[[Collection[str]], Mapping[str, Made]]
+"""Of native names, those foreign tensors that are made of several or reshaped."""
+
+Fuse = Callable[[Collection[str]], Mapping[str, Made]]
+"""Of foreign names, those native tensors that are made of several."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +46,7 @@ class CheckpointFormat:
     renames_for: Callable[[Collection[str]], Renames] | None = None
     duplicates: frozenset[str] = frozenset()
     split: Split | None = None
+    fuse: Fuse | None = None
     join: Join | None = None
 
     def table(self, names: Collection[str]) -> Renames:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from wan_core.checkpoints.families.dit import DIFFUSERS_VERSION
-from wan_core.models import CLIPConfig, WanDiTConfig
+from wan_core.models import AnimateDiTConfig, CLIPConfig, WanDiTConfig
 
 _TRAIN_TIMESTEPS = 1000
 
@@ -57,22 +57,28 @@ def scheduler(facts: PipelineFacts) -> dict[str, Any]:
 
 def model_index(network: WanDiTConfig, facts: PipelineFacts, *, num_networks: int, has_clip: bool) -> dict[str, Any]:
     """``model_index.json`` of a whole model."""
-    is_i2v = network.in_dim > network.out_dim
+    sees_image = network.in_dim > network.out_dim
+    is_animate = isinstance(network, AnimateDiTConfig)
+    transformer = ["diffusers", "WanAnimateTransformer3DModel" if is_animate else "WanTransformer3DModel"]
     absent = [None, None]
     clip = {
         "image_encoder": ["transformers", "CLIPVisionModel"] if has_clip else absent,
         "image_processor": ["transformers", "CLIPImageProcessor"] if has_clip else absent,
     }
-    return {
-        "_class_name": "WanImageToVideoPipeline" if is_i2v else "WanPipeline",
-        "_diffusers_version": DIFFUSERS_VERSION,
+    options = {
         "boundary_ratio": facts.boundary if num_networks == 2 else None,
         "expand_timesteps": facts.frame_timesteps,
+        "transformer_2": transformer if num_networks == 2 else absent,
+    }
+    name = "WanAnimatePipeline" if is_animate else "WanImageToVideoPipeline" if sees_image else "WanPipeline"
+    return {
+        "_class_name": name,
+        "_diffusers_version": DIFFUSERS_VERSION,
         "scheduler": ["diffusers", "UniPCMultistepScheduler"],
         "text_encoder": ["transformers", "UMT5EncoderModel"],
         "tokenizer": ["transformers", "T5TokenizerFast"],
-        "transformer": ["diffusers", "WanTransformer3DModel"],
-        "transformer_2": ["diffusers", "WanTransformer3DModel"] if num_networks == 2 else absent,
+        "transformer": transformer,
         "vae": ["diffusers", "AutoencoderKLWan"],
-        **(clip if is_i2v else {}),
+        **({} if is_animate else options),
+        **(clip if sees_image else {}),
     }

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
         states_at,
     )
     from wan_core.models.dit import (
+        AnimateDiT,
+        AnimateDiTConfig,
+        AnimateInputs,
         ContextCache,
         DiTInputs,
         FLF2VConfig,
@@ -45,6 +48,9 @@ __all__ = [
     "WAN21_VAE",
     "WAN22_VAE",
     "WAV2VEC2_LARGE_XLSR_53",
+    "AnimateDiT",
+    "AnimateDiTConfig",
+    "AnimateInputs",
     "CLIPConfig",
     "CLIPVision",
     "ContextCache",

@@ -3,6 +3,7 @@
 from functools import cache
 from importlib.metadata import entry_points
 
+from wan_core.checkpoints.families.animate import ANIMATE
 from wan_core.checkpoints.families.clip import CLIP
 from wan_core.checkpoints.families.dit import DIT, FLF2V, dit_config_reader
 from wan_core.checkpoints.families.record import Expert, Family
@@ -22,7 +23,7 @@ OTHER_TITLES = {"lora": "a LoRA", "": "weights of something else"}
 def families() -> tuple[Family, ...]:
     """Every family whose weights can be recognised: the core's, then those of installed project packages."""
     added = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
-    return (DIT, FLF2V, S2V, VAE, UMT5, CLIP, WAV2VEC2, *(point.load() for point in added))
+    return (DIT, FLF2V, S2V, ANIMATE, VAE, UMT5, CLIP, WAV2VEC2, *(point.load() for point in added))
 
 
 def get_family(family: Family | str) -> Family:
@@ -41,6 +42,7 @@ def title_of(name: str) -> str:
 
 
 __all__ = [
+    "ANIMATE",
     "CLIP",
     "DIT",
     "FLF2V",

@@ -7,8 +7,10 @@ model uses: they are dropped by name.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection
+from collections.abc import Collection
 from typing import TYPE_CHECKING
+
+from wan_core.checkpoints.formats import Made
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -51,11 +53,11 @@ def split_clip_tensor(name: str, tensor: Tensor) -> dict[str, Tensor] | None:
     return {f"{target}.{part}_proj.{kind}": piece for part, piece in zip("qkv", tensor.chunk(3), strict=True)}
 
 
-def join_clip_tensors(names: Collection[str]) -> dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]]:
+def join_clip_tensors(names: Collection[str]) -> dict[str, Made]:
     """The reverse of :func:`split_clip_tensor`: original tensors by name, as (our names, function of those tensors)."""
     import torch
 
-    joined: dict[str, tuple[tuple[str, ...], Callable[..., Tensor]]] = {}
+    joined: dict[str, Made] = {}
     for name in names:
         if name == "embeddings.class_embedding":
             joined["visual.cls_embedding"] = ((name,), lambda states: states[None, None])

@@ -46,7 +46,8 @@ _IGNORED = frozenset(
     {
         "model_type", "_class_name", "_diffusers_version", "_name_or_path", "image_dim",
         "attention_head_dim", "qk_norm", "added_kv_proj_dim", "pos_embed_seq_len", "rope_max_seq_len",
-        "motion_token_num",
+        "motion_token_num", "use_img_emb", "use_context_parallel", "latent_channels",
+        "motion_encoder_size", "motion_encoder_channel_sizes", "motion_encoder_batch_size",
     }
 )  # fmt: skip
 # Parts that relatives add, off in the networks that are ours; and what VideoX-Fun writes beside: dims of these
@@ -113,7 +114,7 @@ def _config_values(content: Mapping[str, Any], kind: type[WanDiTConfig], file: P
     _refuse_packed(content, file)
     content = _without_limits(content, file)
     is_diffusers = content.get("num_attention_heads") is not None
-    keys = _DIFFUSERS_KEYS if is_diffusers else {field.name: field.name for field in fields(kind)}
+    keys = _known_keys(kind, is_diffusers=is_diffusers)
     said = {key for key, value in content.items() if value is not None and not (value is False and key in _OFF)}
     unknown = sorted(said - {*keys, *_IGNORED, *(() if is_diffusers else _BESIDE)})
     if unknown:
@@ -126,6 +127,13 @@ def _config_values(content: Mapping[str, Any], kind: type[WanDiTConfig], file: P
         values["dim"] = heads * width if type(heads) is int and type(width) is int else f"{heads} x {width}"
         values["qk_norm"] = content.get("qk_norm", True) not in (None, False)
     return values
+
+
+def _known_keys(kind: type[WanDiTConfig], *, is_diffusers: bool) -> Mapping[str, str]:
+    """Keys of a ``config.json`` with the fields that they are; those that a subclass adds are called alike in both."""
+    if is_diffusers:
+        return {**_DIFFUSERS_KEYS, **{name: name for name in added_fields(kind)}}
+    return {field.name: field.name for field in fields(kind)}
 
 
 def _without_limits(content: Mapping[str, Any], file: Path) -> dict[str, Any]:

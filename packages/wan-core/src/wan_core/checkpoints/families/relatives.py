@@ -38,11 +38,13 @@ class Relative:
 
 RELATIVES = (
     Relative(r"^vace_(?:blocks|patch_embedding)\.", "Wan VACE", "a control branch with masked videos", "VACE"),
+    Relative("", "Wan-Animate 2", "a driving video that the blocks attend to", "Animate2"),
     Relative(
         r"^(?:pose_patch_embedding|face_adapter|face_encoder|motion_encoder)\.",
         "Wan-Animate",
         "pose and face videos that drive the motion",
         "Animate",
+        family="animate",
     ),
     Relative(
         r"^(?:casual_audio_encoder|audio_injector|cond_encoder|trainable_cond_mask|frame_packer)\.",

@@ -5,8 +5,9 @@ from typing import TYPE_CHECKING
 from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
+    from wan_core.models.dit.animate import AnimateDiT, AnimateInputs
     from wan_core.models.dit.attention import InnerAttention
-    from wan_core.models.dit.config import FLF2VConfig, S2VConfig, WanDiTConfig
+    from wan_core.models.dit.config import AnimateDiTConfig, FLF2VConfig, S2VConfig, WanDiTConfig
     from wan_core.models.dit.flf2v import FLF2VDiT
     from wan_core.models.dit.inputs import ContextCache, DiTInputs
     from wan_core.models.dit.layout import KeyRanges, TokenSequence
@@ -17,6 +18,9 @@ else:
     __getattr__, __dir__ = on_demand(__name__)
 
 __all__ = [
+    "AnimateDiT",
+    "AnimateDiTConfig",
+    "AnimateInputs",
     "ContextCache",
     "DiTInputs",
     "FLF2VConfig",

@@ -1,4 +1,4 @@
-"""Dims of a Wan diffusion transformer, of that between two images, and of that which speaks."""
+"""Dims of a Wan diffusion transformer, and of those between two images, with sound, and with a driving video."""
 
 from __future__ import annotations
 
@@ -9,7 +9,12 @@ from wan_core.errors import ConfigError
 _MAX_DIM = 65536
 _MAX_LAYERS = 512
 _MAX_PATCH = 16
+_MAX_SCALES = 10
 _WIDTHS = ("in_dim", "out_dim", "dim", "ffn_dim", "num_heads", "freq_dim", "text_dim", "text_len", "image_tokens")
+_FACE_WIDTHS = (
+    "pose_dim", "motion_style_dim", "motion_dim", "motion_encoder_dim", "face_encoder_hidden_dim",
+    "face_encoder_num_heads", "inject_face_latents_blocks",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,6 +121,59 @@ class S2VConfig(WanDiTConfig):
             raise ConfigError(f"adain_mode must be attn_norm, got {self.adain_mode!r}")
         if self.framepack_drop_mode not in ("padd", "drop"):
             raise ConfigError(f"framepack_drop_mode must be padd or drop, got {self.framepack_drop_mode!r}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AnimateDiTConfig(WanDiTConfig):
+    """Dims of a transformer that a driving video moves; defaults are those of the release, whose constants they are.
+
+    ``pose_dim``: channels of the pose latents. ``motion_encoder_channels``: widths of the encoder of face images, from
+    the whole image down to 4 x 4, each half the side of the one before: eight are 512 pixels. It makes a vector of
+    ``motion_style_dim`` numbers, then ``motion_dim`` coefficients of directions in ``motion_encoder_dim`` dimensions.
+    These become ``face_encoder_num_heads`` tokens a latent frame in convolutions of width ``face_encoder_hidden_dim``;
+    every ``inject_face_latents_blocks``-th block, from the first on, is followed by a look at them.
+    Raises ConfigError for dims that cannot work.
+    """
+
+    in_dim: int = 36
+    num_layers: int = 40
+    image_dim: int | None = 1280
+    pose_dim: int = 16
+    motion_encoder_channels: tuple[int, ...] = (32, 64, 128, 256, 512, 512, 512, 512)
+    motion_style_dim: int = 512
+    motion_dim: int = 20
+    motion_encoder_dim: int = 512
+    face_encoder_hidden_dim: int = 1024
+    face_encoder_num_heads: int = 4
+    inject_face_latents_blocks: int = 5
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        channels = self.motion_encoder_channels
+        if not isinstance(channels, tuple | list) or not 1 <= len(channels) <= _MAX_SCALES:
+            raise ConfigError(f"motion_encoder_channels must be 1 to {_MAX_SCALES} widths, got {channels!r}")
+        object.__setattr__(self, "motion_encoder_channels", tuple(channels))  # JSON has lists
+        for width in channels:
+            _check_whole("motion_encoder_channels", width, _MAX_DIM)
+        for name in _FACE_WIDTHS:
+            _check_whole(name, getattr(self, name), _MAX_DIM)
+        if self.motion_dim > self.motion_encoder_dim:
+            raise ConfigError(
+                f"motion_dim must be at most motion_encoder_dim: {self.motion_dim} directions in "
+                f"{self.motion_encoder_dim} dimensions cannot be at right angles"
+            )
+        if self.num_layers % self.inject_face_latents_blocks:
+            raise ConfigError(
+                f"num_layers must be a multiple of inject_face_latents_blocks, got {self.num_layers} and "
+                f"{self.inject_face_latents_blocks}"
+            )
+        if self.patch_size[0] != 1:
+            raise ConfigError(f"patches must be one frame deep here, got patch_size {self.patch_size}")
+
+    @property
+    def face_size(self) -> int:
+        """Height and width of the face images, in pixels."""
+        return 4 << (len(self.motion_encoder_channels) - 1)
 
 
 def _check_bool(name: str, value: object) -> None:

@@ -1,12 +1,13 @@
 """Where the tokens of a forward come from and lie: their positions, and which of them this process holds."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from wan_core.models.dit.rope import Grid
 
@@ -109,3 +110,29 @@ class TokenLayout(nn.Module):
     def key_lengths(self, lengths: Tensor | None, tokens: Tensor) -> Tensor | None:
         """Key lengths [B] for the inner attention, of full sequences; an uneven ``shard`` adds its padding here."""
         return lengths
+
+
+def change_by_frame(
+    layout: TokenLayout, sequence: TokenSequence, tokens: Tensor, change: Callable[[Tensor, slice], Tensor]
+) -> Tensor:
+    """What ``change`` makes of this process's tokens [B, L, C], frame by frame; tokens of no frame stay.
+
+    It gets the tokens [B * f, rows * columns, C] of ``f`` latent frames, and which those are as a slice, and returns
+    as many. A token may see what belongs to its own frame, and none of the others: every process does it for the tokens
+    that it has, and a frame that is divided among processes is filled up with zeros.
+    """
+    frames, rows, columns = sequence.grid
+    whole = rows * columns
+    ahead, *counts, _ = layout.segments((sequence.start, *(whole,) * frames, sequence.length - sequence.stop))
+    held = [frame for frame, count in enumerate(counts) if count]
+    if not held:
+        return tokens
+    first, last = held[0], held[-1] + 1
+    video = tokens[:, ahead : ahead + sum(counts)]
+    before, after = whole - counts[first], (whole - counts[last - 1] if last - first > 1 else 0)
+    filled = functional.pad(video, (0, 0, before, after)) if before or after else video
+    changed = change(filled.reshape(-1, whole, filled.shape[2]), slice(first, last)).view_as(filled)
+    changed = changed[:, before : before + video.shape[1]]
+    if video.shape[1] == tokens.shape[1]:
+        return changed
+    return torch.cat([tokens[:, :ahead], changed, tokens[:, ahead + video.shape[1] :]], dim=1)

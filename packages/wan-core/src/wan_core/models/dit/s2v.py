@@ -19,7 +19,7 @@ from wan_core.models.dit.attention import CrossAttention
 from wan_core.models.dit.config import S2VConfig
 from wan_core.models.dit.frame_packing import ALL, FramePacker, motion_tokens
 from wan_core.models.dit.inputs import DiTInputs
-from wan_core.models.dit.layout import TokenSequence
+from wan_core.models.dit.layout import TokenSequence, change_by_frame
 from wan_core.models.dit.model import TimeRows, WanDiT
 from wan_core.models.dit.rope import Grid, rotary_table
 from wan_core.models.dit.sound_encoder import CausalSoundEncoder
@@ -162,22 +162,16 @@ class S2VDiT(WanDiT):
         A token attends to the sound of its own frame alone, so that every process does it for the tokens that it has.
         """
         sequence = cast(S2VSequence, sequence)
-        frames, rows, columns = sequence.grid
-        whole = rows * columns
-        counts = self.layout.segments((*(whole,) * frames, sequence.length - sequence.stop))[:frames]
-        held = [frame for frame, count in enumerate(counts) if count]
-        if index not in self.audio_injector.index or not held:
+        if index not in self.audio_injector.index:
             return tokens
-        first, last = held[0], held[-1] + 1
-        video, rest = tokens[:, : sum(counts)], tokens[:, sum(counts) :]
-        # A frame that is divided among processes is filled up: its other tokens are nobody's here.
-        before, after = whole - counts[first], (whole - counts[last - 1] if last - first > 1 else 0)
-        filled = functional.pad(video, (0, 0, before, after)) if before or after else video
-        by_frame = filled.reshape(-1, whole, filled.shape[2])
-        sound = sequence.sound[:, first:last].flatten(0, 1)
-        mood = None if sequence.mood is None else sequence.mood[:, first:last].flatten(0, 1)
-        heard = self.audio_injector(index, by_frame, sound, mood).view_as(filled)
-        return torch.cat([heard[:, before : before + video.shape[1]], rest], dim=1)
+
+        def hear(by_frame: Tensor, frames: slice) -> Tensor:
+            sound = sequence.sound[:, frames].flatten(0, 1)
+            mood = None if sequence.mood is None else sequence.mood[:, frames].flatten(0, 1)
+            heard: Tensor = self.audio_injector(index, by_frame, sound, mood)
+            return heard
+
+        return change_by_frame(self.layout, sequence, tokens, hear)
 
     def _poses(self, inputs: S2VInputs) -> Tensor:
         """What the poses add to the video's tokens: [B, L, C], or [C] for none, which the network sees as zeros."""

@@ -8,23 +8,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
+from wan_core.models.dit.causal_conv1d import CausalConv1d, coarser
 from wan_core.models.dit.config import S2VConfig
-
-_KERNEL = 3
-_EPS = 1e-6
-
-
-class CausalConv1d(nn.Module):
-    """Convolution along time that sees no later frame; before the first one it is repeated."""
-
-    def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv = nn.Conv1d(in_channels, out_channels, _KERNEL, stride)
-
-    def forward(self, states: Tensor) -> Tensor:
-        """[B, C, T] to [B, C', ceil(T / stride)]."""
-        out: Tensor = self.conv(functional.pad(states, (_KERNEL - 1, 0), mode="replicate"))
-        return out
 
 
 class SoundTower(nn.Module):
@@ -50,24 +35,13 @@ class SoundTower(nn.Module):
         """
         batch = states.shape[0]
         parts = rearrange(self.conv1_local(states), "b (n c) t -> (b n) c t", n=self.num_tokens)
-        tokens = rearrange(self._coarser(parts), "(b n) c t -> b t n c", b=batch)
+        tokens = rearrange(coarser(parts, (self.conv2, self.conv3)), "(b n) c t -> b t n c", b=batch)
         padding = self.padding_tokens.to(tokens).expand(batch, tokens.shape[1], -1, -1)
         local = torch.cat([tokens, padding], dim=2)
         if not hasattr(self, "final_linear"):
             return local, None
-        whole = self._coarser(self.conv1_global(states)).transpose(1, 2)
+        whole = coarser(self.conv1_global(states), (self.conv2, self.conv3)).transpose(1, 2)
         return local, self.final_linear(whole).unsqueeze(2)
-
-    def _coarser(self, states: Tensor) -> Tensor:
-        for conv in (self.conv2, self.conv3):
-            states = conv(_normed(states))
-        return _normed(states)
-
-
-def _normed(states: Tensor) -> Tensor:
-    """SiLU of a layer norm over the channels of [B, C, T]."""
-    normed = functional.layer_norm(states.transpose(1, 2), (states.shape[1],), eps=_EPS)
-    return functional.silu(normed).transpose(1, 2)
 
 
 class CausalSoundEncoder(nn.Module):
