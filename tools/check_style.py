@@ -43,7 +43,8 @@ BUDGETS: dict[tuple[str, ...], int] = {
     # begin at zero or lie beside a LoRA. Then Megatron's pipeline stages, names of weights by content, what hears
     # and speaks, and what follows a driving video.
     ("wan_core/checkpoints/",): 7_560,
-    ("wan_core/runtime/",): 1_800,
+    # Planned: 1,800; tokens of a forward that processes share, and exact attention to parts of the keys (320).
+    ("wan_core/runtime/",): 2_200,
     ("wan_core/tasks/",): 1_800,
     ("wan_core/metrics/",): 350,
     ("wan_core/presets/",): 600,

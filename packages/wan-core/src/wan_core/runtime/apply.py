@@ -4,13 +4,17 @@
    adapters; kernels and sharding must find the final layers.
 2. Kernels, for inference: layers that compute faster than the plain ones of the models.
 3. Attention backend: the kernel inside every attention.
-4. Sharding: weights divided among processes; what comes before may replace layers, what comes after may not.
-5. Recompute, for training, or a step cache, for inference: around the blocks as they are then.
+4. Sequence parallelism, for inference: the layout that divides the tokens among processes.
+5. Sharding: weights divided among processes; what comes before may replace layers, what comes after may not.
+6. Recompute, for training, or a step cache, for inference: around the blocks as they are then.
 
 Every step is a no-op when it is not asked for, and none changes the names of weights.
 """
 
+from __future__ import annotations
+
 from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 from torch import nn
 
@@ -18,7 +22,11 @@ from wan_core.errors import ConfigError
 from wan_core.runtime.attention_backends import apply_attention_backend
 from wan_core.runtime.kernels import apply_kernels, has_kernels
 from wan_core.runtime.recompute import apply_recompute
+from wan_core.runtime.sequence_parallel import apply_sequence_parallel
 from wan_core.runtime.step_cache import apply_step_cache
+
+if TYPE_CHECKING:
+    from torch.distributed.device_mesh import DeviceMesh
 
 
 def prepare_model(
@@ -26,26 +34,32 @@ def prepare_model(
     *,
     inference: bool,
     attention: str | None = None,
+    sequence: DeviceMesh | None = None,
     shard: Callable[[nn.Module], None] | None = None,
     recompute: bool = False,
     step_cache: bool = False,
 ) -> None:
     """Apply what is asked for to a network whose weights are where it runs, in place.
 
-    ``inference`` promises that no gradient is needed. ``attention`` names a backend. ``shard`` divides the weights, as
-    `shard_model` does. ``recompute`` lets blocks be computed again in the backward pass, ``step_cache`` lets sampling
-    leave them out. Raises ConfigError for pairs that cannot be, and what `apply_attention_backend` raises.
+    ``inference`` promises that no gradient is needed. ``attention`` names a backend. ``sequence`` is the mesh of a
+    `ParallelPlan`, whose ring and ulysses processes share the tokens. ``shard`` divides the weights, as `shard_model`
+    does. ``recompute`` lets blocks be computed again in the backward pass, ``step_cache`` lets sampling leave them out.
+    Raises ConfigError for pairs that cannot be, and what `apply_attention_backend` and `apply_sequence_parallel` raise.
     """
     if inference and recompute:
         raise ConfigError("recompute saves memory of the backward pass, and inference has none; leave one of them out")
     if step_cache and not inference:
         raise ConfigError("a step cache is for sampling; a network that is trained runs all of its blocks")
+    if sequence is not None and not inference:
+        raise ConfigError("processes share the tokens of a forward in inference alone; in training they share weights")
     if not inference and has_kernels(model):
         raise ConfigError("this network was prepared for inference; take Placed.trainable for one to train")
     if inference:
         apply_kernels(model)
     if attention is not None:
         apply_attention_backend(model, attention, next(model.parameters()).device)
+    if sequence is not None:
+        apply_sequence_parallel(model, sequence)
     if shard is not None:
         shard(model)
     if recompute:

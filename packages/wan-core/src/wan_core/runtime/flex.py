@@ -58,7 +58,7 @@ def _block_mask(ranges: KeyRanges, device: torch.device, compiled: bool) -> Any:
         return seen
 
     make = torch.compile(create_block_mask) if compiled else create_block_mask  # it too would hold [L, L]
-    return make(is_seen, None, None, bounds.shape[0], bounds.shape[0], device=str(device))
+    return make(is_seen, None, None, ranges.num_queries, ranges.num_keys, device=str(device))
 
 
 def _bounds(ranges: KeyRanges) -> Tensor:

@@ -1,4 +1,4 @@
-"""Self- and cross-attention of a Wan block. The kernel is a submodule, so that backends and parallelism replace it."""
+"""Self- and cross-attention of a Wan block. The kernel is a submodule, so that backends replace it."""
 
 import torch
 from torch import Tensor, nn
@@ -66,7 +66,7 @@ class Attention(nn.Module):
 
     def heads(self, hidden: Tensor) -> Tensor:
         """[B, L, C] as [B, L, n, d]."""
-        return hidden.view(*hidden.shape[:-1], self.num_heads, -1)
+        return hidden.view(*hidden.shape[:-1], self.num_heads, hidden.shape[-1] // self.num_heads)
 
 
 class SelfAttention(Attention):
@@ -77,11 +77,7 @@ class SelfAttention(Attention):
         query = self.rotated(self.q(hidden), self.norm_q, shared.rope)
         key = self.rotated(self.k(hidden), self.norm_k, shared.rope)
         value = self.heads(self.v(hidden))
-        if memory is not None:
-            key, value = memory.extend(key, value)
-        # The mask only when there is one: not every replacement of the kernel knows masks.
-        options = {} if shared.mask is None else {"mask": shared.mask}
-        mixed = self.inner_attention(query, key, value, shared.key_lengths, **options)
+        mixed = shared.layout.attend(self.inner_attention, query, key, value, shared, memory)
         out: Tensor = self.o(mixed.flatten(2))
         return out
 

@@ -1,5 +1,7 @@
 """Where the tokens of a forward come from and lie: their positions, and which of them this process holds."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -24,20 +26,39 @@ class KeyRanges:
     """Which keys the queries see, as data: a kernel makes of it what it needs, and equal values are one mask.
 
     ``runs``: in the order of the queries, how many of them see the same keys, and the ranges (start, stop) of those.
+    ``total_keys``: of how many keys; None for as many as there are queries.
     """
 
     runs: tuple[tuple[int, tuple[tuple[int, int], ...]], ...]
+    total_keys: int | None = None
+
+    @property
+    def num_queries(self) -> int:
+        return sum(count for count, _ in self.runs)
+
+    @property
+    def num_keys(self) -> int:
+        return self.num_queries if self.total_keys is None else self.total_keys
+
+    def queries(self, start: int, stop: int) -> KeyRanges:
+        """What queries ``start`` to ``stop`` see, of the same keys."""
+        runs, first = [], 0
+        for count, seen in self.runs:
+            kept = min(first + count, stop) - max(first, start)
+            if kept > 0:
+                runs.append((kept, seen))
+            first += count
+        return KeyRanges(tuple(runs), self.num_keys)
 
     def dense(self, device: torch.device | str = "cpu") -> Tensor:
-        """The mask [queries, keys] bool, True where a query attends; as many keys as queries. It is shared."""
+        """The mask [queries, keys] bool, True where a query attends. It is shared."""
         return _dense(self, torch.device(device))
 
 
 @lru_cache(maxsize=4)
 def _dense(ranges: KeyRanges, device: torch.device) -> Tensor:
-    length = sum(count for count, _ in ranges.runs)
     with torch.inference_mode(False):
-        mask = torch.zeros(length, length, dtype=torch.bool, device=device)
+        mask = torch.zeros(ranges.num_queries, ranges.num_keys, dtype=torch.bool, device=device)
         first = 0
         for count, seen in ranges.runs:
             for start, stop in seen:
@@ -82,18 +103,21 @@ class TokenSequence:
 class BlockShared:
     """What all blocks of a forward see alike, cut to the tokens of this process.
 
-    ``lengths``: tokens per segment, one modulation row each. ``dtype``: of the linear layers.
+    ``lengths``: tokens per segment, one modulation row each. ``dtype``: of the linear layers. ``length``: tokens of the
+    full sequence, which ``key_lengths`` and ``mask`` are about. ``layout``: how it is divided.
     """
 
     rope: Tensor
     lengths: tuple[int, ...]
     dtype: torch.dtype
+    length: int
+    layout: TokenLayout
     key_lengths: Tensor | None = None
     mask: Tensor | KeyRanges | None = None
 
 
 class TokenLayout(nn.Module):
-    """All tokens in one place: the identity. Sequence parallelism replaces this module and the inner attentions."""
+    """All tokens in one place: the identity. Sequence parallelism replaces this module."""
 
     def shard(self, tokens: Tensor, axis: int = 1) -> Tensor:
         """The part of a full-sequence tensor that this process works on."""
@@ -110,6 +134,25 @@ class TokenLayout(nn.Module):
     def key_lengths(self, lengths: Tensor | None, tokens: Tensor) -> Tensor | None:
         """Key lengths [B] for the inner attention, of full sequences; an uneven ``shard`` adds its padding here."""
         return lengths
+
+    def attend(
+        self,
+        kernel: Callable[..., Tensor],
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        shared: BlockShared,
+        memory: KeyValueMemory | None = None,
+    ) -> Tensor:
+        """Attention of this process's tokens [B, L, n, d] to those of all, by ``kernel``, an inner attention.
+
+        With a ``memory`` the queries also attend to what it remembers.
+        """
+        if memory is not None:
+            key, value = memory.extend(key, value)
+        # The mask only when there is one: not every replacement of the kernel knows masks.
+        options = {} if shared.mask is None else {"mask": shared.mask}
+        return kernel(query, key, value, shared.key_lengths, **options)
 
 
 def change_by_frame(

@@ -151,6 +151,8 @@ class WanDiT(nn.Module):
             rope=self.layout.shard(sequence.rope, axis=0),
             lengths=self.layout.segments(time.lengths),
             dtype=sequence.tokens.dtype,
+            length=sequence.length,
+            layout=self.layout,
             key_lengths=self.layout.key_lengths(sequence.key_lengths, sequence.tokens),
             mask=sequence.mask,
         )

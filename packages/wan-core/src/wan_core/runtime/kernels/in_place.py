@@ -57,7 +57,8 @@ class TwoPassSelfAttention(SelfAttention):
             weighted = hidden.mul_(weight) if hidden.dtype == torch.float32 else hidden * weight
         else:
             weighted = hidden.float()
-        pairs = torch.view_as_complex(weighted.view(*weighted.shape[:2], self.num_heads, -1, 2))
+        width = weighted.shape[2] // (2 * self.num_heads)
+        pairs = torch.view_as_complex(weighted.view(*weighted.shape[:2], self.num_heads, width, 2))
         return torch.view_as_real(pairs.mul_(factors)).flatten(-2).to(hidden.dtype)
 
 
