@@ -46,7 +46,7 @@ SPEECH = S2VConfig(
 ANIMATE = AnimateDiTConfig(
     in_dim=9, out_dim=3, num_heads=4, image_dim=7, image_tokens=4, pose_dim=2, motion_encoder_channels=(3, 4, 5),
     motion_style_dim=6, motion_dim=3, motion_encoder_dim=8, face_encoder_hidden_dim=5, face_encoder_num_heads=2,
-    inject_face_latents_blocks=2, **SIZES,
+    inject_face_latents_blocks=1, **SIZES,
 )  # fmt: skip
 CAUSAL = CausalDiTConfig(in_dim=3, out_dim=3, num_heads=4, pose_dim=10, **SIZES)
 SUBJECTS = BindWeaveConfig(in_dim=9, out_dim=3, num_heads=4, image_dim=24, image_tokens=5, mllm_dim=28, **SIZES)
