@@ -109,6 +109,15 @@ def test_points_of_hands_on_the_edge_are_left_out() -> None:
     assert np.count_nonzero(canvas.any(axis=2)) == 5  # a disc of radius 1
 
 
+def test_fingers_are_half_as_wide_as_limbs() -> None:
+    hand = np.zeros((21, 3))
+    hand[4] = 400.0, 400.0, 1.0
+    canvas = np.zeros((1000, 1000, 3), dtype=np.uint8)
+    draw_pose(canvas, Skeleton(body=np.full((20, 3), np.nan), left_hand=hand, right_hand=np.zeros((21, 3))))
+    assert canvas[400, 398:403, 2].tolist() == [255] * 5  # a disc of radius 2, where joints have 4
+    assert not canvas[400, [397, 403]].any()
+
+
 def test_lines_widen_with_the_canvas() -> None:
     assert [line_width(side, 2000) for side in (100, 599, 600, 1080)] == [1, 1, 2, 4]
 

@@ -42,6 +42,7 @@ def test_the_layout_of_yolov8_gives_the_same_boxes() -> None:
     found = decode_detections(output, 640, 640)
     assert found is not None
     assert found[0] == pytest.approx([75, 170, 125, 230, 0.7, 0])
+    assert (decode_detections(output.transpose(0, 2, 1), 640, 640) == found).all()
     assert decode_detections(np.zeros((1, 7, 9), dtype=np.float32), 640, 640) is None
 
 
@@ -201,8 +202,10 @@ def test_with_one_wrist_the_other_hand_alone_moves() -> None:
     old = driving.in_pixels().body[:, :2]
     new = old + 10
     old[4] = np.nan
+    driving.right_hand[0, 2] = 0.3
     first, second = moved_hands(driving, old, new, 1.0)
-    assert first[:, :2] == pytest.approx(driving.right_hand[:, :2])
+    assert first[1:, :2] == pytest.approx(driving.right_hand[1:, :2])
+    assert first[0].tolist() == [-1, -1, 0]  # not seen, nor drawn
     assert second[0, :2].tolist() == [80, 100]
 
 
@@ -279,6 +282,16 @@ def test_edited_persons_tell_the_proportions() -> None:
     plain, helped = only(driving, reference), only(driving, reference, (person(), edited))
     assert helped.body[4, :2] == pytest.approx(2 * plain.body[4, :2] - plain.body[3, :2])
     assert np.delete(helped.body, [4, 7], axis=0) == pytest.approx(np.delete(plain.body, [4, 7], axis=0))
+
+
+def test_without_shoulders_of_the_edited_the_body_keeps_its_lengths() -> None:
+    driving = person()
+    for each in (driving, (lacking := person(missing=(2, 5, 6, 7, 17)))):
+        each.body[[10, 13], 2] = 0.1
+    found = only(driving, driving, (lacking, lacking))
+    # But for the ears, with the mean of a known and an unknown ratio.
+    assert found.body[:16, :2] == pytest.approx(driving.in_pixels().body[:16, :2])
+    assert found.left_hand[20, 0] - found.left_hand[0, 0] == pytest.approx(5, abs=1)
 
 
 def test_points_that_one_person_lacks_are_dropped_everywhere() -> None:

@@ -31,7 +31,7 @@ _POSSIBLE = 0.05
 _OVERLAP = 0.5
 _SHORTEST = 0.4
 _SURE = 0.5
-_FARTHEST = 100  # sides of the input; beyond is an error of the network, and no whole number for long
+_FARTHEST = 100  # sides of the picture; beyond is an error of the network, and no whole number for long
 _NUM_VALUES = 6
 _NUM_YOLOV8 = 84
 
@@ -79,29 +79,29 @@ class PersonDetector:
 def network_input(picture: Pixels, side: int = INPUT_SIDE) -> Array:
     """An RGB picture [H, W, 3] as [1, 3, side, side] in 0..1, stretched whatever its aspect."""
     square = opencv().resize(picture, (side, side))
-    return np.ascontiguousarray(square.transpose(2, 0, 1)[None], dtype=np.float32) / np.float32(255)
+    return np.ascontiguousarray(square.transpose(2, 0, 1)[None] / 255.0, dtype=np.float32)
 
 
 def decode_detections(output: Array, height: int, width: int, side: int = INPUT_SIDE) -> Floats | None:
     """What is in a picture of this size: rows [N, 6] of left, top, right, bottom in whole pixels, score, class.
 
-    ``output`` is [1, N, 6] (the same in pixels of the input; YOLOv10) or [1, 84, N] (centre, sides and the scores of
-    80 classes; YOLOv8); None for another shape. Rows are the surest first, scores above 0.05, none shares more than
-    half of its area with a surer one of any class.
+    ``output`` is [1, N, 6] (the same in pixels of the input; YOLOv10), or [1, 84, N] or [1, N, 84] (centre, sides and
+    the scores of 80 classes; YOLOv8); None for another shape. Rows are the surest first, scores above 0.05, none shares
+    more than half of its area with a surer one of any class.
     """
-    scale = np.array([width / side, height / side] * 2, dtype=output.dtype)
+    scale = np.array([width / side, height / side] * 2)
     if output.ndim == 3 and output.shape[::2] == (1, _NUM_VALUES):
         rows = output[0]
-        corners, scores, classes = rows[:, :4], rows[:, 4], rows[:, 5]
+        corners, scores, classes = (rows[:, :4] * scale).astype(np.float32), rows[:, 4], rows[:, 5]
         places = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-    elif output.ndim == 3 and output.shape[:2] == (1, _NUM_YOLOV8):
-        rows = output[0].T
-        places = np.concatenate([rows[:, :2] - rows[:, 2:4] / 2, rows[:, 2:4]], axis=1)
+    elif output.ndim == 3 and output.shape[0] == 1 and _NUM_YOLOV8 in output.shape[1:]:
+        rows = output[0].T if output.shape[1] == _NUM_YOLOV8 else output[0]
+        places = np.concatenate([rows[:, :2] - rows[:, 2:4] / 2, rows[:, 2:4]], axis=1) * scale
         scores, classes = rows[:, 4:].max(axis=1), rows[:, 4:].argmax(axis=1)
     else:
         return None
-    known = (scores > np.float32(_POSSIBLE)) & (np.abs(places) < _FARTHEST * side).all(axis=1)
-    whole = np.trunc(places[known] * scale).astype(np.float64)
+    known = (scores > np.float32(_POSSIBLE)) & (np.abs(places) < _FARTHEST * max(height, width)).all(axis=1)
+    whole = np.trunc(places[known]).astype(np.float64)
     boxes = np.concatenate([whole[:, :2], whole[:, :2] + whole[:, 2:]], axis=1)
     found = np.column_stack([boxes, scores[known], classes[known]]).astype(np.float64)
     kept = without_overlaps(boxes, np.argsort(-scores[known], kind="stable"), _OVERLAP)

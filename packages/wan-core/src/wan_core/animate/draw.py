@@ -42,6 +42,7 @@ def draw_pose(canvas: Pixels, skeleton: Skeleton, threshold: float = _SEEN) -> P
     points of hands at or outside the left and upper edge. Raises BackendError without OpenCV.
     """
     cv2, half = opencv(), line_width(*canvas.shape[:2])
+    finger = max(half // 2, 1)
     seen = skeleton.body[:, 2] >= threshold  # of NaN: not
     for (start, end), colour in zip(LIMBS, _COLOURS, strict=False):
         if seen[start] and seen[end]:
@@ -52,7 +53,7 @@ def draw_pose(canvas: Pixels, skeleton: Skeleton, threshold: float = _SEEN) -> P
             cv2.circle(canvas, (int(x), int(y)), half, colour, thickness=-1)
     for hand in (skeleton.left_hand, skeleton.right_hand):
         visible = np.where(hand[:, 2:] >= threshold, hand[:, :2], -1.0)
-        draw_hand(canvas, visible, radius=half, thickness=max(half // 2, 1))
+        draw_hand(canvas, visible, radius=finger, thickness=finger)
     return canvas
 
 

@@ -68,7 +68,8 @@ class Retargeting:
         if is_first:
             offset[0] += _own_anchor_x(pixels, self.shown, self.anchor_x) - self.anchor_x
         body = (pixels - offset) / self.scale
-        ratio = float(self.ratios[list(SHOULDERS)].max() / self.scale)
+        shoulders = self.ratios[list(SHOULDERS)].max()
+        ratio = float((1.0 if shoulders == UNKNOWN else shoulders) / self.scale)
         hands = moved_hands(frame, figure.pixels, body, ratio, self.threshold)
         return Skeleton(body=np.column_stack([body, figure.points[:, 2]]), left_hand=hands[0], right_hand=hands[1])
 
@@ -104,17 +105,16 @@ def plan_retargeting(
     shown = min(shown_part(driving, threshold), shown_part(target, threshold))
     scaled = target.scaled(scale)
     if edited is None:
-        driving, scaled = repaired(driving), repaired(scaled)
-        missing = driving.missing | scaled.missing
-        ratios = bone_ratios(driving.without(missing), scaled.without(missing))
+        whole, scaled = repaired(driving), repaired(scaled)
+        missing = whole.missing | scaled.missing
+        ratios = bone_ratios(whole, scaled)
     else:
         own, wanted = (Figure.of(each) for each in edited)
         edited_scale, is_measured = size_ratio(own, wanted)
         factor = 1.0 if is_measured else edit_ratio(target, wanted) / edit_ratio(driving, own)
-        own, wanted = repaired(own), repaired(wanted.scaled(edited_scale))
-        missing = own.missing | wanted.missing
-        ratios = bone_ratios(own.without(missing), wanted.without(missing), factor)
-    anchor = _anchor(lengthened(driving.without(missing).pixels, ratios), shown)
+        missing = driving.missing | target.missing  # repaired are the edited ones alone
+        ratios = bone_ratios(repaired(own), repaired(wanted.scaled(edited_scale)), factor)
+    anchor = _anchor(lengthened(driving.pixels, ratios), shown)
     offset = anchor - _target_anchor(scaled.without(missing), shown)
     if np.isnan(offset).any():
         raise MediaError("a person cannot be placed: neck, hips or ankles are missing; show more of both persons")
@@ -160,10 +160,9 @@ def _anchor(pixels: Floats, shown: Shown) -> Floats:
 
 def _target_anchor(target: Figure, shown: Shown) -> Floats:
     """Where the reference is held: as the driving body, but with the middle of ankle and toe for the ankle."""
-    pixels = target.pixels
-    for ankle, toe in ((at.RIGHT_ANKLE, at.RIGHT_TOE), (at.LEFT_ANKLE, at.LEFT_TOE)):
-        if not target.missing[toe]:
-            pixels[ankle] = (pixels[ankle] + pixels[toe]) / 2
+    pixels, ankles, toes = target.pixels, [at.RIGHT_ANKLE, at.LEFT_ANKLE], [at.RIGHT_TOE, at.LEFT_TOE]
+    if not target.missing[toes].any():
+        pixels[ankles] = (pixels[ankles] + pixels[toes]) / 2
     return _anchor(pixels, shown)
 
 
@@ -200,8 +199,9 @@ def moved_hands(
 
 
 def _placed(hand: Floats, move: Floats, size: Floats) -> Floats:
-    points = hand[:, :2] / size if np.isnan(move).any() else np.trunc(hand[:, :2] + move)
-    return np.column_stack([points, hand[:, 2]])
+    if np.isnan(move).any():
+        return np.column_stack([np.nan_to_num(hand[:, :2] / size, nan=-1.0), hand[:, 2]])
+    return np.column_stack([np.trunc(hand[:, :2] + move), hand[:, 2]])
 
 
 def scaled_hand(hand: Floats, size: Floats, ratio: float, threshold: float = SEEN) -> Floats:
