@@ -247,13 +247,6 @@ def test_the_size_tells_which_i2v_14b_is_meant(run: Run, picture: Path, words: l
     assert json.loads(result.stdout)[0]["preset"] == preset
 
 
-def test_one_process_is_what_ulysses_size_may_be(run: Run) -> None:
-    assert run("generate", "--prompt", "a ring", "--ulysses_size", 1, "--dry-run").exit_code == 0
-    refused = run("generate", "--prompt", "a ring", "--ulysses_size", 8, "--dry-run")
-    assert refused.exit_code == 2
-    assert "one GPU makes a video here" in refused.output
-
-
 def test_a_suggestion_is_an_option_that_is_likely_meant(run: Run) -> None:
     assert "Did you mean" not in run("generate", "--prompt", "a", "--ring_size", 2).output
     assert "Did you mean '--prompt'" in run("generate", "--promt", "a").output

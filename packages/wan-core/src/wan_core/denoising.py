@@ -17,6 +17,7 @@ from wan_core.sampling import (
     Denoiser,
     ExpertDenoiser,
     FlowTable,
+    SharedBranches,
     StepCacheRule,
     StepCaches,
     WindowDenoiser,
@@ -61,12 +62,14 @@ class SamplingOptions:
 
     ``batched_guidance`` runs both guidance branches as one batch of two; ``noise_device`` is where the initial noise
     is drawn (``cpu``: a seed means the same on every machine). ``tea_cache`` is the threshold below which steps leave
-    the network's blocks out, for presets that have its coefficients.
+    the network's blocks out, for presets that have its coefficients. ``shared_branches`` evaluates one branch of
+    guidance here and the other one in another process.
     """
 
     batched_guidance: bool = False
     noise_device: str = "cpu"
     tea_cache: float | None = None
+    shared_branches: SharedBranches | None = None
 
 
 class Denoising:
@@ -255,6 +258,7 @@ def _guided(network: Any, conditioning: Conditioning, guidance_scale: float, opt
             guidance_scale,
             anchors=conditioning.anchors,
             batched=options.batched_guidance,
+            shared=options.shared_branches,
         )
 
     if not conditioning.windows:

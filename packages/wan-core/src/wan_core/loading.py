@@ -35,7 +35,7 @@ from wan_core.files import WEIGHT_ENDINGS
 from wan_core.models import WanDiTConfig
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset, get_preset, list_presets
-from wan_core.runtime import Between, HostCopy, Placed, resolve_device, resolve_dtype
+from wan_core.runtime import Between, HostCopy, Placed, Processes, Together, resolve_device, resolve_dtype
 from wan_core.tasks import Components, Experts
 
 _MAX_TEA_CACHE = 10.0
@@ -49,7 +49,7 @@ class RuntimeOptions:
     the original for one process. ``text_encoder_on_cpu`` keeps the text encoder on the CPU. ``mmap=False`` reads
     files instead of mapping them. ``loras`` are merged into the network while it is read; ``force_lora`` allows those
     made for another model. ``parts`` puts a part elsewhere than the checkpoint folder, by name: a file, a folder, or a
-    repository where its family fetches from one.
+    repository where its family fetches from one. ``processes`` make the videos, together or each its own.
     """
 
     device: str | None = None
@@ -62,6 +62,7 @@ class RuntimeOptions:
     force_lora: bool = False
     parts: Mapping[str, str | Path] = field(default_factory=dict)
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
+    processes: Processes = field(default_factory=Processes)
 
 
 def load_pipeline(
@@ -151,6 +152,7 @@ class _Loader:
             raise CheckpointError(f"the experts in {self.folder} differ in size; they belong to different models")
         configs = {each.part.name: each.config for each in opened}
         self._check_widths(opened, dits[0].config)
+        together = Together(self.options.processes, device=self.device, num_heads=dits[0].config.num_heads)
         placed = [self._placed(each, dits[0].config) for each in opened]
         parts: dict[str, Any] = {each.part.name: made for each, made in zip(opened, placed, strict=True)}
         if len(dits) == 2:
@@ -163,8 +165,9 @@ class _Loader:
             components,
             latent_spec=self.preset.latent_spec,
             options=self.options.sampling,
-            record=self._record() | {"weights": self._hashes(opened)},
+            record=self._record(together) | {"weights": self._hashes(opened)},
             notes=self.notes,
+            together=together,
         )
 
     def _is_there(self, part: Part) -> bool:
@@ -183,7 +186,7 @@ class _Loader:
             if each.part.name != "image_encoder" or not each.part.is_optional or each.part.name in self.places
         ]
 
-    def _record(self) -> dict[str, Any]:
+    def _record(self, together: Together) -> dict[str, Any]:
         record: dict[str, Any] = {
             "device": self.device.type,
             "dtype": str(self.dtype).removeprefix("torch."),
@@ -192,6 +195,8 @@ class _Loader:
         }
         if self.options.sampling.batched_guidance:
             record["cfg"] = "batched"
+        if together.plan.sequence > 1:  # it rounds as several processes do
+            record |= {"ring": together.plan.ring, "ulysses": together.plan.ulysses}
         if self.options.sampling.tea_cache is not None:
             record["tea_cache"] = self.options.sampling.tea_cache
         if not self.preset.bundled:

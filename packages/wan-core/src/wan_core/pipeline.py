@@ -19,6 +19,7 @@ from wan_core.denoising import silent as silent
 from wan_core.files import quoted
 from wan_core.media import LatentSpec
 from wan_core.presets import Preset
+from wan_core.runtime import Together
 from wan_core.tasks import (
     Clip,
     Components,
@@ -57,7 +58,8 @@ class GeneratedVideo:
 class Pipeline:
     """A model ready to make videos. Built by :func:`wan_core.loading.load_pipeline`.
 
-    ``notes`` are sentences that a user should see, ``record`` facts that go into every output's provenance.
+    ``notes`` are sentences that a user should see, ``record`` facts that go into every output's provenance;
+    ``together`` are the processes that make a video, by default this one: only the first of them gives frames.
     """
 
     def __init__(
@@ -69,12 +71,14 @@ class Pipeline:
         options: SamplingOptions | None = None,
         record: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
+        together: Together | None = None,
     ) -> None:
         self.preset = preset
         self.components = components
         self.latent_spec = latent_spec
         self.options = options or SamplingOptions()
         self.notes = tuple(notes)
+        self.together = together or Together(device=components.device)
         self._record = dict(record or {})
 
     def plan(self, request: GenerationRequest) -> TaskInputs[Any]:
@@ -155,6 +159,8 @@ class Pipeline:
             conditioning = task.condition(inputs, self.components, clip)
             seed = task.noise_seed(inputs.settings.seed, clip)
             latents = None if kept is None else kept.get(index, conditioning.latent_shape)
+            if num_clips > 1:  # one of the processes has kept it
+                latents = self.together.from_first(latents)
             if latents is None:
                 conditioning = task.finish(conditioning, self.components)
                 latents = self.denoise(conditioning, inputs.settings, seed, progress, log)
@@ -164,14 +170,17 @@ class Pipeline:
                 on_latents(latents)
             decoded = (chunk[0] for chunk in self.decode(latents, conditioning))
             made = GeneratedClip(conditioning=conditioning, latents=latents, frames=decoded)
-            chunks = task.report(inputs, made, log)
+            is_first = self.together.is_first
+            chunks = task.report(inputs, made, log) if is_first else iter(())
             clip = replace(clip, previous=conditioning)
             if task.streams or index + 1 == num_clips:
                 yield from chunks
-            else:
-                frames = torch.cat(list(chunks), dim=1)
+                continue
+            frames = torch.cat(list(chunks), dim=1) if is_first else None
+            if frames is not None:
                 yield frames
-                clip = replace(clip, previous_frames=frames[None])
+            shown = self.together.from_first(frames)
+            clip = replace(clip, previous_frames=None if shown is None else shown[None])
 
     def denoise(
         self,
@@ -192,7 +201,8 @@ class Pipeline:
         return self._denoising(conditioning, settings, seed, progress=progress, log=log, watch=watch).finish()
 
     def _denoising(self, conditioning: Conditioning, settings: SamplingSettings, seed: int, **shown: Any) -> Denoising:
-        return Denoising(self.preset, self.components, self.options, conditioning, settings, seed, **shown)
+        options = replace(self.options, shared_branches=self.together.guidance)
+        return Denoising(self.preset, self.components, options, conditioning, settings, seed, **shown)
 
     def decode(self, latents: Tensor, conditioning: Conditioning) -> Iterator[Tensor]:
         """Frame chunks [B, 3, t, H, W] in [-1, 1] of denoised latents."""

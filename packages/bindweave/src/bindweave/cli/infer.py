@@ -8,7 +8,7 @@ import click
 
 from bindweave.presets import BINDWEAVE_14B, TINY_BINDWEAVE
 from wan_core import RequestError, cli, media
-from wan_core.cli import PLACE, SHARE, build_command, own_device, reporter, share_of_work
+from wan_core.cli import PLACE, SHARE, build_command, processes_of, reporter, share_of_work
 from wan_core.presets import Preset
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def make_samples(preset: Preset, values: Mapping[str, Any], batch: "SampleBatch"
         batch.write_manifest()
         return written
 
-    cli.run_generate(preset, values, plan=batch.plan, write=write, is_made=batch.is_made)
+    cli.run_generate(preset, values, plan=batch.plan, write=write, is_made=batch.is_made, is_share=True)
     if not values["dry_run"]:
         batch.write_manifest()
     batch.conclude()
@@ -77,11 +77,10 @@ def prepared(values: Mapping[str, Any], log: Callable[[str], None]) -> tuple[dic
         places["base_img_dir"] or Path(),
         places["output_dir"] or Path("outputs"),
         log,
-        share=Share(*share_of_work(shard)),
+        share=Share(*share_of_work(shard, processes_of(values))),
         any_seed=values["seed"] < 0,
     )
     media.check_own_files([batch.output_dir / MANIFEST], [path for path in (places["samples"], config) if path])
-    values["device"] = own_device(values["device"])
     return without_prompt(values), batch
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
         own_device,
         share_of_work,
     )
+    from wan_core.cli.processes import processes_of
     from wan_core.cli.progress import progress_unless, reporter
     from wan_core.cli.train import carry_out_command, run_settings, train_options
 else:
@@ -71,6 +72,7 @@ __all__ = [
     "main_of",
     "own_device",
     "plan_jobs",
+    "processes_of",
     "progress_unless",
     "reporter",
     "run_generate",

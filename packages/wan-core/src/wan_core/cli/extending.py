@@ -109,10 +109,9 @@ def extend_jobs(
     return [_with(job, each) for job, each in zip(jobs, made, strict=True)]
 
 
-def with_prompts(results: Sequence[Mapping[str, Any]], jobs: Sequence[Job]) -> list[dict[str, Any]]:
-    """Each result with its video's prompt, where that was extended."""
-    pairs = zip(results, jobs, strict=True)
-    return [{**row, **({"prompt": job.extension.prompt} if job.extension else {})} for row, job in pairs]
+def with_prompt(result: Mapping[str, Any], job: Job) -> dict[str, Any]:
+    """A result with its video's prompt, where that was extended."""
+    return {**result, **({"prompt": job.extension.prompt} if job.extension else {})}
 
 
 def _with(job: Job, extension: Extension) -> Job:

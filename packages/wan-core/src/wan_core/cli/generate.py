@@ -11,6 +11,7 @@ from wan_core.cli.group import ErrorReporting
 from wan_core.cli.jobs import Job, plan_jobs
 from wan_core.cli.loras import lora_options
 from wan_core.cli.options import ListCommand, output_options, request_options, runtime_options, task_options
+from wan_core.cli.processes import start_if_asked
 from wan_core.cli.progress import reporter
 from wan_core.errors import RequestError
 from wan_core.media import check_output, parse_size
@@ -103,6 +104,7 @@ def build_command(
     """
 
     def call(**values: Any) -> None:
+        start_if_asked(values)
         (run or run_generate)(preset, values)
 
     return ListCommand(
@@ -126,13 +128,14 @@ def run_generate(
     *,
     check: Callable[..., object] = check_output,
     plan: Callable[..., list[Job]] = plan_jobs,
-    **further: Callable[..., Any],
+    **further: Any,
 ) -> None:
     """Check every request and output, then make the videos. ``values`` are the parsed options.
 
     ``plan`` takes what ``plan_jobs`` does and returns the videos to make; ``write=`` gives frames another way out than
     ``media.write_video``, whose arguments it takes, and ``check`` takes what ``media.check_output`` does; ``is_made=``
-    tells from an output and its wanted record whether it is there already.
+    tells from an output and its wanted record whether it is there already; with ``is_share=True`` the plan is only what
+    this process, of several, makes.
     """
     check_unused(values)
     jobs = plan(preset, values, check)

@@ -4,6 +4,7 @@ import random
 import re
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ def plan_jobs(preset: Preset, values: Mapping[str, Any], check: Callable[..., ob
     written = {name: shared.pop(name) for name in [*shared] if by_name[name].metadata.get("output")}
     if values["size"] is not None:
         shared["width"], shared["height"] = values["size"]
-    first_seed = values["seed"] if values["seed"] >= 0 else random.SystemRandom().randrange(2**31)
+    first_seed = values["seed"] if values["seed"] >= 0 else _chance().randrange(2**31)
     jobs: list[Job] = []
     total = len(prompts) * values["num_videos"]
     for prompt in prompts:
@@ -46,6 +47,17 @@ def plan_jobs(preset: Preset, values: Mapping[str, Any], check: Callable[..., ob
             jobs.append(Job(inputs, output, idea))
     _check_outputs(jobs, values, written, check)
     return jobs
+
+
+@cache
+def _chance() -> random.Random:
+    """Where seeds come from that nobody gave: the same ones in all processes of a run."""
+    from wan_core.runtime import launched, made_by_first
+
+    launch = launched()
+    if launch is None:
+        return random.SystemRandom()
+    return random.Random(made_by_first(launch, "seed", lambda: str(random.SystemRandom().getrandbits(64))))
 
 
 def _planned(preset: Preset, request: GenerationRequest, *, is_extended: bool) -> tuple[TaskInputs[Any], Idea | None]:

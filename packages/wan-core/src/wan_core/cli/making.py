@@ -13,8 +13,10 @@ import torch
 
 from wan_core import media
 from wan_core.checkpoints import weight_bytes
-from wan_core.cli.extending import extend_jobs, with_prompts
+from wan_core.cli.extending import extend_jobs, with_prompt
 from wan_core.cli.jobs import Job
+from wan_core.cli.options import own_device
+from wan_core.cli.processes import as_told, check_branches, processes_of
 from wan_core.cli.progress import progress_unless, reporter
 from wan_core.errors import RequestError
 from wan_core.files import gigabytes, plain_text
@@ -30,7 +32,7 @@ from wan_core.loading import (
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset
 from wan_core.prompt_extend import Extender
-from wan_core.runtime import resolve_device, resolve_dtype
+from wan_core.runtime import resolve_device, resolve_dtype, results_of_all, working_together
 
 
 def make_videos(
@@ -40,49 +42,86 @@ def make_videos(
     extender: Extender | None = None,
     write: Callable[..., Path] = media.write_video,
     is_made: Callable[[Path, media.Provenance], bool] | None = None,
+    is_share: bool = False,
 ) -> None:
     """Check the run and load the model, then make the videos of ``jobs``, or print the plan of a dry run.
 
     ``extender`` writes their prompts before any weights are read; ``write`` takes what ``media.write_video`` takes;
-    ``is_made`` says of an output and the record that it would have whether it is there as it would be made.
+    ``is_made`` says of an output and the record that it would have whether it is there as it would be made. Several
+    processes divide the jobs among them, unless these are a process's share already (``is_share``).
     """
-    log = reporter(values["quiet"])
     runtime = runtime_of(preset, values)
+    processes = runtime.processes
+    shown = as_told(processes, values)
+    log = reporter(shown["quiet"])
+    check_run(preset, runtime, values, jobs, log)
+    share = list if is_share else processes.own
+    share(jobs)  # refuses, before there is a model, what the processes cannot divide
+    missing = missing_weights(preset, values["ckpt_dir"]) if values["dry_run"] else None
+    if missing is None:
+        pipeline = load_pipeline(preset, values["ckpt_dir"], runtime)
+        jobs = [replace(job, inputs=pipeline.check(job.inputs)) for job in jobs]
+    if values["dry_run"]:
+        made_by = None if missing is not None else pipeline
+        show_plan(preset, jobs, runtime, shown, made_by, missing, extender)
+        return
+    jobs = share(extend_jobs(jobs, extender, str(runtime.device), log))
+    with working_together(processes, pipeline.components.device):
+        if is_made is not None:  # a record hashes the files of its request
+            jobs = [job for job in jobs if not is_made(job.output, provenance_of(pipeline, job))]
+        for note in notes_on(jobs, pipeline):
+            log(note)
+        tell = reporter(as_told(processes, values, processes.is_first)["quiet"])
+        made = [_made(pipeline, job, shown, write, log, tell) for job in jobs]
+        report_results(results_of_all(processes, made), shown)
+
+
+def report_results(results: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> None:
+    """Print what was made as JSON, where that is asked for."""
+    if values["as_json"]:
+        click.echo(json.dumps(results, indent=2, ensure_ascii=False))
+
+
+def check_run(
+    preset: Preset, runtime: RuntimeOptions, values: Mapping[str, Any], jobs: Sequence[Job], log: Callable[[str], None]
+) -> None:
+    """What can be refused before files are opened. Raises RequestError and ConfigError."""
     check_loras(preset, runtime.loras)
     check_tea_cache(preset, runtime.sampling.tea_cache)
     check_guidance(preset, runtime.sampling.batched_guidance)
+    check_branches(runtime.processes, [job.inputs.settings.guidance_scale for job in jobs])
     check_size(preset, values, log)
-    missing = missing_weights(preset, values["ckpt_dir"]) if values["dry_run"] else None
-    pipeline = None if missing is not None else load_pipeline(preset, values["ckpt_dir"], runtime)
-    if pipeline is not None:
-        jobs = [replace(job, inputs=pipeline.check(job.inputs)) for job in jobs]
-        if not values["dry_run"]:
-            jobs = extend_jobs(jobs, extender, str(runtime.device), log)
-        if is_made is not None:  # a record hashes the files of its request
-            jobs = [job for job in jobs if not is_made(job.output, provenance_of(pipeline, job))]
-    for note in notes_on(jobs, pipeline):
-        log(note)
-    if values["dry_run"] or pipeline is None:
-        show_plan(preset, jobs, runtime, values, pipeline, missing, {} if extender is None else extender.facts)
-        return
-    results = []
-    for job in jobs:
-        started = time.monotonic()
-        path = make_video(pipeline, job, values, write, log)
-        seconds = time.monotonic() - started
-        seed = job.inputs.request.seed
-        log(f"{path} (seed {seed}, {seconds:.1f} s)")
-        results.append({"path": str(path), "preset": preset.name, "seed": seed, "seconds": round(seconds, 2)})
-    if values["as_json"]:
-        click.echo(json.dumps(with_prompts(results, jobs), indent=2, ensure_ascii=False))
+
+
+def _made(
+    pipeline: Pipeline,
+    job: Job,
+    values: Mapping[str, Any],
+    write: Callable[..., Path],
+    log: Callable[[str], None],
+    tell: Callable[[str], None],
+) -> dict[str, Any]:
+    """Make one video, and what is said of it in JSON; ``tell`` says that it is there."""
+    started = time.monotonic()
+    path = make_video(pipeline, job, values, write, log)
+    seconds = time.monotonic() - started
+    seed = job.inputs.request.seed
+    tell(f"{path} (seed {seed}, {seconds:.1f} s)")
+    result = {"path": str(path), "preset": pipeline.preset.name, "seed": seed, "seconds": round(seconds, 2)}
+    return with_prompt(result, job)
 
 
 def make_video(
     pipeline: Pipeline, job: Job, values: Mapping[str, Any], write: Callable[..., Path], log: Callable[[str], None]
 ) -> Path:
-    """Make one video with the sound and the record that go with it."""
+    """Make one video with the sound and the record that go with it; of several processes the first one writes it."""
+    progress = progress_unless(values["quiet"])
+    if not pipeline.together.is_first:
+        for _ in pipeline.stream(job.inputs, progress=progress, log=log):
+            pass
+        return job.output
     kept = kept_clips(pipeline, job, log)
-    chunks = pipeline.stream(job.inputs, progress=progress_unless(values["quiet"]), log=log, kept=kept)
+    chunks = pipeline.stream(job.inputs, progress=progress, log=log, kept=kept)
     provenance = None if values["no_metadata"] else provenance_of(pipeline, job)
     path = write(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance, **sound_of(job))
     if kept is not None:
@@ -142,7 +181,7 @@ def _is_there(output: Path) -> bool:
 
 def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:
     """The run settings among the options, checked against this machine."""
-    device = resolve_device(values["device"])
+    device = resolve_device(own_device(values["device"]))
     resolve_dtype(values["dtype"], device)
     noise_device = resolve_device(values["noise_device"])
     return RuntimeOptions(
@@ -155,6 +194,7 @@ def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:
         loras=values["loras"],
         force_lora=values["force_lora"],
         parts=_places_of(preset, values),
+        processes=processes_of(values),
         sampling=SamplingOptions(
             batched_guidance=values["cfg"] == "batched",
             noise_device=str(noise_device),
@@ -197,12 +237,16 @@ def show_plan(
     values: Mapping[str, Any],
     pipeline: Pipeline | None,
     missing: str | None,
-    extended: Mapping[str, Any],
+    extender: Extender | None,
 ) -> None:
     """Print what would happen; without a ``pipeline`` the sizes of parts are those of the released model.
 
-    ``extended`` says by what prompts are extended.
+    ``extender`` is what prompts are to be extended by.
     """
+    for note in notes_on(jobs, pipeline):
+        reporter(values["quiet"])(note)
+    if not runtime.processes.tells:
+        return
     dtype = resolve_dtype(runtime.dtype, resolve_device(runtime.device))
     configs = {} if pipeline is None else pipeline.components.configs
     rows = [
@@ -212,8 +256,9 @@ def show_plan(
             "device": runtime.device,
             "dtype": str(dtype).removeprefix("torch."),
             "memory": {**part_sizes(preset, configs, dtype), **kept_bytes(preset, configs, dtype, job)},
+            **({"processes": str(runtime.processes)} if runtime.processes.world > 1 else {}),
             **({"lora": [str(lora) for lora in runtime.loras]} if runtime.loras else {}),
-            **({"prompt_extend": dict(extended)} if extended else {}),
+            **({"prompt_extend": dict(extender.facts)} if extender is not None else {}),
             **job.inputs.record(),
             **preset.task.describe(job.inputs),  # the size of the video, where the request's is an area
             "output": str(job.output),

@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import SimpleNamespace, UnionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -17,6 +17,9 @@ from wan_core.errors import RequestError
 from wan_core.media import parse_size
 from wan_core.sampling import SOLVERS
 from wan_core.tasks import Experts, GenerationRequest
+
+if TYPE_CHECKING:
+    from wan_core.runtime import Processes
 
 
 class ParsedType(click.ParamType):  # type: ignore[type-arg]  # generic only in newer click
@@ -45,19 +48,20 @@ def parse_share(text: str) -> tuple[int, int]:
 SHARE = ParsedType("I/N", parse_share)
 
 
-def share_of_work(asked: tuple[int, int] | None) -> tuple[int, int]:
+def share_of_work(asked: tuple[int, int] | None, processes: "Processes | None" = None) -> tuple[int, int]:
     """This process's share: that of a `SHARE` option, else torchrun's, else everything.
 
-    Raises RequestError where both say one, BackendError as `wan_core.runtime.launched`.
+    Those of ``processes`` that make a video together have one share. Raises RequestError where both say one,
+    BackendError as `wan_core.runtime.launched`.
     """
-    from wan_core.runtime import launched
+    from wan_core.runtime import Processes, launched
 
-    launch = launched()
-    if launch is None:
+    chosen = Processes(launch=launched()) if processes is None else processes
+    if chosen.world == 1:
         return asked or (0, 1)
     if asked is not None:
         raise RequestError("torchrun divides the work already; leave --shard out")
-    return launch.rank, launch.world
+    return chosen.group, chosen.num_groups
 
 
 def own_device(asked: str | None) -> str | None:
@@ -149,13 +153,6 @@ def _take_values(rest: deque[str]) -> list[str]:
     return values
 
 
-def parse_ulysses(text: str) -> int:
-    """Read the number of processes that share a video's sequence. Raises ``RequestError`` for more than one."""
-    if text.strip() != "1":
-        raise RequestError(f"one GPU makes a video here, so it is 1; got {text!r}")
-    return 1
-
-
 def part_option() -> click.Option:
     """``--part``, of every command that loads a model."""
     return click.Option(
@@ -239,12 +236,6 @@ def runtime_options() -> list[click.Option]:
             help="The original's flag for 16-bit weights; ours are 16-bit wherever --dtype is.",
         ),
         click.Option(
-            ["--ulysses-size"],
-            type=ParsedType("1", parse_ulysses),
-            expose_value=False,
-            help="The original's number of GPUs that share one video; 1 is what there is.",
-        ),
-        click.Option(
             ["--cfg"],
             type=click.Choice(["sequential", "batched"]),
             default="sequential",
@@ -261,6 +252,27 @@ def runtime_options() -> list[click.Option]:
         click.Option(
             ["--mmap/--no-mmap"], default=None, help="Map weight files or read them; default: by file system."
         ),
+        *process_options(),
+    ]
+
+
+def process_options() -> list[click.Option]:
+    """How several processes share the work; torchrun, or ``--nproc``, starts them."""
+    return [
+        click.Option(
+            ["--nproc"],
+            type=click.IntRange(1),
+            help="Start so many processes on this machine, as torchrun does, a GPU for each.",
+        ),
+        click.Option(
+            ["--ulysses-size"],
+            type=click.IntRange(1),
+            help="How many processes share the tokens of one video; others make videos of their own. Default: 1, and "
+            "with --dit-fsdp or --t5-fsdp all.",
+        ),
+        click.Option(["--cfg-parallel"], is_flag=True, help="Each branch of guidance in processes of its own."),
+        click.Option(["--dit-fsdp"], is_flag=True, help="Divide the network's weights among a video's processes."),
+        click.Option(["--t5-fsdp"], is_flag=True, help="Divide the text encoder's weights among them, too."),
     ]
 
 

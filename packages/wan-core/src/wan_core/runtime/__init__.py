@@ -21,7 +21,10 @@ if TYPE_CHECKING:
     from wan_core.runtime.onnx import OnnxNetwork
     from wan_core.runtime.optional_packages import optional_package
     from wan_core.runtime.placement import Between, Placed, release_cached_memory
+    from wan_core.runtime.processes import Processes, plan_processes
+    from wan_core.runtime.start import start_processes
     from wan_core.runtime.step_cache import step_cached
+    from wan_core.runtime.together import Together, results_of_all, working_together
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -32,6 +35,8 @@ __all__ = [
     "Launch",
     "OnnxNetwork",
     "Placed",
+    "Processes",
+    "Together",
     "choose_attention_backend",
     "device_facts",
     "divided_as",
@@ -44,12 +49,16 @@ __all__ = [
     "mean_over_processes",
     "optional_package",
     "peak_memory",
+    "plan_processes",
     "prepare_model",
     "process_group",
     "release_cached_memory",
     "resolve_device",
     "resolve_dtype",
+    "results_of_all",
     "shard_model",
+    "start_processes",
     "step_cached",
     "whole_tensor",
+    "working_together",
 ]

@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     from wan_core.sampling.anchors import Anchors
     from wan_core.sampling.experts import ExpertDenoiser, count_high_noise_steps
     from wan_core.sampling.flow_table import FlowTable
-    from wan_core.sampling.guidance import Denoiser
+    from wan_core.sampling.guidance import Denoiser, SharedBranches
     from wan_core.sampling.noise import draw_noise, seeded_generator, seeded_noise
     from wan_core.sampling.sampler import sample, sampling_steps
     from wan_core.sampling.solvers import SOLVERS, make_solver
@@ -24,6 +24,7 @@ __all__ = [
     "Denoiser",
     "ExpertDenoiser",
     "FlowTable",
+    "SharedBranches",
     "Solver",
     "StepCache",
     "StepCacheRule",

@@ -1,0 +1,56 @@
+"""Several processes make what one makes, started by torchrun or by --nproc."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from wan_core.media import read_video
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "wan_core", "generate"]
+WAN = [sys.executable, "-m", "wan_core", "generate"]
+FAST = ["--size", "64*64", "--frame_num", "5", "--sample_steps", "2", "--base_seed", "3"]
+
+
+def carry_out(command: list[str], folder: Path, status: int = 0) -> subprocess.CompletedProcess[str]:
+    """Run to the end, one thread a process; the exit status must be ``status``."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done
+
+
+@pytest.mark.slow
+def test_two_processes_make_the_videos_of_a_prompt_file_as_one_does(tmp_path: Path) -> None:
+    (tmp_path / "prompts.txt").write_text("a red circle\na blue square\na green ring\n")
+    words = ["tiny-t2v", "--prompt_file", "prompts.txt", *FAST, "--json"]
+    alone = json.loads(carry_out([*WAN, *words, "-o", "one.mp4"], tmp_path).stdout)
+    shared = carry_out([*WAN, *words, "-o", "two.mp4", "--nproc", "2"], tmp_path)
+    assert [row["path"] for row in json.loads(shared.stdout)] == [f"two-000{index}.mp4" for index in range(3)]
+    assert [row["seed"] for row in json.loads(shared.stdout)] == [row["seed"] for row in alone]
+    for index in range(3):
+        one, two = (read_video(tmp_path / f"{name}-000{index}.mp4").frames.float() for name in ("one", "two"))
+        assert (one - two).abs().mean() < 0.5, "of 255: prompts that are encoded together round as one batch does"
+    assert shared.stderr.count("(seed 3") == 3, "each video is told once"
+
+
+@pytest.mark.slow
+def test_branches_of_guidance_in_two_processes_make_the_same_file(tmp_path: Path) -> None:
+    words = ["--task", "tiny-t2v", "--prompt", "a red circle", *FAST]
+    carry_out([*WAN, *words, "-o", "one.mp4"], tmp_path)
+    shared = carry_out([*TORCHRUN, *words, "-o", "two.mp4", "--cfg_parallel"], tmp_path)
+    assert (tmp_path / "two.mp4").read_bytes() == (tmp_path / "one.mp4").read_bytes()
+    assert shared.stderr.count("two.mp4") == 1
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["one.mp4", "two.mp4"]
+
+
+@pytest.mark.slow
+def test_one_video_is_not_made_by_processes_that_share_nothing(tmp_path: Path) -> None:
+    refused = carry_out([*TORCHRUN, "tiny-t2v", "--prompt", "a", *FAST], tmp_path, status=1)  # torchrun's own status
+    assert refused.stderr.count("there is one video for 2 processes") == 1
+    assert list(tmp_path.iterdir()) == []
