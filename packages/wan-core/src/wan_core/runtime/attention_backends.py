@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
+from inspect import signature
 from typing import Any
 
 import torch
@@ -18,6 +19,7 @@ from wan_core.models import InnerAttention, KeyRanges
 from wan_core.runtime.flex import FlexAttention
 
 _HALF = (torch.float16, torch.bfloat16)
+_SUM_OPTIONS = ("return_lse", "return_attn_probs")  # of version 4, of 2 and 3; builds of 3 without it always give sums
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class FlashAttention(FlexAttention):
     def __init__(self, kernel: Callable[..., Any]) -> None:
         super().__init__()
         self._kernel = kernel
+        self._with_sums = {name: True for name in _SUM_OPTIONS if name in signature(kernel).parameters}
 
     def forward(
         self,
@@ -56,12 +59,27 @@ class FlashAttention(FlexAttention):
         mask: Tensor | KeyRanges | None = None,
     ) -> Tensor:
         """[B, Lq, n, d] from [B, Lq, n, d] and [B, Lk, n, d]."""
-        plain = key_lengths is None and mask is None
-        if not plain or query.dtype not in _HALF or query.device.type != "cuda":
+        if key_lengths is not None or mask is not None or not _is_for_flash(query):
             return super().forward(query, key, value, key_lengths, mask)
         result = self._kernel(query, key, value)
         mixed: Tensor = result[0] if isinstance(result, tuple) else result  # some versions add the log-sum-exp
         return mixed
+
+    def part(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
+        """[B, Lq, n, d] of keys that are a part, and the log-sum-exp [B, Lq, n] of their scores.
+
+        None for what the kernel cannot do, and from versions that do not give the sums.
+        """
+        if not _is_for_flash(query):
+            return None
+        result = self._kernel(query, key, value, **self._with_sums)
+        if not isinstance(result, tuple) or result[1] is None:
+            return None
+        return result[0], result[1].transpose(1, 2)
+
+
+def _is_for_flash(query: Tensor) -> bool:
+    return query.dtype in _HALF and query.device.type == "cuda"
 
 
 def is_installed(name: str) -> bool:
