@@ -109,6 +109,14 @@ def test_points_of_hands_on_the_edge_are_left_out() -> None:
     assert np.count_nonzero(canvas.any(axis=2)) == 5  # a disc of radius 1
 
 
+@pytest.mark.parametrize("far", [1e20, -np.inf, np.nan])
+def test_points_at_no_place_are_not_drawn(far: float) -> None:
+    drawn = skeleton()
+    drawn.body[3, 0] = far
+    canvas = draw_pose(np.zeros((64, 96, 3), dtype=np.uint8), drawn)
+    assert np.count_nonzero(canvas.any(axis=2)) == 5  # one joint
+
+
 def test_fingers_are_half_as_wide_as_limbs() -> None:
     hand = np.zeros((21, 3))
     hand[4] = 400.0, 400.0, 1.0

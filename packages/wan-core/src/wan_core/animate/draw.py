@@ -23,6 +23,7 @@ HUES = tuple(tuple(round(255 * level) for level in colorsys.hsv_to_rgb(step / 18
 _COLOURS = (*HUES, (200, 200, 0), (100, 100, 0))
 _DIMMED = 0.6
 _SEEN = 0.5
+_FARTHEST = 1e6  # pixels; OpenCV takes no integers of any size
 _FINGERS = tuple(
     (0 if joint == first else joint - 1, joint) for first in (1, 5, 9, 13, 17) for joint in range(first, first + 4)
 )
@@ -43,7 +44,7 @@ def draw_pose(canvas: Pixels, skeleton: Skeleton, threshold: float = _SEEN) -> P
     """
     cv2, half = opencv(), line_width(*canvas.shape[:2])
     finger = max(half // 2, 1)
-    seen = skeleton.body[:, 2] >= threshold  # of NaN: not
+    seen = _is_drawn(skeleton.body, threshold)
     for (start, end), colour in zip(LIMBS, _COLOURS, strict=False):
         if seen[start] and seen[end]:
             dimmed = [int(level * _DIMMED) for level in colour]
@@ -52,9 +53,14 @@ def draw_pose(canvas: Pixels, skeleton: Skeleton, threshold: float = _SEEN) -> P
         if is_seen:
             cv2.circle(canvas, (int(x), int(y)), half, colour, thickness=-1)
     for hand in (skeleton.left_hand, skeleton.right_hand):
-        visible = np.where(hand[:, 2:] >= threshold, hand[:, :2], -1.0)
+        visible = np.where(_is_drawn(hand, threshold)[:, None], hand[:, :2], -1.0)
         draw_hand(canvas, visible, radius=finger, thickness=finger)
     return canvas
+
+
+def _is_drawn(points: Floats, threshold: float) -> NDArray[np.bool_]:
+    """[N]: points (x, y, score) that are seen, and are not where no pixel of any canvas is (NaN is not, either)."""
+    return np.asarray((points[:, 2] >= threshold) & (np.abs(points[:, :2]) < _FARTHEST).all(axis=1))
 
 
 def draw_limb(canvas: Pixels, start: Floats, end: Floats, half_width: int, colour: Sequence[int]) -> None:
