@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import diffusers
 import torch
 
+from tools.bench_animate import animate_faces, animate_forward
 from tools.bench_peers import (
     Settings,
     Sides,
@@ -131,6 +132,9 @@ ROWS: dict[str, Row] = {
     "vae22-encode": paired("s", None, partial(vae, version="2.2", direction="encode")),
     "dit-load": paired("s", None, dit_load),
     "dit-peak-memory": paired("MB", None, peak_memory),
+    "animate-first-step": paired("s", None, partial(animate_forward, dtype=torch.float32)),
+    "animate-later-step": paired("s", 0.98, partial(animate_forward, dtype=torch.float32, later=True)),
+    "animate-faces": paired("s", None, animate_faces),
     "pi3-forward": paired("s", None, pi3_forward),
     **dict.fromkeys(PUBLISHED, published),
     "import-wan-core": import_time,
