@@ -40,8 +40,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_core/sampling/",): 1_200,
     # Planned: 4,500, before packed layers of ComfyUI, networks found in any trainer's file, shapes that others fold,
     # models nearly ours, told by name and by class, adapters of three kinds with peft's settings, and networks that
-    # begin at zero or lie beside a LoRA. Then Megatron's pipeline stages, names of weights by content, what hears
-    # and speaks, and what follows a driving video.
+    # begin at zero or lie beside a LoRA. Then Megatron's stages, names by content, what speaks or follows a video.
     ("wan_core/checkpoints/",): 7_560,
     # Planned: 1,800; tokens of a forward that processes share, and exact attention to parts of the keys (320); one host
     # copy of weights; processes that start, meet, share a video and watch each other.
