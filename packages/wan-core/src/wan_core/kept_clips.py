@@ -1,11 +1,13 @@
-"""Finished clips of a long video, kept beside it until it is whole: a run that was stopped goes on after them.
+"""Finished parts of long work, kept beside what it makes until that is whole: a stopped run goes on after them.
 
-What is kept is small: the denoised latents. Their frames are decoded again, which takes a fraction of the time.
+Of a video's clips what is kept is small: the denoised latents. Their frames are decoded again, which takes a fraction
+of the time.
 """
 
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,40 +21,60 @@ _LATENTS = "latents"
 _LONGEST = 80  # of the video's name, in the folder's
 
 
-class KeptClips:
-    """The clips of one video in a folder beside ``output``; ``fingerprint`` names all that decides on them."""
+class KeptParts:
+    """Numbered parts of some work in a hidden folder, each of tensors by name, whole or not at all."""
 
-    def __init__(self, output: Path, fingerprint: str) -> None:
-        self.folder = output.with_name(f".{output.name[:_LONGEST]}.{fingerprint[:12]}.clips")
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
     @property
     def count(self) -> int:
-        """How many clips from the first on are there."""
+        """How many parts from the first on are there."""
         index = 0
         while self._file(index).is_file():
             index += 1
         return index
 
-    def get(self, index: int, shape: tuple[int, ...]) -> Tensor | None:
-        """The latents of a clip; None where they are not there, damaged, or of another shape."""
+    def read(self, index: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
+        """The tensors of a part; None where they are not there, damaged, or of other ``shapes``."""
         from wan_core.checkpoints import read_weights
 
-        with contextlib.suppress(CheckpointError):
+        with contextlib.suppress(CheckpointError, KeyError):
             if self._file(index).is_file():
-                latents = read_weights(self._file(index), mmap=False).read(_LATENTS)
-                return latents if tuple(latents.shape) == tuple(shape) else None
+                source = read_weights(self._file(index), mmap=False)
+                tensors = {name: source.read(name) for name in shapes}
+                is_whole = all(tuple(tensors[name].shape) == tuple(shape) for name, shape in shapes.items())
+                return tensors if is_whole else None
         return None
 
-    def put(self, index: int, latents: Tensor) -> None:
-        """Keep the latents of a clip, whole or not at all. Raises ``MediaError`` when the disk refuses."""
+    def write(self, index: int, tensors: Mapping[str, Tensor]) -> None:
+        """Keep a part. Raises ``MediaError`` when the disk refuses."""
         from wan_core.checkpoints import MemorySource, write_file
 
-        write_file(MemorySource({_LATENTS: latents.float().cpu().contiguous()}), self._file(index))
+        write_file(
+            MemorySource({name: tensor.cpu().contiguous() for name, tensor in tensors.items()}), self._file(index)
+        )
 
     def remove(self) -> None:
-        """The video is whole: nothing has to be kept."""
+        """The work is whole: nothing has to be kept."""
         if self.folder.is_dir():
             remove_folder(self.folder)
 
     def _file(self, index: int) -> Path:
         return self.folder / f"{index:04d}.safetensors"
+
+
+class KeptClips(KeptParts):
+    """The clips of one video in a folder beside ``output``; ``fingerprint`` names all that decides on them."""
+
+    def __init__(self, output: Path, fingerprint: str) -> None:
+        super().__init__(output.with_name(f".{output.name[:_LONGEST]}.{fingerprint[:12]}.clips"))
+
+    def get(self, index: int, shape: tuple[int, ...]) -> Tensor | None:
+        """The latents of a clip; None where they are not there, damaged, or of another shape."""
+        found = self.read(index, {_LATENTS: shape})
+        return None if found is None else found[_LATENTS]
+
+    def put(self, index: int, latents: Tensor) -> None:
+        """Keep the latents of a clip, whole or not at all. Raises ``MediaError`` when the disk refuses."""
+        self.write(index, {_LATENTS: latents.float()})

@@ -8,7 +8,7 @@ from wan_core.runtime import optional_package
 
 EXTRA = "wan-core[animate]"
 """What brings onnxruntime and OpenCV."""
-REMEDY = "with the folder process_checkpoint of Wan2.2-Animate-14B"
+REMEDY = "with 'wan download Wan-AI/Wan2.2-Animate-14B --include \"process_checkpoint/*\"'"
 """How to get the networks, after the word fetch."""
 
 

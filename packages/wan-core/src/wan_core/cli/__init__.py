@@ -40,6 +40,9 @@ COMMANDS = {
     "generate": LazyCommand("wan_core.cli.generate:generate", "Make a video from a prompt, and from pictures."),
     "inspect": LazyCommand("wan_core.cli.inspect:inspect", "Say what a file or folder of weights is."),
     "merge-lora": LazyCommand("wan_core.cli.merge_lora:merge_lora", "Write weights with LoRAs merged in."),
+    "prepare-animate": LazyCommand(
+        "wan_core.cli.prepare_animate:prepare_animate", "Turn a video and a picture into what animate-14B takes."
+    ),
     "presets": LazyCommand("wan_core.cli.presets:presets", "List the models and what they need."),
     "show": LazyCommand("wan_core.cli.show:show", "Print how a file was made, and the command that makes it again."),
     "train": LazyCommand("wan_core.cli.train:train", "Finetune a model, or a LoRA of it, on a folder of videos."),

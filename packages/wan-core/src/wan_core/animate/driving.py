@@ -1,0 +1,87 @@
+"""The driving video: its chosen frames, one by one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from wan_core.animate.frames import select_frames
+from wan_core.animate.resize import resize_to_area, size_of_area
+from wan_core.errors import MediaError
+from wan_core.files import plain_text
+from wan_core.media import FrameSize, count_frames, probe_video, stream_video
+
+Pixels = NDArray[np.uint8]
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True)
+class Counted(Generic[ItemT]):
+    """A stream of known ``length``, so that progress has an end."""
+
+    items: Iterable[ItemT]
+    length: int
+
+    def __iter__(self) -> Iterator[ItemT]:
+        return iter(self.items)
+
+    def __len__(self) -> int:
+        return self.length
+
+
+@dataclass(frozen=True)
+class DrivingVideo:
+    """A video at another rate, and with ``area`` at that many pixels; ``indices`` are the frames that are taken.
+
+    ``fps`` is the rate of what is taken, ``size`` that of its frames; ``notes`` are sentences about how it is read.
+    """
+
+    path: Path
+    indices: NDArray[np.int64]
+    fps: float
+    size: FrameSize
+    area: int | None
+    notes: tuple[str, ...] = ()
+
+    @classmethod
+    def open(cls, path: Path, fps: float, area: int | None) -> DrivingVideo:
+        """The video of a file, whose frames are counted; ``fps`` -1 takes all. Raises RequestError, MediaError."""
+        info = probe_video(path)
+        count = count_frames(path)
+        indices = select_frames(count, info.fps, fps, duration=info.seconds)
+        size = FrameSize(info.width, info.height) if area is None else size_of_area(info.width, info.height, area)
+        return cls(path, indices, info.fps if fps == -1 else fps, size, area, info.notes)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def frames(self, places: Sequence[int] | range | None = None) -> Iterator[Pixels]:
+        """The taken frames [H, W, 3], RGB, or those at some ``places`` (counted from 0, rising) among them.
+
+        Raises MediaError for a damaged video and one that changes its size.
+        """
+        wanted = self.indices if places is None else self.indices[list(places)]
+        if not len(wanted):
+            return
+        shape: tuple[int, ...] | None = None
+        position, frame = -1, None
+        decoded = stream_video(self.path)
+        for index in wanted:
+            while position < index:
+                tensor = next(decoded, None)
+                if tensor is None:
+                    break  # it counted one more
+                position += 1
+                frame = tensor
+            if frame is None or shape not in (None, tuple(frame.shape)):
+                raise MediaError(
+                    f"video {plain_text(self.path)} changes its frame size midway; encode it again at one size"
+                )
+            shape = tuple(frame.shape)
+            pixels = np.ascontiguousarray(frame.permute(1, 2, 0).numpy())
+            yield pixels if self.area is None else resize_to_area(pixels, self.area)

@@ -1,0 +1,171 @@
+"""Tiny networks in the layout of ``process_checkpoint``, and a video of somebody to find with them.
+
+The detector sees a person where a picture has red, and another one where it has blue. The points of a person lie about
+the brightest red dot, each at an offset of its own. SAM 2 has random weights.
+"""
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from torch import Tensor
+
+from wan_core.animate.detect import DETECTOR_FILE
+from wan_core.animate.pose import POSE_FILE
+from wan_core.animate.sam2_weights import RENAMES
+from wan_core.checkpoints.formats import rename
+from wan_core.media import write_video
+
+WIDTH, HEIGHT = 64, 96
+# COCO's 17 joints, then the feet, from the red dot on the chest, in cells of the heat map (48 x 64).
+_BODY = [
+    (0, -10), (1, -11), (-1, -11), (2, -10), (-2, -10), (5, -5), (-5, -5), (7, 1), (-7, 1), (8, 6), (-8, 6), (3, 5),
+    (-3, 5), (3, 12), (-3, 12), (4, 19), (-4, 19), (5, 21), (6, 21), (3, 20), (-5, 21), (-6, 21), (-3, 20),
+]  # fmt: skip
+_FACE = [(round(2.5 * np.cos(k / 11)), -10 + round(2.5 * np.sin(k / 11))) for k in range(68)]
+OFFSETS = [
+    *_BODY,
+    *_FACE,
+    *[(8 + k % 3, 7 + k // 7) for k in range(21)],
+    *[(-8 - k % 3, 7 + k // 7) for k in range(21)],
+]
+
+
+def write_models(folder: Path, *, boxes: int = 6, maps: int = 133) -> Path:
+    """The detectors in a folder like ``process_checkpoint``; other numbers make them other networks."""
+    for file in (DETECTOR_FILE, POSE_FILE):
+        (folder / file).parent.mkdir(parents=True, exist_ok=True)
+    rows = np.zeros((1, 300, boxes), dtype=np.float32)
+    rows[0, 0, :4], rows[0, 1, :4] = (40, 20, 600, 620), (10, 10, 300, 500)
+    score = np.zeros((2, 1, 300, boxes), dtype=np.float32)
+    score[0, 0, 0, 4], score[1, 0, 1, 4] = 0.9, 0.8
+    nodes = [
+        helper.make_node("Mul", ["images", "colours"], ["weighted"]),
+        helper.make_node("Split", ["weighted"], ["red", "green", "blue"], axis=1),
+        helper.make_node("Sub", ["red", "blue"], ["redness"]),
+        helper.make_node("Sub", ["blue", "red"], ["blueness"]),
+        *(
+            _scored(name, index)
+            for index, name in enumerate(("redness", "blueness"))
+            for _scored in (_maximum, _weighted)
+        ),
+        helper.make_node("Add", ["rows", "score0"], ["one"]),
+        helper.make_node("Add", ["one", "score1"], ["output0"]),
+    ]
+    known = {
+        "colours": np.ones((1, 3, 1, 1), np.float32), "rows": rows, "weight0": score[0], "weight1": score[1],
+        "half": np.float32(0.5), "none": np.float32(0), "ten": np.float32(10), "single": np.float32(1),
+    }  # fmt: skip
+    _save(folder / DETECTOR_FILE, nodes, known, {"images": [1, 3, 640, 640]}, {"output0": [1, 300, boxes]})
+    reach = 21
+    kernel = np.zeros((maps, 1, 2 * reach + 1, 2 * reach + 1), dtype=np.float32)
+    for index, (x, y) in enumerate((OFFSETS * 2)[:maps]):
+        kernel[index, 0, reach - y, reach - x] = 1
+    nodes = [
+        helper.make_node("Split", ["input"], ["blue", "green", "red"], axis=1),
+        helper.make_node("Sub", ["red", "blue"], ["redness"]),
+        helper.make_node("MaxPool", ["redness"], ["cells"], kernel_shape=[4, 4], strides=[4, 4]),
+        helper.make_node("Sub", ["cells", "limit"], ["above"]),
+        helper.make_node("Relu", ["above"], ["dots"]),
+        helper.make_node("AveragePool", ["dots"], ["soft"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["soft", "kernel"], ["spread"], pads=[reach] * 4),
+        helper.make_node("Min", ["spread", "most"], ["output"]),
+    ]
+    known = {"limit": np.float32(2), "kernel": kernel, "most": np.float32(0.95)}
+    _save(folder / POSE_FILE, nodes, known, {"input": [1, 3, 256, 192]}, {"output": [1, maps, 64, 48]})
+    return folder
+
+
+def _maximum(name: str, index: int) -> onnx.NodeProto:
+    return helper.make_node("ReduceMax", [name], [f"max{index}"], axes=[0, 1, 2, 3], keepdims=0)
+
+
+def _weighted(name: str, index: int) -> onnx.NodeProto:
+    return helper.make_node("Mul", [f"max{index}", f"weight{index}"], [f"score{index}"])
+
+
+def _save(
+    path: Path,
+    nodes: list[onnx.NodeProto],
+    known: dict[str, np.ndarray],
+    inputs: dict[str, list[int]],
+    outputs: dict[str, list[int]],
+) -> None:
+    ends = [
+        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in each.items()]
+        for each in (inputs, outputs)
+    ]
+    constants = [numpy_helper.from_array(np.asarray(each), name) for name, each in known.items()]
+    graph = helper.make_graph(nodes, "tiny", *ends, constants)
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
+
+
+def person(x: int, y: int, *, width: int = WIDTH, height: int = HEIGHT, blue: bool = False) -> np.ndarray:
+    """A grey room [H, W, 3] with somebody whose chest is a red dot at (x, y); ``blue`` adds a second one."""
+    frame = np.full((height, width, 3), 60, dtype=np.uint8)
+    frame[y - 20 : y + 40, x - 8 : x + 8] = 110
+    frame[max(0, y - 3) : y + 3, max(0, x - 3) : x + 3] = (255, 0, 0)
+    if blue:
+        frame[4:12, 4:12] = (0, 0, 255)
+    return frame
+
+
+def write_frames(path: Path, frames: list[np.ndarray], *, fps: float = 10) -> Path:
+    """A video of frames [H, W, 3]."""
+    chunks = (torch.from_numpy(frame).permute(2, 0, 1)[:, None].float() / 127.5 - 1 for frame in frames)
+    return write_video(chunks, path, fps=fps, crf=0)
+
+
+def tiny_sam2(side: int = 64) -> "torch.nn.Module":
+    """transformers' network, as small as its constants allow."""
+    import transformers
+
+    width, cells = 128, side // 4
+    backbone = {
+        "model_type": "sam2_hiera_det_model", "hidden_size": 8, "embed_dim_per_stage": [8, 16, 32, 64],
+        "num_attention_heads_per_stage": [1, 1, 2, 2], "blocks_per_stage": [1, 1, 2, 1], "global_attention_blocks": [3],
+        "image_size": [side, side], "window_size_per_stage": [8, 4, 4, 2],
+    }  # fmt: skip
+    config = transformers.Sam2VideoConfig(
+        image_size=side,
+        vision_config={
+            "model_type": "sam2_vision_model", "backbone_config": backbone, "backbone_channel_list": [64, 32, 16, 8],
+            "backbone_feature_sizes": [[cells // 2**level] * 2 for level in range(3)], "fpn_hidden_size": width,
+        },
+        prompt_encoder_config={"hidden_size": width, "image_size": side},
+        mask_decoder_config={
+            "hidden_size": width, "mlp_dim": 32, "num_attention_heads": 2, "iou_head_hidden_dim": width
+        },
+        memory_attention_hidden_size=width, memory_attention_feed_forward_hidden_size=32, memory_attention_num_layers=1,
+        memory_attention_rope_feat_sizes=[side // 16] * 2, memory_encoder_hidden_size=width,
+        mask_downsampler_embed_dim=width, memory_fuser_embed_dim=width, memory_fuser_intermediate_dim=32,
+        memory_fuser_num_layers=1,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    return transformers.Sam2VideoModel(config).eval()
+
+
+def original_names(network: "torch.nn.Module") -> dict[str, Tensor]:
+    """The weights under the names of the original files."""
+    rules = {ours: theirs for theirs, ours in RENAMES}
+    found = {}
+    for name, tensor in network.state_dict().items():
+        if name == "prompt_encoder.point_embed.weight":
+            rows = tensor.split(1)
+            found |= {f"sam_prompt_encoder.point_embeddings.{k}.weight": row.clone() for k, row in enumerate(rows)}
+        elif name == "prompt_encoder.shared_embedding.positional_embedding":
+            found["sam_prompt_encoder.pe_layer.positional_encoding_gaussian_matrix"] = tensor
+        elif name != "shared_image_embedding.positional_embedding":
+            found[rename(name, rules) or name] = tensor
+    return found
+
+
+def write_sam2(folder: Path, network: "torch.nn.Module") -> Path:
+    """A file as the original's, and the config of its sizes, which no released file needs."""
+    path = folder / "sam2/sam2_hiera_large.pt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"model": original_names(network)}, path)
+    network.config.to_json_file(path.with_name("config.json"), use_diff=False)
+    return path
