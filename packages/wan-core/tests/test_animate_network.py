@@ -6,11 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
+from torch.distributed.device_mesh import init_device_mesh
 
 from wan_core.errors import ConfigError, RequestError
 from wan_core.models import AnimateDiT, AnimateDiTConfig, AnimateInputs, WanDiT
 from wan_core.models.dit.motion_encoder import blur_kernel
+from wan_core.runtime import is_sharded, shard_model
 
 from .dit_networks import BOTH, Half, network, noise, prepared
 
@@ -205,3 +207,16 @@ def test_a_reference_alone_is_no_clip() -> None:
 def test_dims_that_cannot_work_are_refused(wrong: dict[str, Any], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         replace(CONFIG, **wrong)
+
+
+@pytest.mark.slow  # the imports of sharding
+def test_a_network_whose_weights_are_divided_still_encodes_faces() -> None:
+    model = animator()
+    whole = model.encode_face(faces())
+    distributed.init_process_group("gloo", store=distributed.HashStore(), rank=0, world_size=1)
+    try:
+        shard_model(model, init_device_mesh("cpu", (1,)))
+        assert is_sharded(model)
+        torch.testing.assert_close(model.encode_face(faces()), whole)
+    finally:
+        distributed.destroy_process_group()

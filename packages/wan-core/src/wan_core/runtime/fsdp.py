@@ -19,7 +19,7 @@ def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
     A block's weights are gathered when it runs and let go after it. Weights keep their dtype; what should be computed
     in bfloat16 is said by autocast, so what a model keeps in float32 stays so. Adapters come before, optimizers after.
     """
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     # Blocks also return keys and values for a cache, which are views; nothing changes them in place.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
@@ -30,6 +30,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
                 fully_shard(block, mesh=mesh)
     # Also the rest is let go after a forward: one without gradients has no backward pass that would do so.
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
+    for name in getattr(model, "further_forwards", ()):
+        register_fsdp_forward_method(model, name)
 
 
 def is_sharded(model: nn.Module) -> bool:

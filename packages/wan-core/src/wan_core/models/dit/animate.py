@@ -46,6 +46,7 @@ class AnimateDiT(WanDiT):
     inputs_type: ClassVar[type[DiTInputs]] = AnimateInputs
     float32_modules: ClassVar[tuple[str, ...]] = (*WanDiT.float32_modules, "motion_encoder", "face_encoder")
     quantizable: ClassVar[tuple[str, ...]] = (*WanDiT.quantizable, "face_adapter")
+    further_forwards: ClassVar[tuple[str, ...]] = ("encode_face",)
 
     def __init__(self, config: AnimateDiTConfig) -> None:
         super().__init__(config)

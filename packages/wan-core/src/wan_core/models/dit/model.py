@@ -53,6 +53,8 @@ class WanDiT(nn.Module):
         "img_emb.proj.4",
     )
     quantizable: ClassVar[tuple[str, ...]] = ("self_attn", "cross_attn", "ffn")
+    further_forwards: ClassVar[tuple[str, ...]] = ()
+    """Methods that are called from outside and use weights, beside ``forward``: who divides weights gathers them."""
 
     def __init__(self, config: WanDiTConfig) -> None:
         super().__init__()
