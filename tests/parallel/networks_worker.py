@@ -225,9 +225,12 @@ def main(folder: Path, names: list[str]) -> None:
             expected = case.run(model)
             for plan, mesh in meshes.items():
                 apply_sequence_parallel(model, mesh)
-                found = case.run(model)
-                scale = expected.abs().max().clamp(min=1)
-                differences[f"{plan} {name}"] = [float((found - expected).abs().max() / scale), case.tolerance]
+                for passes_on in (False, True):  # as on the CPU, and as on GPUs
+                    model.layout.passes_on = passes_on
+                    found = case.run(model)
+                    scale = expected.abs().max().clamp(min=1)
+                    key = f"{plan} {name} {passes_on}"
+                    differences[key] = [float((found - expected).abs().max() / scale), case.tolerance]
             model.layout = TokenLayout()
         distributed.barrier()
     (folder / f"{launch.rank}.json").write_text(json.dumps(differences))

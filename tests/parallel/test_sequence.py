@@ -17,7 +17,6 @@ from wan_core.runtime.sequence_parallel import SequenceLayout, cut_points
 from .processes import run_together
 from .threads import run_in_threads
 
-WORKER = Path(__file__).with_name("networks_worker.py")
 NUM_LAYERS = 2
 
 
@@ -46,32 +45,41 @@ def velocity_with(model: WanDiT, layout: SequenceLayout, height: int = 6) -> tor
 
 
 @pytest.mark.parametrize(("world", "num_heads"), [(2, 12), (3, 4), (4, 4), (4, 6), (5, 12), (6, 4), (8, 12), (8, 40)])
+@pytest.mark.parametrize("passes_on", [True, False], ids=["ring", "gathered"])
 def test_any_number_of_processes_and_heads_finds_what_one_finds(
-    world: int, num_heads: int, monkeypatch: pytest.MonkeyPatch
+    world: int, num_heads: int, passes_on: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = network(num_heads)
     with torch.no_grad():
         expected = velocity(model)
     plan = plan_parallel(world, num_heads=num_heads, sequence=world)
-    found = run_in_threads(plan.ring, plan.ulysses, lambda layout: velocity_with(model, layout), monkeypatch)
+    found = run_in_threads(
+        plan.ring, plan.ulysses, lambda layout: velocity_with(model, layout), monkeypatch, passes_on=passes_on
+    )
     for each, _ in found:
         torch.testing.assert_close(each, expected, rtol=0, atol=1e-5)
         assert torch.equal(each, found[0][0]), "all have the same"
 
 
 @pytest.mark.parametrize(("ring", "ulysses"), [(1, 2), (1, 4), (2, 1), (4, 1), (2, 2)])
-def test_a_block_sends_what_the_page_says(ring: int, ulysses: int, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("passes_on", [True, False], ids=["ring", "gathered"])
+def test_a_block_sends_what_the_page_says(
+    ring: int, ulysses: int, passes_on: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     num_heads, batch, tokens = 4, 2, 3 * 4 * 5  # which 4 processes divide evenly
     dim, world, model = 6 * num_heads, ring * ulysses, network(num_heads)
-    found = run_in_threads(ring, ulysses, lambda layout: velocity_with(model, layout, height=8), monkeypatch)
+    found = run_in_threads(
+        ring, ulysses, lambda layout: velocity_with(model, layout, height=8), monkeypatch, passes_on=passes_on
+    )
     own = batch * tokens * dim * 4 // world  # one tensor of the tokens of one process
+    keys, last = NUM_LAYERS * (ring - 1), (world - 1) * batch * tokens * 12 * 4 // world
     expected = {
         "all-to-all": 2 * NUM_LAYERS * (ulysses > 1),
         "all-to-all bytes": NUM_LAYERS * 4 * own * (ulysses - 1) // ulysses,
-        "send": NUM_LAYERS * (ring - 1),
-        "send bytes": NUM_LAYERS * (ring - 1) * 2 * own,
-        "all-gather": 1,
-        "all-gather bytes": (world - 1) * batch * tokens * 12 * 4 // world,
+        "send": keys if passes_on else 0,
+        "send bytes": keys * 2 * own if passes_on else 0,
+        "all-gather": 1 if passes_on or ring == 1 else 1 + NUM_LAYERS,
+        "all-gather bytes": last if passes_on else last + keys * 2 * own,
     }
     for _, sent in found:
         assert dict(sent) == {name: count for name, count in expected.items() if count}
@@ -99,9 +107,9 @@ def test_a_trained_network_is_not_divided() -> None:
         prepare_model(network(4), inference=False, sequence=object())  # type: ignore[arg-type]
 
 
-def differences(world: int, folder: Path, *names: str) -> dict[str, list[float]]:
+def differences(world: int, worker: str, folder: Path) -> dict[str, list[float]]:
     """The largest difference to one process that any of them found, and how large it may be, by case."""
-    status, said = run_together(world, WORKER, folder, *names)
+    status, said = run_together(world, Path(__file__).with_name(worker), folder, seconds=1500)
     assert status == 0, said[-4000:]
     found = [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
     assert all(each.keys() == found[0].keys() for each in found)
@@ -111,5 +119,12 @@ def differences(world: int, folder: Path, *names: str) -> dict[str, list[float]]
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 3, 4])
 def test_every_network_finds_the_same_in_every_arrangement(world: int, tmp_path: Path) -> None:
-    found = differences(world, tmp_path)
+    found = differences(world, "networks_worker.py", tmp_path)
+    assert {case: pair for case, pair in found.items() if not pair[0] <= pair[1]} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_every_model_ends_at_the_same_latents_in_every_arrangement(world: int, tmp_path: Path) -> None:
+    found = differences(world, "latents_worker.py", tmp_path)
     assert {case: pair for case, pair in found.items() if not pair[0] <= pair[1]} == {}

@@ -80,7 +80,12 @@ class Collectives:
 
 
 def run_in_threads(
-    ring: int, ulysses: int, run: Callable[[SequenceLayout], Tensor], monkeypatch: pytest.MonkeyPatch
+    ring: int,
+    ulysses: int,
+    run: Callable[[SequenceLayout], Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    passes_on: bool = True,
 ) -> list[tuple[Tensor, Counter[str]]]:
     """What each of ``ring`` x ``ulysses`` threads found with its layout, and what it sent."""
     monkeypatch.setattr("wan_core.runtime.sequence_parallel.distributed", Collectives())
@@ -95,7 +100,12 @@ def run_in_threads(
             return Line(Group(index, *places, sent), len(places[0]), index)  # type: ignore[arg-type]
 
         at, of = divmod(rank, ulysses)
-        layout = SequenceLayout(everyone=line(rank, everyone), ring=line(at, columns[of]), ulysses=line(of, rows[at]))
+        layout = SequenceLayout(
+            everyone=line(rank, everyone),
+            ring=line(at, columns[of]),
+            ulysses=line(of, rows[at]),
+            passes_on=passes_on,
+        )
         with torch.no_grad():
             return run(layout), sent
 

@@ -5,7 +5,8 @@ nothing has to be masked. What looks at one token at a time goes on as it is, as
 processes exchange heads for tokens (Jacobs et al., "DeepSpeed Ulysses", arXiv 2309.14509): one all-to-all of queries,
 keys and values together before the kernel and one of its result behind it. Where there are more processes than
 divide the heads, groups of them pass keys and values on in a ring (Liu et al., "Ring Attention", arXiv 2310.01889),
-while the kernel is at work on those that are there.
+while the kernel is at work on those that are there. On the CPU, where nothing goes on meanwhile, and for masks and
+memories, a group gathers them all at once.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ def apply_sequence_parallel(model: nn.Module, mesh: DeviceMesh) -> None:
         everyone=Line.of(mesh["ring", "ulysses"]._flatten("sequence")),
         ring=Line.of(mesh["ring"]),
         ulysses=Line.of(mesh["ulysses"]),
+        passes_on=mesh.device_type != "cpu",
     )
     for network in list(model.modules()):
         if not isinstance(network, WanDiT):
@@ -68,11 +70,15 @@ class Line:
 
 
 class SequenceLayout(TokenLayout):
-    """Each of ``everyone`` has one run of the tokens; ``ulysses`` groups are neighbours, ``ring`` goes through them."""
+    """Each of ``everyone`` has one run of the tokens; ``ulysses`` groups are neighbours, ``ring`` goes through them.
 
-    def __init__(self, *, everyone: Line, ring: Line, ulysses: Line) -> None:
+    ``passes_on``: keys go around the ring while the kernel works, in place of being gathered before.
+    """
+
+    def __init__(self, *, everyone: Line, ring: Line, ulysses: Line, passes_on: bool) -> None:
         super().__init__()
         self.everyone, self.ring, self.ulysses = everyone, ring, ulysses
+        self.passes_on = passes_on
 
     def shard(self, tokens: Tensor, axis: int = 1) -> Tensor:
         start, stop = self._span(tokens.shape[axis])
@@ -108,7 +114,7 @@ class SequenceLayout(TokenLayout):
         shared = replace(shared, mask=self._own_heads(shared.mask, heads))
         if self.ring.count == 1:
             mixed = super().attend(kernel, query, key, value, shared, memory)
-        elif memory is None and shared.mask is None and shared.key_lengths is None:
+        elif self.passes_on and memory is None and shared.mask is None and shared.key_lengths is None:
             mixed = self._around_ring(kernel, query, key, value, spans)
         else:
             mixed = self._gathered(kernel, query, key, value, shared, memory, spans)
@@ -194,7 +200,7 @@ class SequenceLayout(TokenLayout):
         memory: KeyValueMemory | None,
         spans: Sequence[tuple[int, int]],
     ) -> Tensor:
-        """What a ring cannot do, a mask or a memory: own queries, and the keys of all groups at once."""
+        """Attention of own queries to the keys of all groups at once; a ring has no masks and no memory."""
         pair = torch.stack([key.transpose(0, 1), value.transpose(0, 1)], dim=1)
         keys, values = _gather(pair, [stop - start for start, stop in spans], self.ring.group).unbind(1)
         start, stop = spans[self.ring.index]
