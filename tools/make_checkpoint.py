@@ -7,7 +7,7 @@ runs in tests without a download. One addition: ``config.json`` also states ``te
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,8 +40,10 @@ CLIP_FILE = "models_clip_open-clip-xlm-roberta-large-vit-huge-14.pth"
 TOKENIZER_FOLDER = "google/umt5-xxl"
 CLIP_TOKENIZER_FOLDER = "xlm-roberta-large"
 SPEECH_FOLDER = "wav2vec2-large-xlsr-53-english"
+RELIGHTING_FILE = "relighting_lora.ckpt"
 RANK = 4
 EXPERTS = ("high_noise_model", "low_noise_model")
+BLOCK_LAYERS = (*(f"{kind}.{name}" for kind in ("self_attn", "cross_attn") for name in "qkvo"), "ffn.0", "ffn.2")
 
 DIT = WanDiTConfig(dim=64, ffn_dim=128, num_heads=4, num_layers=2, text_dim=32)
 VAE_21 = VAEConfig(dim=8, z_dim=16)
@@ -150,6 +152,8 @@ def make_checkpoint(preset: str, out: str | Path, seed: int = 0) -> Path:
         write_tokenizer(out / CLIP_TOKENIZER_FOLDER)
     if layout.has_speech:
         write_speech_encoder(out / SPEECH_FOLDER, seed + 15)
+    if layout.model_type == "animate":
+        write_relighting(out / RELIGHTING_FILE, layout.dit, seed + 16)
     return out
 
 
@@ -173,17 +177,29 @@ def write_unianimate(folder: Path, seed: int) -> Path:
     dit = LAYOUTS[TEACHER_BASE].dit
     pose = PoseConfig(token_dim=dit.dim, reference_channels=VAE_21.z_dim + VAE_21.temporal_stride)
     tensors = seeded(pose, seed + 13).state_dict()
-    layers = [f"{kind}.{name}" for kind in ("self_attn", "cross_attn") for name in "qkvo"] + ["ffn.0", "ffn.2"]
-    shapes = {name: tensor.shape for name, tensor in seeded(dit, seed).state_dict().items()}
-    generator = torch.Generator().manual_seed(seed + 14)
-    for block in range(dit.num_layers):
-        for layer in layers:
-            wide, narrow = shapes[f"blocks.{block}.{layer}.weight"]
-            for half, shape in (("A", (RANK, narrow)), ("B", (wide, RANK))):
-                name = f"pipe.dit.blocks.{block}.{layer}.lora_{half}.default.weight"
-                tensors[name] = torch.randn(shape, generator=generator) / 8
+    pairs = lora_pairs(dit, BLOCK_LAYERS, seed + 14)
+    tensors |= {f"pipe.dit.{layer}.lora_{half}.default.weight": pair for (layer, half), pair in pairs.items()}
     save(tensors, folder / CHECKPOINT)
     return folder
+
+
+def write_relighting(path: Path, dit: WanDiTConfig, seed: int) -> None:
+    """The relighting LoRA of Wan-Animate: all linear layers of the blocks, in a trainer's nesting."""
+    pairs = lora_pairs(dit, (*BLOCK_LAYERS, "cross_attn.k_img", "cross_attn.v_img"), seed)
+    torch.save({"state_dict": {f"{layer}.lora_{half}.weight": pair for (layer, half), pair in pairs.items()}}, path)
+
+
+def lora_pairs(dit: WanDiTConfig, layers: Sequence[str], seed: int) -> dict[tuple[str, str], Tensor]:
+    """Both halves, A and B, of a LoRA of these layers of each block, by their layer."""
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in NETWORKS[type(dit)].build(dit).state_dict().items()}
+    generator = torch.Generator().manual_seed(seed)
+    pairs: dict[tuple[str, str], Tensor] = {}
+    for layer in (f"blocks.{block}.{layer}" for block in range(dit.num_layers) for layer in layers):
+        wide, narrow = shapes[f"{layer}.weight"]
+        pairs[layer, "A"] = torch.randn(RANK, narrow, generator=generator) / 8
+        pairs[layer, "B"] = torch.randn(wide, RANK, generator=generator) / 8
+    return pairs
 
 
 def write_speech_encoder(folder: Path, seed: int) -> Path:

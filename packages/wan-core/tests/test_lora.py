@@ -319,9 +319,36 @@ def test_a_wan22_lora_on_animate_is_refused_unless_forced(tmp_path: Path, file: 
     assert len(with_loras(MemorySource(BASE), [LoRA(path)])) == len(BASE)
 
 
-@pytest.mark.parametrize("name", ["relighting_lora.safetensors", "Wan2.2-Animate-dance.safetensors"])
-def test_animates_own_loras_are_welcome(tmp_path: Path, name: str) -> None:
-    assert len(with_loras(MemorySource(ANIMATE), [LoRA(write(tmp_path / name, GOOD))])) == len(ANIMATE)
+def test_a_lora_of_no_said_model_on_animate_is_refused_unless_forced(tmp_path: Path) -> None:
+    path = write(tmp_path / "style.safetensors", GOOD, {"base_model": "t2v-A14B"})
+    with pytest.raises(CheckpointError, match=r"does not say which model.*--force-lora"):
+        with_loras(MemorySource(ANIMATE), [LoRA(path)])
+    assert len(with_loras(MemorySource(ANIMATE), [LoRA(path)], force=True)) == len(ANIMATE)
+
+
+@pytest.mark.parametrize(
+    ("name", "metadata"),
+    [
+        ("relighting_lora.safetensors", {}),
+        ("Wan2.2-Animate-dance.safetensors", {}),
+        ("lora.safetensors", {"base_model": "animate-14B"}),  # as training here writes it
+        ("lora.safetensors", {"base_model": "t2v-14B"}),
+        ("wan2.1_style.safetensors", {}),
+    ],
+)
+def test_loras_of_animate_and_of_what_it_comes_from_are_welcome(
+    tmp_path: Path, name: str, metadata: dict[str, str]
+) -> None:
+    path = write(tmp_path / name, GOOD, metadata)
+    assert len(with_loras(MemorySource(ANIMATE), [LoRA(path)])) == len(ANIMATE)
+
+
+def test_a_lora_with_an_image_branch_is_not_of_wan22_and_welcome_on_animate(tmp_path: Path) -> None:
+    wide, narrow = ANIMATE["blocks.0.cross_attn.k_img.weight"].shape
+    shapes = {"A": (2, narrow), "B": (wide, 2)}
+    halves = {f"blocks.0.cross_attn.k_img.lora_{half}.weight": torch.ones(shape) for half, shape in shapes.items()}
+    path = write(tmp_path / "style.safetensors", halves)
+    assert len(with_loras(MemorySource(ANIMATE), [LoRA(path)])) == len(ANIMATE)
 
 
 def test_diffusers_names_of_the_tests_are_the_published_ones() -> None:

@@ -159,7 +159,14 @@ class _Loader:
             high, low = (made for each, made in zip(opened, placed, strict=True) if each in dits)
             parts["dit"] = Experts(high=high, low=low)
         found = {each.part.name: each.path or str(each.part.source) for each in opened}
-        components = Components(device=self.device, parts=parts, configs=configs, found=found, tokenizer=self.tokenizer)
+        components = Components(
+            device=self.device,
+            parts=parts,
+            configs=configs,
+            found=found,
+            tokenizer=self.tokenizer,
+            loras=tuple(lora.path for lora in self.options.loras),
+        )
         return Pipeline(
             self.preset,
             components,

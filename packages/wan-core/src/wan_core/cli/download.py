@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import NoReturn
 
@@ -125,8 +125,9 @@ def files_of(preset: Preset) -> tuple[str, ...]:
 
 
 def companions_of(preset: Preset) -> tuple[str, ...]:
-    """Patterns for files that go along where a repository has them: the index of shards, the licence."""
-    return (*(f"{part.file}/{_DIT_INDEX}".lstrip("/") for part in preset.dits), "LICENSE*")
+    """Patterns for files that go along where a repository has them: the index of shards, a task's LoRA, the licence."""
+    loras = [field.metadata["lora"] for field in fields(preset.task.request_type) if "lora" in field.metadata]
+    return (*(f"{part.file}/{_DIT_INDEX}".lstrip("/") for part in preset.dits), *loras, "LICENSE*")
 
 
 def announce(plan: DownloadPlan, log: Callable[[str], None]) -> None:

@@ -12,13 +12,13 @@ import click
 import torch
 
 from wan_core import media
-from wan_core.checkpoints import weight_bytes
+from wan_core.checkpoints import LoRA, weight_bytes
 from wan_core.cli.extending import extend_jobs, with_prompt
 from wan_core.cli.jobs import Job
 from wan_core.cli.options import own_device
 from wan_core.cli.processes import as_told, check_branches, processes_of
 from wan_core.cli.progress import progress_unless, reporter
-from wan_core.errors import RequestError
+from wan_core.errors import CheckpointError, RequestError
 from wan_core.files import gigabytes, plain_text
 from wan_core.kept_clips import KeptClips
 from wan_core.loading import (
@@ -191,7 +191,7 @@ def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:
         text_encoder_on_cpu=values["t5_cpu"],
         attention=values["attention"],
         mmap=values["mmap"],
-        loras=values["loras"],
+        loras=_loras_of(preset, values),
         force_lora=values["force_lora"],
         parts=_places_of(preset, values),
         processes=processes_of(values),
@@ -201,6 +201,28 @@ def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:
             tea_cache=values["tea_cache"],
         ),
     )
+
+
+def _loras_of(preset: Preset, values: Mapping[str, Any]) -> tuple[LoRA, ...]:
+    """Those of ``--lora``, and of the checkpoint's folder what flags of the task stand for, but for one of that name.
+
+    Without a folder there is a plan alone. Raises ``CheckpointError`` for a file that is not there.
+    """
+    given: tuple[LoRA, ...] = values["loras"]
+    wanted = [field for field in fields(preset.task.request_type) if "lora" in field.metadata and values[field.name]]
+    for field in wanted:
+        name = field.metadata["lora"]
+        if any(lora.path.name == name for lora in given) or missing_weights(preset, values["ckpt_dir"]) is not None:
+            continue
+        path = checkpoint_folder(preset, values["ckpt_dir"]) / name
+        if not path.is_file():
+            option = field.metadata["option"][0]
+            raise CheckpointError(
+                f"{plain_text(path)} is not there, which {option} merges; fetch it with 'wan download {preset.name}', "
+                f"name another place with --lora, or leave {option} out"
+            )
+        given = (*given, LoRA(path))
+    return given
 
 
 def _places_of(preset: Preset, values: Mapping[str, Any]) -> dict[str, str | Path]:

@@ -6,7 +6,7 @@ from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
     from wan_core.files import plain_text
-    from wan_core.media.audio import AudioTrack, load_audio, mixed, resample, shifted
+    from wan_core.media.audio import AudioTrack, lengthened, load_audio, mixed, resample, shifted
     from wan_core.media.geometry import (
         FrameSize,
         LatentSpec,
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from wan_core.media.images import (
         fit_cover,
         fit_frame,
+        fit_padded,
         fit_short_side,
         image_to_tensor,
         load_cutout,
@@ -51,12 +52,14 @@ __all__ = [
     "count_frames",
     "fit_cover",
     "fit_frame",
+    "fit_padded",
     "fit_short_side",
     "holds_sound",
     "image_to_tensor",
     "is_pattern",
     "is_pipe",
     "latent_grid_for_area",
+    "lengthened",
     "load_audio",
     "load_cutout",
     "load_image",

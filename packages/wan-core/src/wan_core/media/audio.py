@@ -1,6 +1,7 @@
 """Sound: read a file as samples in [-1, 1], change its rate, cut it."""
 
 import itertools
+import math
 import os
 import struct
 from collections.abc import Iterator
@@ -112,6 +113,12 @@ def shifted(track: AudioTrack, seconds: float) -> AudioTrack:
     if count <= 0:
         return replace(track, samples=track.samples[:, -count:])
     return replace(track, samples=torch.nn.functional.pad(track.samples, (count, 0)))
+
+
+def lengthened(track: AudioTrack, seconds: float) -> AudioTrack:
+    """The track, followed by silence where it is shorter than ``seconds``."""
+    count = math.ceil(seconds * track.sample_rate)
+    return replace(track, samples=_fitted(track.samples, max(count, track.samples.shape[1])))
 
 
 def _fitted(samples: Tensor, count: int) -> Tensor:

@@ -229,6 +229,32 @@ def fit_short_side(image: Image.Image, width: int, height: int) -> Image.Image:
     return rgb.resize(size, Image.Resampling.BILINEAR).crop((left, top, left + width, top + height))
 
 
+def fit_padded(image: Image.Image, width: int, height: int) -> Image.Image:
+    """Scale an image until it just fits into ``width`` x ``height``, its middle in the middle of black.
+
+    Bilinear without antialiasing, sides and borders cut to whole pixels, as the reference of animate-14B does. Raises
+    ``RequestError`` for an image so long and narrow that a side would vanish.
+    """
+    import torch
+    from torch.nn import functional
+
+    rgb = image if image.mode == "RGB" else to_rgb(image)
+    columns, rows = width, height
+    if rgb.height / rgb.width > height / width:
+        columns = int(height / rgb.height * rgb.width)
+    else:
+        rows = int(width / rgb.width * rgb.height)
+    if min(columns, rows) < 1:
+        raise RequestError(
+            f"a picture of {rgb.width}x{rgb.height} is too long and narrow for {width}x{height}; crop it first"
+        )
+    pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None].float()
+    scaled = functional.interpolate(pixels, size=(rows, columns), mode="bilinear", align_corners=False)[0]
+    canvas = Image.new("RGB", (width, height))
+    canvas.paste(tensor_to_image(scaled.round().to(torch.uint8)), ((width - columns) // 2, (height - rows) // 2))
+    return canvas
+
+
 def fit_frame(pixels: Tensor, width: int, height: int) -> Tensor:
     """A frame [3, H, W] as `fit_short_side` fits an image; zero is around it where it falls short."""
     from torch.nn import functional

@@ -16,6 +16,7 @@ _PRESETS = {
     "i2v-A14B": "wan_core.presets.wan22:I2V_A14B",
     "ti2v-5B": "wan_core.presets.wan22:TI2V_5B",
     "s2v-14B": "wan_core.presets.wan22:S2V_14B",
+    "animate-14B": "wan_core.presets.wan22:ANIMATE_14B",
     "t2v-1.3B": "wan_core.presets.wan21:T2V_1_3B",
     "t2v-14B": "wan_core.presets.wan21:T2V_14B",
     "i2v-14B-480P": "wan_core.presets.wan21:I2V_14B_480P",

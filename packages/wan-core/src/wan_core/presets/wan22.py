@@ -1,11 +1,27 @@
-"""Wan2.2: two-expert A14B for text and image to video, the 5B model with the 4x16x16 VAE, and S2V, which speaks."""
+"""Wan2.2: two-expert A14B for text and image to video, the 5B model with the 4x16x16 VAE, S2V, and Animate."""
 
 from dataclasses import replace
 
-from wan_core.checkpoints import S2V, WAV2VEC2, Part
-from wan_core.models import WAN21_VAE, WAN22_VAE, WAV2VEC2_LARGE_XLSR_53, S2VConfig, WanDiTConfig
+from wan_core.checkpoints import ANIMATE, S2V, WAV2VEC2, Part
+from wan_core.models import (
+    CLIP_VIT_H14,
+    WAN21_VAE,
+    WAN22_VAE,
+    WAV2VEC2_LARGE_XLSR_53,
+    AnimateDiTConfig,
+    S2VConfig,
+    WanDiTConfig,
+)
 from wan_core.presets.base import NEGATIVE_PROMPT, Preset, wan_parts
-from wan_core.tasks import Experts, ImageToVideo, SamplingDefaults, SpeechToVideo, TextImageToVideo, TextToVideo
+from wan_core.tasks import (
+    Animate,
+    Experts,
+    ImageToVideo,
+    SamplingDefaults,
+    SpeechToVideo,
+    TextImageToVideo,
+    TextToVideo,
+)
 
 SIZES_A14B = ((1280, 720), (720, 1280), (832, 480), (480, 832))
 
@@ -97,4 +113,29 @@ S2V_14B = Preset(
     sizes=(*SIZES_A14B, (1024, 704), (704, 1024), (704, 1280), (1280, 704)),
     repository="Wan-AI/Wan2.2-S2V-14B",
     disk_gb=49,
+)
+
+_ANIMATE_DIT = AnimateDiTConfig(dim=5120, ffn_dim=13824, num_heads=40)
+
+ANIMATE_14B = Preset(
+    name="animate-14B",
+    summary="Wan2.2 Animate: a character moves as a person in a video, or takes their place, 14B",
+    task=Animate(),
+    parts=(
+        Part(name="dit", family=ANIMATE, config=_ANIMATE_DIT),
+        *wan_parts(_ANIMATE_DIT, WAN21_VAE, image_encoder=CLIP_VIT_H14)[1:],
+    ),
+    sampling=SamplingDefaults(
+        num_frames=77,
+        fps=30,
+        width=1280,
+        height=720,
+        num_inference_steps=20,
+        flow_shift=5.0,
+        guidance_scale=1.0,
+        negative_prompt=NEGATIVE_PROMPT,
+    ),
+    sizes=SIZES_A14B[:2],
+    repository="Wan-AI/Wan2.2-Animate-14B",
+    disk_gb=53,
 )

@@ -1,5 +1,6 @@
 """Tasks: a request in, the data of a sampling run out."""
 
+from wan_core.tasks.animate import Animate, AnimateRequest
 from wan_core.tasks.base import Clip, Components, GeneratedClip, Log, Task, TaskInputs
 from wan_core.tasks.conditioning import Conditioning, DecodePlan, Window
 from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
@@ -29,6 +30,8 @@ from wan_core.tasks.ti2v import (
 __all__ = [
     "DROPPED",
     "AnchoredVideo",
+    "Animate",
+    "AnimateRequest",
     "ChannelVideo",
     "Clip",
     "Companion",

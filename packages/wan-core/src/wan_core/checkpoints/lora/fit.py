@@ -14,7 +14,8 @@ _IMAGE_BRANCH = re.compile(
     r"[._](?:k_img|v_img|norm_k_img|add_[kv]_proj|norm_added_[kq]|to_added_kv)\.|(?:^|[._])(?:img_emb|image_embedder)[._]"
 )
 _WAN_22 = re.compile(r"wan[\s._-]?v?2[._-]?2", re.IGNORECASE)
-_ANIMATE = re.compile(r"animate", re.IGNORECASE)
+_WAN_21 = re.compile(r"wan[\s._-]?v?2[._-]?1|^(?:t2v|i2v|flf2v)-14B", re.IGNORECASE)  # or a preset of it
+_ANIMATE = re.compile(r"animate|relight", re.IGNORECASE)
 _SAYS = ("base", "model", "architecture", "title", "name", "trained", "network")
 
 
@@ -70,8 +71,9 @@ class Misfits:
 def refuse_other_models(source: TensorSource, native: TensorSource) -> None:
     """Refuse a LoRA whose tensors fit but which says that it was made for a model that behaves differently.
 
-    Wan-Animate has the layers of Wan2.1 and was trained further; its authors advise against LoRAs made for Wan2.2.
-    Raises CheckpointError.
+    Wan-Animate has the layers of Wan2.1 and was trained further; its authors advise against LoRAs made for Wan2.2. One
+    that says nothing of its model is welcome where it has layers of an image branch, which Wan2.2 does not have. Raises
+    CheckpointError.
     """
     relative = relative_of(native.keys())
     if relative is None or not _ANIMATE.search(relative.title):
@@ -85,6 +87,11 @@ def refuse_other_models(source: TensorSource, native: TensorSource) -> None:
         raise CheckpointError(
             f"{source.path} was made for Wan2.2 ({proof.strip()[:60]!r}) and would spoil {native.path}, which is "
             "Wan-Animate; use one made for Wan-Animate or Wan2.1, or --force-lora to merge it anyway"
+        )
+    if not any(_WAN_21.search(text) for text in says) and not any(_IMAGE_BRANCH.search(name) for name in source):
+        raise CheckpointError(
+            f"{source.path} does not say which model it was made for, and one of Wan2.2 would spoil {native.path}, "
+            "which is Wan-Animate; use one that says Wan-Animate or Wan2.1, or --force-lora to merge it anyway"
         )
 
 
