@@ -5,13 +5,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from tests.goldens.harness import Computed, GoldenCase, handles
+from tests.goldens.harness import GoldenCase, handles
 from wan_core.animate.face import face_box
 from wan_core.animate.frames import frame_indices
 from wan_core.animate.resize import size_of_area
 from wan_core.errors import RequestError
 from wan_core.media import LatentSpec, best_output_size, latent_grid_for_area, padded_size_within
 from wan_core.sampling import Anchors
+from wan_core.tasks.segments import extended_length, known_channels, mirrored
 
 
 def output_sizes(rows: Tensor) -> Tensor:
@@ -30,11 +31,15 @@ def best_output_size_table(case: GoldenCase) -> Mapping[str, Tensor]:
     return {"out.ow_oh": output_sizes(case.inputs["w_h_dw_dh_area"])}
 
 
-_SEGMENTS = ("i2v_mask", "pingpong", "valid_len")
+# name: (latent frames, whether the golden's pixels say what is known, known frames).
+_MASKS = {
+    "first": (3, False, 0), "cont1": (3, False, 1), "cont5": (3, False, 5), "ref": (1, False, 1),
+    "replace_first": (3, True, 0), "replace_cont5": (3, True, 5),
+}  # fmt: skip
 
 
 @handles("animate_s2v_helpers")
-def speech_sizes(case: GoldenCase) -> Computed:
+def sizes_masks_and_places(case: GoldenCase) -> Mapping[str, Tensor]:
     sizes = [padded_size_within(width, height, area) for height, width, area in case.inputs["s2v_size_hwa"].tolist()]
     areas = [size_of_area(width, height, area) for height, width, area in case.inputs["animate_area_hwa"].tolist()]
     found = {
@@ -48,8 +53,16 @@ def speech_sizes(case: GoldenCase) -> Computed:
         box = face_box(case.inputs[name].numpy(), *size, case.call["face_scale"])
         sides = (box.left, box.right, box.top, box.bottom) if box else (0, 0, 0, 0)
         found[f"out.{name.replace('face_kp', 'face_box')}"] = torch.tensor(sides, dtype=torch.int64)
-    of_animate = (name for name in case.expected if name.removeprefix("out.").startswith(_SEGMENTS))
-    return Computed(found, skipped=dict.fromkeys(of_animate, "of Wan-Animate's segments, which are not here yet"))
+    lengths = [extended_length(*row) for row in case.inputs["valid_len"].tolist()]
+    found["out.valid_len"] = torch.tensor(lengths, dtype=torch.int64)
+    for index, (count, target) in enumerate(case.inputs["pingpong"].tolist()):
+        shown = [mirrored(at, count) for at in range(target)]
+        found[f"out.pingpong.{index}"] = torch.tensor(shown, dtype=torch.int64)
+    pixels = case.inputs["i2v_mask.pixels"]
+    for name, (frames, is_given, known) in _MASKS.items():
+        shown = pixels if is_given else torch.zeros_like(pixels[:, : 4 * frames - 3])
+        found[f"out.i2v_mask.{name}"] = known_channels(shown, known)[0]
+    return found
 
 
 @handles("geometry")

@@ -64,6 +64,11 @@ class RuntimeOptions:
     sampling: SamplingOptions = field(default_factory=SamplingOptions)
     processes: Processes = field(default_factory=Processes)
 
+    @property
+    def lora_paths(self) -> tuple[Path, ...]:
+        """The files of the LoRAs."""
+        return tuple(lora.path for lora in self.loras)
+
 
 def load_pipeline(
     preset: str | Preset,
@@ -165,7 +170,7 @@ class _Loader:
             configs=configs,
             found=found,
             tokenizer=self.tokenizer,
-            loras=tuple(lora.path for lora in self.options.loras),
+            loras=self.options.lora_paths,
         )
         return Pipeline(
             self.preset,
