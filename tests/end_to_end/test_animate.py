@@ -154,6 +154,7 @@ def test_segments_make_the_whole_video(
     assert len(read_video("v.mp4").frames) == FRAMES
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_after_its_finished_segments(
     animate: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
@@ -180,6 +181,7 @@ def test_a_run_that_was_stopped_goes_on_after_its_finished_segments(
     assert torch.equal(read_video("v.mp4").frames, read_video("whole.mp4").frames)
 
 
+@pytest.mark.slow
 def test_the_sound_of_the_driving_video_is_copied_and_as_long_as_the_frames(animate: Run, tmp_path: Path) -> None:
     soundfile.write(tmp_path / "s.wav", 0.4 * np.sin(np.arange(3000)), 10_000)  # 0.3 s
     result = animate("--frame_num", 13, "--sample_steps", 1, "--audio", "s.wav", "--save_file", "v.mp4")

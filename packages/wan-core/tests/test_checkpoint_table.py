@@ -126,8 +126,6 @@ SINGLE: dict[str, Write] = {
 FORMATS = ["official", "diffusers", *SINGLE]
 UNKNOWN = {"diffusers": {"s2v-14B"}}
 """Models that a format has no class for."""
-LATER = {"animate-14B"}
-"""Layouts of models that have no preset yet."""
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +158,7 @@ def transformers(folder: Path, preset: str) -> list[Tensors]:
 def test_the_table_names_every_format_and_model() -> None:
     rows = table()
     assert list(rows) == FORMATS
-    assert all({*models} == {*LAYOUTS} - LATER - UNKNOWN.get(form, set()) for form, models in rows.items())
+    assert all({*models} == {*LAYOUTS} - UNKNOWN.get(form, set()) for form, models in rows.items())
 
 
 @pytest.mark.parametrize(("form", "preset"), [(form, preset) for form, models in table().items() for preset in models])
