@@ -42,8 +42,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     # models nearly ours, told by name and by class, adapters of three kinds with peft's settings, and networks that
     # begin at zero or lie beside a LoRA. Then Megatron's stages, names by content, what speaks or follows a video.
     ("wan_core/checkpoints/",): 7_560,
-    # Planned: 1,800; tokens of a forward that processes share, and exact attention to parts of the keys (320); one host
-    # copy of weights; processes that start, meet, share a video and watch each other.
+    # Planned: 1,800; a host copy of weights; processes that start, meet, share tokens (320) and watch each other.
     ("wan_core/runtime/",): 3_000,
     ("wan_core/tasks/",): 2_060,  # planned: 1,800, before folders of videos that drive a character
     ("wan_core/metrics/",): 350,
