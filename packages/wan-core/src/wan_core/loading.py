@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from importlib.resources import files as package_files
@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from wan_core import models, runtime
 from wan_core.checkpoints import (
@@ -157,7 +158,9 @@ class _Loader:
             raise CheckpointError(f"the experts in {self.folder} differ in size; they belong to different models")
         configs = {each.part.name: each.config for each in opened}
         self._check_widths(opened, dits[0].config)
-        together = Together(self.options.processes, device=self.device, num_heads=dits[0].config.num_heads)
+        together = self._together = Together(
+            self.options.processes, device=self.device, num_heads=dits[0].config.num_heads
+        )
         placed = [self._placed(each, dits[0].config) for each in opened]
         parts: dict[str, Any] = {each.part.name: made for each, made in zip(opened, placed, strict=True)}
         if len(dits) == 2:
@@ -308,13 +311,21 @@ class _Loader:
             found = self._read(part, self._path(part)) if opened.path is None else opened
             if found.source is None:  # another library reads it
                 return family.open(self._path(part), dtype, device)
-            place = None if host is None else host.place
-            model = load_model(found.config, found.source, family=family, dtype=dtype, device=device, place=place)
+            apply = partial(self._prepare, part, inference=inference)
+            divided = inference and self._is_divided(part)
+            model = load_model(
+                found.config,
+                found.source,
+                family=family,
+                dtype=dtype,
+                device=device,
+                place=None if host is None else host.place,
+                division=runtime.DividedReading(self._together.video, apply) if divided else None,
+            )
             if host is not None:
                 host.network = model
-            attention = self.attention if family.is_denoiser else None
-            cached = inference and family.is_denoiser and self.options.sampling.tea_cache is not None
-            runtime.prepare_model(model, inference=inference, attention=attention, step_cache=cached)
+            if not divided:
+                apply(model)
             return model if tokenizer is None else models.TextEncoder(model, tokenizer, network.text_len)
 
         on_cpu = part.name == "text_encoder" and self.options.text_encoder_on_cpu
@@ -322,9 +333,31 @@ class _Loader:
         # The VAE is small and used at both ends of a run: on the CPU it stays in memory.
         stays = part.name == "vae" and self.device.type == "cpu"
         between = Between.KEEP if stays else self.between
-        through = None if family.load is not None else lambda host: load(device, host=host)
+        is_read_whole = family.load is None and not self._is_divided(part)
+        through = (lambda host: load(device, host=host)) if is_read_whole else None
         trainable = partial(load, device, inference=False)
         return Placed(load, device, between=between, load_through=through, load_trainable=trainable)
+
+    def _is_divided(self, part: Part) -> bool:
+        """Whether the processes that make a video divide the weights of a part among them."""
+        processes = self.options.processes
+        return (processes.divides_dit and part.family.is_denoiser) or (
+            processes.divides_text and part.name == "text_encoder"
+        )
+
+    def _prepare(
+        self, part: Part, model: nn.Module, shard: Callable[[nn.Module], None] | None = None, *, inference: bool
+    ) -> None:
+        """What is done to a network for its use, in the one order."""
+        is_denoiser, shares = part.family.is_denoiser, self._together.plan.sequence > 1
+        runtime.prepare_model(
+            model,
+            inference=inference,
+            attention=self.attention if is_denoiser else None,
+            sequence=self._together.mesh if is_denoiser and inference and shares else None,
+            shard=shard,
+            step_cache=inference and is_denoiser and self.options.sampling.tea_cache is not None,
+        )
 
     def _check_channels(self, config: WanDiTConfig, path: Path) -> None:
         if self.preset.task.takes(config, self.preset.dit, self.preset.latent_spec):

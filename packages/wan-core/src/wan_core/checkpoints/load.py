@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +21,20 @@ Place = Callable[[str, Tensor], Tensor]
 """Takes a weight by name from the CPU to where it is used."""
 
 
+class Division(Protocol):
+    """Weights of which each of several processes reads and holds a part."""
+
+    def prepare(self, model: nn.Module) -> None:
+        """Divide the weights of a network that have not been read: their dtype and device are final, values have no
+        memory."""
+
+    def part(self, weight: Tensor, stored: Tensor) -> Tensor:
+        """What this process holds of a weight: a view of what is stored."""
+
+    def joined(self, weight: Tensor, part: Tensor) -> Tensor:
+        """What takes the place of the unread ``weight``."""
+
+
 def load_model(
     config: Any,
     source: TensorSource,
@@ -29,13 +43,15 @@ def load_model(
     dtype: torch.dtype | None = None,
     device: torch.device | str = "cpu",
     place: Place | None = None,
+    division: Division | None = None,
 ) -> Any:
     """The family's network of ``config`` with the weights of ``source``, in eval mode.
 
     Weights become ``dtype`` (None: the one that most of the file has), except those that the network lists in
     ``float32_modules``. On the CPU a mapped weight that needs no change stays mapped. ``place`` takes each one, by name
-    and as it is used, from the CPU to ``device``, in another way than by a plain copy. Raises CheckpointError, before
-    anything is read, when names or shapes differ: all differences in one message.
+    and as it is used, from the CPU to ``device``, in another way than by a plain copy. Of weights under ``division``
+    only this process's part is read. Raises CheckpointError, before anything is read, when names or shapes differ: all
+    differences in one message.
     """
     family = get_family(family)
     build = partial(family.build, config)
@@ -44,7 +60,10 @@ def load_model(
     check_fit(model, native, family)
     dtype = dtype or main_dtype(native)
     wanted = {name: _wanted_dtype(model, name, dtype) for name in native}
-    for name, tensor in _placed(native, wanted, torch.device(device), place):
+    if division is not None:
+        _stand_in(model, wanted, torch.device(device))
+        division.prepare(model)
+    for name, tensor in _placed(model, native, wanted, torch.device(device), place, division):
         assign_tensor(model, name, tensor)
     _restore_buffers(model, build, torch.device(device))
     return model.eval()
@@ -144,17 +163,34 @@ def _wanted_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtyp
     return torch.float32 if any(f".{entry}." in f".{name}." for entry in kept) else dtype
 
 
+def _stand_in(model: nn.Module, dtypes: Mapping[str, torch.dtype], device: torch.device) -> None:
+    """Parameters of their dtype and device that have no memory."""
+    for name, parameter in list(model.named_parameters()):
+        dtype = dtypes[name] if parameter.is_floating_point() else parameter.dtype
+        assign_tensor(model, name, torch.empty((), dtype=dtype, device=device).expand(parameter.shape))
+
+
 def _placed(
-    native: TensorSource, dtypes: Mapping[str, torch.dtype], device: torch.device, place: Place | None
+    model: nn.Module,
+    native: TensorSource,
+    dtypes: Mapping[str, torch.dtype],
+    device: torch.device,
+    place: Place | None,
+    division: Division | None,
 ) -> Iterable[tuple[str, Tensor]]:
+    unread = {} if division is None else dict(model.named_parameters())
     for name in native:
         read = native.read(name)
+        if division is not None and name in unread:
+            read = division.part(unread[name], read)
         dtype = dtypes[name] if read.is_floating_point() else read.dtype
         # To the device first: it casts faster, and the transfer is that of the stored size.
         placed = read.to(device).to(dtype) if place is None else place(name, read.to(dtype))
         if placed is not read:
             del read
             native.release(name)
+        if division is not None and name in unread:
+            placed = division.joined(unread[name], placed)
         yield name, placed
 
 

@@ -14,7 +14,15 @@ if TYPE_CHECKING:
         resolve_device,
         resolve_dtype,
     )
-    from wan_core.runtime.fsdp import divided_as, is_divided, is_sharded, mean_over_processes, shard_model, whole_tensor
+    from wan_core.runtime.fsdp import (
+        DividedReading,
+        divided_as,
+        is_divided,
+        is_sharded,
+        mean_over_processes,
+        shard_model,
+        whole_tensor,
+    )
     from wan_core.runtime.host_copy import HostCopy
     from wan_core.runtime.launch import Launch, is_first_to_say, launched, made_by_first, process_group
     from wan_core.runtime.mesh import make_mesh
@@ -31,6 +39,7 @@ else:
 __all__ = [
     "DTYPES",
     "Between",
+    "DividedReading",
     "HostCopy",
     "Launch",
     "OnnxNetwork",

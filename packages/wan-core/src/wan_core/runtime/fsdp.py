@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import torch
@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
     """Divide a model's weights over ``mesh`` in place: each block on its own, the rest together.
 
-    A block's weights are gathered when it runs and let go after it. Weights keep their dtype; what should be computed
-    in bfloat16 is said by autocast, so what a model keeps in float32 stays so. Adapters come before, optimizers after.
+    A block's weights are gathered when it runs and let go after it; the rest also for what ``further_forwards`` names,
+    which others call besides the forward. Weights keep their dtype; what should be computed in bfloat16 is said by
+    autocast, so what a model keeps in float32 stays so. Adapters come before, optimizers after.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -32,6 +33,53 @@ def shard_model(model: nn.Module, mesh: DeviceMesh) -> None:
     fully_shard(model, mesh=mesh, reshard_after_forward=True)
     for name in getattr(model, "further_forwards", ()):
         register_fsdp_forward_method(model, name)
+
+
+class DividedReading:
+    """Weights over a mesh of one dimension, of which each process reads its own rows: a `checkpoints.Division`.
+
+    ``apply`` does to a network what comes before its weights are divided, and is given the function that divides them.
+    Host memory and what is read are those of one share, but for weights that are computed from others (merged LoRAs,
+    unpacked formats), which are made one at a time.
+    """
+
+    def __init__(self, mesh: DeviceMesh, apply: Callable[[nn.Module, Callable[[nn.Module], None]], None]) -> None:
+        self._mesh = mesh
+        self._apply = apply
+
+    def prepare(self, model: nn.Module) -> None:
+        """Divide weights that have not been read."""
+        self._apply(model, self._divide)
+
+    def part(self, weight: Tensor, stored: Tensor) -> Tensor:
+        """The rows of this process, as `fully_shard` cuts them; the whole of a weight that is not divided."""
+        if not is_divided(weight):
+            return stored
+        chunks = torch.chunk(stored, self._mesh.size(), dim=0)
+        index = self._mesh.get_local_rank()
+        return chunks[index] if index < len(chunks) else stored[:0]
+
+    def joined(self, weight: Tensor, part: Tensor) -> Tensor:
+        """The divided weight of which this process holds ``part``."""
+        if not is_divided(weight):
+            return part
+        from torch.distributed.tensor import DTensor
+
+        return DTensor.from_local(
+            part.contiguous(),
+            weight.device_mesh,  # type: ignore[attr-defined]
+            weight.placements,  # type: ignore[attr-defined]
+            run_check=False,
+            shape=weight.shape,
+            stride=weight.stride(),
+        )
+
+    def _divide(self, model: nn.Module) -> None:
+        # FSDP cuts real or meta weights; those that stand in for unread ones are neither.
+        for module in model.modules():
+            for name, parameter in list(module.named_parameters(recurse=False)):
+                module.register_parameter(name, nn.Parameter(parameter.to("meta"), requires_grad=False))
+        shard_model(model, self._mesh)
 
 
 def is_sharded(model: nn.Module) -> bool:

@@ -1,0 +1,67 @@
+"""One process of several: ``reading_worker.py FOLDER`` reads its part of ``FOLDER/dit.safetensors``.
+
+It notes in ``FOLDER/RANK.json`` how much memory of its own that took, and whether the velocity is that of a whole
+network; the weights are float32 in the file, and read as they are and as bfloat16.
+"""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from wan_core.checkpoints import DIT, load_model, read_weights
+from wan_core.models import DiTInputs, WanDiTConfig
+from wan_core.runtime import DividedReading, launched, prepare_model, process_group
+from wan_core.runtime.mesh import ParallelPlan, video_mesh
+
+CONFIG = WanDiTConfig(
+    in_dim=4, out_dim=4, dim=512, ffn_dim=2048, num_heads=4, num_layers=6, text_dim=64, text_len=8, freq_dim=64
+)
+
+
+def own_memory() -> int:
+    """Bytes of memory that no other process and no file backs."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("Anonymous:")))
+
+
+def velocity(model: nn.Module) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    noisy, context = (torch.randn(shape, generator=generator) for shape in ((1, 4, 1, 4, 4), (1, 8, 64)))
+    with torch.no_grad():
+        out: torch.Tensor = model(noisy, torch.tensor([500.0]), DiTInputs(context=context))
+    return out
+
+
+def main() -> None:
+    folder = Path(sys.argv[1])
+    torch.set_num_threads(1)
+    launch = launched()
+    assert launch is not None
+    found: dict[str, Any] = {}
+    with process_group(launch, torch.device("cpu")):
+        mesh = video_mesh(ParallelPlan(ulysses=launch.world).open(torch.device("cpu")))
+        for name, dtype in {"float32": torch.float32, "bfloat16": torch.bfloat16}.items():
+            division = DividedReading(mesh, lambda model, shard: prepare_model(model, inference=True, shard=shard))
+            source = read_weights(folder / "dit.safetensors", mmap=True)
+            options: dict[str, Any] = {"family": DIT, "dtype": dtype}
+            before = own_memory()
+            model = load_model(CONFIG, source, division=division, **options)
+            memory = own_memory() - before
+            whole = load_model(CONFIG, read_weights(folder / "dit.safetensors", mmap=True), **options)
+            prepare_model(whole, inference=True)
+            found[name] = {
+                "memory": memory,
+                "held": sum(each.to_local().nbytes for each in model.parameters()),
+                "whole": sum(each.nbytes for each in whole.parameters()),
+                "is_equal": torch.equal(velocity(model), velocity(whole)),
+                "dtypes": sorted({str(each.dtype) for each in model.parameters()}),
+            }
+    (folder / f"{launch.rank}.json").write_text(json.dumps(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,66 @@
+"""Videos that processes make together are those that one makes, and each process reads its own share of weights."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from wan_core.models import WanDiT
+
+from .processes import run_together
+from .reading_worker import CONFIG
+
+RUNS, READING = (Path(__file__).with_name(f"{name}_worker.py") for name in ("runs", "reading"))
+
+
+def notes(world: int, script: Path, folder: Path, *arguments: str) -> list[dict[str, Any]]:
+    """What each process has noted."""
+    status, said = run_together(world, script, folder, *arguments)
+    assert status == 0, said[-3000:]
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
+def test_each_process_reads_and_holds_its_share_of_the_weights(world: int, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    save_file({name: tensor.contiguous() for name, tensor in WanDiT(CONFIG).state_dict().items()},
+              tmp_path / "dit.safetensors")  # fmt: skip
+    found = notes(world, READING, tmp_path)
+    for name in ("float32", "bfloat16"):
+        whole = found[0][name]["whole"]
+        assert sum(each[name]["held"] for each in found) == whole, "every weight is held once"
+        # Some memory is the allocator's and the process group's, whatever the weights.
+        assert sum(each[name]["memory"] for each in found) <= 1.2 * whole + world * 2 * 2**20
+        assert all(each[name]["is_equal"] for each in found)
+    assert sum(each["float32"]["memory"] for each in found) <= 0.2 * found[0]["float32"]["whole"], "they stay mapped"
+    assert found[0]["bfloat16"]["dtypes"] == ["torch.bfloat16", "torch.float32"], "float32 islands stay"
+
+
+CASES = {
+    2: ["tiny-t2v:cfg", "tiny-t2v:dit+t5", "tiny-moe:dit+t5", "tiny-ti2v:dit+t5+cfg", "tiny-mi2v:sequence=2",
+        "tiny-bindweave:dit+t5", "tiny-sfu:dit+t5", "tiny-poze:dit+cfg"],
+    4: ["tiny-t2v:sequence=2+cfg", "tiny-moe:dit+t5", "tiny-ti2v:dit+t5+cfg"],
+}  # fmt: skip
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("world", CASES)
+def test_processes_make_together_what_one_makes(world: int, tmp_path: Path) -> None:
+    image = str(Path(__file__).resolve().parents[1] / "data/red_circle.png")
+    small = {"width": 64, "height": 64}
+    requests = dict.fromkeys(("tiny-t2v", "tiny-moe"), small) | {"tiny-ti2v": {"image": image}}
+    (tmp_path / "requests.json").write_text(json.dumps(requests))
+    found = notes(world, RUNS, tmp_path, *CASES[world])
+    for case in CASES[world]:
+        for rank, each in enumerate(found):
+            assert each[case]["difference"] <= 1e-5, (case, rank)
+            made, whole = each[case]["frames"]
+            assert made == (whole if rank == 0 else 0), "the first process has the frames"
+            ring, ulysses = each[case]["plan"]
+            assert each[case]["is_equal"] or ring * ulysses > 1, "branches and weights change not a bit"
+        held, whole = (sum(each[case]["held"][index] for each in found) for index in (0, 1))
+        assert held == (whole / world if "dit" in case else whole), case
