@@ -124,6 +124,8 @@ def test_dry_run_reads_no_weights(run: Run, tmp_path: Path) -> None:
     assert refused.exit_code == 3
     assert "not-there does not exist" in refused.output
     assert plan["memory"]["dit (high noise)"] == plan["memory"]["dit (low noise)"] == "57.2 GB"
+    assert list(plan["device_peak"]) == ["text", "denoise high", "denoise low", "decode"]
+    assert plan["placement"].startswith("dit high, dit low and text encoder go off the device after use; about ")
     assert not list(tmp_path.glob("*.mp4"))
 
 

@@ -1,6 +1,5 @@
 """Requests through a tiny network: what reaches the sampler, what is decoded, and in which order things load."""
 
-import weakref
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -15,15 +14,12 @@ from wan_core.cli.making import notes_on, sound_of
 from wan_core.denoising import Turns
 from wan_core.errors import ConfigError, RequestError
 from wan_core.media import AudioTrack, LatentSpec, load_audio, probe_video, read_provenance
-from wan_core.models import ContextCache, DiTInputs, VideoVAE
-from wan_core.models.dit.rope import _TABLES
-from wan_core.pipeline import Pipeline, SamplingOptions
-from wan_core.presets import Preset, get_preset
+from wan_core.models import DiTInputs
+from wan_core.pipeline import SamplingOptions
 from wan_core.runtime import Between, Placed
 from wan_core.sampling import Anchors, make_solver, seeded_noise
 from wan_core.tasks import (
     Clip,
-    Components,
     Conditioning,
     DecodePlan,
     Experts,
@@ -39,61 +35,7 @@ from wan_core.tasks import (
 )
 from wan_core.tasks.prompts import PromptCache, encode_prompts
 
-from .networks import build
-
-CPU = torch.device("cpu")
-
-
-class FakeText(nn.Module):
-    """States that only depend on the prompt; remembers what it was asked."""
-
-    def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.dim = dim
-        self.asked: list[str] = []
-
-    def forward(self, prompts: list[str]) -> list[Tensor]:
-        self.asked += prompts
-        return [torch.full((len(prompt) % 5 + 1, self.dim), len(prompt) / 100) for prompt in prompts]
-
-
-class Model:
-    """A preset with random weights, and a log of what was loaded when."""
-
-    def __init__(self, name: str, between: Between = Between.KEEP) -> None:
-        torch.manual_seed(0)
-        self.preset: Preset = get_preset(name)
-        self.log: list[str] = []
-        self.text = FakeText(self.preset.dit.text_dim)
-        vae = build(self.preset.vae).eval()
-        vae.reset_parameters(0)
-        self.vae: VideoVAE = vae
-        dit: Placed[nn.Module] | Experts[Placed[nn.Module]]
-        if self.preset.has_experts:
-            dit = Experts(high=self._placed("high", between), low=self._placed("low", between))
-        else:
-            dit = self._placed("dit", between)
-        components = Components(
-            device=CPU,
-            parts={
-                "text_encoder": Placed(lambda _: self.text, CPU),
-                "vae": Placed(lambda _: self.vae, CPU),
-                "dit": dit,
-            },
-        )
-        self.pipeline = Pipeline(self.preset, components, latent_spec=self.preset.latent_spec)
-
-    def _placed(self, name: str, between: Between) -> Placed[nn.Module]:
-        def load(_: torch.device) -> nn.Module:
-            self.log.append(name)
-            return build(self.preset.dit).eval()
-
-        return Placed(load, CPU, between=between)
-
-
-def small(**values: object) -> dict[str, object]:
-    """A request of a few tokens."""
-    return {"prompt": "p", "num_frames": 5, "width": 32, "height": 32, "num_inference_steps": 2, "seed": 1, **values}
+from .tiny_model import CPU, FakeText, Model, small
 
 
 @pytest.fixture
@@ -160,36 +102,6 @@ def test_experts_load_once_each_and_never_together() -> None:
     assert (True, True) not in loaded
     assert not dit.high.is_loaded
     assert not dit.low.is_loaded
-
-
-def test_what_an_expert_keeps_of_the_conditions_leaves_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    alive: weakref.WeakSet[ContextCache] = weakref.WeakSet()
-    before = ContextCache.__init__
-
-    def noted(cache: ContextCache) -> None:
-        before(cache)
-        alive.add(cache)
-
-    monkeypatch.setattr(ContextCache, "__init__", noted)
-    model, filled = Model("tiny-moe"), list[int]()
-
-    def watch(steps: object, phase: str) -> object:
-        for step in steps:  # type: ignore[attr-defined]
-            yield step
-            filled.append(sum(cache.is_filled for cache in alive))
-
-    model.pipeline.generate(GenerationRequest(**small(num_inference_steps=6, negative_prompt="n")), progress=watch)
-    assert filled == [2] * 6
-    assert model.log == ["high", "low"]
-
-
-def test_rotary_tables_leave_with_the_video() -> None:
-    model = Model("tiny-t2v")
-    frames = model.pipeline.stream(model.pipeline.plan(GenerationRequest(**small())))
-    next(frames)
-    assert _TABLES._tables
-    list(frames)
-    assert not _TABLES._tables
 
 
 def test_prompts_are_encoded_once() -> None:

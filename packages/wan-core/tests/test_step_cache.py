@@ -18,7 +18,7 @@ from wan_core.sampling import Anchors, StepCache, StepCacheRule, StepCaches, mak
 from wan_core.tasks import GenerationRequest
 
 from .dit_networks import CONFIG, conditions, latents, network
-from .test_pipeline import Model, small
+from .tiny_model import Model, small
 
 ALWAYS = StepCacheRule((0.0,), 1e-6)
 """Skips every step that may be skipped: nothing is ever estimated to change."""

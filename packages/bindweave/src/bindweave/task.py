@@ -135,13 +135,11 @@ class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
     def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
         return 2 * latent_spec.channels + latent_spec.temporal_stride, latent_spec.channels
 
+    def tokens_at_once(self, inputs: SubjectInputs) -> int:
+        return inputs.geometry.num_tokens + MAX_REFERENCES * inputs.geometry.tokens_per_frame
+
     def describe(self, inputs: SubjectInputs) -> Mapping[str, object]:
-        per_frame = inputs.geometry.tokens_per_frame
-        return {
-            **super().describe(inputs),
-            "references": len(inputs.pictures),
-            "tokens": inputs.geometry.num_tokens + MAX_REFERENCES * per_frame,
-        }
+        return {**super().describe(inputs), "references": len(inputs.pictures)}
 
     def _seen(self, inputs: SubjectInputs, components: Components) -> tuple[Tensor, Tensor, Tensor]:
         """CLIP tokens, channels of the reference frames, and those of the video, which all videos of its size share."""

@@ -196,11 +196,15 @@ class CausalVideo(Task[CausalRequest, CausalVideoInputs]):
         frames, tokens = geometry.latent_frames, geometry.tokens_per_frame
         return branches * inputs.blocks.memory_bytes(network, frames, tokens, itemsize)
 
+    def tokens_at_once(self, inputs: CausalVideoInputs) -> int:
+        return inputs.blocks.size * inputs.geometry.tokens_per_frame
+
     def describe(self, inputs: CausalVideoInputs) -> Mapping[str, object]:
         blocks = inputs.blocks
         return {
             **super().describe(inputs),
             **_counts(inputs),
+            "tokens": inputs.geometry.num_tokens,
             "frames_per_block": blocks.size,
             "window": blocks.window,
             "sink": blocks.sink,

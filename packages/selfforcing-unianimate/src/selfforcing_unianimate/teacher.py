@@ -166,9 +166,14 @@ class PoseToVideo(ChannelVideo[PoseRequest, PoseInputs]):
         yield from with_sources(clip.frames, inputs.image, motion, path, inputs.settings.fps)
         log(f"{plain_text(path)} (picture, {'' if motion is None else 'motion, '}result)")
 
+    def tokens_at_once(self, inputs: PoseInputs) -> int:
+        longest = max(map(len, WindowPlan(inputs.geometry.latent_frames).frames))
+        return longest * inputs.geometry.tokens_per_frame
+
     def describe(self, inputs: PoseInputs) -> Mapping[str, object]:
         return {
             **super().describe(inputs),
+            "tokens": inputs.geometry.num_tokens,
             "pose_mode": inputs.request.mode,
             "windows": len(WindowPlan(inputs.geometry.latent_frames).spans),
         }

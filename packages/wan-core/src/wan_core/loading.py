@@ -33,6 +33,7 @@ from wan_core.checkpoints import (
 )
 from wan_core.errors import CheckpointError, ConfigError, RequestError
 from wan_core.files import WEIGHT_ENDINGS
+from wan_core.memory import RunFacts, part_name
 from wan_core.models import WanDiTConfig
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset, get_preset, list_presets
@@ -46,11 +47,12 @@ _MAX_TEA_CACHE = 10.0
 class RuntimeOptions:
     """Where and how a model runs; ``None`` lets the machine decide.
 
-    ``offload`` sends each part off the device after use (on the CPU: out of memory); by default it is on, as with
-    the original for one process. ``text_encoder_on_cpu`` keeps the text encoder on the CPU. ``mmap=False`` reads
-    files instead of mapping them. ``loras`` are merged into the network while it is read; ``force_lora`` allows those
-    made for another model. ``parts`` puts a part elsewhere than the checkpoint folder, by name: a file, a folder, or a
-    repository where its family fetches from one. ``processes`` make the videos, together or each its own.
+    ``offload`` sends parts off the device after use (on the CPU: out of memory), as far as it lowers the memory of a
+    run; by default those stay that fit into what is free. ``text_encoder_on_cpu`` keeps the text encoder on the CPU.
+    ``mmap=False`` reads files instead of mapping them. ``loras`` are merged into the network while it is read;
+    ``force_lora`` allows those made for another model. ``parts`` puts a part elsewhere than the checkpoint folder, by
+    name: a file, a folder, or a repository where its family fetches from one. ``processes`` make the videos, together
+    or each its own.
     """
 
     device: str | None = None
@@ -128,6 +130,24 @@ def check_guidance(preset: Preset, batched: bool) -> None:
         )
 
 
+def run_facts(preset: Preset, options: RuntimeOptions) -> RunFacts:
+    """What the memory of a run follows from, as far as no file of weights tells it. Raises as `resolve_device` does."""
+    device, processes = resolve_device(options.device), options.processes
+    is_divided = {"dit": processes.divides_dit, "text_encoder": processes.divides_text}
+    return RunFacts(
+        preset=preset,
+        dtype=resolve_dtype(options.dtype, device),
+        offload=options.offload,
+        on_host=frozenset({"text_encoder"} if options.text_encoder_on_cpu and device.type != "cpu" else ()),
+        always=frozenset({"vae"} if device.type == "cpu" else ()),
+        batched=options.sampling.batched_guidance,
+        tea_cache=options.sampling.tea_cache is not None,
+        shares_tokens=processes.sequence,
+        splits_guidance=processes.guidance > 1,
+        divided={name: processes.per_video for name, divided in is_divided.items() if divided},
+    )
+
+
 class _Loader:
     """Turns the files of one checkpoint into components that load themselves."""
 
@@ -183,6 +203,7 @@ class _Loader:
             record=self._record(together) | {"weights": self._hashes(opened)},
             notes=self.notes,
             together=together,
+            run=replace(run_facts(self.preset, self.options), configs=configs, reads=_reads(opened)),
         )
 
     def _is_there(self, part: Part) -> bool:
@@ -225,12 +246,7 @@ class _Loader:
 
     def _hashes(self, opened: Sequence[_Opened]) -> dict[str, Any]:
         """The weights of each part by their content."""
-        parts = {
-            f"{each.part.name} {each.part.expert or ''}".strip(): weights_fingerprint(
-                each.path or Path(str(each.part.source))
-            )
-            for each in opened
-        }
+        parts = {part_name(each.part): weights_fingerprint(each.path or Path(str(each.part.source))) for each in opened}
         loras = [weights_fingerprint(lora.path) for lora in self.options.loras]
         return {**parts, "lora": loras} if loras else parts
 
@@ -397,6 +413,11 @@ class _Opened:
     path: Path | None
     source: TensorSource | None
     config: Any
+
+
+def _reads(opened: Sequence[_Opened]) -> dict[str, int]:
+    """The bytes that reading each part touches."""
+    return {part_name(each.part): each.source.read_bytes for each in opened if each.source is not None}
 
 
 def _places(preset: Preset, options: RuntimeOptions) -> dict[str, str]:

@@ -11,24 +11,28 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from wan_core import media, models
+from wan_core import media, models, runtime
 from wan_core.denoising import Denoising, Watch, unheard, unwatched
 from wan_core.denoising import Progress as Progress
 from wan_core.denoising import SamplingOptions as SamplingOptions
 from wan_core.denoising import silent as silent
 from wan_core.files import quoted
 from wan_core.media import LatentSpec
+from wan_core.memory import MemoryPlan, RunFacts, part_name, plan_memory
 from wan_core.presets import Preset
-from wan_core.runtime import Together
+from wan_core.runtime import Between, Together
 from wan_core.tasks import (
     Clip,
     Components,
     Conditioning,
+    Experts,
     GeneratedClip,
     GenerationRequest,
     Log,
     SamplingSettings,
     TaskInputs,
+    prompts_of,
+    text_states,
 )
 
 if TYPE_CHECKING:
@@ -59,7 +63,8 @@ class Pipeline:
     """A model ready to make videos. Built by :func:`wan_core.loading.load_pipeline`.
 
     ``notes`` are sentences that a user should see, ``record`` facts that go into every output's provenance;
-    ``together`` are the processes that make a video, by default this one: only the first of them gives frames.
+    ``together`` are the processes that make a video, by default this one: only the first of them gives frames. Of a
+    ``run`` that is described the memory is planned; else parts stay or leave as they were placed.
     """
 
     def __init__(
@@ -72,6 +77,7 @@ class Pipeline:
         record: Mapping[str, Any] | None = None,
         notes: Sequence[str] = (),
         together: Together | None = None,
+        run: RunFacts | None = None,
     ) -> None:
         self.preset = preset
         self.components = components
@@ -80,6 +86,8 @@ class Pipeline:
         self.notes = tuple(notes)
         self.together = together or Together(device=components.device)
         self._record = dict(record or {})
+        self.run = run
+        self._placed_for: dict[tuple[int, ...], MemoryPlan] = {}
 
     def plan(self, request: GenerationRequest) -> TaskInputs[Any]:
         """Fill in the defaults, read and check the user's files; no weight is touched.
@@ -92,6 +100,54 @@ class Pipeline:
         """A planned request as this model's parts take it; no weight is read. Raises what :meth:`Task.check` does."""
         checked: TaskInputs[Any] = self.preset.task.check(inputs, self.components)
         return checked
+
+    def place(self, jobs: Sequence[TaskInputs[Any]], *, free: int | None = None) -> MemoryPlan | None:
+        """Decide which parts stay on the device while ``jobs`` are made, by the ``free`` bytes there; nothing is read.
+
+        ``free`` None asks the device; on the CPU nothing is refused. Without a description of the run there is no plan.
+        Raises ``ConfigError`` for videos that do not fit, naming the setting that does.
+        """
+        on_cpu = self.components.device.type == "cpu"
+        if self.run is None or (on_cpu and free is None and len(jobs) < 2):
+            return None
+        parts = self._parts(self.run)
+        if free is None and not on_cpu:
+            free = self._free_memory(self.run, parts)
+        plan = plan_memory(self.run, jobs, free=free, host_free=None if on_cpu else runtime.host_memory())
+        for name, part in parts.items():
+            part.between = Between.KEEP if name in plan.stays else Between.HOST if name in plan.waits else Between.DROP
+        self._placed_for = {self._measure(job): plan for job in jobs}
+        return plan
+
+    def _free_memory(self, run: RunFacts, parts: Mapping[str, Placed[Any]]) -> int | None:
+        """What is free on the device without the parts that are there already."""
+        free = runtime.free_memory(self.components.device)
+        there = sum(run.weights[name] for name, part in parts.items() if part.is_loaded)
+        return None if free is None else free + there
+
+    @torch.no_grad()
+    def encode_prompts(self, jobs: Sequence[TaskInputs[Any]]) -> None:
+        """The text states of all ``jobs``, which wait in host memory: the text encoder is loaded once and leaves."""
+        components = self.components
+        components.prompt_cache.reserve(len({prompt for job in jobs for prompt in prompts_of(job)}))
+        with components.text_encoder.held():
+            for job in jobs:
+                text_states(job, components)
+
+    def _measure(self, inputs: TaskInputs[Any]) -> tuple[int, ...]:
+        """What the memory of one video follows from."""
+        geometry = inputs.geometry
+        return self.preset.task.tokens_at_once(inputs), geometry.num_frames, geometry.height, geometry.width
+
+    def _parts(self, run: RunFacts) -> dict[str, Placed[Any]]:
+        """The parts whose place is planned, under the names of the plan."""
+        there = self.components.parts
+        parts = [part for part in run.preset.parts if part.name in there and part_name(part) in run.weights]
+        named = {part_name(each): there[each.name] for each in parts if each.name not in run.on_host}
+        return {
+            name: part if not isinstance(part, Experts) else part.high if name.endswith("high") else part.low
+            for name, part in named.items()
+        }
 
     def prompt_notes(self, inputs: TaskInputs[Any]) -> list[str]:
         """Sentences on what the model does not read of a prompt, or a negative one: its end, words without a token.
@@ -134,6 +190,8 @@ class Pipeline:
         """
         inputs = self.check(inputs)
         task, components = self.preset.task, self.components
+        if self._measure(inputs) not in self._placed_for:
+            self.place([inputs])
         with ExitStack() as held:
             if task.streams:
                 further = [components.part(name) for name in task.held_parts if name in components.parts]

@@ -12,7 +12,7 @@ import click
 import torch
 
 from wan_core import media
-from wan_core.checkpoints import LoRA, weight_bytes
+from wan_core.checkpoints import LoRA
 from wan_core.cli.extending import extend_jobs, with_prompt
 from wan_core.cli.jobs import Job
 from wan_core.cli.options import own_device
@@ -28,11 +28,14 @@ from wan_core.loading import (
     check_tea_cache,
     checkpoint_folder,
     load_pipeline,
+    run_facts,
 )
+from wan_core.memory import describe, plan_memory
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset
 from wan_core.prompt_extend import Extender
 from wan_core.runtime import resolve_device, resolve_dtype, results_of_all, working_together
+from wan_core.tasks import TaskInputs
 
 
 def make_videos(
@@ -65,6 +68,7 @@ def make_videos(
         made_by = None if missing is not None else pipeline
         show_plan(preset, jobs, runtime, shown, made_by, missing, extender)
         return
+    place(pipeline, share(jobs), log)
     jobs = share(extend_jobs(jobs, extender, str(runtime.device), log))
     with working_together(processes, pipeline.components.device):
         if is_made is not None:  # a record hashes the files of its request
@@ -72,6 +76,8 @@ def make_videos(
         for note in notes_on(jobs, pipeline):
             log(note)
         tell = reporter(as_told(processes, values, processes.is_first)["quiet"])
+        if len(jobs) > 1:
+            pipeline.encode_prompts([job.inputs for job in jobs])
         made = [_made(pipeline, job, shown, write, log, tell) for job in jobs]
         report_results(results_of_all(processes, made), shown)
 
@@ -109,6 +115,13 @@ def _made(
     tell(f"{path} (seed {seed}, {seconds:.1f} s)")
     result = {"path": str(path), "preset": pipeline.preset.name, "seed": seed, "seconds": round(seconds, 2)}
     return with_prompt(result, job)
+
+
+def place(pipeline: Pipeline, jobs: Sequence[Job], log: Callable[[str], None]) -> None:
+    """Decide where parts are during the videos, and say so where there is a device to be short of."""
+    plan = pipeline.place([job.inputs for job in jobs])
+    if plan is not None and pipeline.run is not None and plan.free is not None:
+        log(f"memory: {describe(plan, pipeline.run)}")
 
 
 def make_video(
@@ -271,13 +284,15 @@ def show_plan(
         return
     dtype = resolve_dtype(runtime.dtype, resolve_device(runtime.device))
     configs = {} if pipeline is None else pipeline.components.configs
+    memory = memory_rows(preset, runtime, pipeline, [job.inputs for job in jobs])
     rows = [
         {
             "preset": preset.name,
             **({"missing": missing} if missing else {"weights": str(checkpoint_folder(preset, values["ckpt_dir"]))}),
             "device": runtime.device,
             "dtype": str(dtype).removeprefix("torch."),
-            "memory": {**part_sizes(preset, configs, dtype), **kept_bytes(preset, configs, dtype, job)},
+            **memory,
+            "memory": {**memory["memory"], **kept_bytes(preset, configs, dtype, job)},
             **({"processes": str(runtime.processes)} if runtime.processes.world > 1 else {}),
             **({"lora": [str(lora) for lora in runtime.loras]} if runtime.loras else {}),
             **({"prompt_extend": dict(extender.facts)} if extender is not None else {}),
@@ -302,13 +317,17 @@ def kept_bytes(preset: Preset, configs: Mapping[str, Any], dtype: torch.dtype, j
     return {"remembered": gigabytes(kept)} if kept else {}
 
 
-def part_sizes(preset: Preset, configs: Mapping[str, Any], dtype: torch.dtype) -> dict[str, str]:
-    """The memory of each part's weights in a run of ``dtype``; parts that other libraries read are left out."""
-    sizes: dict[str, str] = {}
-    for part in preset.parts:
-        if part.is_optional and part.name not in configs:
-            continue
-        if part.family.network is not None and (config := configs.get(part.name) or part.config) is not None:
-            name = f"{part.name} ({part.expert} noise)" if part.expert else part.name
-            sizes[name] = gigabytes(weight_bytes(config, part.family, part.family.dtype_in(dtype)))
-    return sizes
+def memory_rows(
+    preset: Preset, runtime: RuntimeOptions, pipeline: Pipeline | None, videos: Sequence[TaskInputs[Any]]
+) -> dict[str, Any]:
+    """The bytes of weights by part, what each phase takes at most, and where parts are between phases."""
+    if not videos:
+        return {"memory": {}}
+    run = run_facts(preset, runtime) if pipeline is None or pipeline.run is None else pipeline.run
+    plan = (None if pipeline is None else pipeline.place(videos)) or plan_memory(run, videos, free=None)
+    sizes = {
+        f"{name} noise)".replace(" ", " (", 1) if name not in preset.part_names else name: gigabytes(size)
+        for name, size in run.weights.items()
+    }
+    peaks = {phase.name: gigabytes(phase.peak) for phase in plan.phases}
+    return {"memory": sizes, "device_peak": peaks, "placement": describe(plan, run)}

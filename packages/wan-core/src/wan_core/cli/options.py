@@ -227,7 +227,7 @@ def runtime_options() -> list[click.Option]:
             ["--offload-model", "offload"],
             type=bool,
             default=None,
-            help="True: each part leaves the device after use (default). False: all stay.",
+            help="True: parts leave the device after use. False: all stay. Default: what fits into free memory stays.",
         ),
         click.Option(["--t5-cpu", "t5_cpu"], is_flag=True, help="Run the text encoder on the CPU."),
         click.Option(

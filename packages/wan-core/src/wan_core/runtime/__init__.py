@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from wan_core.runtime.devices import (
         DTYPES,
         device_facts,
+        free_memory,
+        host_memory,
         peak_memory,
         resolve_device,
         resolve_dtype,
@@ -49,6 +51,8 @@ __all__ = [
     "choose_attention_backend",
     "device_facts",
     "divided_as",
+    "free_memory",
+    "host_memory",
     "is_divided",
     "is_first_to_say",
     "is_sharded",

@@ -16,7 +16,7 @@ from wan_core.tasks.i2v import (
 from wan_core.tasks.learning import DROPPED, Companion, ExampleFiles, TrainingClip
 from wan_core.tasks.request import Experts, GenerationRequest, SamplingDefaults, SamplingSettings
 from wan_core.tasks.s2v import S2VRequest, SpeechToVideo
-from wan_core.tasks.t2v import TextToVideo, exact_geometry, text_states
+from wan_core.tasks.t2v import TextToVideo, exact_geometry, is_guided, prompts_of, text_states
 from wan_core.tasks.ti2v import (
     AnchoredVideo,
     TextImageToVideo,
@@ -65,7 +65,9 @@ __all__ = [
     "first_frame_mask",
     "first_frame_video",
     "image_states",
+    "is_guided",
     "load_anchored",
     "prepare_anchor_images",
+    "prompts_of",
     "text_states",
 ]

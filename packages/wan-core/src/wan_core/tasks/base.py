@@ -207,6 +207,10 @@ class Task(ABC, Generic[RequestT, InputsT]):
         """How many clips make the video."""
         return 1
 
+    def tokens_at_once(self, inputs: InputsT) -> int:
+        """The tokens of the largest forward of the network, those beside the video's included."""
+        return inputs.geometry.num_tokens
+
     def kept_bytes(self, inputs: InputsT, network: WanDiTConfig, itemsize: int) -> int:
         """Memory of what a network of these dims remembers, for ``--dry-run``; ``itemsize`` bytes a number."""
         return 0
@@ -250,7 +254,7 @@ class Task(ABC, Generic[RequestT, InputsT]):
             "height": geometry.height,
             "num_frames": geometry.num_frames,
             "latent_shape": [1, *geometry.latent_shape],
-            "tokens": geometry.num_tokens,
+            "tokens": self.tokens_at_once(inputs),
             "clips": self.num_clips(inputs),
         }
 

@@ -24,6 +24,10 @@ class PromptCache:
     def __contains__(self, prompt: str) -> bool:
         return prompt in self._states
 
+    def reserve(self, count: int) -> None:
+        """Room for the prompts of a run, if it is not there yet."""
+        self._size = max(self._size, count)
+
     def put(self, prompt: str, states: Tensor) -> None:
         self._states[prompt] = states.to("cpu")
         self._states.move_to_end(prompt)

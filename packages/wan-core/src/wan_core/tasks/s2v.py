@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, cast
 from wan_core import media, models
 from wan_core.errors import CheckpointError, RequestError
 from wan_core.files import plain_text
-from wan_core.media import LatentSpec
+from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.tasks.base import Clip, Components, Task, TaskInputs
 from wan_core.tasks.conditioning import Conditioning, DecodePlan
 from wan_core.tasks.request import GenerationRequest, SamplingSettings
@@ -219,17 +219,23 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
     def num_clips(self, inputs: S2VTaskInputs) -> int:
         return inputs.clips
 
+    def tokens_at_once(self, inputs: S2VTaskInputs) -> int:
+        clip = self._clip_geometry(inputs)
+        beside = 1 + 3 / 2  # the reference, and the history: newest frame whole, the others coarser
+        return clip.num_tokens + int(clip.tokens_per_frame * beside)
+
+    def _clip_geometry(self, inputs: S2VTaskInputs) -> VideoGeometry:
+        return replace(inputs.geometry, num_frames=inputs.clip_frames - self._stride(inputs) + 1)
+
     def describe(self, inputs: S2VTaskInputs) -> Mapping[str, object]:
         geometry = inputs.geometry
-        clip = replace(geometry, num_frames=inputs.clip_frames - self._stride(inputs) + 1)
-        beside = 1 + 3 / 2  # the reference, and the history: newest frame whole, the others coarser
         return {
             "width": geometry.width,
             "height": geometry.height,
             "num_frames": geometry.num_frames,
             "seconds": round(geometry.num_frames / self.fps, 2),
-            "latent_shape": [1, *clip.latent_shape],
-            "tokens": clip.num_tokens + int(clip.tokens_per_frame * beside),
+            "latent_shape": [1, *self._clip_geometry(inputs).latent_shape],
+            "tokens": self.tokens_at_once(inputs),
             "clips": inputs.clips,
         }
 

@@ -21,12 +21,15 @@ def is_guided(settings: SamplingSettings) -> bool:
     return any(value != 1 for value in ((scale.high, scale.low) if isinstance(scale, Experts) else (scale,)))
 
 
+def prompts_of(inputs: TaskInputs[Any]) -> list[str]:
+    """The prompt and, when guidance needs it, the negative prompt."""
+    negative = [inputs.settings.negative_prompt] if is_guided(inputs.settings) else []
+    return [inputs.request.prompt, *negative]
+
+
 def text_states(inputs: TaskInputs[Any], components: Components) -> tuple[Tensor, Tensor | None]:
     """Text states of the prompt and, when guidance needs it, of the negative prompt: [1, L, dim] each."""
-    prompts = [inputs.request.prompt]
-    if is_guided(inputs.settings):
-        prompts.append(inputs.settings.negative_prompt)
-    states = encode_prompts(components.text_encoder, prompts, components.prompt_cache, components.device)
+    states = encode_prompts(components.text_encoder, prompts_of(inputs), components.prompt_cache, components.device)
     return states[0], states[1] if len(states) > 1 else None
 
 

@@ -91,6 +91,11 @@ class TensorSource(ABC):
         return sum(self.info(name).nbytes for name in self)
 
     @property
+    def read_bytes(self) -> int:
+        """Bytes that reading every tensor once touches: those that are stored, and those that are made of them."""
+        return self.nbytes
+
+    @property
     def num_parameters(self) -> int:
         """Count of all elements."""
         return sum(self.info(name).numel for name in self)
@@ -138,6 +143,12 @@ class DerivedSource(TensorSource):
         for name, recipe in self._entries.items():
             for source in recipe.inputs:
                 self._users.setdefault(source, set()).add(name)
+        self._waiting = {source: set(names) for source, names in self._users.items()}
+
+    @property
+    def read_bytes(self) -> int:
+        made = (recipe.info.nbytes for recipe in self._entries.values() if recipe.make is not None)
+        return self.base.read_bytes + sum(made)
 
     def info(self, name: str) -> TensorInfo:
         return self._entries[name].info
@@ -156,11 +167,12 @@ class DerivedSource(TensorSource):
         return tensors[0] if recipe.make is None else recipe.make(tensors)
 
     def release(self, name: str) -> None:
-        # A fused tensor goes when its last part has been copied.
+        # A fused tensor goes when its last part has been copied; it may be read once more.
         for source in self._entries[name].inputs:
-            self._users[source].discard(name)
-            if not self._users[source]:
+            self._waiting[source].discard(name)
+            if not self._waiting[source]:
                 self.base.release(source)
+                self._waiting[source] = set(self._users[source])
 
 
 def cast(base: TensorSource, dtypes: Mapping[str, torch.dtype]) -> DerivedSource:

@@ -1,0 +1,310 @@
+"""How much device memory a run takes phase by phase, and which parts stay on the device between phases: arithmetic.
+
+Nothing here looks at a machine. Weights are counted from shapes; what a phase needs besides is estimated by
+:class:`WorkingMemory`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from wan_core.checkpoints import Part, weight_bytes
+from wan_core.errors import ConfigError
+from wan_core.files import gigabytes
+from wan_core.presets import Preset
+from wan_core.tasks import TaskInputs, is_guided
+
+if TYPE_CHECKING:
+    import torch
+
+_MARGIN = 0.05  # of the free memory, for what lies between tensors; only where the choice is ours
+_HOST_SHARE = 0.5  # of the free host memory, for copies that wait there
+_GROUPED_WORK = (
+    1_000_000  # tokens that a network evaluates in a video, below which a load is felt: some 4 % of the time
+)
+_KEPT_SHARE = 8  # what the videos of a group keep is at most this part of the smallest network's weights
+_KEPT_COPIES = 5  # latents of a video between two steps: they, what a solver remembers, and joined channels
+_LARGEST_GROUP = 16
+_ENCODERS = {"text_encoder": "text", "image_encoder": "image", "audio_encoder": "sound"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkingMemory:
+    """Bytes that a phase needs besides weights, as multiples of what is known before.
+
+    Of a transformer: numbers per token in units of its width and of its inner width. Of an autoencoder: maps of the
+    widest level at full size, per direction. Counted by running the networks on a fake device that allocates nothing
+    (torch's FakeTensorMode). Beside cached keys: A14B at 720p 7.05 GB, 5B at 704p 1.65 GB, 1.3B at 480p 1.12 GB. A
+    decoding takes 15.2 GB at 720p, 6.8 GB at 480p, 13.9 GB with the residual decoder at 704p.
+    """
+
+    per_width: float = 7.4
+    per_inner_width: float = 0.64
+    encoder_maps: float = 9.5
+    decoder_maps: float = 10.8
+    residual_decoder_maps: float = 15.1
+    other_share: float = 0.03  # of the weights of encoders of text, images and sound
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A time of a run: the parts that it needs on the device together, and the bytes that it needs besides."""
+
+    name: str
+    parts: tuple[str, ...]
+    working: int
+
+
+@dataclass(frozen=True)
+class PhaseMemory:
+    """Bytes of weights that are on the device in a phase, and the most bytes in all."""
+
+    name: str
+    resident: int
+    peak: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryPlan:
+    """Which parts stay on the device, which others wait in host memory, and what each phase takes.
+
+    ``group`` videos are denoised by one load of a network; ``free`` is what the plan was made for.
+    """
+
+    stays: frozenset[str]
+    waits: frozenset[str] = frozenset()
+    phases: tuple[PhaseMemory, ...] = ()
+    group: int = 1
+    free: int | None = None
+
+    @property
+    def largest(self) -> PhaseMemory:
+        """The phase with the most memory."""
+        return max(self.phases, key=lambda phase: phase.peak)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFacts:
+    """What the memory of a run follows from, apart from its videos.
+
+    ``offload`` is the user's choice, None where there is none. ``configs`` are dims by part, where files tell them;
+    ``reads`` the bytes that reading a part again would touch; ``on_host`` names parts that are never on the device,
+    ``always`` those that never leave it. ``batched``: both branches of guidance are one batch. ``tea_cache``: a change
+    of the tokens is kept for each branch. Of several processes ``shares_tokens`` divide those of a forward, ``divided``
+    has among how many the weights of a part lie, and ``splits_guidance`` leaves each one branch.
+    """
+
+    preset: Preset
+    dtype: torch.dtype
+    offload: bool | None = None
+    configs: Mapping[str, Any] = field(default_factory=dict)
+    reads: Mapping[str, int] = field(default_factory=dict)
+    on_host: frozenset[str] = frozenset()
+    always: frozenset[str] = frozenset()
+    batched: bool = False
+    tea_cache: bool = False
+    shares_tokens: int = 1
+    splits_guidance: bool = False
+    divided: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def weights(self) -> Mapping[str, int]:
+        """Bytes of each part on the device, by :func:`part_name`; parts that other libraries read are left out."""
+        found: dict[str, int] = {}
+        for part in self.preset.parts:
+            config = self.configs.get(part.name) or part.config
+            is_there = part.name in self.configs or not part.is_optional
+            if is_there and part.family.network is not None and config is not None:
+                size = weight_bytes(config, part.family, part.family.dtype_in(self.dtype))
+                found[part_name(part)] = -(-size // self.divided.get(part.name, 1))
+        return found
+
+
+def part_name(part: Part) -> str:
+    """The name of a part, with that of the expert where it is one of two: ``dit high``."""
+    return f"{part.name} {part.expert or ''}".strip()
+
+
+def phases_of(
+    run: RunFacts, inputs: TaskInputs[Any], weights: Mapping[str, int], working: WorkingMemory | None = None
+) -> list[Phase]:
+    """The phases of one video, in their order, with the memory that each needs besides the weights."""
+    needs, task = working or WorkingMemory(), run.preset.task
+    dits = tuple(part_name(part) for part in run.preset.dits)
+    encoders = sorted(set(weights) - {"vae", *dits}, key=lambda name: name != "text_encoder")
+    phases = [Phase(_ENCODERS.get(name, name), (name,), int(needs.other_share * weights[name])) for name in encoders]
+    encoding, decoding = _autoencoder_bytes(run, inputs, needs)
+    if task.prompt_kind != "t2v":
+        phases.append(Phase("encode", ("vae",), encoding))
+    held = ("vae", *(name for name in task.held_parts if name in weights)) if task.streams else ()
+    denoising = _denoising_bytes(run, inputs, needs)
+    phases += [Phase(name.replace("dit", "denoise"), (name, *held), denoising) for name in dits]
+    # What streams keeps its network and all that it remembers while frames are decoded.
+    kept = (*dits, *held) if task.streams else ("vae",)
+    phases.append(Phase("decode", kept, decoding + (_remembered(run, inputs) if task.streams else 0)))
+    return [phase for phase in phases if not run.on_host.issuperset(phase.parts)]
+
+
+def _autoencoder_bytes(run: RunFacts, inputs: TaskInputs[Any], needs: WorkingMemory) -> tuple[int, int]:
+    """Of encoding, with the clip of pixels, and of decoding, whose frames leave as they come."""
+    vae, geometry = run.configs.get("vae", run.preset.vae), inputs.geometry
+    pixels = geometry.height * geometry.width
+    frames = -(-geometry.num_frames // run.preset.task.num_clips(inputs))
+    number = pixels * vae.temporal_stride * 4 * vae.dim_mult[0] // vae.patch_size**2  # bytes of a map by its width
+    maps = needs.residual_decoder_maps if vae.residual else needs.decoder_maps
+    encoding = int(needs.encoder_maps * vae.dim * number) + pixels * frames * 3 * 4
+    return encoding, int(maps * (vae.dec_dim or vae.dim) * number)
+
+
+def _denoising_bytes(run: RunFacts, inputs: TaskInputs[Any], needs: WorkingMemory) -> int:
+    config, itemsize = run.configs.get("dit", run.preset.dit), run.dtype.itemsize
+    tokens = -(-run.preset.task.tokens_at_once(inputs) // run.shares_tokens)
+    branches = 2 if is_guided(inputs.settings) and not run.splits_guidance else 1
+    widths = needs.per_width * config.dim + needs.per_inner_width * config.ffn_dim
+    forward = int(tokens * itemsize * widths) * (branches if run.batched else 1)
+    seen = config.text_len + (config.image_tokens if config.image_dim is not None else 0)
+    keys: int = branches * config.num_layers * 2 * seen * config.dim * itemsize
+    changes = (branches + 1) * tokens * config.dim * 4 if run.tea_cache else 0
+    latents = latent_bytes(inputs) * _KEPT_COPIES // run.preset.task.num_clips(inputs)
+    return forward + keys + changes + latents + _remembered(run, inputs)
+
+
+def _remembered(run: RunFacts, inputs: TaskInputs[Any]) -> int:
+    return run.preset.task.kept_bytes(inputs, run.configs.get("dit", run.preset.dit), run.dtype.itemsize)
+
+
+def latent_bytes(inputs: TaskInputs[Any]) -> int:
+    """Bytes of a video's latents, which are float32."""
+    return math.prod(inputs.geometry.latent_shape) * 4
+
+
+def memory_by_phase(
+    phases: Iterable[Phase], weights: Mapping[str, int], stays: Collection[str]
+) -> tuple[PhaseMemory, ...]:
+    """The memory of each phase, where the parts in ``stays`` are on the device all the time."""
+    found = []
+    for phase in phases:
+        resident = sum(weights.get(name, 0) for name in {*phase.parts, *stays})
+        found.append(PhaseMemory(phase.name, resident, resident + phase.working))
+    return tuple(found)
+
+
+def plan_memory(
+    run: RunFacts,
+    jobs: Sequence[TaskInputs[Any]],
+    *,
+    free: int | None,
+    host_free: int | None = None,
+    working: WorkingMemory | None = None,
+) -> MemoryPlan:
+    """What stays on the device during the videos ``jobs``, decided before any weight is read.
+
+    ``free`` bytes are there for the run, None if nobody knows. Offload False keeps every part on the device; True
+    takes no more memory than the largest phase needs alone; None keeps what fits into ``free``. A part that leaves and
+    is needed again waits in host memory where that costs less than to read it again, and ``host_free`` allows.
+    Raises ``ConfigError`` for videos that do not fit, naming the setting that does.
+    """
+    weights = run.weights
+    most = max(jobs, key=lambda job: max(phase.working for phase in phases_of(run, job, weights, working)))
+    phases = phases_of(run, most, weights, working)
+    movable = {name for name in weights if name not in run.on_host}
+    least = MemoryPlan(stays=run.always, phases=memory_by_phase(phases, weights, run.always), free=free)
+    resident = replace(least, stays=frozenset(movable), phases=memory_by_phase(phases, weights, movable))
+    if run.offload is False:
+        _refuse(resident, free, "with --offload_model False", least)
+        return resident
+    limit = free * (1 - _MARGIN) if run.offload is None and free is not None else least.largest.peak
+    plan = replace(_with_what_fits(phases, weights, run.always, movable, max(limit, least.largest.peak)), free=free)
+    if all(part_name(part) in plan.stays for part in run.preset.dits):
+        _refuse(plan, free, "", least)
+        return replace(plan, waits=_waiting(run, most, plan, movable, len(jobs), host_free))
+    grouped = _grouped(run, plan, most, weights, len(jobs))
+    plan = grouped if free is None or grouped.largest.peak <= free else plan
+    _refuse(plan, free, "even where parts leave the device after use", least)
+    return replace(plan, waits=_waiting(run, most, plan, movable, len(jobs), host_free))
+
+
+def _with_what_fits(
+    phases: Sequence[Phase], weights: Mapping[str, int], always: frozenset[str], movable: set[str], limit: float
+) -> MemoryPlan:
+    """All that stays below ``limit``: what is used longest comes first, the text encoder, needed once, last."""
+    stays = set(always)
+    last_use = {name: index for index, phase in enumerate(phases) for name in phase.parts}
+    for name in sorted(movable - always, key=lambda name: (-last_use.get(name, -1), weights[name])):
+        if max(each.peak for each in memory_by_phase(phases, weights, {*stays, name})) <= limit:
+            stays.add(name)
+    return MemoryPlan(stays=frozenset(stays), phases=memory_by_phase(phases, weights, stays))
+
+
+def _grouped(
+    run: RunFacts, plan: MemoryPlan, inputs: TaskInputs[Any], weights: Mapping[str, int], count: int
+) -> MemoryPlan:
+    """The plan with several videos denoised by one load of a network, where a load is long beside that work."""
+    task = run.preset.task
+    evaluations = inputs.settings.num_inference_steps * (2 if is_guided(inputs.settings) else 1)
+    is_worth_it = evaluations * task.tokens_at_once(inputs) < _GROUPED_WORK
+    if count == 1 or task.streams or task.num_clips(inputs) > 1 or not is_worth_it:
+        return plan
+    kept = latent_bytes(inputs) * _KEPT_COPIES
+    smallest = min(weights[part_name(part)] for part in run.preset.dits)
+    group = max(1, min(count, _LARGEST_GROUP, smallest // _KEPT_SHARE // max(kept, 1)))
+    phases = tuple(replace(phase, peak=phase.peak + (group - 1) * kept) for phase in plan.phases)
+    return replace(plan, group=group, phases=phases if group > 1 else plan.phases)
+
+
+def _uses(name: str, run: RunFacts, inputs: TaskInputs[Any], groups: int) -> int:
+    """How often a part that leaves the device comes back, its first time included."""
+    if name == "text_encoder":
+        return 1
+    if run.preset.task.streams:
+        return groups
+    turns = groups * run.preset.task.num_clips(inputs)
+    return 2 * turns if name == "vae" and run.preset.task.prompt_kind != "t2v" else turns
+
+
+def _waiting(
+    run: RunFacts, inputs: TaskInputs[Any], plan: MemoryPlan, movable: set[str], count: int, host_free: int | None
+) -> frozenset[str]:
+    """Parts to keep a copy of in host memory: it is written once, and spares every reading after the first."""
+    room, weights = int((host_free or 0) * _HOST_SHARE), run.weights
+    uses = {name: _uses(name, run, inputs, -(-count // plan.group)) for name in movable - plan.stays}
+    saved = {name: (uses[name] - 1) * run.reads.get(name, weights[name]) - weights[name] for name in uses}
+    chosen = set()
+    for name in sorted(saved, key=lambda name: (-saved[name], name)):
+        if saved[name] > 0 and weights[name] <= room:
+            chosen.add(name)
+            room -= weights[name]
+    return frozenset(chosen)
+
+
+def _refuse(plan: MemoryPlan, free: int | None, how: str, least: MemoryPlan) -> None:
+    largest, needed = plan.largest, least.largest.peak
+    if free is None or largest.peak <= free:
+        return
+    if needed <= free:
+        remedy = f"--offload_model True needs {gigabytes(needed)}, and without the option what fits stays"
+    else:
+        remedy = "take a smaller --size or --frame-num, or a device with more memory"
+    raise ConfigError(
+        f"this run needs {gigabytes(largest.peak)} on the device at {largest.name} {how}".rstrip()
+        + f", and {gigabytes(free)} are free; {remedy}"
+    )
+
+
+def describe(plan: MemoryPlan, run: RunFacts) -> str:
+    """The plan in one line, for people."""
+    room = "" if plan.free is None else f" of {gigabytes(plan.free)} that are free"
+    most = f"about {gigabytes(plan.largest.peak)} at most{room}, at {plan.largest.name}"
+    left = [name.replace("_", " ") for name in run.weights if name not in plan.stays | run.on_host]
+    how = f"{_listed(left)} off the device after use" if left else "every part stays on the device"
+    return f"{how}; {most}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join([", ".join(names[:-1]), names[-1]] if len(names) > 1 else names) + (
+        " go" if len(names) > 1 else " goes"
+    )

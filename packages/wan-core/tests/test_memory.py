@@ -1,0 +1,157 @@
+"""What a run takes on the device phase by phase, and what stays there; numbers of bytes, no device."""
+
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import pytest
+import torch
+
+from wan_core.errors import ConfigError
+from wan_core.memory import (
+    MemoryPlan,
+    Phase,
+    RunFacts,
+    WorkingMemory,
+    describe,
+    memory_by_phase,
+    phases_of,
+    plan_memory,
+)
+from wan_core.presets import get_preset
+from wan_core.tasks import TaskInputs
+
+GB = 10**9
+
+
+@cache
+def weights_of(name: str) -> Mapping[str, int]:
+    return RunFacts(preset=get_preset(name), dtype=torch.bfloat16).weights
+
+
+def run_of(name: str, **values: Any) -> RunFacts:
+    run = RunFacts(preset=get_preset(name), dtype=torch.bfloat16, **values)
+    vars(run)["weights"] = weights_of(name)  # which are counted once for all tests
+    return run
+
+
+def videos(name: str, count: int = 1, **values: Any) -> Sequence[TaskInputs[Any]]:
+    preset = get_preset(name)
+    return [preset.plan(preset.task.request_type(prompt="p", seed=seed, **values)) for seed in range(count)]
+
+
+def peaks(plan: MemoryPlan) -> dict[str, float]:
+    return {phase.name: round(phase.peak / GB, 1) for phase in plan.phases}
+
+
+def test_a_phase_takes_its_parts_and_those_that_stay_once_each() -> None:
+    phases = [Phase("one", ("a",), 5), Phase("two", ("b", "c"), 7)]
+    rows = memory_by_phase(phases, {"a": 10, "b": 100, "c": 1000}, {"c"})
+    assert [(row.name, row.resident, row.peak) for row in rows] == [("one", 1010, 1015), ("two", 1100, 1107)]
+
+
+def test_weights_are_counted_as_they_will_be_read() -> None:
+    weights = run_of("t2v-A14B").weights
+    assert weights == {
+        "dit high": 28_950_640_896, "dit low": 28_950_640_896, "vae": 507_570_124, "text_encoder": 11_361_820_672,
+    }  # fmt: skip
+
+
+def test_what_two_experts_at_720p_take_with_everything_on_the_device_does_not_fit_into_80_gb() -> None:
+    run, jobs = run_of("t2v-A14B", offload=False), videos("t2v-A14B")
+    assert peaks(plan_memory(run, jobs, free=None))["decode"] == pytest.approx(84.9, abs=0.5)
+    with pytest.raises(
+        ConfigError, match=r"needs 8\d\.\d GB on the device at decode with --offload_model False"
+    ) as said:
+        plan_memory(run, jobs, free=80 * GB)
+    assert "80.0 GB are free; --offload_model True needs 37.0 GB" in str(said.value)
+
+
+def test_by_default_all_stays_that_fits() -> None:
+    run, jobs = run_of("t2v-A14B"), videos("t2v-A14B")
+    kept = {free: plan_memory(run, jobs, free=free * GB).stays for free in (139, 80, 40)}
+    assert kept == {139: frozenset(run.weights), 80: {"dit high", "dit low", "vae"}, 40: {"vae"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "on_host", "limit"), [("ti2v-5B", frozenset({"text_encoder"}), 17.0), ("t2v-A14B", frozenset(), 38.0)]
+)
+def test_offloading_takes_no_more_than_the_largest_phase_alone(
+    name: str, on_host: frozenset[str], limit: float
+) -> None:
+    run, jobs = run_of(name, offload=True, on_host=on_host), videos(name)
+    plan = plan_memory(run, jobs, free=None)
+    assert plan.largest.peak <= limit * GB
+    alone = memory_by_phase(phases_of(run, jobs[0], run.weights), run.weights, ())
+    assert plan.largest.peak == max(row.peak for row in alone)
+
+
+def test_what_fits_in_no_way_is_refused_with_what_would_make_it_smaller() -> None:
+    with pytest.raises(ConfigError, match=r"even where parts leave .* 24\.0 GB are free; take a smaller --size"):
+        plan_memory(run_of("t2v-A14B"), videos("t2v-A14B"), free=24 * GB)
+
+
+def test_the_largest_video_of_a_run_decides() -> None:
+    run, jobs = run_of("t2v-1.3B"), [*videos("t2v-1.3B"), *videos("t2v-1.3B", width=1280, height=720)]
+    assert plan_memory(run, jobs, free=None).phases == plan_memory(run, jobs[1:], free=None).phases
+
+
+def test_the_numbers_are_data() -> None:
+    run, jobs = run_of("t2v-1.3B"), videos("t2v-1.3B")
+    none = WorkingMemory(per_width=0, per_inner_width=0, decoder_maps=0, other_share=0)
+    phases = {phase.name: phase.working for phase in phases_of(run, jobs[0], run.weights, none)}
+    assert phases["text"] == phases["decode"] == 0
+    keys, latents = 2 * 30 * 2 * 512 * 1536 * 2, 16 * 21 * 60 * 104 * 4
+    assert phases["denoise"] == keys + 5 * latents
+
+
+def test_guidance_in_one_batch_and_a_step_cache_take_more() -> None:
+    jobs = videos("t2v-1.3B")
+    plain, batched, cached = (
+        peaks(plan_memory(run_of("t2v-1.3B", **values), jobs, free=None))["denoise"]
+        for values in ({}, {"batched": True}, {"tea_cache": True})
+    )
+    assert batched > plain
+    assert cached == pytest.approx(plain + 3 * 32760 * 1536 * 4 / GB, abs=0.1)
+
+
+def test_several_processes_divide_tokens_branches_and_weights() -> None:
+    jobs = videos("t2v-1.3B")
+    run = RunFacts(
+        preset=get_preset("t2v-1.3B"), dtype=torch.bfloat16, shares_tokens=4, splits_guidance=True, divided={"dit": 8}
+    )
+    assert run.weights["dit"] == -(-weights_of("t2v-1.3B")["dit"] // 8)
+    alone, shared = (phases_of(each, jobs[0], each.weights)[1].working for each in (run_of("t2v-1.3B"), run))
+    assert shared < alone / 2
+
+
+def test_a_part_waits_in_host_memory_where_reading_it_again_costs_more_bytes() -> None:
+    jobs, size = videos("ti2v-5B", 2), run_of("ti2v-5B").weights["dit"]
+    for read, waits in ((size, False), (size + 1, True)):  # of what was merged more is read, and what is made of it
+        plan = plan_memory(run_of("ti2v-5B", offload=True, reads={"dit": read}), jobs, free=None, host_free=64 * GB)
+        assert ("dit" in plan.waits) is waits
+    short = plan_memory(run_of("ti2v-5B", offload=True, reads={"dit": 2 * size}), jobs, free=None, host_free=16 * GB)
+    assert not short.waits
+    alone = plan_memory(
+        run_of("ti2v-5B", offload=True, reads={"dit": 2 * size}), jobs[:1], free=None, host_free=64 * GB
+    )
+    assert not alone.waits
+
+
+def test_videos_share_a_load_of_a_network_where_it_is_long_beside_their_work() -> None:
+    run = run_of("t2v-A14B", offload=True)
+    assert plan_memory(run, videos("t2v-A14B", 3), free=None).group == 1
+    few = videos("t2v-A14B", 3, width=832, height=480, num_inference_steps=4, guidance_scale=1.0)
+    assert plan_memory(run, few, free=None).group == 3
+    assert plan_memory(run_of("t2v-A14B", offload=False), few, free=None).group == 1
+    assert plan_memory(run, videos("t2v-A14B", 40, num_frames=5, num_inference_steps=4), free=None).group == 16
+
+
+def test_the_plan_is_one_line() -> None:
+    run, jobs = run_of("t2v-1.3B"), videos("t2v-1.3B")
+    kept = describe(plan_memory(run, jobs, free=48 * GB), run)
+    assert kept.startswith("every part stays on the device; about ")
+    assert kept.endswith("at most of 48.0 GB that are free, at decode")
+    assert describe(plan_memory(run, jobs, free=16 * GB), run).startswith(
+        "text encoder goes off the device after use; "
+    )
