@@ -29,7 +29,7 @@ LAYERS = (
     {"tasks", "metrics"},
     {"presets", "kept_clips"},
     {"denoising", "memory"},
-    {"pipeline"},
+    {"pipeline", "run_options"},
     {"loading"},  # above pipeline: load_pipeline returns a Pipeline
     {"training", "prompt_extend", "animate"},
     {"cli"},

@@ -49,7 +49,9 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_core/presets/",): 660,
     # Planned: 500, before notes on prompts, step caches, windows, clips that go on from each other and are kept,
     # optional parts, records by content; networks in turns (250), memory by phase and videos in groups (500).
-    tuple(f"wan_core/{name}.py" for name in ("pipeline", "loading", "kept_clips", "denoising", "memory")): 1_400,
+    tuple(
+        f"wan_core/{x}.py" for x in ("pipeline", "loading", "kept_clips", "denoising", "memory", "run_options")
+    ): 1_600,
     # Planned: 3,000, before stages of several losses and networks, and before images, several clips of a video, tables
     # and dataset files of the peers, and lists of what is wrong with them.
     # Then checks of what is asked for, base weights and whole exports; weights of noise levels; mixed lengths.

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor
 
 from wan_core.errors import ConfigError, RequestError
-from wan_core.loading import check_tea_cache, load_pipeline
+from wan_core.loading import load_pipeline
 from wan_core.models import WanDiT
 from wan_core.pipeline import SamplingOptions
 from wan_core.presets import get_preset
+from wan_core.run_options import check_tea_cache
 from wan_core.runtime import prepare_model, step_cached
 from wan_core.sampling import Anchors, StepCache, StepCacheRule, StepCaches, make_solver
 from wan_core.tasks import GenerationRequest

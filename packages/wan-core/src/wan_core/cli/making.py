@@ -21,19 +21,12 @@ from wan_core.cli.progress import progress_unless, reporter
 from wan_core.errors import CheckpointError, RequestError
 from wan_core.files import gigabytes, plain_text
 from wan_core.kept_clips import KeptClips
-from wan_core.loading import (
-    RuntimeOptions,
-    check_guidance,
-    check_loras,
-    check_tea_cache,
-    checkpoint_folder,
-    load_pipeline,
-    run_facts,
-)
+from wan_core.loading import RuntimeOptions, checkpoint_folder, load_pipeline
 from wan_core.memory import describe, plan_memory
 from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset
 from wan_core.prompt_extend import Extender
+from wan_core.run_options import check_guidance, check_loras, check_tea_cache, run_facts
 from wan_core.runtime import resolve_device, resolve_dtype, results_of_all, working_together
 from wan_core.tasks import TaskInputs
 
