@@ -1,7 +1,9 @@
 """Processes that share the tokens of a forward find what one process finds, and send what they say they send."""
 
 import json
+import math
 from copy import deepcopy
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
@@ -10,9 +12,11 @@ import torch
 
 from wan_core.errors import ConfigError
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
+from wan_core.models.dit.layout import TokenLayout
+from wan_core.models.dit.model import TimeRows
 from wan_core.runtime import prepare_model
 from wan_core.runtime.mesh import plan_parallel
-from wan_core.runtime.sequence_parallel import SequenceLayout, cut_points
+from wan_core.runtime.sequence_parallel import SequenceLayout, apply_sequence_parallel, cut_points
 
 from .processes import run_together
 from .threads import run_in_threads
@@ -100,6 +104,52 @@ def test_segments_are_cut_where_the_tokens_are(monkeypatch: pytest.MonkeyPatch) 
 
     found = [each.tolist() for each, _ in run_in_threads(1, 3, held, monkeypatch)]
     assert found == [[3, 0, 0], [1, 1, 2], [0, 0, 4]]
+
+
+@dataclass
+class FakeMesh:
+    """Sizes of a mesh by the names of its dimensions, and this process the first."""
+
+    sizes: dict[str, int]
+    device_type: str = "cpu"
+
+    def __getitem__(self, names: str | tuple[str, ...]) -> "FakeMesh":
+        return FakeMesh({name: self.sizes[name] for name in ((names,) if isinstance(names, str) else names)})
+
+    def size(self) -> int:
+        return math.prod(self.sizes.values())
+
+    def get_group(self) -> None:
+        return None
+
+    def get_local_rank(self) -> int:
+        return 0
+
+    def _flatten(self, name: str) -> "FakeMesh":
+        return FakeMesh({name: self.size()})
+
+
+def test_heads_that_the_processes_do_not_divide_are_refused() -> None:
+    model = network(6)
+    with pytest.raises(ConfigError, match="4 processes cannot divide 6 heads; take a divisor of 6"):
+        apply_sequence_parallel(model, FakeMesh({"ring": 2, "ulysses": 4}))  # type: ignore[arg-type]
+    assert type(model.layout) is TokenLayout
+    apply_sequence_parallel(model, FakeMesh({"ring": 2, "ulysses": 3}))  # type: ignore[arg-type]
+    assert (model.layout.everyone.count, model.layout.passes_on) == (6, False)
+
+
+def test_a_process_has_the_times_of_its_own_tokens_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    time = TimeRows(head=torch.arange(4.0).view(1, 4, 1), blocks=torch.zeros(1, 4, 6, 1), lengths=(3, 3, 3, 3))
+
+    def rows(layout: SequenceLayout) -> torch.Tensor:
+        own = time.within(layout)
+        assert own.blocks.shape[1] == len(own.lengths)
+        return torch.stack([own.head.flatten(), torch.tensor(own.lengths).float()])
+
+    found = [each.tolist() for each, _ in run_in_threads(1, 3, rows, monkeypatch)]
+    assert found == [[[0, 1], [3, 1]], [[1, 2], [2, 2]], [[2, 3], [1, 3]]]
+    whole = [each.tolist() for each, _ in run_in_threads(1, 4, rows, monkeypatch)]
+    assert whole == [[[0, 1], [3, 0]], [[1, 2], [3, 0]], [[2, 3], [3, 0]], [[2, 3], [0, 3]]]
 
 
 def test_a_trained_network_is_not_divided() -> None:

@@ -104,6 +104,8 @@ def test_flex_attention_sees_the_ranges_that_a_dense_mask_shows() -> None:
     expected = InnerAttention()(query, key, value, mask=RANGES)
     torch.testing.assert_close(FlexAttention()(query, key, value, mask=RANGES), expected, rtol=1e-4, atol=1e-5)
     assert not torch.allclose(FlexAttention()(query, key, value), expected, atol=1e-2)
+    some = FlexAttention()(query[:, 140:170], key, value, mask=RANGES.queries(140, 170))
+    torch.testing.assert_close(some, expected[:, 140:170], rtol=1e-4, atol=1e-5)
 
 
 def test_a_dense_mask_is_made_once() -> None:
@@ -111,6 +113,14 @@ def test_a_dense_mask_is_made_once() -> None:
     assert mask is RANGES.dense(CPU)
     assert mask.sum().item() == 150 * 150 + 60 * 140
     assert not mask[:150, 150:].any()
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, 210), (140, 170), (150, 151), (160, 210), (40, 40)])
+def test_some_queries_see_what_they_saw_among_all(start: int, stop: int) -> None:
+    some = RANGES.queries(start, stop)
+    assert (some.num_queries, some.num_keys) == (stop - start, 210)
+    assert torch.equal(some.dense(), RANGES.dense()[start:stop])
+    assert some.queries(0, 0).queries(0, 0).num_keys == 210
 
 
 def test_on_a_gpu_ranges_go_to_flex_attention(hopper: list[tuple[Tensor, ...]]) -> None:

@@ -25,7 +25,11 @@ class SkippableBlocks(nn.ModuleList):
 
 
 class _Step:
-    """One step through all blocks, or past them."""
+    """One step through all blocks, or past them.
+
+    Processes that share the tokens must decide alike: they do where all frames have one time, and a run with others
+    has no step cache.
+    """
 
     def __init__(self, blocks: Sequence[nn.Module], cache: StepCache) -> None:
         self._blocks = blocks

@@ -4,6 +4,8 @@ Paper: Wan Team, "Wan: Open and Advanced Large-Scale Video Generative Models" (a
 those of the released checkpoints; the code is our own.
 """
 
+from __future__ import annotations
+
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -25,12 +27,23 @@ from wan_core.models.dit.rope import Grid, rotary_table
 class TimeRows:
     """Embedded timesteps, one row per segment of tokens: ``head`` [B, S, C], ``blocks`` [B, S, 6, C], float32.
 
-    ``lengths``: the tokens of each segment of the full sequence.
+    ``lengths``: the tokens of each segment, of the full sequence or of one process.
     """
 
     head: Tensor
     blocks: Tensor
     lengths: Lengths
+
+    def within(self, layout: TokenLayout) -> TimeRows:
+        """Those of the tokens of this process; segments that lie elsewhere are left out.
+
+        Of several rows at least two remain: the sums of one row are rounded in another way.
+        """
+        lengths = layout.segments(self.lengths)
+        held = [index for index, length in enumerate(lengths) if length] or [0]
+        first = min(held[0], max(0, len(lengths) - 2))
+        own = slice(first, max(held[-1] + 1, first + 2))
+        return TimeRows(head=self.head[:, own], blocks=self.blocks[:, own], lengths=lengths[own])
 
 
 class WanDiT(nn.Module):
@@ -80,7 +93,7 @@ class WanDiT(nn.Module):
         if not isinstance(inputs, self.inputs_type):
             raise TypeError(f"inputs must be {self.inputs_type.__name__}, got {type(inputs).__name__}")
         sequence = self.embed_latents(latents, inputs)
-        time = self.embed_timesteps(timesteps, sequence, inputs)
+        time = self.embed_timesteps(timesteps, sequence, inputs).within(self.layout)
         tokens = self.run_blocks(sequence, time, inputs)
         return self.project_out(tokens, sequence, time)
 
@@ -145,13 +158,16 @@ class WanDiT(nn.Module):
         return self.config.image_tokens
 
     def run_blocks(self, sequence: TokenSequence, time: TimeRows, inputs: DiTInputs) -> Tensor:
-        """This process's tokens [B, L, C] float32 after all blocks; fills or uses the context cache of ``inputs``."""
+        """This process's tokens [B, L, C] float32 after all blocks; fills or uses the context cache of ``inputs``.
+
+        ``time`` is that of these tokens.
+        """
         cache = inputs.context_cache
         known = None if cache is None else cache.get(self, inputs)
         context = self.embed_context(inputs) if known is None else None
         shared = BlockShared(
             rope=self.layout.shard(sequence.rope, axis=0),
-            lengths=self.layout.segments(time.lengths),
+            lengths=time.lengths,
             dtype=sequence.tokens.dtype,
             length=sequence.length,
             layout=self.layout,
@@ -176,7 +192,7 @@ class WanDiT(nn.Module):
 
     def project_out(self, tokens: Tensor, sequence: TokenSequence, time: TimeRows) -> Tensor:
         """Velocity [B, out_dim, T, H, W] float32 of the final tokens from ``sequence.start`` on."""
-        patches = self.head(tokens, time.head, self.layout.segments(time.lengths))
+        patches = self.head(tokens, time.head, time.lengths)
         patches = self.layout.gather(patches, sequence.length)[:, sequence.start : sequence.stop]
         f, h, w = sequence.grid
         p, q, r = self.config.patch_size

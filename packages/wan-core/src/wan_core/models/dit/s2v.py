@@ -69,9 +69,12 @@ class SoundNorm(nn.Module):
         super().__init__()
         self.linear = nn.Linear(dim, 2 * dim)
 
-    def forward(self, tokens: Tensor, mood: Tensor) -> Tensor:
-        """[N, L, C] float32 and what it follows, [N, 1, C] in the linear layer's dtype, to [N, L, C] float32."""
-        shift, scale = self.linear(mood).float().chunk(2, dim=-1)
+    def forward(self, tokens: Tensor, mood: Tensor, frames: slice) -> Tensor:
+        """[B * f, L, C] float32 of ``frames``, and what those of all follow, [B, T, 1, C] in the linear layer's dtype.
+
+        The linear layer sees all frames, so that it rounds alike whoever has which.
+        """
+        shift, scale = self.linear(mood)[:, frames].flatten(0, 1).float().chunk(2, dim=-1)
         normed = functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-5)
         return torch.addcmul(shift, normed, 1 + scale)
 
@@ -87,18 +90,19 @@ class SoundInjector(nn.Module):
         if config.enable_adain:
             self.injector_adain_layers = nn.ModuleList(SoundNorm(config.dim) for _ in layers)
 
-    def forward(self, block: int, tokens: Tensor, sound: Tensor, mood: Tensor | None) -> Tensor:
-        """Tokens [N, L, C] float32 of N frames after ``block``, with the sound [N, K, C] of each; may change them.
+    def forward(self, block: int, tokens: Tensor, sound: Tensor, mood: Tensor | None, frames: slice) -> Tensor:
+        """Tokens [B * f, L, C] float32 of ``frames`` after ``block``, which hear; may change them.
 
-        The sound has the dtype of the linear layers, the ``mood`` [N, 1, C] is float32.
+        The ``sound`` of all frames is [B, T, K, C] in the dtype of linear layers, the ``mood`` [B, T, 1, C] float32.
         """
         number = self.index[block]
         attention = cast(CrossAttention, self.injector[number])
         if mood is None:
             normed = functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
         else:
-            normed = self.injector_adain_layers[number](tokens, functional.silu(mood).to(sound))
-        out: Tensor = attention(normed.to(sound), attention.context_states(sound), tokens)
+            normed = self.injector_adain_layers[number](tokens, functional.silu(mood).to(sound), frames)
+        states = attention.context_states(sound[:, frames].flatten(0, 1))
+        out: Tensor = attention(normed.to(sound), states, tokens)
         return out
 
 
@@ -166,9 +170,7 @@ class S2VDiT(WanDiT):
             return tokens
 
         def hear(by_frame: Tensor, frames: slice) -> Tensor:
-            sound = sequence.sound[:, frames].flatten(0, 1)
-            mood = None if sequence.mood is None else sequence.mood[:, frames].flatten(0, 1)
-            heard: Tensor = self.audio_injector(index, by_frame, sound, mood)
+            heard: Tensor = self.audio_injector(index, by_frame, sequence.sound, sequence.mood, frames)
             return heard
 
         return change_by_frame(self.layout, sequence, tokens, hear)
