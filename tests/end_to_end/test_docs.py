@@ -21,6 +21,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NEEDS_WEIGHTS = (
     "--ckpt-dir",
     "--ckpt_dir",
+    "--ckpt_path",
     "--wan-ckpt-dir",
     "wan download",
     "wan verify",

@@ -197,7 +197,7 @@ def test_masks_are_those_of_transformers_own_propagation(is_later: bool) -> None
     if not is_later:
         network.config.enable_temporal_pos_encoding_for_object_pointers = False
         network.occlusion_spatial_embedding_parameter = None
-    length = 22  # longer than what it looks back at
+    length = 19  # longer than what it looks back at
     rng = np.random.default_rng(0)
     frames = [rng.integers(0, 256, (HEIGHT, WIDTH, 3), dtype=np.uint8) for _ in range(length)]
     points = rng.integers(8, 60, (8, 2)).astype(np.int32)

@@ -87,7 +87,9 @@ class PoseEditor:
     """
 
     def __init__(self, folder: Path, device: torch.device, dtype: torch.dtype) -> None:
-        kind = getattr(_diffusers(), _PIPELINE)
+        diffusers = _diffusers()
+        diffusers.utils.logging.disable_progress_bar()
+        kind = getattr(diffusers, _PIPELINE)
         try:
             self._pipeline = kind.from_pretrained(
                 folder, torch_dtype=dtype, local_files_only=True, use_safetensors=True
