@@ -1,7 +1,8 @@
 """One process of several: ``runs_worker.py FOLDER CASE ...`` makes videos with the others and by itself, and compares.
 
 For every case it notes in ``FOLDER/RANK.json`` the largest difference of the final latents, how many frames came, and
-how much of the network's weights it holds. ``CASE`` is ``PRESET:OPTION+OPTION`` of sequence=N, cfg, dit and t5.
+how much of the network's weights it holds. ``CASE`` is ``MODEL:OPTION+OPTION``: a model of ``latents_worker.py``, and
+sequence=N, cfg, dit and t5.
 """
 
 import json
@@ -10,15 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from latents_worker import CASES
 from torch import Tensor, distributed, nn
 
-from wan_core.files import read_text
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.pipeline import Pipeline
 from wan_core.runtime import Processes, is_divided, launched, plan_processes, process_group
+from wan_core.tasks import GenerationRequest
 
 CPU = torch.device("cpu")
-SMALL: dict[str, Any] = {"prompt": "a red circle", "num_frames": 5, "num_inference_steps": 2, "seed": 3}
 
 
 def options_of(words: str) -> dict[str, Any]:
@@ -34,16 +35,15 @@ def options_of(words: str) -> dict[str, Any]:
     return asked
 
 
-def load(preset: str, processes: Processes) -> Pipeline:
-    return load_pipeline(preset, options=RuntimeOptions(device="cpu", processes=processes, offload=True))
+def load(model: str, processes: Processes) -> Pipeline:
+    options = RuntimeOptions(device="cpu", dtype="float32", offload=True, processes=processes)
+    return load_pipeline(CASES[model][0], options=options)
 
 
-def made(pipeline: Pipeline, request: dict[str, Any]) -> tuple[list[Tensor], int]:
+def made(pipeline: Pipeline, request: GenerationRequest) -> tuple[list[Tensor], int]:
     """The final latents of each clip, and how many frames came out here."""
     latents: list[Tensor] = []
-    kind = pipeline.preset.task.request_type
-    inputs = pipeline.plan(kind(**request))
-    chunks = [chunk.shape[1] for chunk in pipeline.stream(inputs, on_latents=latents.append)]
+    chunks = [chunk.shape[1] for chunk in pipeline.stream(pipeline.plan(request), on_latents=latents.append)]
     return latents, sum(chunks)
 
 
@@ -56,21 +56,22 @@ def held_bytes(model: nn.Module) -> tuple[int, int]:
 
 def main() -> None:
     folder, cases = Path(sys.argv[1]), sys.argv[2:]
-    requests = json.loads(read_text(folder / "requests.json"))
     torch.set_num_threads(1)
     launch = launched()
     assert launch is not None
+    own = folder / str(launch.rank)
+    own.mkdir()
     found: dict[str, Any] = {}
     alone: dict[str, Any] = {}
     with process_group(launch, CPU):
         for case in cases:
-            preset, _, words = case.partition(":")
-            request = {**SMALL, **requests.get(preset, {})}
-            if preset not in alone:
-                alone = {preset: made(load(preset, Processes()), request)}
-            pipeline = load(preset, plan_processes(launch, **options_of(words)))
+            model, _, words = case.partition(":")
+            request = CASES[model][1](own)
+            if model not in alone:
+                alone = {model: made(load(model, Processes()), request)}
+            pipeline = load(model, plan_processes(launch, **options_of(words)))
             latents, frames = made(pipeline, request)
-            wanted, whole = alone[preset]
+            wanted, whole = alone[model]
             differences = [float((a - b).abs().max()) for a, b in zip(latents, wanted, strict=True)]
             network = pipeline.components.networks[-1]
             found[case] = {

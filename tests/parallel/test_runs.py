@@ -41,19 +41,15 @@ def test_each_process_reads_and_holds_its_share_of_the_weights(world: int, tmp_p
 
 
 CASES = {
-    2: ["tiny-t2v:cfg", "tiny-t2v:dit+t5", "tiny-moe:dit+t5", "tiny-ti2v:dit+t5+cfg", "tiny-mi2v:sequence=2",
-        "tiny-bindweave:dit+t5", "tiny-sfu:dit+t5", "tiny-poze:dit+cfg"],
-    4: ["tiny-t2v:sequence=2+cfg", "tiny-moe:dit+t5", "tiny-ti2v:dit+t5+cfg"],
+    2: ["t2v:cfg", "t2v:dit+t5", "moe:dit+t5+cfg", "ti2v:dit+t5", "s2v:dit+t5", "mi2v:dit+cfg", "bindweave:dit+t5",
+        "sfu:dit+t5", "poze:dit+t5+cfg"],
+    4: ["t2v:sequence=2+cfg", "moe:dit+t5", "ti2v:dit+t5+cfg"],
 }  # fmt: skip
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("world", CASES)
 def test_processes_make_together_what_one_makes(world: int, tmp_path: Path) -> None:
-    image = str(Path(__file__).resolve().parents[1] / "data/red_circle.png")
-    small = {"width": 64, "height": 64}
-    requests = dict.fromkeys(("tiny-t2v", "tiny-moe"), small) | {"tiny-ti2v": {"image": image}}
-    (tmp_path / "requests.json").write_text(json.dumps(requests))
     found = notes(world, RUNS, tmp_path, *CASES[world])
     for case in CASES[world]:
         for rank, each in enumerate(found):
