@@ -1,78 +1,45 @@
-"""Attention kernels chosen by name: what is there is used, what is not is named with its remedy."""
+"""Attention kernels put into a network: they compute the same, and what they cannot do goes to those of torch."""
 
-import sys
-from types import ModuleType
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from wan_core.errors import BackendError, ConfigError
+from wan_core.errors import ConfigError
 from wan_core.models import InnerAttention, KeyRanges
 from wan_core.runtime import attention_backends as backends
-from wan_core.runtime.attention_backends import apply_attention_backend, choose_attention_backend
+from wan_core.runtime.attention_backends import apply_attention_backend
 from wan_core.runtime.flex import FlexAttention
 
 from .dit_networks import conditions, latents, network, noise
+from .flash_packages import flash_package
 
 CPU, GPU = torch.device("cpu"), torch.device("cuda", 0)
 
+Calls = list[tuple[Tensor, ...]]
+
 
 @pytest.fixture
-def hopper(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Tensor, ...]]:
-    """A GPU of capability 9 and a flash-attn 3 that notes what it is called with."""
-    called: list[tuple[Tensor, ...]] = []
+def hopper(monkeypatch: pytest.MonkeyPatch) -> Calls:
+    """A flash-attn 3 that notes what it is called with."""
+    called: Calls = []
 
     def flash_attn_func(*tensors: Tensor) -> tuple[Tensor, Tensor]:
         called.append(tensors)
         return InnerAttention()(*tensors), torch.zeros(1)
 
-    package = ModuleType("flash_attn_interface")
-    package.flash_attn_func = flash_attn_func
-    monkeypatch.setitem(sys.modules, package.__name__, package)
-    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device=None: (9, 0))
-    monkeypatch.setattr(backends, "is_installed", lambda name: name == "flash3")
+    flash_package(monkeypatch, "flash_attn_interface", flash_attn_func)
     return called
 
 
-def test_auto_without_a_gpu_is_the_kernel_of_torch() -> None:
-    assert choose_attention_backend("auto", CPU) == "sdpa"
-    model = network()
-    assert apply_attention_backend(model, "auto", CPU) == "sdpa"
-    assert all(type(block.self_attn.inner_attention) is InnerAttention for block in model.blocks)
+def test_a_name_that_is_no_kernel_is_refused() -> None:
+    with pytest.raises(ConfigError, match="auto is no kernel"):
+        apply_attention_backend(network(), "auto", CPU)
 
 
-def test_auto_takes_what_is_installed_and_fits_the_gpu(hopper: list[tuple[Tensor, ...]]) -> None:
-    assert choose_attention_backend("auto", GPU) == "flash3"
-    assert choose_attention_backend("auto", CPU) == "sdpa"
-
-
-@pytest.mark.parametrize("name", ["flash2", "flash3", "flash4"])
-def test_a_missing_package_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(backends, "is_installed", lambda name: False)
-    with pytest.raises(BackendError, match=rf"{name} needs the package flash-attn.*--attention sdpa"):
-        choose_attention_backend(name, GPU)
-
-
-def test_a_device_without_the_kernel_is_named(hopper: list[tuple[Tensor, ...]]) -> None:
-    with pytest.raises(BackendError, match="flash3 does not run on cpu; use --attention sdpa"):
-        apply_attention_backend(network(), "flash3", CPU)
-
-
-def test_an_unknown_name_lists_the_known_ones() -> None:
-    with pytest.raises(ConfigError, match="auto, sdpa, flash4, flash3, flash2, got 'xformers'"):
-        choose_attention_backend("xformers", CPU)
-
-
-def test_a_package_that_does_not_load_is_reported(
-    hopper: list[tuple[Tensor, ...]], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    del sys.modules["flash_attn_interface"].flash_attn_func
-    with pytest.raises(BackendError, match="installed but cannot be used"):
-        apply_attention_backend(network(), "flash3", GPU)
-
-
-def test_an_applied_backend_computes_the_same_and_can_be_taken_back(hopper: list[tuple[Tensor, ...]]) -> None:
+def test_an_applied_backend_computes_the_same_and_can_be_taken_back(hopper: Calls) -> None:
     model, inputs, timesteps = network(), conditions(), torch.tensor([7.0])
     with torch.no_grad():
         before = model(latents(), timesteps, inputs)
@@ -84,8 +51,8 @@ def test_an_applied_backend_computes_the_same_and_can_be_taken_back(hopper: list
     assert all(type(b.cross_attn.inner_attention) is InnerAttention for b in model.blocks)
 
 
-def test_lengths_and_masks_never_reach_a_kernel_without_them(hopper: list[tuple[Tensor, ...]]) -> None:
-    attention = backends.FlashAttention(sys.modules["flash_attn_interface"].flash_attn_func)
+def test_lengths_and_masks_never_reach_a_kernel_without_them(hopper: Calls) -> None:
+    attention = backends.make_attention("flash3", GPU)
     query, key, value = (noise(2, 5, 3, 4, seed=seed).bfloat16() for seed in range(3))
     lengths, mask = torch.tensor([5, 2]), torch.ones(5, 5, dtype=torch.bool).tril()
     exact = InnerAttention()
@@ -123,8 +90,29 @@ def test_some_queries_see_what_they_saw_among_all(start: int, stop: int) -> None
     assert some.queries(0, 0).queries(0, 0).num_keys == 210
 
 
-def test_on_a_gpu_ranges_go_to_flex_attention(hopper: list[tuple[Tensor, ...]]) -> None:
-    for name in ("sdpa", "flash3"):
+def test_on_a_gpu_ranges_go_to_flex_attention(hopper: Calls) -> None:
+    for name in ("sdpa", "cudnn", "flash3"):
         model = network()
         apply_attention_backend(model, name, GPU)
         assert all(isinstance(block.self_attn.inner_attention, FlexAttention) for block in model.blocks)
+
+
+def test_cudnn_is_asked_first_and_for_masks_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    plain: Callable[..., Any] = torch.nn.functional.scaled_dot_product_attention
+
+    def noted(*tensors: Tensor, **options: Any) -> Tensor:
+        asked.append(torch.backends.cuda.cudnn_sdp_enabled() and torch._C._get_sdp_priority_order()[0])
+        mixed: Tensor = plain(*tensors, **options)
+        return mixed
+
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", noted)
+    query, key, value = (noise(2, 5, 3, 4, seed=seed) for seed in range(3))
+    mask = torch.ones(5, 5, dtype=torch.bool).tril()
+    before = torch._C._get_sdp_priority_order()
+    for given in (None, mask):
+        found = backends.CudnnAttention()(query, key, value, None, given)
+        torch.testing.assert_close(found, InnerAttention()(query, key, value, None, given))
+    cudnn = int(torch.nn.attention.SDPBackend.CUDNN_ATTENTION.value)
+    assert asked[0] == asked[2] == cudnn
+    assert torch._C._get_sdp_priority_order() == before

@@ -87,10 +87,11 @@ class _Loader:
         check_guidance(preset, options.sampling.batched_guidance)
         self.device = resolve_device(options.device)
         self.dtype = resolve_dtype(options.dtype, self.device)
-        self.attention = runtime.choose_attention_backend(options.attention, self.device)
+        attention = runtime.choose_attention_backend(options.attention, self.device)
+        self.attention = attention.name
         self.options = options
         self.tokenizer = models.load_tokenizer(self._path(preset.part("tokenizer")))
-        self.notes: list[str] = []
+        self.notes = [attention.note] if attention.note else []
         # What is not needed leaves the memory, and is read again from its file.
         self.between = Between.KEEP if options.offload is False else Between.DROP
 

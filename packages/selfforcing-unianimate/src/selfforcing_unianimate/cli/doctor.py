@@ -43,7 +43,7 @@ def machine_report() -> dict[str, Any]:
         **{package: _version(package) for package in PACKAGES},
         **device_facts(device),
         "dtype": str(resolve_dtype(None, device)).removeprefix("torch."),
-        "attention": choose_attention_backend("auto", device),
+        "attention": choose_attention_backend("auto", device).name,
     }
 
 

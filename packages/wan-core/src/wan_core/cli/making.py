@@ -27,7 +27,13 @@ from wan_core.pipeline import Pipeline, SamplingOptions
 from wan_core.presets import Preset
 from wan_core.prompt_extend import Extender
 from wan_core.run_options import check_guidance, check_loras, check_tea_cache, run_facts
-from wan_core.runtime import resolve_device, resolve_dtype, results_of_all, working_together
+from wan_core.runtime import (
+    choose_attention_backend,
+    resolve_device,
+    resolve_dtype,
+    results_of_all,
+    working_together,
+)
 from wan_core.tasks import TaskInputs
 
 
@@ -189,6 +195,7 @@ def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:
     """The run settings among the options, checked against this machine."""
     device = resolve_device(own_device(values["device"]))
     resolve_dtype(values["dtype"], device)
+    choose_attention_backend(values["attention"], device)
     noise_device = resolve_device(values["noise_device"])
     return RuntimeOptions(
         device=str(device),

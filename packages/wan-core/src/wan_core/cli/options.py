@@ -247,7 +247,11 @@ def runtime_options() -> list[click.Option]:
             metavar="THRESHOLD",
             help="Leave blocks out in steps that change little, such as 0.1; more is less exact. Default: never.",
         ),
-        click.Option(["--attention"], default="auto", help="Attention backend: auto, sdpa or a flash-attn version."),
+        click.Option(
+            ["--attention"],
+            default="auto",
+            help="Attention kernel: auto (the best that works here), sdpa, cudnn, flash2, flash3 or flash4.",
+        ),
         click.Option(["--noise-device"], default="cpu", help="Where noise is drawn; the original: cuda."),
         click.Option(
             ["--mmap/--no-mmap"], default=None, help="Map weight files or read them; default: by file system."

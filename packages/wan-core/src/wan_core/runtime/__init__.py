@@ -6,7 +6,7 @@ from wan_core.lazy import on_demand
 
 if TYPE_CHECKING:
     from wan_core.runtime.apply import prepare_model
-    from wan_core.runtime.attention_backends import choose_attention_backend
+    from wan_core.runtime.attention_choice import choose_attention_backend
     from wan_core.runtime.devices import (
         DTYPES,
         device_facts,

@@ -41,9 +41,10 @@ def prepare_model(
 ) -> None:
     """Apply what is asked for to a network whose weights are where it runs, in place.
 
-    ``inference`` promises that no gradient is needed. ``attention`` names a backend. ``sequence`` is the mesh of a
-    `ParallelPlan`, whose ring and ulysses processes share the tokens. ``shard`` divides the weights, as `shard_model`
-    does. ``recompute`` lets blocks be computed again in the backward pass, ``step_cache`` lets sampling leave them out.
+    ``inference`` promises that no gradient is needed. ``attention`` names a kernel that `choose_attention_backend`
+    found. ``sequence`` is the mesh of a `ParallelPlan`, whose ring and ulysses processes share the tokens. ``shard``
+    divides the weights, as `shard_model` does. ``recompute`` lets blocks be computed again in the backward pass,
+    ``step_cache`` lets sampling leave them out.
     Raises ConfigError for pairs that cannot be, and what `apply_attention_backend` and `apply_sequence_parallel` raise.
     """
     if inference and recompute:

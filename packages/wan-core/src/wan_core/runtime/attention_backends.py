@@ -1,45 +1,51 @@
-"""Attention kernels, found at run time and put into a model from outside.
+"""Attention kernels that are put into a model from outside; `attention_choice` says which of them can be used.
 
-torch's own kernel is the default everywhere. flash-attn 2 (Dao, arXiv 2307.08691), 3 (arXiv 2407.08608) and 4 are used
-when they are installed and the GPU is one they are made for.
+torch's own choice is the default on the CPU. cuDNN's kernel comes with torch; flash-attn 2 (Dao, arXiv 2307.08691), 3
+(arXiv 2407.08608) and 4 are used when they are installed and the GPU is one they are made for.
 """
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.util import find_spec
 from inspect import signature
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from wan_core.errors import BackendError, ConfigError
+from wan_core.errors import ConfigError
 from wan_core.models import InnerAttention, KeyRanges
 from wan_core.runtime.flex import FlexAttention
 
 _HALF = (torch.float16, torch.bfloat16)
 _SUM_OPTIONS = ("return_lse", "return_attn_probs")  # of version 4, of 2 and 3; builds of 3 without it always give sums
+_CUDNN_FIRST = [
+    SDPBackend.CUDNN_ATTENTION,
+    SDPBackend.FLASH_ATTENTION,
+    SDPBackend.EFFICIENT_ATTENTION,
+    SDPBackend.MATH,
+]
 
 
 @dataclass(frozen=True)
-class FlashBackend:
-    """A flash-attn version: its module, and the compute capabilities of GPUs (major numbers) it is made for."""
+class GPUBackend:
+    """A kernel for GPUs: the compute capabilities (major numbers) that it is made for.
 
-    module: str
-    package: str
+    Where it is a package's, ``module`` holds its function, and ``remedy`` says how it comes to be there.
+    """
+
     capabilities: tuple[int, ...]
+    module: str = ""
+    remedy: str = ""
 
 
-FLASH_BACKENDS: Mapping[str, FlashBackend] = {
-    "flash4": FlashBackend("flash_attn.cute", "flash-attn-4", (9, 10)),
-    "flash3": FlashBackend("flash_attn_interface", "flash-attn-3, built from source,", (9,)),
-    "flash2": FlashBackend("flash_attn", "flash-attn", (8, 9, 10, 12)),
+GPU_BACKENDS: Mapping[str, GPUBackend] = {
+    "cudnn": GPUBackend((8, 9, 10, 12)),
+    "flash4": GPUBackend((9, 10), "flash_attn.cute", "install flash-attn-4, of wan-core[flash]"),
+    "flash3": GPUBackend((9,), "flash_attn_interface", "build flash-attn-3 from its source"),
+    "flash2": GPUBackend((8, 9, 10, 12), "flash_attn", "install flash-attn, of wan-core[flash]"),
 }
-AUTO_ORDER = ("flash3", "flash2")
-"""What ``auto`` takes first. flash4 compiles itself per shape and is left to who asks for it."""
-
-ATTENTION_BACKENDS = ("auto", "sdpa", *FLASH_BACKENDS)
 
 
 class FlashAttention(FlexAttention):
@@ -82,60 +88,46 @@ def _is_for_flash(query: Tensor) -> bool:
     return query.dtype in _HALF and query.device.type == "cuda"
 
 
-def is_installed(name: str) -> bool:
-    """Whether the package of a flash backend can be imported."""
-    try:
-        return find_spec(FLASH_BACKENDS[name].module) is not None
-    except ModuleNotFoundError:
-        return False
+class CudnnAttention(FlexAttention):
+    """torch's attention with cuDNN's kernel first; what that cannot do goes to torch's others."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_lengths: Tensor | None = None,
+        mask: Tensor | KeyRanges | None = None,
+    ) -> Tensor:
+        """[B, Lq, n, d] from [B, Lq, n, d] and [B, Lk, n, d]."""
+        with sdpa_kernel(_CUDNN_FIRST, set_priority=True):
+            return super().forward(query, key, value, key_lengths, mask)
+
+    def part(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor] | None:
+        """As of `FlashAttention`."""
+        query, key, value = query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
+        given = torch.backends.cuda.SDPAParams(query, key, value, None, 0.0, False, False)
+        if not torch.backends.cuda.can_use_cudnn_attention(given):
+            return None
+        mixed, sums = torch.ops.aten._scaled_dot_product_cudnn_attention(query, key, value, None, True)[:2]
+        return mixed.transpose(1, 2), sums.reshape(query.shape[:3]).transpose(1, 2)  # some versions add a dim
 
 
-def choose_attention_backend(name: str, device: torch.device) -> str:
-    """The backend to use: ``name`` itself, or for ``auto`` the best one for ``device``.
+def make_attention(name: str, device: torch.device) -> InnerAttention:
+    """The inner attention ``name``: ``sdpa`` or one of `GPU_BACKENDS`.
 
-    Raises ConfigError for an unknown name, BackendError when the named one is not installed or not for this device.
+    Raises ConfigError for another name, and what the import of a package raises.
     """
-    if name not in ATTENTION_BACKENDS:
-        raise ConfigError(f"attention must be one of {', '.join(ATTENTION_BACKENDS)}, got {name!r}")
-    if name == "auto":
-        fitting = (flash for flash in AUTO_ORDER if _fits(flash, device) and is_installed(flash))
-        return next(fitting, "sdpa")
     if name == "sdpa":
-        return name
-    if not is_installed(name):
-        raise BackendError(
-            f"attention {name} needs the package {FLASH_BACKENDS[name].package} (wan-core[flash]); use --attention sdpa"
-        )
-    if not _fits(name, device):
-        raise BackendError(f"attention {name} does not run on {device}; use --attention sdpa")
-    return name
+        return FlexAttention() if device.type == "cuda" else InnerAttention()
+    if name not in GPU_BACKENDS:
+        raise ConfigError(f"attention {name} is no kernel: choose_attention_backend finds one")
+    module = GPU_BACKENDS[name].module
+    return FlashAttention(import_module(module).flash_attn_func) if module else CudnnAttention()
 
 
-def _fits(name: str, device: torch.device) -> bool:
-    if device.type != "cuda":
-        return False
-    return torch.cuda.get_device_capability(device)[0] in FLASH_BACKENDS[name].capabilities
-
-
-def apply_attention_backend(model: nn.Module, name: str, device: torch.device) -> str:
-    """Give every attention of ``model`` the kernel ``name``; returns the backend in use.
-
-    Raises what :func:`choose_attention_backend` raises, and BackendError when the package cannot be imported.
-    """
-    chosen = choose_attention_backend(name, device)
-    kernel = None if chosen == "sdpa" else _kernel(chosen)
-    plain = FlexAttention if device.type == "cuda" else InnerAttention
+def apply_attention_backend(model: nn.Module, name: str, device: torch.device) -> None:
+    """Give every attention of ``model`` the kernel that `choose_attention_backend` found."""
     for module in list(model.modules()):
         if isinstance(getattr(module, "inner_attention", None), InnerAttention):
-            module.inner_attention = plain() if kernel is None else FlashAttention(kernel)
-    return chosen
-
-
-def _kernel(name: str) -> Callable[..., Any]:
-    try:
-        kernel: Callable[..., Any] = import_module(FLASH_BACKENDS[name].module).flash_attn_func
-    except (ImportError, AttributeError, OSError) as error:
-        raise BackendError(
-            f"attention {name} is installed but cannot be used: {error}; use --attention sdpa"
-        ) from error
-    return kernel
+            module.inner_attention = make_attention(name, device)
