@@ -113,6 +113,7 @@ def test_a_plan_tells_segments_and_reads_no_weights(animate: Run, monkeypatch: p
     assert (plan["clips"], plan["num_frames"], plan["seconds"], plan["width"]) == (2, FRAMES, 0.48, WIDTH)
     assert plan["latent_shape"] == [1, 16, 4, HEIGHT // 8, WIDTH // 8]
     assert plan["tokens"] == 4 * 2 * 3
+    assert (plan["segment_frames"], plan["fps"]) == (9, FPS)
     assert (plan["prompt"], plan["guidance_scale"], plan["flow_shift"]) == ("a wave", 1.0, 5.0)
     assert plan["lora"][0].endswith("relighting_lora.ckpt")
 

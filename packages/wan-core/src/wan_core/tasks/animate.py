@@ -164,6 +164,8 @@ class Animate(ChannelVideo[AnimateRequest, AnimateTaskInputs]):
         segment = inputs.segment
         return {
             **super().describe(inputs),
+            "segment_frames": segment.num_frames,
+            "fps": inputs.settings.fps,
             "seconds": round(inputs.geometry.num_frames / inputs.settings.fps, 2),
             "latent_shape": list(_latent_shape(segment)),
             "tokens": segment.num_tokens + segment.tokens_per_frame,  # those of the reference, too
