@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -54,3 +56,31 @@ def test_one_video_is_not_made_by_processes_that_share_nothing(tmp_path: Path) -
     refused = carry_out([*TORCHRUN, "tiny-t2v", "--prompt", "a", *FAST], tmp_path, status=1)  # torchrun's own status
     assert refused.stderr.count("there is one video for 2 processes") == 1
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_run_with_its_number_and_leaves_no_file(tmp_path: Path) -> None:
+    words = ["tiny-t2v", "--prompt", "a", *FAST[:4], "--sample_steps", "1000", "--base_seed", "3", "--cfg_parallel"]
+    run = subprocess.Popen(
+        [*WAN, *words, "--nproc", "2", "-o", "v.mp4"], cwd=tmp_path, stderr=subprocess.PIPE, text=True, bufsize=1
+    )
+    assert run.stderr is not None
+    seen = ""
+    while "denoise" not in seen and run.poll() is None:
+        seen += run.stderr.read(1)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    ranks = {_rank(pid): pid for pid in children}
+    started = time.monotonic()
+    os.kill(int(ranks["1"]), signal.SIGKILL)
+    rest = run.communicate(timeout=120)[1]
+    assert run.returncode == 5, seen + rest
+    assert "process 1 of 2 was ended by SIGKILL" in rest
+    assert "Traceback" not in rest
+    assert time.monotonic() - started < 60
+    assert list(tmp_path.iterdir()) == []
+
+
+def _rank(pid: str) -> str:
+    """The number of a process of the run; of any other child, nothing."""
+    variables = Path(f"/proc/{pid}/environ").read_text().split("\0")
+    return next((each.removeprefix("RANK=") for each in variables if each.startswith("RANK=")), "")

@@ -1,8 +1,8 @@
 """One process of several: ``runs_worker.py FOLDER CASE ...`` makes videos with the others and by itself, and compares.
 
-For every case it notes in ``FOLDER/RANK.json`` the largest difference of the final latents, how many frames came, and
-how much of the network's weights it holds. ``CASE`` is ``MODEL:OPTION+OPTION``: a model of ``latents_worker.py``, and
-sequence=N, cfg, dit and t5.
+For every case it notes in ``FOLDER/RANK.json`` the largest difference of the final latents by their largest value, how
+many frames came, and how much of the network's weights it holds. ``CASE`` is ``MODEL:OPTION+OPTION``: a model of
+``latents_worker.py``, and sequence=N, cfg, dit and t5.
 """
 
 import json
@@ -72,7 +72,7 @@ def main() -> None:
             pipeline = load(model, plan_processes(launch, **options_of(words)))
             latents, frames = made(pipeline, request)
             wanted, whole = alone[model]
-            differences = [float((a - b).abs().max()) for a, b in zip(latents, wanted, strict=True)]
+            differences = [float((a - b).abs().max() / b.abs().max()) for a, b in zip(latents, wanted, strict=True)]
             network = pipeline.components.networks[-1]
             found[case] = {
                 "difference": max(differences),

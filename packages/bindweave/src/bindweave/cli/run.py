@@ -47,6 +47,7 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     chat: Refinement | None = refine.chosen_model(values)
     sources = [path for path in (values["samples"], values["config"]) if path is not None]
     values, batch = infer.prepared(values, log)
+    _check_processes(values, is_single=batch is None)
     wanted = _Single(values, log) if batch is None else _Batch(values, batch)
     if not wanted.samples:
         log("there are more processes than samples; nothing is left for this one")
@@ -68,6 +69,18 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     )
     chain.check([*sources, *values["images"]])
     _carry_out(preset, wanted, chain, own["mllm_dtype"], log)
+
+
+def _check_processes(values: Mapping[str, Any], *, is_single: bool) -> None:
+    """Raises RequestError for processes that would all take the same steps."""
+    processes = cli.processes_of(values)
+    if processes.per_video > 1:
+        raise RequestError(
+            "the steps before a video are for one process: let 'bindweave extract' and then 'bindweave infer' share "
+            "the work, or leave --ulysses-size, --cfg-parallel and --dit-fsdp out"
+        )
+    if is_single:
+        processes.own([values["output"]])
 
 
 def _carry_out(preset: Preset, wanted: _Single | _Batch, chain: Chain, dtype: str, log: Callable[[str], None]) -> None:

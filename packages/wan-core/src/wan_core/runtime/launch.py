@@ -125,7 +125,7 @@ def _leave_together(store: Any, name: str, world: int) -> None:
 def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
     """The default process group (nccl on GPUs, gloo on the CPU); it is gone afterwards, also after an error.
 
-    Raises BackendError when the processes cannot meet.
+    Raises BackendError when the processes cannot meet, and when one of the others ends while this one waits for it.
     """
     import torch
     from torch import distributed
@@ -140,5 +140,18 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
         raise BackendError(f"process {launch.rank} of {launch.world} cannot reach the others: {error}") from error
     try:
         yield
+    except RuntimeError as error:
+        if not _is_about_others(error):
+            raise
+        reason = str(error).strip().partition("\n")[0][:120]
+        raise BackendError(f"another process of this run has ended or cannot be reached: {reason}") from error
     finally:
         distributed.destroy_process_group()
+
+
+def _is_about_others(error: RuntimeError) -> bool:
+    """Whether a collective failed for what another process did; gloo's errors are plain ones."""
+    from torch import distributed
+
+    text = str(error)
+    return isinstance(error, distributed.DistError) or "gloo" in text or "Connection closed by peer" in text

@@ -12,6 +12,8 @@ from wan_core.errors import BackendError
 _TO_LEAVE = 15
 """Seconds that processes have to end by themselves when one of them has failed, or when all are told to stop."""
 
+_LOST = tuple(-number for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS))
+
 
 def start_processes(count: int, command: Sequence[str] | None = None) -> int:
     """Run ``command``, by default that of this process, ``count`` times as one run, and wait; the exit status of it.
@@ -44,7 +46,9 @@ def start_processes(count: int, command: Sequence[str] | None = None) -> int:
     except SignalException as stopped:
         return 128 + int(stopped.sigval)
     except ChildFailedError as failed:
-        rank, failure = failed.get_first_failure()
+        # One that a signal has ended is why the others have failed.
+        killed = {rank: each for rank, each in failed.failures.items() if each.exitcode in _LOST}
+        rank, failure = next(iter(killed.items()), failed.get_first_failure())
         if failure.exitcode >= 0:
             return failure.exitcode
         name = signal.Signals(-failure.exitcode).name
