@@ -16,7 +16,6 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from wan_core.animate import records
 from wan_core.animate.draw import draw_pose
 from wan_core.animate.driving import Counted, DrivingVideo
 from wan_core.animate.face import crop_face, face_box, fill_boxes
@@ -24,7 +23,7 @@ from wan_core.animate.flux import PoseEditor, check_editor, standard_pose
 from wan_core.animate.keypoints import PosePoints, Skeleton
 from wan_core.animate.mask import augment_mask, background
 from wan_core.animate.persons import PersonFinder, Progress, Sighting, check_alone
-from wan_core.animate.records import Records
+from wan_core.animate.records import EDITED_FRAME, EDITED_REFERENCE, Records
 from wan_core.animate.request import PrepareModels, PrepareRequest
 from wan_core.animate.resize import padded_resize, resize_to_area
 from wan_core.animate.retarget import retarget
@@ -36,6 +35,7 @@ from wan_core.files import plain_text
 from wan_core.kept_clips import KeptParts
 from wan_core.media import Provenance, load_image, write_image, write_video
 from wan_core.media.encoders import DEFAULT_CRF
+from wan_core.tasks.driving import BACKGROUND, FACE, MASK, POSE, REFERENCE
 
 if TYPE_CHECKING:
     import torch
@@ -100,13 +100,13 @@ class Preparation:
 
     def _makers(self) -> Mapping[str, Callable[[Path, Provenance], object]]:
         return {
-            records.REFERENCE: lambda path, record: write_image(self._picture, path, provenance=record),
-            records.EDITED_REFERENCE: self._edit_reference,
-            records.EDITED_FRAME: self._edit_frame,
-            records.POSE: lambda path, record: self._write(self._skeletons(), path, record, "skeletons"),
-            records.FACE: lambda path, record: self._write(self._faces(), path, record, "faces"),
-            records.BACKGROUND: lambda path, record: self._write(self._backgrounds(), path, record, "background"),
-            records.MASK: lambda path, record: self._write(
+            REFERENCE: lambda path, record: write_image(self._picture, path, provenance=record),
+            EDITED_REFERENCE: self._edit_reference,
+            EDITED_FRAME: self._edit_frame,
+            POSE: lambda path, record: self._write(self._skeletons(), path, record, "skeletons"),
+            FACE: lambda path, record: self._write(self._faces(), path, record, "faces"),
+            BACKGROUND: lambda path, record: self._write(self._backgrounds(), path, record, "background"),
+            MASK: lambda path, record: self._write(
                 (np.repeat(mask[..., None] * np.uint8(255), 3, axis=2) for mask in self._grown_masks()),
                 path, record, "mask", crf=_LOSSLESS,
             ),
@@ -173,7 +173,7 @@ class Preparation:
             return None
         pair = [
             self._person_on(np.asarray(load_image(self._records.path(name))), f"edited picture {name}")
-            for name in (records.EDITED_FRAME, records.EDITED_REFERENCE)
+            for name in (EDITED_FRAME, EDITED_REFERENCE)
         ]
         return pair[0], pair[1]
 
