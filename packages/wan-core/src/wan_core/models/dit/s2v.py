@@ -101,8 +101,10 @@ class SoundInjector(nn.Module):
             normed = functional.layer_norm(tokens, tokens.shape[-1:], eps=1e-6)
         else:
             normed = self.injector_adain_layers[number](tokens, functional.silu(mood).to(sound), frames)
-        states = attention.context_states(sound[:, frames].flatten(0, 1))
-        out: Tensor = attention(normed.to(sound), states, tokens)
+        # Of all frames, as the norm's shift and scale: few rows round in their own way.
+        states = attention.context_states(sound.flatten(0, 1))
+        own = tuple(each.view(*sound.shape[:2], *each.shape[1:])[:, frames].flatten(0, 1) for each in states)
+        out: Tensor = attention(normed.to(sound), own, tokens)
         return out
 
 
