@@ -38,6 +38,7 @@ LIGHT = {
     "generate --prompt p --size 65*64": (2, "64 and 72"),
     "generate i2v-A14B --prompt p --ckpt-dir nowhere --fps 0": (2, "fps"),
     "generate --prompt p --prompt-extend-model m": (2, "nothing without --use-prompt-extend"),
+    "prepare-animate --help": (0, "--retarget-flag"),
     "extend-prompt --help": (0, "--prompt-extend-method [dashscope|local_qwen|openai]"),
     "extend-prompt --prompt p --prompt-extend-method openai": (2, "--prompt-extend-model"),
     "train --help": (0, "--lora-rank"),
