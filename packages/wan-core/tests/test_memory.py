@@ -138,15 +138,6 @@ def test_a_part_waits_in_host_memory_where_reading_it_again_costs_more_bytes() -
     assert not alone.waits
 
 
-def test_videos_share_a_load_of_a_network_where_it_is_long_beside_their_work() -> None:
-    run = run_of("t2v-A14B", offload=True)
-    assert plan_memory(run, videos("t2v-A14B", 3), free=None).group == 1
-    few = videos("t2v-A14B", 3, width=832, height=480, num_inference_steps=4, guidance_scale=1.0)
-    assert plan_memory(run, few, free=None).group == 3
-    assert plan_memory(run_of("t2v-A14B", offload=False), few, free=None).group == 1
-    assert plan_memory(run, videos("t2v-A14B", 40, num_frames=5, num_inference_steps=4), free=None).group == 16
-
-
 def test_the_plan_is_one_line() -> None:
     run, jobs = run_of("t2v-1.3B"), videos("t2v-1.3B")
     kept = describe(plan_memory(run, jobs, free=48 * GB), run)

@@ -65,3 +65,22 @@ def test_where_parts_are_is_decided_by_free_memory_before_any_is_read() -> None:
     with pytest.raises(ConfigError, match=r"with --offload_model False, .*; --offload_model True needs"):
         placed(10**7)
     assert model.log == []
+
+
+@pytest.mark.parametrize(("offload", "expected"), [(True, ["high", "low"] * 3), (False, ["high", "low"])])
+def test_of_several_videos_prompts_come_first_and_each_part_is_loaded_as_rarely_as_may_be(
+    offload: bool, expected: list[str]
+) -> None:
+    model = Model("tiny-moe")
+    pipeline = model.pipeline
+    pipeline.run = RunFacts(preset=model.preset, dtype=torch.float32, offload=offload, always=frozenset({"vae"}))
+    jobs = [pipeline.plan(GenerationRequest(**small(prompt=prompt, negative_prompt="n"))) for prompt in "abc"]
+    pipeline.place(jobs)
+    pipeline.encode_prompts(jobs)
+    assert model.text.asked == ["a", "n", "b", "c"]
+    assert model.log == []
+    for inputs in jobs:
+        list(pipeline.stream(inputs))
+    assert model.log == expected
+    assert pipeline.components.text_encoder.loads == pipeline.components.vae.loads == 1
+    assert len(model.text.asked) == 4

@@ -23,12 +23,7 @@ if TYPE_CHECKING:
 
 _MARGIN = 0.05  # of the free memory, for what lies between tensors; only where the choice is ours
 _HOST_SHARE = 0.5  # of the free host memory, for copies that wait there
-_GROUPED_WORK = (
-    1_000_000  # tokens that a network evaluates in a video, below which a load is felt: some 4 % of the time
-)
-_KEPT_SHARE = 8  # what the videos of a group keep is at most this part of the smallest network's weights
 _KEPT_COPIES = 5  # latents of a video between two steps: they, what a solver remembers, and joined channels
-_LARGEST_GROUP = 16
 _ENCODERS = {"text_encoder": "text", "image_encoder": "image", "audio_encoder": "sound"}
 
 
@@ -72,13 +67,12 @@ class PhaseMemory:
 class MemoryPlan:
     """Which parts stay on the device, which others wait in host memory, and what each phase takes.
 
-    ``group`` videos are denoised by one load of a network; ``free`` is what the plan was made for.
+    ``free`` is what the plan was made for.
     """
 
     stays: frozenset[str]
     waits: frozenset[str] = frozenset()
     phases: tuple[PhaseMemory, ...] = ()
-    group: int = 1
     free: int | None = None
 
     @property
@@ -219,11 +213,6 @@ def plan_memory(
         return resident
     limit = free * (1 - _MARGIN) if run.offload is None and free is not None else least.largest.peak
     plan = replace(_with_what_fits(phases, weights, run.always, movable, max(limit, least.largest.peak)), free=free)
-    if all(part_name(part) in plan.stays for part in run.preset.dits):
-        _refuse(plan, free, "", least)
-        return replace(plan, waits=_waiting(run, most, plan, movable, len(jobs), host_free))
-    grouped = _grouped(run, plan, most, weights, len(jobs))
-    plan = grouped if free is None or grouped.largest.peak <= free else plan
     _refuse(plan, free, "even where parts leave the device after use", least)
     return replace(plan, waits=_waiting(run, most, plan, movable, len(jobs), host_free))
 
@@ -240,29 +229,13 @@ def _with_what_fits(
     return MemoryPlan(stays=frozenset(stays), phases=memory_by_phase(phases, weights, stays))
 
 
-def _grouped(
-    run: RunFacts, plan: MemoryPlan, inputs: TaskInputs[Any], weights: Mapping[str, int], count: int
-) -> MemoryPlan:
-    """The plan with several videos denoised by one load of a network, where a load is long beside that work."""
-    task = run.preset.task
-    evaluations = inputs.settings.num_inference_steps * (2 if is_guided(inputs.settings) else 1)
-    is_worth_it = evaluations * task.tokens_at_once(inputs) < _GROUPED_WORK
-    if count == 1 or task.streams or task.num_clips(inputs) > 1 or not is_worth_it:
-        return plan
-    kept = latent_bytes(inputs) * _KEPT_COPIES
-    smallest = min(weights[part_name(part)] for part in run.preset.dits)
-    group = max(1, min(count, _LARGEST_GROUP, smallest // _KEPT_SHARE // max(kept, 1)))
-    phases = tuple(replace(phase, peak=phase.peak + (group - 1) * kept) for phase in plan.phases)
-    return replace(plan, group=group, phases=phases if group > 1 else plan.phases)
-
-
-def _uses(name: str, run: RunFacts, inputs: TaskInputs[Any], groups: int) -> int:
-    """How often a part that leaves the device comes back, its first time included."""
+def _uses(name: str, run: RunFacts, inputs: TaskInputs[Any], count: int) -> int:
+    """How often a part that leaves the device is there in ``count`` videos, which are made one after the other."""
     if name == "text_encoder":
-        return 1
+        return 1  # all prompts are encoded first
     if run.preset.task.streams:
-        return groups
-    turns = groups * run.preset.task.num_clips(inputs)
+        return count
+    turns = count * run.preset.task.num_clips(inputs)
     return 2 * turns if name == "vae" and run.preset.task.prompt_kind != "t2v" else turns
 
 
@@ -271,7 +244,7 @@ def _waiting(
 ) -> frozenset[str]:
     """Parts to keep a copy of in host memory: it is written once, and spares every reading after the first."""
     room, weights = int((host_free or 0) * _HOST_SHARE), run.weights
-    uses = {name: _uses(name, run, inputs, -(-count // plan.group)) for name in movable - plan.stays}
+    uses = {name: _uses(name, run, inputs, count) for name in movable - plan.stays}
     saved = {name: (uses[name] - 1) * run.reads.get(name, weights[name]) - weights[name] for name in uses}
     chosen = set()
     for name in sorted(saved, key=lambda name: (-saved[name], name)):
