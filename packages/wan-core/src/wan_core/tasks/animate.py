@@ -160,6 +160,9 @@ class Animate(ChannelVideo[AnimateRequest, AnimateTaskInputs]):
         """One generator makes the noise of all segments."""
         return seed
 
+    def tokens_at_once(self, inputs: AnimateTaskInputs) -> int:
+        return inputs.segment.num_tokens + inputs.segment.tokens_per_frame  # those of the reference, too
+
     def describe(self, inputs: AnimateTaskInputs) -> Mapping[str, object]:
         segment = inputs.segment
         return {
@@ -168,7 +171,6 @@ class Animate(ChannelVideo[AnimateRequest, AnimateTaskInputs]):
             "fps": inputs.settings.fps,
             "seconds": round(inputs.geometry.num_frames / inputs.settings.fps, 2),
             "latent_shape": list(_latent_shape(segment)),
-            "tokens": segment.num_tokens + segment.tokens_per_frame,  # those of the reference, too
         }
 
     def condition(self, inputs: AnimateTaskInputs, components: Components, clip: Clip) -> AnimateConditioning:
