@@ -48,7 +48,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_core/metrics/",): 350,
     ("wan_core/presets/",): 660,
     # Planned: 500, before notes on prompts, step caches, windows, clips that go on from each other and are kept,
-    # optional parts, records by content; networks in turns (250), memory by phase and videos in groups (500).
+    # optional parts, records by content; networks in turns (250), memory by phase and options of a run (500).
     tuple(
         f"wan_core/{x}.py" for x in ("pipeline", "loading", "kept_clips", "denoising", "memory", "run_options")
     ): 1_600,
