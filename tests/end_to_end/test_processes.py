@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,18 @@ def test_branches_of_guidance_in_two_processes_make_the_same_file(tmp_path: Path
     assert (tmp_path / "two.mp4").read_bytes() == (tmp_path / "one.mp4").read_bytes()
     assert shared.stderr.count("two.mp4") == 1
     assert sorted(path.name for path in tmp_path.iterdir()) == ["one.mp4", "two.mp4"]
+
+
+@pytest.mark.slow
+def test_the_original_line_of_torchrun_runs_on_a_checkpoint_in_the_real_layout(
+    checkpoint: Callable[[str], Path], tmp_path: Path
+) -> None:
+    words = ["--task", "t2v-A14B", "--ckpt_dir", str(checkpoint("t2v-A14B")), "--prompt", "Your prompt here", *FAST]
+    carry_out([*WAN, *words, "--save_file", "one.mp4"], tmp_path)
+    shared = ["--dit_fsdp", "--t5_fsdp", "--ulysses_size", "2", "--save_file", "two.mp4"]
+    carry_out([*TORCHRUN, *words, *shared], tmp_path)
+    one, two = (read_video(tmp_path / f"{name}.mp4").frames.float() for name in ("one", "two"))
+    assert (one - two).abs().mean() < 0.5, "of 255: tokens that are divided round otherwise"
 
 
 @pytest.mark.slow
