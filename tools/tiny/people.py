@@ -20,6 +20,8 @@ from selfforcing_unianimate.keypoints import INVISIBLE, NUM_POINTS, Poses
 from tools.tiny.drawing import Floats, coverage, paint, pixel_grid
 from tools.tiny.world import BACKGROUNDS, COLORS, TEMPLATES, Video
 
+Color = tuple[int, int, int]
+
 PEOPLE_VERSION = "1"
 SIZE = 64
 FRAMES = 17
@@ -42,6 +44,7 @@ MOTIONS = ("wave", "walk", "squat", "jump", "free")
 _NECK, _SHOULDER, _TORSO, _HIP = 7.5, 6.0, 14.0, 4.0
 _UPPER, _FORE, _THIGH, _SHIN = 8.0, 10.0, 9.0, 11.5
 _HEAD_RADIUS, _LIMB, _FOREARM, _BODY = 5.0, 2.8, 3.3, 3.6
+_WAIST = 0.4  # how far up from the hips trousers reach, of the torso
 _DRESS_LENGTH, _DRESS_HALF = 7.5, 11.5
 
 
@@ -195,31 +198,68 @@ def draw_motion(rng: np.random.Generator, frames: int) -> Floats:
     return body_of(_angles(motion, rng, np.arange(frames, dtype=np.float32)), scale)
 
 
+def draw_standing(rng: np.random.Generator) -> Floats:
+    """Joints [1, 18, 2] of somebody who stands in the middle with hanging arms, a little different each time."""
+
+    def about(low: float, high: float) -> Floats:
+        return rng.uniform(low, high, (1, 2)).astype(np.float32)
+
+    arm, elbow, thigh, knee = about(0.35, 0.6), about(0.0, 0.3), about(0.12, 0.22), about(-0.05, 0.05)
+    root = np.float32([[32, 32]]) + about(-1, 1)
+    return body_of(_Angles(arm, elbow, thigh, knee, root), float(rng.uniform(0.94, 1.0)))
+
+
 def render(look: Look, body: Floats) -> Video:
     """Draw the person of joints [F, 18, 2]: uint8 [F, 64, 64, 3]."""
-    x, y = pixel_grid(SIZE, SIZE)
-    canvas = np.broadcast_to(np.float32(BACKGROUNDS[look.background]), (len(body), SIZE, SIZE, 3))
     clothing = COLORS[look.clothing]
+    skirt = clothing if look.style == "dress" else None
+    return paint_person(body, ground=BACKGROUNDS[look.background], shirt=clothing, trousers=clothing, skirt=skirt)
 
-    def limb(first: int, last: int, radius: float, color: tuple[int, int, int]) -> None:
+
+def paint_person(
+    body: Floats,
+    *,
+    ground: Color,
+    shirt: Color,
+    trousers: Color,
+    skirt: Color | None = None,
+    head_radius: float = _HEAD_RADIUS,
+) -> Video:
+    """Draw who has joints [F, 18, 2] in any colours: uint8 [F, 64, 64, 3]; those of `PARTS` are everybody's."""
+    x, y = pixel_grid(SIZE, SIZE)
+    canvas = np.broadcast_to(np.float32(ground), (len(body), SIZE, SIZE, 3))
+
+    def piece(start: Floats, end: Floats, radius: float, color: Color) -> None:
         nonlocal canvas
-        canvas = paint(canvas, coverage(_capsule(x, y, body[:, first], body[:, last]) - radius), color)
+        canvas = paint(canvas, coverage(_capsule(x, y, start, end) - radius), color)
+
+    def limb(first: int, last: int, radius: float, color: Color) -> None:
+        piece(body[:, first], body[:, last], radius, color)
 
     for hip in (8, 11):
-        limb(hip, hip + 1, _LIMB + 0.4, clothing)
-    hips = (body[:, 8] + body[:, 11]) / 2
-    if look.style == "dress":
-        canvas = paint(canvas, coverage(_skirt(x, y, hips)), clothing)
+        limb(hip, hip + 1, _LIMB + 0.4, trousers)
+    if skirt is not None:
+        canvas = paint(canvas, coverage(_skirt(x, y, (body[:, 8] + body[:, 11]) / 2)), skirt)
     for hip, part in ((8, "right_leg"), (11, "left_leg")):
         limb(hip + 1, hip + 2, _FOREARM, PARTS[part])
-    limb(1, 1, _LIMB, clothing)
+    limb(1, 1, _LIMB, shirt)
     for first, last in ((2, 5), (2, 11), (5, 8), (2, 8), (5, 11), (8, 11)):
-        limb(first, last, _BODY, clothing)
-    canvas = paint(canvas, coverage(np.hypot(*_offset(x, y, body[:, 0])) - _HEAD_RADIUS), PARTS["head"])
+        limb(first, last, _BODY, shirt)
+    if trousers != shirt:
+        hips = body[:, [8, 11]]
+        waist = hips + _WAIST * (body[:, [2, 5]] - hips)
+        for start, end in ((hips[:, 0], hips[:, 1]), *((waist[:, i], hips[:, j]) for i in (0, 1) for j in (0, 1))):
+            piece(start, end, _BODY, trousers)
+    canvas = paint(canvas, disc(body[:, 0], head_radius), PARTS["head"])
     for shoulder, part in ((2, "right_arm"), (5, "left_arm")):
-        limb(shoulder, shoulder + 1, _LIMB, clothing)
+        limb(shoulder, shoulder + 1, _LIMB, shirt)
         limb(shoulder + 1, shoulder + 2, _FOREARM, PARTS[part])
     return canvas.round().astype(np.uint8)
+
+
+def disc(center: Floats, radius: float | Floats) -> Floats:
+    """Coverage [F, 64, 64] of discs around points [F, 2] in pixels."""
+    return coverage(np.hypot(*_offset(*pixel_grid(SIZE, SIZE), center)) - radius)
 
 
 def _offset(x: Floats, y: Floats, point: Floats) -> tuple[Floats, Floats]:
