@@ -50,11 +50,11 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def in_8_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same with the matrices of blocks, and of what hears, as int8 with a scale per row (``X.weight_scale``)."""
+    """The same with the matrices of blocks, and of what hears or sees a face, as int8 with a scale per row (``X.weight_scale``)."""
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         is_matrix = name.endswith(".weight") and tensor.ndim == 2
-        if not (is_matrix and name.startswith(("blocks.", "audio_injector."))):
+        if not (is_matrix and name.startswith(("blocks.", "audio_injector.", "face_adapter."))):
             stored[name] = tensor
             continue
         scale = tensor.float().abs().amax(dim=1, keepdim=True).clamp_min(1e-8) / 127

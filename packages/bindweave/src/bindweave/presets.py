@@ -8,7 +8,6 @@ from bindweave.config import BindWeaveConfig, ConnectorConfig
 from bindweave.families import BINDWEAVE, CONNECTOR_PART
 from bindweave.prompts import NEGATIVE_PROMPT
 from bindweave.task import SubjectToVideo
-from wan_core.checkpoints import CLIP, Part
 from wan_core.models import CLIPConfig
 from wan_core.presets import get_preset
 
@@ -35,7 +34,9 @@ BINDWEAVE_14B = replace(
     tea_cache=(),
 )
 
-TINY_CLIP = CLIPConfig(image_size=56, patch_size=14, dim=48, ffn_dim=96, num_heads=4, num_layers=3)
+_EYES = get_preset("tiny-animate").part("image_encoder")
+TINY_CLIP: CLIPConfig = _EYES.config
+"""Its weights are the core's, as the text encoder's are."""
 
 _TINY = get_preset("tiny-i2v")
 _TINY = replace(
@@ -43,7 +44,7 @@ _TINY = replace(
     parts=(
         *_TINY.parts,
         replace(CONNECTOR_PART, config=ConnectorConfig(dim=TINY_MLLM_DIM, text_dim=_TINY.dit.text_dim)),
-        Part(name="image_encoder", family=CLIP, file=str(WEIGHTS / "clip.safetensors"), config=TINY_CLIP),
+        _EYES,
     ),
 )
 

@@ -7,10 +7,26 @@ from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 
-from wan_core.checkpoints import DIT, S2V, TOKENIZER, UMT5, VAE, WAV2VEC2, Part
-from wan_core.models import S2VConfig, UMT5Config, VAEConfig, WanDiTConfig, Wav2Vec2Config
+from wan_core.checkpoints import ANIMATE, CLIP, DIT, S2V, TOKENIZER, UMT5, VAE, WAV2VEC2, Part
+from wan_core.models import (
+    AnimateDiTConfig,
+    CLIPConfig,
+    S2VConfig,
+    UMT5Config,
+    VAEConfig,
+    WanDiTConfig,
+    Wav2Vec2Config,
+)
 from wan_core.presets.base import Preset
-from wan_core.tasks import Experts, ImageToVideo, SamplingDefaults, SpeechToVideo, TextImageToVideo, TextToVideo
+from wan_core.tasks import (
+    Animate,
+    Experts,
+    ImageToVideo,
+    SamplingDefaults,
+    SpeechToVideo,
+    TextImageToVideo,
+    TextToVideo,
+)
 
 TINY_VAE = VAEConfig(
     dim=24,
@@ -136,5 +152,47 @@ TINY_S2V = replace(
     world=(
         "it animates a round face, red, green, yellow, orange, purple or cyan, on a black, white, gray, blue or pink "
         "background, whose mouth opens with the loudness; 'wan download s2v-14B' fetches a model that knows people"
+    ),
+)
+
+TINY_CLIP = CLIPConfig(image_size=56, patch_size=14, dim=48, ffn_dim=96, num_heads=4, num_layers=3)
+
+TINY_ANIMATE_DIT = AnimateDiTConfig(
+    **{
+        **vars(TINY_DIT),
+        "in_dim": 2 * TINY_VAE.z_dim + 4,
+        "image_dim": TINY_CLIP.dim,
+        "image_tokens": TINY_CLIP.num_tokens,
+    },
+    pose_dim=TINY_VAE.z_dim,
+    motion_encoder_channels=(16, 16, 32, 32),
+    motion_style_dim=32,
+    motion_dim=8,
+    motion_encoder_dim=32,
+    face_encoder_hidden_dim=32,
+    inject_face_latents_blocks=2,
+)
+
+# Segments of 13 frames; the folder of the network is one of its own, as that of tiny-s2v.
+TINY_ANIMATE = replace(
+    TINY_T2V,
+    name="tiny-animate",
+    summary="a stick person in the clothes of a picture moves as another one does, in seconds on a CPU",
+    task=Animate(),
+    parts=(
+        Part(
+            name="dit",
+            family=ANIMATE,
+            file=str(files("wan_core") / "weights" / "tiny-animate"),
+            config=TINY_ANIMATE_DIT,
+        ),
+        *TINY_T2V.parts[1:],
+        Part(name="image_encoder", family=CLIP, file="clip.safetensors", config=TINY_CLIP),
+    ),
+    sampling=replace(TINY_T2V.sampling, num_frames=13, fps=16, num_inference_steps=10, guidance_scale=1.0),
+    tea_cache=(),
+    world=(
+        "it moves a stick person, in a shirt and trousers that are green, purple, yellow or white, before a black, "
+        "white or green background; 'wan download animate-14B' fetches a model that knows people"
     ),
 )

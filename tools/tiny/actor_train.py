@@ -1,0 +1,133 @@
+"""Train the tiny Wan-Animate: ``python -m tools.tiny.actor_train --stage scenes --work FOLDER``.
+
+Stages, in this order: ``scenes`` (what the task makes of 720 driving folders), ``act`` (the bundled transformer, which
+learns to act), ``evaluate`` (50 held-back scenes through the pipeline), ``export`` (the weights into the package).
+torchrun divides the first two among processes. Every stage goes on from what there is in ``--work``; ``act`` saves a
+checkpoint each minute. Two cores.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from tools.tiny import family, together
+from tools.tiny.actor_evaluation import means, score_drawn, score_model
+from tools.tiny.actor_export import pipeline_of, write_actor
+from tools.tiny.actor_stages import PRESET, ActStage, actor_optimizers, lesson_cache, new_actor
+from tools.tiny.dit_stage import text_states, use_plain_attention
+from tools.tiny.train import Reporter, prepare_process
+from wan_core.models import AnimateDiT
+from wan_core.runtime import launched
+from wan_core.tasks.animate import PROMPT
+from wan_core.training import (
+    AveragedWeights,
+    Cache,
+    CheckpointFolder,
+    LoopSettings,
+    Ranks,
+    Stage,
+    TrainingState,
+    distributed_ranks,
+    run_identity,
+    train,
+)
+
+STAGES = ("scenes", "act", "evaluate", "export")
+STEPS, BATCH, AVERAGE = 900, 24, 0.99
+RECIPE = f"{STEPS} steps of {BATCH}, two CPU cores; from tiny-t2v; matrices rounded to 8 bits afterwards"
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--stage", choices=STAGES, required=True)
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, examples, logs and scores")
+    parser.add_argument("--steps", type=int, help="number of steps; may be changed when a run goes on")
+    return parser.parse_args()
+
+
+def act_settings(steps: int | None) -> LoopSettings:
+    """The settings of stage "act"."""
+    return LoopSettings(steps=steps or STEPS, warmup_steps=20, decay_share=0.6, final_rate=0.03, log_steps=20)
+
+
+def lessons(work: Path, ranks: Ranks) -> Cache:
+    """The training examples, made where they are missing; every process makes its part."""
+    start = work / f"start-{ranks.rank}"
+    write_actor(start, new_actor(), "not trained", {})
+    lesson_cache(work / "lessons", pipeline_of(start), (ranks.rank, ranks.world))
+    ranks.wait()
+    return lesson_cache(work / "lessons", None)
+
+
+def run_scenes(arguments: argparse.Namespace) -> None:
+    """Stage "scenes" (stage "act" does it when it needs it)."""
+    with distributed_ranks(launched(), torch.device("cpu")) as ranks:
+        lessons(arguments.work, ranks)
+
+
+def run_act(arguments: argparse.Namespace) -> None:
+    """Stage "act", in one process or in several that torchrun starts."""
+    dit = new_actor()
+    average = AveragedWeights(dit, AVERAGE)
+    use_plain_attention(dit)
+    _, encoder = family.load_frozen()
+    with torch.no_grad():
+        texts = text_states(encoder, [PROMPT, ""]).clone()
+    with distributed_ranks(launched(), torch.device("cpu")) as ranks:
+        stage = ActStage(dit, lessons(arguments.work, ranks), texts, BATCH // ranks.world, ranks.rank)
+        together.prepare(dit, world=ranks.world, compiled=False)
+        folder = CheckpointFolder if ranks.is_first else together.FollowerFolder
+        train(
+            Stage.of(dit, actor_optimizers(dit), stage.loss, average),
+            act_settings(arguments.steps),
+            checkpoints=folder(arguments.work / "act"),
+            report=Reporter(),
+            log_path=arguments.work / "act.jsonl" if ranks.is_first else None,
+            rank=ranks.rank,
+            reduce=ranks.reduce,
+        )
+
+
+def trained_actor(work: Path) -> AnimateDiT:
+    """The averaged weights that stage "act" made."""
+    dit = new_actor()
+    average = AveragedWeights(dit, AVERAGE)
+    settings = run_identity(act_settings(None), {})
+    CheckpointFolder(work / "act").restore(TrainingState(dit, actor_optimizers(dit), average, settings))
+    average.exchange(dit)
+    return dit.eval()
+
+
+def run_evaluate(arguments: argparse.Namespace) -> None:
+    """Stage "evaluate": ``scores.json`` in the work folder."""
+    work = arguments.work
+    write_actor(work / "model", trained_actor(work), RECIPE, {})
+    rows = {**score_drawn(family.load_bundled("vae").eval()), **score_model(pipeline_of(work / "model"), work)}
+    scores = {"means": means(rows), "rows": rows}
+    (work / "scores.json").write_text(json.dumps(scores, indent=1))
+    sys.stdout.write(json.dumps(scores["means"], indent=1) + "\n")
+
+
+def run_export(arguments: argparse.Namespace) -> None:
+    """Stage "export": the network with its scores, and the example, into the repository."""
+    scores = json.loads((arguments.work / "scores.json").read_text())["means"]
+    write_actor(Path(PRESET.part("dit").file), trained_actor(arguments.work), RECIPE, scores)
+
+
+def main() -> None:
+    """Run one stage."""
+    arguments = parse_arguments()
+    prepare_process("tools.tiny.actor_train")
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    runs = {"scenes": run_scenes, "act": run_act, "evaluate": run_evaluate, "export": run_export}
+    runs[arguments.stage](arguments)
+
+
+if __name__ == "__main__":
+    main()
