@@ -138,13 +138,10 @@ def error_weights(body: np.ndarray) -> Tensor:
     return weights
 
 
-def lesson_cache(folder: Path, pipeline: Pipeline | None, part: tuple[int, int] = (0, 1)) -> Cache:
-    """Every training example, made where it is missing."""
+def write_lessons(folder: Path, pipeline: Pipeline, part: tuple[int, int]) -> None:
+    """Make every training example of a part, (index, count), where it is missing."""
     settings = {"actors": ACTORS_VERSION, "segment": SEGMENT}
-    if pipeline is not None:
-        made_by = pipeline
-        write_cache(folder, SCENES, lambda number: encode_lesson(made_by, number), settings, part=part)
-    return Cache(folder)
+    write_cache(folder, SCENES, lambda number: encode_lesson(pipeline, number), settings, part=part)
 
 
 def new_actor() -> AnimateDiT:
@@ -172,12 +169,19 @@ def new_actor() -> AnimateDiT:
 
 
 def actor_optimizers(dit: AnimateDiT) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of blocks and of what looks at faces, AdamW for the rest."""
+    """Muon for the matrices of blocks and of what looks at faces, AdamW for the rest; faster for the motion encoder,
+    whose weights are large and scaled down where they are used."""
+    motion = list(dit.motion_encoder.parameters())
 
     def is_matrix(name: str, weight: Tensor) -> bool:
         return weight.ndim == 2 and name.startswith(("blocks.", "face_adapter."))
 
-    return split_optimizers(dit, is_matrix, 0.01, 2e-3)
+    for weight in motion:
+        weight.requires_grad_(False)
+    optimizers = split_optimizers(dit, is_matrix, 0.01, 2e-3)
+    for weight in motion:
+        weight.requires_grad_(True)
+    return [*optimizers, torch.optim.AdamW(motion, lr=1e-2, betas=(0.9, 0.98), weight_decay=0.0)]
 
 
 @dataclass(frozen=True)
@@ -208,7 +212,6 @@ class ActStage:
             face_tokens=self.dit.encode_face(stacked(examples, "faces").transpose(1, 2) / 127.5 - 1),
         )
         batch = make_flow_batch(latents, LEVELS.sample(self.batch), torch.randn_like(latents))
-        with torch.autocast("cpu", torch.bfloat16):
-            velocity = self.dit(batch.latents, batch.timesteps, inputs)
-        error = (velocity.float() - batch.target).square().mean(dim=1)
+        velocity = self.dit(batch.latents, batch.timesteps, inputs)
+        error = (velocity - batch.target).square().mean(dim=1)
         return (error * weight).sum() / weight.sum()

@@ -18,7 +18,7 @@ import torch
 from tools.tiny import family, together
 from tools.tiny.actor_evaluation import means, score_drawn, score_model
 from tools.tiny.actor_export import pipeline_of, write_actor
-from tools.tiny.actor_stages import PRESET, ActStage, actor_optimizers, lesson_cache, new_actor
+from tools.tiny.actor_stages import PRESET, ActStage, actor_optimizers, new_actor, write_lessons
 from tools.tiny.dit_stage import text_states, use_plain_attention
 from tools.tiny.train import Reporter, prepare_process
 from wan_core.models import AnimateDiT
@@ -38,7 +38,7 @@ from wan_core.training import (
 )
 
 STAGES = ("scenes", "act", "evaluate", "export")
-STEPS, BATCH, AVERAGE = 900, 24, 0.99
+STEPS, BATCH, AVERAGE = 650, 24, 0.99
 RECIPE = f"{STEPS} steps of {BATCH}, two CPU cores; from tiny-t2v; matrices rounded to 8 bits afterwards"
 
 
@@ -60,9 +60,9 @@ def lessons(work: Path, ranks: Ranks) -> Cache:
     """The training examples, made where they are missing; every process makes its part."""
     start = work / f"start-{ranks.rank}"
     write_actor(start, new_actor(), "not trained", {})
-    lesson_cache(work / "lessons", pipeline_of(start), (ranks.rank, ranks.world))
+    write_lessons(work / "lessons", pipeline_of(start), (ranks.rank, ranks.world))
     ranks.wait()
-    return lesson_cache(work / "lessons", None)
+    return Cache(work / "lessons")
 
 
 def run_scenes(arguments: argparse.Namespace) -> None:
