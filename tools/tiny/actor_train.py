@@ -38,7 +38,7 @@ from wan_core.training import (
 )
 
 STAGES = ("scenes", "act", "evaluate", "export")
-STEPS, BATCH, AVERAGE = 650, 24, 0.99
+STEPS, BATCH, AVERAGE = 800, 24, 0.99
 RECIPE = f"{STEPS} steps of {BATCH}, two CPU cores; from tiny-t2v; matrices rounded to 8 bits afterwards"
 
 

@@ -205,14 +205,21 @@ def _as_tensor(video: Video) -> Tensor:
     return torch.from_numpy(video).permute(3, 0, 1, 2).float() / 127.5 - 1
 
 
+EXAMPLE_FRAMES = 37
+
+
+def example_scene() -> Scene:
+    """The scene of tests/data/driving, which no training and no score saw."""
+    rng = np.random.default_rng([63, 0])
+    look, driver = _pair(looks(held_back=True), rng)
+    return Scene(look, driver, look.colors, draw_drive(rng, EXAMPLE_FRAMES), draw_standing(rng))
+
+
 def main() -> None:
     """Write the example."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("folder", type=Path)
-    rng = np.random.default_rng([63, 0])
-    look, driver = _pair(looks(held_back=True), rng)
-    scene = Scene(look, driver, look.colors, draw_drive(rng, 37), draw_standing(rng))
-    write_driving(parser.parse_args().folder, scene, replaced=True)
+    write_driving(parser.parse_args().folder, example_scene(), replaced=True)
 
 
 if __name__ == "__main__":
