@@ -74,7 +74,8 @@ def test_the_loss_reaches_every_way_in() -> None:
         stage.loss(step, 0).backward()
         for optimizer in optimizers:
             optimizer.step()
-    reached = {name.split(".")[0] for name, weight in dit.named_parameters() if weight.grad is not None and weight.grad.any()}
+    moved = [name for name, weight in dit.named_parameters() if weight.grad is not None and weight.grad.any()]
+    reached = {name.split(".")[0] for name in moved}
     assert reached >= {"motion_encoder", "face_encoder", "face_adapter", "pose_patch_embedding", "img_emb", "blocks"}
     trained = {id(weight) for each in optimizers for group in each.param_groups for weight in group["params"]}
     assert trained == {id(weight) for weight in dit.parameters()}

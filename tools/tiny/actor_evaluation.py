@@ -1,7 +1,7 @@
 """Scores of the tiny Wan-Animate on the held-back scenes through the pipeline, as 'wan generate' makes them.
 
-A scene is moved in the picture's own scene, which is what the bars are for, and in the driving video's; each video has two
-segments. For comparison it is drawn, drawn and sent through the autoencoder, and judged by another scene's joints.
+A scene is moved where the picture is, which is what the bars are for, and where the driving video is; each video has
+two segments. For comparison it is drawn, drawn and sent through the autoencoder, and judged by another scene's joints.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""A judge of videos of the actors' world, by image analysis alone: where the joints are, who is seen, how the mouth moves.
+"""A judge of videos of the actors' world, by image analysis alone: where joints are, who is seen, how the mouth moves.
 
-It knows the palette and the build of an actor. Joints are found by `tools.tiny.person_detect`; clothes are looked at where
-the joints of the driving video say that they should be, so somebody who stands elsewhere wears nothing.
+It knows the palette and the build of an actor. Joints are found by `tools.tiny.person_detect`; clothes are looked at
+where the joints of the driving video say that they should be, so somebody who stands elsewhere wears nothing.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ def judge(video: Video, scene: Scene, *, replaced: bool = False) -> dict[str, fl
 
 
 def colors_of(video: Video, drive: Drive) -> Mapping[str, str | None]:
-    """Names of what is seen at shirt and trousers, most of all frames, and of the background; None for no such colour."""
+    """Names of what is seen at shirt and trousers, by the median of all frames, and of the background; or None."""
     pixels = video.astype(np.float32)
     hips = drive.body[:, [8, 11]].mean(axis=1)
     shirt = drive.body[:, 1] + _SHIRT_DOWN * (hips - drive.body[:, 1])

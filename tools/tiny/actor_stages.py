@@ -145,7 +145,7 @@ def write_lessons(folder: Path, pipeline: Pipeline, part: tuple[int, int]) -> No
 
 
 def new_actor() -> AnimateDiT:
-    """The bundled text-to-video transformer that also sees a reference and poses, as it sees video; faces add nothing."""
+    """The bundled text-to-video transformer that also sees a reference and poses, as it sees video, and no face yet."""
     base = load_bundled("dit").state_dict()
     patches = base.pop("patch_embedding.weight")
     torch.manual_seed(4)
@@ -186,8 +186,10 @@ def actor_optimizers(dit: AnimateDiT) -> list[torch.optim.Optimizer]:
 
 @dataclass(frozen=True)
 class ActStage:
-    """Flow matching on segments, for `wan_core.training.train`; ``texts`` [2, 24, 96] are states of the task's prompt and
-    of none, ``rank`` numbers processes that train together."""
+    """Flow matching on segments, for `wan_core.training.train`.
+
+    ``texts`` [2, 24, 96] are states of the task's prompt and of none, ``rank`` numbers processes that train together.
+    """
 
     dit: AnimateDiT
     lessons: Cache

@@ -1,9 +1,9 @@
 """The actors' world: a stick person in a coloured shirt and trousers, who moves as another one does in a driving video.
 
 Everything follows from integers: ``training_scene(seed)`` always draws the same scene. Limbs, motions and the colours
-that are everybody's are those of `tools.tiny.people`; new are the trousers and a mouth that opens and shuts. Two pairs of
-shirt and trousers in twelve are held back, and the 50 held-back scenes move by seeds of their own. Who drives wears
-something else, before another background: nothing of the actor's look can come from the driving video.
+that are everybody's are those of `tools.tiny.people`; new are the trousers and a mouth that opens and shuts. Two pairs
+of shirt and trousers in twelve are held back, and the 50 held-back scenes move by seeds of their own. The looks of who
+drives and who acts are drawn apart: the driving video does not tell the actor's colours.
 ``python -m tools.tiny.actors FOLDER`` writes a driving folder as 'wan prepare-animate' does, that of tests/data.
 """
 
@@ -103,7 +103,9 @@ def outfits(*, held_back: bool) -> tuple[tuple[str, str], ...]:
 @cache
 def looks(*, held_back: bool) -> tuple[Look, ...]:
     """The looks of one side of the split; no two of its colours are the same."""
-    return tuple(Look(*pair, ground) for pair in outfits(held_back=held_back) for ground in GROUNDS if ground not in pair)
+    return tuple(
+        Look(*pair, ground) for pair in outfits(held_back=held_back) for ground in GROUNDS if ground not in pair
+    )
 
 
 def render(colors: dict[str, Color], drive: Drive) -> Video:
@@ -137,7 +139,7 @@ def face_crops(video: Video, body: Floats) -> Video:
 
 
 def masks(driver: Look, drive: Drive, parts: int = 1) -> NDArray[np.uint8]:
-    """Where somebody is [F, 64, 64], 0 or 1: all of the box around, or of its ``parts`` x ``parts`` cells that are hit."""
+    """Where somebody is [F, 64, 64], 0 or 1: the box, or those of its ``parts`` x ``parts`` cells that are hit."""
     ground = np.float32(driver.colors["ground"])
     there = np.abs(render(driver.colors, drive) - ground).max(axis=-1) > 8
     return np.stack([augment_mask(mask.astype(np.uint8), 1, 3, parts, parts) for mask in there])

@@ -50,7 +50,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
 
 def in_8_bits(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The same with the matrices of blocks, and of what hears or sees a face, as int8 with a scale per row (``X.weight_scale``)."""
+    """The same with the matrices of blocks, and of what hears or sees a face, as int8 with a scale per row.
+
+    The scale is called ``X.weight_scale``.
+    """
     stored: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         is_matrix = name.endswith(".weight") and tensor.ndim == 2
