@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from tools.tiny.actor_judge import judge
-from tools.tiny.actors import Scene, evaluation_scenes, write_driving
+from tools.tiny.actors import Scene, render, write_driving
 from tools.tiny.scores import write_sheet
 from tools.tiny.vae_stage import reconstructor, to_video
 from tools.tiny.world import Video
@@ -35,33 +35,39 @@ def make(pipeline: Pipeline, scene: Scene, folder: Path, seed: int, *, replaced:
     return to_video(video.frames.transpose(0, 1))
 
 
-def score_drawn(vae: VideoVAE) -> Rows:
+def score_drawn(scenes: Sequence[Scene], vae: VideoVAE) -> Rows:
     """Scores of what the model is compared with."""
     rebuilt = reconstructor(vae)
     rows: Rows = {"drawn": [], "drawn, through the autoencoder": []}
-    for scene in evaluation_scenes():
+    for scene in scenes:
         drawn = scene.target()
         for name, video in zip(rows, (drawn, rebuilt(drawn)), strict=True):
             rows[name].append(judge(video, scene))
     return rows
 
 
-def score_model(pipeline: Pipeline, work: Path) -> Rows:
-    """Scores of the model's videos of every held-back scene; a sheet of each arm in the work folder."""
-    scenes = list(evaluation_scenes())
+def score_model(scenes: Sequence[Scene], pipeline: Pipeline, work: Path) -> Rows:
+    """Scores of the model's videos of every scene; a sheet of the first six of each arm in the work folder."""
     rows: Rows = {}
     for name, replaced in ARMS.items():
         videos = [
-            make(pipeline, scene, work / "inputs" / f"{number:02d}", number, replaced=replaced)
+            make(pipeline, scene, work / f"{number:02d}", number, replaced=replaced)
             for number, scene in enumerate(scenes)
         ]
         rows[name] = [judge(*pair, replaced=replaced) for pair in zip(videos, scenes, strict=True)]
         if not replaced:
             others = [*scenes[1:], scenes[0]]
             rows[f"{name}, judged by another scene"] = [judge(*pair) for pair in zip(videos, others, strict=True)]
-        pictured = [np.concatenate([scene.picture[None], video]) for scene, video in zip(scenes, videos, strict=True)]
-        write_sheet(pictured[:10], work / f"actors-{int(replaced)}.png", frames=7)
+        strips = [strip(*pair) for pair in zip(scenes, videos, strict=True)]
+        write_sheet(strips[:6], work / f"actors-{int(replaced)}.png", frames=len(strips[0]))
     return rows
+
+
+def strip(scene: Scene, video: Video) -> Video:
+    """What is shown of a scene [7, 64, 64, 3]: the picture, three frames of who drives, the same three of the video."""
+    shown = np.linspace(0, len(video) - 1, 3).round().astype(int)
+    filmed = render(scene.driver.colors, scene.drive)[shown]
+    return np.concatenate([scene.picture[None], filmed, video[shown]])
 
 
 def means(rows: Rows) -> dict[str, dict[str, Any]]:

@@ -2,7 +2,7 @@
 
 Stages, in this order: ``scenes`` (what the task makes of 720 driving folders), ``act`` (the bundled transformer, which
 learns to act), ``evaluate`` (50 held-back scenes through the pipeline), ``export`` (the weights into the package).
-torchrun divides the first two among processes. Every stage goes on from what there is in ``--work``; ``act`` saves a
+torchrun divides all but the last among processes. Every stage goes on from what there is in ``--work``; ``act`` saves a
 checkpoint each minute. Two cores.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from tools.tiny import family, together
 from tools.tiny.actor_evaluation import means, score_drawn, score_model
 from tools.tiny.actor_export import pipeline_of, write_actor
 from tools.tiny.actor_stages import PRESET, ActStage, actor_optimizers, new_actor, write_lessons
+from tools.tiny.actors import evaluation_scenes
 from tools.tiny.dit_stage import text_states, use_plain_attention
 from tools.tiny.train import Reporter, prepare_process
 from wan_core.models import AnimateDiT
@@ -105,19 +107,22 @@ def trained_actor(work: Path) -> AnimateDiT:
 
 
 def run_evaluate(arguments: argparse.Namespace) -> None:
-    """Stage "evaluate": ``scores.json`` in the work folder."""
-    work = arguments.work
-    write_actor(work / "model", trained_actor(work), RECIPE, {})
-    rows = {**score_drawn(family.load_bundled("vae").eval()), **score_model(pipeline_of(work / "model"), work)}
-    scores = {"means": means(rows), "rows": rows}
-    (work / "scores.json").write_text(json.dumps(scores, indent=1))
-    sys.stdout.write(json.dumps(scores["means"], indent=1) + "\n")
+    """Stage "evaluate": the scores of every held-back scene, ``rows-N.json``; torchrun divides the scenes."""
+    rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+    work, folder = arguments.work, arguments.work / f"model-{rank}"
+    write_actor(folder, trained_actor(work), RECIPE, {})
+    scenes = list(evaluation_scenes())[rank::world]
+    rows = score_drawn(scenes, family.load_bundled("vae").eval())
+    rows |= score_model(scenes, pipeline_of(folder), work / f"videos-{rank}")
+    (work / f"rows-{rank}.json").write_text(json.dumps(rows, indent=1))
 
 
 def run_export(arguments: argparse.Namespace) -> None:
-    """Stage "export": the network with its scores, and the example, into the repository."""
-    scores = json.loads((arguments.work / "scores.json").read_text())["means"]
+    """Stage "export": the network with its scores into the package; the scores are shown."""
+    parts = [json.loads(path.read_text()) for path in sorted(arguments.work.glob("rows-*.json"))]
+    scores = means({name: [row for part in parts for row in part[name]] for name in parts[0]})
     write_actor(Path(PRESET.part("dit").file), trained_actor(arguments.work), RECIPE, scores)
+    sys.stdout.write(json.dumps(scores, indent=1) + "\n")
 
 
 def main() -> None:
