@@ -12,8 +12,7 @@ from torch import Tensor, nn
 
 from bindweave.dit import BindWeaveDiT
 from bindweave.mllm import MLLM
-from bindweave.presets import TINY_CLIP, TINY_MLLM, WEIGHTS
-from tools.tiny.family import WEIGHTS as CORE
+from bindweave.presets import EYES, TINY_CLIP, TINY_MLLM, WEIGHTS
 from tools.tiny.subject_encoders import MARKS, SubjectEncoders, chat_tokenizer, mllm_config
 from tools.tiny.subjects import SUBJECTS_VERSION
 from tools.tiny.weights import in_8_bits, read_tensors, write_weights
@@ -28,7 +27,7 @@ def write_encoders(encoders: SubjectEncoders, scores: Mapping[str, Any]) -> None
     """CLIP and the language model, each with the scores of its tokens."""
     recipe = f"{_RECIPE}, stage encoders"
     write_weights(
-        CORE / "clip.safetensors", encoders.clip.state_dict(), recipe=recipe, scores=scores, config=asdict(TINY_CLIP)
+        Path(EYES.file), encoders.clip.state_dict(), recipe=recipe, scores=scores, config=asdict(TINY_CLIP)
     )
     write_mllm(encoders.mllm, TINY_MLLM, recipe, scores)
 

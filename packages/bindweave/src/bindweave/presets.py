@@ -34,9 +34,9 @@ BINDWEAVE_14B = replace(
     tea_cache=(),
 )
 
-_EYES = get_preset("tiny-animate").part("image_encoder")
-TINY_CLIP: CLIPConfig = _EYES.config
-"""Its weights are the core's, as the text encoder's are."""
+EYES = get_preset("tiny-animate").part("image_encoder")
+"""The tiny CLIP; its weights are the core's, as the text encoder's are."""
+TINY_CLIP: CLIPConfig = EYES.config
 
 _TINY = get_preset("tiny-i2v")
 _TINY = replace(
@@ -44,7 +44,7 @@ _TINY = replace(
     parts=(
         *_TINY.parts,
         replace(CONNECTOR_PART, config=ConnectorConfig(dim=TINY_MLLM_DIM, text_dim=_TINY.dit.text_dim)),
-        _EYES,
+        EYES,
     ),
 )
 

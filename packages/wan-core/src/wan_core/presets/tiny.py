@@ -173,21 +173,18 @@ TINY_ANIMATE_DIT = AnimateDiTConfig(
     inject_face_latents_blocks=2,
 )
 
-# Segments of 13 frames; the folder of the network is one of its own, as that of tiny-s2v.
+_ACTOR = Path(str(files("wan_core") / "weights" / "tiny-animate"))
+
+# Segments of 13 frames; without guidance, as the release. CLIP was trained for tiny-bindweave, which shares it.
 TINY_ANIMATE = replace(
     TINY_T2V,
     name="tiny-animate",
     summary="a stick person in the clothes of a picture moves as another one does, in seconds on a CPU",
     task=Animate(),
     parts=(
-        Part(
-            name="dit",
-            family=ANIMATE,
-            file=str(files("wan_core") / "weights" / "tiny-animate"),
-            config=TINY_ANIMATE_DIT,
-        ),
+        Part(name="dit", family=ANIMATE, file=str(_ACTOR / "animate"), config=TINY_ANIMATE_DIT),
         *TINY_T2V.parts[1:],
-        Part(name="image_encoder", family=CLIP, file="clip.safetensors", config=TINY_CLIP),
+        Part(name="image_encoder", family=CLIP, file=str(_ACTOR / "clip.safetensors"), config=TINY_CLIP),
     ),
     sampling=replace(TINY_T2V.sampling, num_frames=13, fps=16, num_inference_steps=10, guidance_scale=1.0),
     tea_cache=(),
