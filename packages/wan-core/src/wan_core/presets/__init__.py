@@ -26,6 +26,7 @@ _PRESETS = {
     "tiny-ti2v": "wan_core.presets.tiny:TINY_TI2V",
     "tiny-i2v": "wan_core.presets.tiny:TINY_I2V",
     "tiny-s2v": "wan_core.presets.tiny:TINY_S2V",
+    "tiny-animate": "wan_core.presets.tiny:TINY_ANIMATE",
     "tiny-moe": "wan_core.presets.tiny:TINY_MOE",
 }
 ENTRY_POINT_GROUP = "wan_core.tasks"
