@@ -79,7 +79,6 @@ EXPORTED: dict[tuple[str, str], str] = {
     ("wan_core.cli", "ListCommand"): "a project's own command takes --images a.png b.png by it",
     ("wan_core.cli", "ListOption"): "a project's own command takes --images a.png b.png by it",
     ("wan_core.training", "Objective"): "what a project hands to plan_training for a loss of its own",
-    ("wan_core.tasks", "AnimateRequest"): "what Python users ask animate for; the command builds it from the task",
     ("wan_core.tasks", "FLF2VRequest"): "what Python users ask flf2v for; the command builds it from the task",
 }
 

@@ -46,20 +46,18 @@ def score_drawn(scenes: Sequence[Scene], vae: VideoVAE) -> Rows:
     return rows
 
 
-def score_model(scenes: Sequence[Scene], pipeline: Pipeline, work: Path) -> Rows:
-    """Scores of the model's videos of every scene; a sheet of the first six of each arm in the work folder."""
-    rows: Rows = {}
-    for name, replaced in ARMS.items():
-        videos = [
-            make(pipeline, scene, work / f"{number:02d}", number, replaced=replaced)
-            for number, scene in enumerate(scenes)
-        ]
-        rows[name] = [judge(*pair, replaced=replaced) for pair in zip(videos, scenes, strict=True)]
-        if not replaced:
-            others = [*scenes[1:], scenes[0]]
-            rows[f"{name}, judged by another scene"] = [judge(*pair) for pair in zip(videos, others, strict=True)]
-        strips = [strip(*pair) for pair in zip(scenes, videos, strict=True)]
-        write_sheet(strips[:6], work / f"actors-{int(replaced)}.png", frames=len(strips[0]))
+def score_model(scenes: Sequence[Scene], pipeline: Pipeline, work: Path, name: str) -> Rows:
+    """Scores of the model's videos of every scene, in one of `ARMS`; a sheet of the first six in the work folder."""
+    replaced = ARMS[name]
+    videos = [
+        make(pipeline, scene, work / f"{number:02d}", number, replaced=replaced) for number, scene in enumerate(scenes)
+    ]
+    strips = [strip(*pair) for pair in zip(scenes, videos, strict=True)]
+    write_sheet(strips[:6], work / f"actors-{int(replaced)}.png", frames=len(strips[0]))
+    rows = {name: [judge(*pair, replaced=replaced) for pair in zip(videos, scenes, strict=True)]}
+    if not replaced:
+        others = [*scenes[1:], scenes[0]]
+        rows[f"{name}, judged by another scene"] = [judge(*pair) for pair in zip(videos, others, strict=True)]
     return rows
 
 

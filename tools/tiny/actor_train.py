@@ -17,7 +17,7 @@ from pathlib import Path
 import torch
 
 from tools.tiny import family, together
-from tools.tiny.actor_evaluation import means, score_drawn, score_model
+from tools.tiny.actor_evaluation import ARMS, means, score_drawn, score_model
 from tools.tiny.actor_export import pipeline_of, write_actor
 from tools.tiny.actor_stages import PRESET, ActStage, actor_optimizers, new_actor, write_lessons
 from tools.tiny.actors import evaluation_scenes
@@ -112,9 +112,10 @@ def run_evaluate(arguments: argparse.Namespace) -> None:
     work, folder = arguments.work, arguments.work / f"model-{rank}"
     write_actor(folder, trained_actor(work), RECIPE, {})
     scenes = list(evaluation_scenes())[rank::world]
-    rows = score_drawn(scenes, family.load_bundled("vae").eval())
-    rows |= score_model(scenes, pipeline_of(folder), work / f"videos-{rank}")
-    (work / f"rows-{rank}.json").write_text(json.dumps(rows, indent=1))
+    rows, pipeline = score_drawn(scenes, family.load_bundled("vae").eval()), pipeline_of(folder)
+    for name in ARMS:
+        rows |= score_model(scenes, pipeline, work / f"videos-{rank}", name)
+        (work / f"rows-{rank}.json").write_text(json.dumps(rows, indent=1))
 
 
 def run_export(arguments: argparse.Namespace) -> None:

@@ -26,9 +26,7 @@ _RECIPE = f"tools/tiny/bindweave_train.py, subjects {SUBJECTS_VERSION}"
 def write_encoders(encoders: SubjectEncoders, scores: Mapping[str, Any]) -> None:
     """CLIP and the language model, each with the scores of its tokens."""
     recipe = f"{_RECIPE}, stage encoders"
-    write_weights(
-        Path(EYES.file), encoders.clip.state_dict(), recipe=recipe, scores=scores, config=asdict(TINY_CLIP)
-    )
+    write_weights(Path(EYES.file), encoders.clip.state_dict(), recipe=recipe, scores=scores, config=asdict(TINY_CLIP))
     write_mllm(encoders.mllm, TINY_MLLM, recipe, scores)
 
 
