@@ -57,7 +57,7 @@ def test_a_dry_run_tells_the_plan_and_leaves_nothing(run: Run, few: Path, tmp_pa
     assert plan["trains"] == "a LoRA of rank 4, alpha 4"
     # q, k, v, o twice: 128 to 128; feed-forward: 128 to 512 and back; six blocks
     assert plan["trained_parameters"] == 6 * 4 * (8 * (128 + 128) + 2 * (128 + 512))
-    assert set(plan["memory"]) >= {"weights", "gradients", "optimizer", "activations", "sum"}
+    assert set(plan["memory"]) >= {"weights", "gradients", "optimizer", "activations", "batch", "peak"}
     assert not (tmp_path / "out").exists()
 
 
@@ -128,6 +128,23 @@ def test_a_resumed_run_ends_with_the_same_bytes(run: Run, few: Path, tmp_path: P
     whole, parts = load_file(tmp_path / "whole" / file), load_file(tmp_path / "parts" / file)
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     assert CheckpointFolder(tmp_path / "parts/checkpoints").steps() == [3, 4]
+
+
+@pytest.mark.slow
+def test_a_run_in_bfloat16_from_when_all_of_it_was_computed_so_does_not_go_on(
+    run: Run, few: Path, tmp_path: Path
+) -> None:
+    arguments = ["--data", few, "--lora-rank", 2, "--dtype", "bfloat16", "--output", tmp_path, *SHORT]
+    good(run("train", *arguments, "--schedule", "constant", "--steps", 1))
+    good(run("train", *arguments, "--schedule", "constant", "--steps", 2))
+    (file,) = (tmp_path / "checkpoints/step-00000002").glob("*.json")
+    state = json.loads(file.read_text())
+    del state["settings"]["recipe"]["precision"]
+    file.write_text(json.dumps(state))
+    result = run("train", *arguments, "--schedule", "constant", "--steps", 3)
+    assert result.exit_code == 2
+    assert "recipe.precision was None" in result.stderr
+    assert "name another output folder" in result.stderr
 
 
 def test_a_finished_run_called_again_reports_the_loss_of_its_log(run: Run, few: Path, tmp_path: Path) -> None:

@@ -6,16 +6,29 @@ network; the weights are float32 in the file, and read as they are and as bfloat
 
 import json
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from torch.distributed.device_mesh import DeviceMesh
 
 from wan_core.checkpoints import DIT, load_model, read_weights
 from wan_core.models import DiTInputs, WanDiTConfig
-from wan_core.runtime import DividedReading, launched, prepare_model, process_group
+from wan_core.runtime import (
+    DividedReading,
+    RowReading,
+    launched,
+    prepare_model,
+    process_group,
+    shard_model,
+    whole_tensor,
+)
 from wan_core.runtime.mesh import ParallelPlan, video_mesh
+from wan_core.training import LoRASettings, attach_lora, own_weights
+
+NARROW = torch.bfloat16
 
 CONFIG = WanDiTConfig(
     in_dim=4, out_dim=4, dim=512, ffn_dim=2048, num_heads=4, num_layers=6, text_dim=64, text_len=8, freq_dim=64
@@ -31,9 +44,38 @@ def own_memory() -> int:
 def velocity(model: nn.Module) -> torch.Tensor:
     generator = torch.Generator().manual_seed(1)
     noisy, context = (torch.randn(shape, generator=generator) for shape in ((1, 4, 1, 4, 4), (1, 8, 64)))
-    with torch.no_grad():
-        out: torch.Tensor = model(noisy, torch.tensor([500.0]), DiTInputs(context=context))
+    out: torch.Tensor = model(noisy, torch.tensor([500.0]), DiTInputs(context=context))
     return out
+
+
+@torch.no_grad()
+def is_equal(one: nn.Module, other: nn.Module) -> bool:
+    return torch.equal(velocity(one), velocity(other))
+
+
+def trained(folder: Path, mesh: DeviceMesh, *, lora: bool) -> dict[str, Any]:
+    """One step of a network whose rows were read by their processes, beside one of a whole network."""
+    outs, norms, memory, held = [], [], [], 0
+    for division in (RowReading(mesh), None):
+        source = read_weights(folder / "dit.safetensors", mmap=True)
+        before = own_memory()
+        model = load_model(CONFIG, source, family=DIT, dtype=NARROW if lora else torch.float32, division=division)
+        memory.append(own_memory() - before)
+        torch.manual_seed(0)
+        if lora:
+            attach_lora(model, LoRASettings(rank=2))
+        else:
+            own_weights(model)
+        shard = None if division is None else partial(shard_model, mesh=mesh)
+        prepare_model(model, inference=False, shard=shard, dtype=NARROW)
+        if division is not None:
+            held = sum(each.to_local().nbytes for each in model.parameters() if not (lora and each.requires_grad))
+        out = velocity(model)
+        outs.append(out.detach())
+        out.square().mean().backward()
+        weights = [each.grad for each in model.parameters() if each.grad is not None]
+        norms.append(float(whole_tensor(torch.nn.utils.get_total_norm(weights))))
+    return {"is_equal": torch.equal(*outs), "norms": norms, "memory": memory, "held": held}
 
 
 def main() -> None:
@@ -57,9 +99,10 @@ def main() -> None:
                 "memory": memory,
                 "held": sum(each.to_local().nbytes for each in model.parameters()),
                 "whole": sum(each.nbytes for each in whole.parameters()),
-                "is_equal": torch.equal(velocity(model), velocity(whole)),
+                "is_equal": is_equal(model, whole),
                 "dtypes": sorted({str(each.dtype) for each in model.parameters()}),
             }
+        found["training"] = {str(lora): trained(folder, mesh, lora=lora) for lora in (False, True)}
     (folder / f"{launch.rank}.json").write_text(json.dumps(found))
 
 

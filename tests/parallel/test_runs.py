@@ -23,6 +23,14 @@ def notes(world: int, script: Path, folder: Path, *arguments: str) -> list[dict[
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
 
 
+def check_training(steps: list[dict[str, Any]], whole: int) -> None:
+    """A step of training is that of a whole network, and each process has read its own rows."""
+    assert sum(each["held"] for each in steps) == whole
+    assert sum(each["memory"][0] for each in steps) <= 1.2 * whole + len(steps) * 2 * 2**20
+    assert all(each["is_equal"] for each in steps), "training computes what a whole network does"
+    assert all(abs(each["norms"][0] / each["norms"][1] - 1) < 1e-3 for each in steps), "and its gradients"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("world", [2, 4])
 def test_each_process_reads_and_holds_its_share_of_the_weights(world: int, tmp_path: Path) -> None:
@@ -38,6 +46,8 @@ def test_each_process_reads_and_holds_its_share_of_the_weights(world: int, tmp_p
         assert all(each[name]["is_equal"] for each in found)
     assert sum(each["float32"]["memory"] for each in found) <= 0.2 * found[0]["float32"]["whole"], "they stay mapped"
     assert found[0]["bfloat16"]["dtypes"] == ["torch.bfloat16", "torch.float32"], "float32 islands stay"
+    for lora, name in {"False": "float32", "True": "bfloat16"}.items():
+        check_training([each["training"][lora] for each in found], found[0][name]["whole"])
 
 
 CASES = {

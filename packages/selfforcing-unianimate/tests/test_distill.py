@@ -139,7 +139,7 @@ def test_blocks_computed_again_change_nothing(run: Run, tmp_path: Path) -> None:
 
 
 def test_bfloat16_has_the_gradients_of_all_weights(run: Run, tmp_path: Path) -> None:
-    """Weights that autocast cast without gradients must not serve the step that has them."""
+    """Narrow copies of weights that were made without gradients must not serve the step that has them."""
     good(run("dmd", tmp_path / "full", "--steps", 1, "--last-step-only"))
     good(run("dmd", tmp_path / "half", "--steps", 1, "--last-step-only", "--dtype", "bfloat16"))
     full, half = (log_of(tmp_path / name)[-1]["generator_norm"] for name in ("full", "half"))

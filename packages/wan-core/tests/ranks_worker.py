@@ -1,8 +1,9 @@
 """One process of a small run, alone or under torchrun: ``ranks_worker.py FOLDER STEPS [FLAG ...]``.
 
 It trains a tiny transformer on seeded latents with the core's loop; the first process writes losses and final weights.
-Flags: ``lora`` and ``muon`` say what is trained and how, ``groups`` makes two groups of processes that hold the same
-weights each, ``fail`` lets the last process raise at step 3, ``die`` kills the first one while it saves step 20.
+Flags: ``lora`` and ``muon`` say what is trained and how, ``narrow`` computes in bfloat16, ``groups`` makes two groups
+of processes that hold the same weights each, ``fail`` lets the last process raise at step 3, ``die`` kills the first
+one while it saves step 20.
 """
 
 import json
@@ -18,7 +19,7 @@ from torch import Tensor
 
 from wan_core import RequestError
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
-from wan_core.runtime import launched
+from wan_core.runtime import launched, prepare_model
 from wan_core.training import (
     AveragedWeights,
     CheckpointFolder,
@@ -57,7 +58,7 @@ def run(folder: Path, steps: int, flags: set[str], ranks: Ranks) -> None:
         torch.nn.init.normal_(parameter, std=0.1)
     if "lora" in flags:
         attach_lora(model, LoRASettings(rank=2))
-    ranks.shard(model)
+    prepare_model(model, inference=False, shard=ranks.shard, dtype=torch.bfloat16 if "narrow" in flags else None)
     optimizers = build_optimizers(model, "muon" if "muon" in flags else "adamw", 1e-2, weight_decay=0.01)
     average = AveragedWeights(model, 0.9)
     count = GLOBAL_BATCH // ranks.world

@@ -62,8 +62,8 @@ def test_without_a_wish_nothing_happens() -> None:
 def test_layers_are_final_before_weights_are_divided() -> None:
     model, seen = network(), []
 
-    def shard(part: nn.Module) -> None:
-        seen.append((has_kernels(part), type(part.blocks).__name__))
+    def shard(model: nn.Module, *, dtype: torch.dtype | None = None) -> None:
+        seen.append((has_kernels(model), type(model.blocks).__name__))
 
     prepare_model(model, inference=True, attention="sdpa", shard=shard)
     prepare_model(network(), inference=False, shard=shard, recompute=True)

@@ -97,6 +97,15 @@ def test_adapters_and_muon_agree_too(flag: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+def test_in_bfloat16_they_agree_as_far_as_its_gradients_do(tmp_path: Path) -> None:
+    for world, name in ((1, "one"), (2, "two")):
+        finish(world, tmp_path / name, 6, "narrow")
+    one, two = (json.loads((tmp_path / name / "losses.json").read_text()) for name in ("one", "two"))
+    assert two[0] == pytest.approx(one[0], abs=1e-5), "a forward rounds alike"
+    assert two == pytest.approx(one, rel=0.02)
+
+
+@pytest.mark.slow
 def test_two_groups_of_two_processes_agree_with_one(runs: tuple[Path, Path], tmp_path: Path) -> None:
     assert_same(load_file(runs[0] / "final.safetensors"), finish(4, tmp_path / "four", 20, "groups"))
 

@@ -66,7 +66,7 @@ def loss_of(cache, model, *, batch, rank=0, world=1, **settings) -> FlowLoss:
     return FlowLoss(
         model=model, task=TextImageToVideo(), cache=cache, settings=chosen, levels=NoiseLevels(),
         sampler=Sampler(cache, batch=batch, seed=3, held_out=2, world=world),
-        device=torch.device("cpu"), dtype=torch.float32, rank=rank, world=world,
+        device=torch.device("cpu"), rank=rank, world=world,
     )  # fmt: skip
 
 

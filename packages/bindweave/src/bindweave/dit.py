@@ -76,8 +76,8 @@ class Connector(nn.Module):
         self.text_projector = TextProjector(config.dim, config.text_dim)
 
     def forward(self, states: Tensor) -> Tensor:
-        """[B, S, dim] to [B, S, text_dim]."""
-        projected: Tensor = self.text_projector(states)
+        """[B, S, dim] of any dtype to [B, S, text_dim] in that of the weights."""
+        projected: Tensor = self.text_projector(states.to(self.text_projector.linear_1.weight.dtype))
         return projected
 
 

@@ -225,5 +225,5 @@ def _through(connector: nn.Module, states: Tensor) -> Tensor:
     import torch
 
     with torch.no_grad():
-        projected: Tensor = connector(states.to(next(connector.parameters()).dtype))
+        projected: Tensor = connector(states)
     return projected

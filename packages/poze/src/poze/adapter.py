@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ class Pi3FeatureAdapter(nn.Module):
     ``seed`` makes the first weights the same every time, by default they follow torch's generator; ``zero_last=False``
     gives the last layer PyTorch's own start, as in the reference. Raises ConfigError for sizes below 1.
     """
+
+    float32_modules: ClassVar[tuple[str, ...]] = ("proj",)
 
     def __init__(
         self,

@@ -28,7 +28,7 @@ from wan_core.media import load_image
 from wan_core.models import VideoVAE
 from wan_core.sampling import Anchors, Denoiser, Solver, make_solver, sample
 from wan_core.tasks import Clip, Conditioning, SamplingSettings, Task, TextImageToVideo, TI2VInputs, TI2VRequest
-from wan_core.training import Ranks, Stage, TrainedNetworks, TrainingPlan, autocast, one_loss
+from wan_core.training import Ranks, Stage, TrainedNetworks, TrainingPlan, one_loss
 
 Denoise = Callable[[Tensor, Tensor], Tensor]
 
@@ -178,6 +178,10 @@ class Rollout:
             "files": [hash_file(path)[:16] for path in self.files],
         }
 
+    def held_parts(self) -> Mapping[str, bool]:
+        """The VAE, and Pi3 where points are compared; neither is trained."""
+        return {"vae": False} if self.supervision.points is None else {"vae": False, "pi3": False}
+
     def stage(self, plan: TrainingPlan, networks: TrainedNetworks, ranks: Ranks) -> Stage:
         """The chain's errors as the loss of all networks."""
         components = plan.pipeline.components
@@ -198,7 +202,6 @@ class Rollout:
             sampling=self.inputs.settings,
             supervision=self.supervision,
             batch=batch,
-            dtype=plan.dtype,
         )
         return one_loss(plan, networks, loss)
 
@@ -207,7 +210,7 @@ class Rollout:
 class RolloutLoss:
     """The errors of one image's video, sampled with new noise at every step, decoded and compared.
 
-    ``batch`` is what the task's `training_inputs` needs of the image; ``dtype`` the one to sample in.
+    ``batch`` is what the task's `training_inputs` needs of the image.
     """
 
     networks: TrainedNetworks
@@ -218,14 +221,12 @@ class RolloutLoss:
     sampling: SamplingSettings
     supervision: Supervision
     batch: Mapping[str, Tensor] = field(default_factory=dict)
-    dtype: torch.dtype = torch.float32
 
     def __call__(self, step: int, index: int) -> dict[str, Tensor]:
         """``loss``, the weighted sum, and the errors ``video`` and ``points`` where they are measured."""
         device = self.networks.dit.device
         noise = torch.randn(self.conditioning.latent_shape).to(device)
-        with autocast(device, self.dtype):
-            latents = self.latents(noise)
+        latents = self.latents(noise)
         # Values are not cut at -1 and 1 here: what is cut has no gradient.
         video: Tensor = checkpoint(self._decode, latents.float(), use_reentrant=False)[0]
         return self.supervision.losses(video, self.pi3)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from importlib.resources import files as package_files
@@ -17,6 +17,7 @@ from wan_core.checkpoints import (
     CLIP,
     TOKENIZER,
     CheckpointLayout,
+    Division,
     Expert,
     Family,
     Part,
@@ -245,6 +246,7 @@ class _Loader:
         def load(
             device: torch.device,
             dtype: torch.dtype = dtype,
+            division: Division | None = None,
             *,
             inference: bool = True,
             host: HostCopy | None = None,
@@ -254,6 +256,8 @@ class _Loader:
                 return family.open(self._path(part), dtype, device)
             apply = partial(self._prepare, part, inference=inference)
             divided = inference and self._is_divided(part)
+            if divided:
+                division = runtime.DividedReading(self._together.video, apply)
             model = load_model(
                 found.config,
                 found.source,
@@ -261,7 +265,7 @@ class _Loader:
                 dtype=dtype,
                 device=device,
                 place=None if host is None else host.place,
-                division=runtime.DividedReading(self._together.video, apply) if divided else None,
+                division=division,
             )
             if host is not None:
                 host.network = model
@@ -286,9 +290,7 @@ class _Loader:
             processes.divides_text and part.name == "text_encoder"
         )
 
-    def _prepare(
-        self, part: Part, model: nn.Module, shard: Callable[[nn.Module], None] | None = None, *, inference: bool
-    ) -> None:
+    def _prepare(self, part: Part, model: nn.Module, shard: runtime.Shard | None = None, *, inference: bool) -> None:
         """What is done to a network for its use, in the one order."""
         is_denoiser, shares = part.family.is_denoiser, self._together.plan.sequence > 1
         runtime.prepare_model(

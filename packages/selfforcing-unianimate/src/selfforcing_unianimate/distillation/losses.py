@@ -37,24 +37,19 @@ from selfforcing_unianimate.frame_blocks import FrameBlocks
 from wan_core.models import VideoVAE
 from wan_core.runtime import Placed
 from wan_core.sampling import FlowTable
-from wan_core.training import autocast
 
 _ENTRIES = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
 class StageNetwork:
-    """A network of a stage with its dims, and how it is computed: ``dtype`` is the one of autocast."""
+    """A network of a stage with its dims."""
 
     module: Callable[..., Any]
     config: CausalDiTConfig
-    device: torch.device
-    dtype: torch.dtype
 
     def __call__(self, latents: Tensor, timesteps: Tensor, inputs: CausalInputs) -> Any:
-        # One context a call: autocast keeps the weights that it cast without gradients for calls that need them.
-        with autocast(self.device, self.dtype):
-            return self.module(latents, timesteps, inputs)
+        return self.module(latents, timesteps, inputs)
 
 
 @dataclass(frozen=True, kw_only=True)

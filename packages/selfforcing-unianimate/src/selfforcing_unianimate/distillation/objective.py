@@ -66,6 +66,10 @@ class Distillation:
             "beside_student": dict(self.weights),
         }
 
+    def held_parts(self) -> Mapping[str, bool]:
+        """The critic, which is trained, and the teacher, which stays as it is, where the stage has them."""
+        return {name: name == CRITIC for name in self.weights}
+
     def stage(self, plan: TrainingPlan, networks: TrainedNetworks, ranks: Ranks) -> Stage:
         """The losses and optimizers of the student and, where there is one, of its critic."""
         return _Stages(self, plan, networks, ranks).stage()
@@ -119,25 +123,32 @@ class _Stages:
     def _pair(self, shared: dict[str, Any]) -> tuple[Any, Any]:
         """The losses of the student and of its critic."""
         if self.settings.stage in SCORED:
-            teacher = self.plan.pipeline.components.part(TEACHER).trainable(self.plan.dtype).requires_grad_(False)
-            prepare_model(teacher, inference=False, shard=self.ranks.shard)
+            part = self.plan.pipeline.components.part(TEACHER)
+            teacher = part.trainable(self.plan.dtype, self.ranks.division).requires_grad_(False)
+            prepare_model(teacher, inference=False, shard=self.ranks.shard, dtype=self.plan.dtype)
             found = self._network(teacher)
             return MatchingLoss(**shared, teacher=found), CriticLoss(**shared)
         return GANGeneratorLoss(**shared), GANCriticLoss(**shared)
 
     def _critic(self) -> Any:
-        critic = self.plan.pipeline.components.part(CRITIC).trainable(torch.float32)
+        critic = self.plan.pipeline.components.part(CRITIC).trainable(torch.float32, self.ranks.division)
         if self.settings.stage == "gan":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(self.plan.settings.seed)
                 critic = GANCritic(critic, ffn_dim=critic.config.ffn_dim).to(self.plan.device)
         own_weights(critic)
-        prepare_model(critic, inference=False, shard=self.ranks.shard, recompute=self.plan.settings.checkpointing)
+        prepare_model(
+            critic,
+            inference=False,
+            shard=self.ranks.shard,
+            dtype=self.plan.dtype,
+            recompute=self.plan.settings.checkpointing,
+        )
         return critic.train()
 
     def _network(self, module: Any) -> StageNetwork:
         config: Any = (module.model if isinstance(module, GANCritic) else module).config
-        return StageNetwork(module=module, config=config, device=self.plan.device, dtype=self.plan.dtype)
+        return StageNetwork(module=module, config=config)
 
     def _batches(self, targets: Targets) -> Batches:
         plan, ranks, encoder = self.plan, self.ranks, None

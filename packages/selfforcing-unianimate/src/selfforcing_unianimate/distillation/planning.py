@@ -182,7 +182,7 @@ def _notes(plan: TrainingPlan, example: Mapping[str, Any]) -> list[str]:
         if config is not None:
             network = build_on_meta(partial(CAUSAL_DIT.build, config))
             count = sum(each.numel() for each in network.parameters())
-            notes.append(f"the {name} has {count:,} weights, {fate}; the memory below is without it")
+            notes.append(f"the {name} has {count:,} weights, {fate}")
     if MOTION not in example and POSE_PART.name in plan.pipeline.components.parts:
         notes.append("the targets have no poses, so the pose encoder has no effect")
     return notes

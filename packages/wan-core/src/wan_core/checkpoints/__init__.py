@@ -30,10 +30,12 @@ if TYPE_CHECKING:
     from wan_core.checkpoints.inspection import Inspection, inspect_weights, tensor_rows
     from wan_core.checkpoints.layout import TOKENIZER, CheckpointLayout
     from wan_core.checkpoints.load import (
+        Division,
         assign_tensor,
         check_fit,
         check_network,
         load_model,
+        stays_float32,
         weight_bytes,
     )
     from wan_core.checkpoints.lora.merge import LoRA, loras_for, with_delta, with_loras
@@ -64,6 +66,7 @@ __all__ = [
     "CheckpointLayout",
     "Contents",
     "DerivedSource",
+    "Division",
     "Expert",
     "ExportOptions",
     "Family",
@@ -96,6 +99,7 @@ __all__ = [
     "official_config",
     "read_json",
     "read_weights",
+    "stays_float32",
     "tensor_rows",
     "title_of",
     "weight_bytes",

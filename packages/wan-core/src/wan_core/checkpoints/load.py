@@ -158,9 +158,21 @@ def _what_it_is(found: str) -> str:
     return f" (it looks like {title_of(found)})" if found else " (it holds no weights of such a network)"
 
 
+def stays_float32(model: nn.Module, name: str) -> bool:
+    """Whether a network, or one within it, lists the weight ``name`` in its ``float32_modules``."""
+    owner: Any = model
+    parts = name.split(".")
+    for depth, part in enumerate(parts):
+        kept: Iterable[str] = getattr(owner, "float32_modules", ())
+        below = f".{'.'.join(parts[depth:])}."
+        if any(f".{entry}." in below for entry in kept):
+            return True
+        owner = getattr(owner, part, None)
+    return False
+
+
 def _wanted_dtype(model: nn.Module, name: str, dtype: torch.dtype) -> torch.dtype:
-    kept: Iterable[str] = getattr(model, "float32_modules", ())
-    return torch.float32 if any(f".{entry}." in f".{name}." for entry in kept) else dtype
+    return torch.float32 if stays_float32(model, name) else dtype
 
 
 def _stand_in(model: nn.Module, dtypes: Mapping[str, torch.dtype], device: torch.device) -> None:

@@ -1,6 +1,6 @@
 """The networks of a checkpoint, checked and ready to be written again: native names, config, dtypes."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,7 +12,7 @@ from wan_core.checkpoints.contents import Contents, Weights, told
 from wan_core.checkpoints.convert import native_weights
 from wan_core.checkpoints.families import Expert, Family, families, get_family
 from wan_core.checkpoints.families.relatives import relative_of
-from wan_core.checkpoints.load import check_fit
+from wan_core.checkpoints.load import check_fit, stays_float32
 from wan_core.checkpoints.lora.names import refuse_unmerged
 from wan_core.checkpoints.members import members_of
 from wan_core.checkpoints.meta import build_on_meta
@@ -139,13 +139,12 @@ def _experts(found: Sequence[Weights]) -> list[Expert | None]:
 
 def _dtypes(model: nn.Module, native: TensorSource, dtype: torch.dtype | None) -> dict[str, torch.dtype]:
     """What each tensor is written in; modules that must stay float32 keep what they have."""
-    kept: Iterable[str] = getattr(model, "float32_modules", ())
     dtypes = {}
     for name in native:
         info, stored = native.info(name), native.stored_dtype(name)
         if not info.dtype.is_floating_point:
             continue
         own = stored if stored.is_floating_point and stored.itemsize > 1 else torch.bfloat16
-        is_kept = any(f".{entry}." in f".{name}." for entry in kept)
+        is_kept = stays_float32(model, name)
         dtypes[name] = own if dtype is None else torch.promote_types(own, dtype) if is_kept else dtype
     return dtypes

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     )
     from wan_core.runtime.fsdp import (
         DividedReading,
+        RowReading,
+        Shard,
         divided_as,
         is_divided,
         is_sharded,
@@ -47,6 +49,8 @@ __all__ = [
     "OnnxNetwork",
     "Placed",
     "Processes",
+    "RowReading",
+    "Shard",
     "Together",
     "choose_attention_backend",
     "device_facts",

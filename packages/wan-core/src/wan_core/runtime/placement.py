@@ -9,6 +9,7 @@ from typing import Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from wan_core.checkpoints import Division
 from wan_core.runtime.host_copy import HostCopy
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
@@ -26,10 +27,10 @@ class Placed(Generic[ModuleT]):
     """A component that loads itself when it is first used.
 
     ``load`` builds the module on the device it is given; ``load_through`` one whose weights come there through the
-    host copy; ``load_trainable`` one more, in a dtype, to be trained. ``with placed.active() as module`` guarantees
-    that the module is on ``device``; afterwards ``between`` decides. Weights are never copied down from the device,
-    but for those that were changed there, which keep their values. Without ``load_through`` HOST is as DROP. Not thread
-    safe.
+    host copy; ``load_trainable`` one more, in a dtype, to be trained, under a division where there is one. ``with
+    placed.active() as module`` guarantees that the module is on ``device``; afterwards ``between`` decides. Weights are
+    never copied down from the device, but for those that were changed there, which keep their values. Without
+    ``load_through`` HOST is as DROP. Not thread safe.
     """
 
     def __init__(
@@ -39,7 +40,7 @@ class Placed(Generic[ModuleT]):
         *,
         between: Between = Between.KEEP,
         load_through: Callable[[HostCopy], ModuleT] | None = None,
-        load_trainable: Callable[[torch.dtype], ModuleT] | None = None,
+        load_trainable: Callable[[torch.dtype, Division | None], ModuleT] | None = None,
     ) -> None:
         self._load = load
         self._load_through = load_through
@@ -91,14 +92,14 @@ class Placed(Generic[ModuleT]):
             gc.collect()
         release_cached_memory(self.device)
 
-    def trainable(self, dtype: torch.dtype) -> ModuleT:
+    def trainable(self, dtype: torch.dtype, division: Division | None = None) -> ModuleT:
         """Another module of the same weights on the device, in ``dtype``, which belongs to the caller.
 
-        Raises TypeError where the module can only be used.
+        Under a ``division`` it has this process's part of them. Raises TypeError where the module can only be used.
         """
         if self._load_trainable is None:
             raise TypeError("this part of the model cannot be trained")
-        return self._load_trainable(dtype)
+        return self._load_trainable(dtype, division)
 
     @contextmanager
     def held(self) -> Iterator[None]:

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
         stack,
         text_of,
     )
-    from wan_core.training.flow_loss import autocast
     from wan_core.training.folders import FoundExamples, existing_in, find_examples, look_into, reading_notes
     from wan_core.training.loop import run_identity, train
     from wan_core.training.lora import attach_lora, lora_tensors, merge_lora
@@ -92,7 +91,6 @@ __all__ = [
     "TrainingState",
     "WeightUpdate",
     "attach_lora",
-    "autocast",
     "build_optimizers",
     "carry_out",
     "check_apart",

@@ -7,17 +7,22 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import torch
 from torch import nn
 
+from wan_core.checkpoints import stays_float32, weight_bytes
 from wan_core.files import plain_text
 from wan_core.models import WanDiTConfig
 from wan_core.training.data import Example
 from wan_core.training.plan import DIT, TrainingPlan, meta_network
 
-# Values that a block keeps for its backward pass, per token and unit of width: counted on the tiny network.
-_KEPT_PER_WIDTH = 17
+# Values that a block keeps for its backward pass, per token and unit of width, in the dtype to compute in and in
+# float32; and bytes that are kept around the blocks. Counted on small networks of several widths and depths.
+_KEPT_BY_ALL = (10.5, 9.6, 12)
+_KEPT_BY_ADAPTERS = (9.3, 6.3, 1)
 _KEPT_PER_FFN = 2
-_STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4}
+STATE_BYTES = {"adamw": 8, "adamw8bit": 2, "muon": 4}
+"""Of each trained weight, by optimizer; muon has those of its matrices, which are nearly all."""
 
 
 def count_weights(network: nn.Module) -> tuple[int, int]:
@@ -43,24 +48,115 @@ def count_parameters(plan: TrainingPlan) -> tuple[int, int]:
     return total, trained
 
 
-def memory_of(plan: TrainingPlan, tokens: int, total: int, trained: int) -> dict[str, int]:
-    """Estimated bytes of a step: weights, gradients, optimizer, averaged weights, activations.
+def memory_of(plan: TrainingPlan, tokens: int) -> dict[str, int]:
+    """Estimated bytes of one process in a step, row by row, and the ``peak`` that they lead to together.
 
-    ``tokens`` are those of one sample, ``total`` and ``trained`` are `count_parameters`. Activations are an estimate
-    from counts of kept values, good to about a third.
+    ``tokens`` are those of one sample. Rows are those of `step_memory` and one for each network that an objective keeps
+    beside the transformer.
     """
-    config: WanDiTConfig = plan.pipeline.components.configs[DIT]
-    own = 0 if plan.trains_all else trained  # what is trained beside fixed weights is float32
-    weights = (total - own) * plan.weights_dtype.itemsize + own * 4
-    return {
-        "weights": weights,
-        "gradients": trained * 4,
-        "optimizer": trained * _STATE_BYTES[plan.settings.optimizer],
-        "averaged weights": 0 if plan.settings.ema is None else trained * 4,
+    settings, objective = plan.settings, plan.objective
+    rows = step_memory(
+        meta_network(plan),
+        [companion.network.requires_grad_(name in plan.networks) for name, companion in plan.companions().items()],
+        dtype=plan.dtype,
+        tokens=tokens * settings.batch,
+        state_bytes=STATE_BYTES[settings.optimizer],
+        averages=settings.ema is not None,
+        recompute=settings.checkpointing,
+        accumulates=plan.loop.accumulation > 1,
+        world=plan.options.world,
+    )
+    beside = {} if objective is None else objective.held_parts()
+    for name, is_trained in beside.items():
+        part = plan.preset.part(name)
+        kept = torch.float32 if is_trained else part.family.dtype_in(plan.dtype)
+        weights = weight_bytes(plan.pipeline.components.configs[name], part.family, kept)
+        # In float32 a gradient takes what its weight does.
+        state = weights + weights // 4 * STATE_BYTES[settings.optimizer] if is_trained else 0
+        rows[name] = (weights + state) // plan.options.world
+        rows["peak"] += rows[name]
+    peak = rows.pop("peak")
+    return {**rows, "peak": peak}
+
+
+def step_memory(
+    network: nn.Module,
+    companions: Sequence[nn.Module] = (),
+    *,
+    dtype: torch.dtype,
+    tokens: int,
+    state_bytes: int,
+    averages: bool,
+    recompute: bool,
+    accumulates: bool = False,
+    world: int = 1,
+) -> dict[str, int]:
+    """Estimated bytes of a step of a transformer, whose trained weights are float32 and the others ``dtype``.
+
+    ``tokens`` are those of a batch, ``state_bytes`` those of the optimizer for each trained weight. Activations come
+    from counts of kept values. The ``peak`` has activations or gradients, as one goes while the other comes, unless
+    gradients of an earlier part of the batch are there (``accumulates``).
+    """
+    networks = [network, *companions]
+    frozen = sum(_bytes_in(each, dtype, is_trained=False) for each in networks)
+    trained = sum(count_weights(each)[1] for each in networks)
+    config: WanDiTConfig = network.config  # type: ignore[assignment]
+    rows = {
+        "weights": frozen // world,
+        "master weights": trained * 4 // world,
+        "gradients": trained * 4 // world,
+        "optimizer": trained * state_bytes // world,
+        "averaged weights": trained * 4 // world if averages else 0,
+        "weights in use": _weights_in_use(network, dtype, world),
         "activations": activation_bytes(
-            config, tokens * plan.settings.batch, plan.dtype.itemsize, recompute=plan.settings.checkpointing
+            config,
+            tokens,
+            dtype.itemsize,
+            recompute=recompute,
+            trains_all=all(weight.requires_grad for weight in network.parameters()),
         ),
+        "batch": _batch_bytes(config, tokens),
     }
+    moving = rows["activations"], rows["gradients"]
+    peak = sum(rows.values()) - sum(moving) + (sum(moving) if accumulates else max(moving))
+    return {**rows, "peak": peak}
+
+
+def _bytes_in(network: nn.Module, dtype: torch.dtype, *, is_trained: bool) -> int:
+    """Bytes of trained or of frozen weights in ``dtype``, but for those that stay float32."""
+    return sum(
+        weight.numel() * (4 if stays_float32(network, name) else dtype.itemsize)
+        for name, weight in network.named_parameters()
+        if weight.requires_grad is is_trained
+    )
+
+
+def _weights_in_use(network: nn.Module, dtype: torch.dtype, world: int) -> int:
+    """What is there of weights while they compute.
+
+    One process has narrow copies of trained weights, those of one block and of what surrounds the blocks. Several
+    gather that and the next block, and have a block's gradients in ``dtype`` and, to be averaged, in float32.
+    """
+    exact = {name for name, _ in network.named_parameters() if stays_float32(network, name)}
+    sizes: dict[str, tuple[int, int]] = {}
+    for name, weight in network.named_parameters():
+        parts = name.split(".")
+        unit = ".".join(parts[:2]) if parts[0] == "blocks" else ""
+        itemsize = 4 if name in exact else dtype.itemsize
+        if world == 1 and (name in exact or dtype is torch.float32 or not weight.requires_grad):
+            continue
+        gathered, gradients = sizes.get(unit, (0, 0))
+        reduced = weight.numel() * (itemsize + 4) if world > 1 and weight.requires_grad else 0
+        sizes[unit] = gathered + weight.numel() * itemsize, gradients + reduced
+    rest = sizes.pop("", (0, 0))
+    block = max(sizes.values(), default=(0, 0))
+    return rest[0] + (2 if world > 1 else 1) * block[0] + max(block[1], rest[1])
+
+
+def _batch_bytes(config: WanDiTConfig, tokens: int) -> int:
+    """Latents, noise, their mixture and the velocities, channels beside them, and text, all float32."""
+    patch = math.prod(config.patch_size)
+    return 4 * tokens * patch * (4 * config.out_dim + 2 * config.in_dim)
 
 
 def describe_trained(plan: TrainingPlan) -> str:
@@ -74,12 +170,19 @@ def describe_trained(plan: TrainingPlan) -> str:
     return " and the ".join(names)
 
 
-def activation_bytes(config: WanDiTConfig, tokens: int, itemsize: int, *, recompute: bool) -> int:
-    """Estimated bytes that ``tokens`` tokens keep for the backward pass; ``recompute`` keeps the inputs of blocks."""
-    block = tokens * (_KEPT_PER_WIDTH * config.dim + _KEPT_PER_FFN * config.ffn_dim) * itemsize
+def activation_bytes(
+    config: WanDiTConfig, tokens: int, itemsize: int, *, recompute: bool, trains_all: bool = True
+) -> int:
+    """Estimated bytes that ``tokens`` tokens keep for the backward pass; ``recompute`` keeps the inputs of blocks.
+
+    ``itemsize`` is that of the dtype to compute in; where adapters alone are trained (not ``trains_all``) less is kept.
+    """
+    narrow, wide, around = _KEPT_BY_ALL if trains_all else _KEPT_BY_ADAPTERS
+    block = tokens * ((narrow * itemsize + 4 * wide) * config.dim + _KEPT_PER_FFN * itemsize * config.ffn_dim)
+    rest = tokens * config.dim * around
     if recompute:
-        return block + config.num_layers * tokens * config.dim * 4
-    return block * config.num_layers
+        return int(block + rest) + config.num_layers * tokens * config.dim * 4
+    return int(block * config.num_layers + rest)
 
 
 def tokens_of(plan: TrainingPlan) -> int:
@@ -94,7 +197,7 @@ def describe_plan(plan: TrainingPlan) -> dict[str, Any]:
     """The plan of a dry run: model, data, counts of weights, steps and memory, as plain values."""
     total, trained = count_parameters(plan)
     tokens = tokens_of(plan)
-    memory = memory_of(plan, tokens, total, trained)
+    memory = memory_of(plan, tokens)
     settings, loop = plan.settings, plan.loop
     data: dict[str, Any] = {"cache": str(plan.cache_folder)}
     if plan.examples is not None:
@@ -116,7 +219,7 @@ def describe_plan(plan: TrainingPlan) -> dict[str, Any]:
         "dtype": str(plan.dtype).removeprefix("torch."),
         "parameters": total,
         "trained_parameters": trained,
-        "memory": {**{name: gib(count) for name, count in memory.items()}, "sum": gib(sum(memory.values()))},
+        "memory": {name: gib(count) for name, count in memory.items() if count},
         "output": str(plan.options.output),
         **({"notes": list(plan.notes)} if plan.notes else {}),
     }

@@ -16,6 +16,7 @@ from wan_core.checkpoints import (
     MemorySource,
     official_config,
     read_weights,
+    stays_float32,
     write_file,
     write_json,
     write_shards,
@@ -45,8 +46,7 @@ def save_network(
     tensors = _gathered(network, ranks)
     if ranks.is_first:
         source = MemorySource(tensors)
-        kept = set(network.float32_modules)
-        dtypes = {name: dtype for name in tensors if not any(f".{part}." in f".{name}." for part in kept)}
+        dtypes = {name: dtype for name in tensors if not stays_float32(network, name)}
         with merged_folder(folder) as draft:
             write_shards(source, draft, dtypes=dtypes, metadata={"format": "pt", **(metadata or {})})
             write_json(draft / "config.json", official_config(network.config))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,8 +25,8 @@ class FlowLoss:
     """Flow-matching loss of a network on cached examples; call it with (step, accumulation index).
 
     All ranks draw for the batch of all ranks and keep their part, so that two ranks of two examples see what one rank
-    of four sees. ``task`` says how examples condition the network, ``networks`` are its companions. ``dtype`` is the
-    one to compute in; ``rank`` and ``world`` number the processes. ``table`` weighs the errors by their noise level.
+    of four sees. ``task`` says how examples condition the network, ``networks`` are its companions. ``rank`` and
+    ``world`` number the processes. ``table`` weighs the errors by their noise level.
     """
 
     model: nn.Module
@@ -37,7 +36,6 @@ class FlowLoss:
     settings: TrainSettings
     levels: NoiseLevels
     device: torch.device
-    dtype: torch.dtype
     networks: Mapping[str, nn.Module] = field(default_factory=dict)
     table: FlowTable | None = None
     accumulation: int = 1
@@ -86,9 +84,8 @@ class FlowLoss:
         return draw_clean_frames(count, most + 1, self.settings.clean_share) if most > 0 else None
 
     def _loss(self, batch: Mapping[str, Tensor], context: Tensor, flow: FlowBatch) -> Tensor:
-        with autocast(self.device, self.dtype):
-            inputs = self.task.training_inputs(batch, context, self.networks)
-            velocity = self.model(flow.latents, flow.timesteps, inputs)
+        inputs = self.task.training_inputs(batch, context, self.networks)
+        velocity = self.model(flow.latents, flow.timesteps, inputs)
         weights = None if self.table is None else self.table.weight(flow.timesteps)
         return flow.loss(velocity, level_weights=weights)
 
@@ -114,11 +111,6 @@ class FlowLoss:
         noise = seeded_rows(seeds, batch["latents"].shape[1:]).to(self.device)
         flow = make_flow_batch(batch["latents"], sigmas.to(self.device), noise)
         return float(self._loss(batch, context, flow))
-
-
-def autocast(device: torch.device, dtype: torch.dtype) -> AbstractContextManager[object]:
-    """Computing in ``dtype`` where the weights are kept in float32."""
-    return nullcontext() if dtype is torch.float32 else torch.autocast(device.type, dtype)
 
 
 def seeded_rows(seeds: Sequence[int], shape: Sequence[int]) -> Tensor:

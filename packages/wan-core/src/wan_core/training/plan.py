@@ -61,6 +61,9 @@ class Objective(Protocol):
     def recipe(self) -> Mapping[str, Any]:
         """What a run that goes on must share, as plain values."""
 
+    def held_parts(self) -> Mapping[str, bool]:
+        """The parts of the model that it keeps in memory beside the transformer, and whether it trains them."""
+
     def stage(self, plan: TrainingPlan, networks: TrainedNetworks, ranks: Ranks) -> Stage:
         """The losses and optimizers of the networks."""
 
@@ -143,9 +146,10 @@ class TrainingPlan:
         values: dict[str, Any] = {name: getattr(self.settings, name) for name in fields}
         values |= {"rate": self.settings.base_rate(), "lora_targets": list(self.settings.lora_targets)}
         # The batch of all processes together: a run may go on with another number of them.
-        values |= {"batch": self.settings.batch * self.options.world}
-        values |= {BASE_WEIGHTS: self.base[part.expert]}
+        values |= {"batch": self.settings.batch * self.options.world, BASE_WEIGHTS: self.base[part.expert]}
         values |= {"model": self.preset.name, "expert": part.expert or "", "dtype": str(self.dtype)[6:]}
+        if self.dtype is not torch.float32:
+            values["precision"] = "float32 modules stay so"  # which older runs are without
         if list(self.networks) != [DIT]:
             values["networks"] = list(self.networks)
         if self.beside:

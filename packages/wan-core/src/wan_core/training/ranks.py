@@ -10,11 +10,21 @@ from functools import partial
 import torch
 from torch import Tensor, distributed, nn
 
-from wan_core.runtime import Launch, make_mesh, mean_over_processes, process_group, shard_model, whole_tensor
+from wan_core.checkpoints import Division
+from wan_core.runtime import (
+    Launch,
+    RowReading,
+    Shard,
+    make_mesh,
+    mean_over_processes,
+    process_group,
+    shard_model,
+    whole_tensor,
+)
 from wan_core.training.loop import Reduce, this_rank_only
 
 
-def leave_whole(model: nn.Module) -> None:
+def leave_whole(model: nn.Module, *, dtype: torch.dtype | None = None) -> None:
     """The `Ranks.shard` of a single process: nothing."""
 
 
@@ -32,13 +42,15 @@ class Ranks:
     """This process among ``world``, and what they do together.
 
     ``reduce`` averages numbers over all, ``shard`` divides a model in place after adapters are attached and before
-    optimizers are built, ``whole`` gathers a weight (called on every rank), ``wait`` returns when all have called it.
+    optimizers are built, ``division`` lets each process read its own part of what will be divided, ``whole`` gathers a
+    weight (called on every rank), ``wait`` returns when all have called it.
     """
 
     rank: int = 0
     world: int = 1
     reduce: Reduce = this_rank_only
-    shard: Callable[[nn.Module], None] = leave_whole
+    shard: Shard = leave_whole
+    division: Division | None = None
     whole: Callable[[Tensor], Tensor] = present_tensor
     wait: Callable[[], None] = do_not_wait
 
@@ -72,6 +84,7 @@ def distributed_ranks(launch: Launch | None, device: torch.device, *, replicas: 
             world=launch.world,
             reduce=reduce,
             shard=partial(shard_model, mesh=mesh),
+            division=RowReading(mesh),
             whole=whole_tensor,
             wait=wait,
         )

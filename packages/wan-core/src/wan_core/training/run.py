@@ -102,10 +102,12 @@ def prepare_cache(plan: TrainingPlan, listeners: Listeners, ranks: Ranks) -> Cac
 def _train_part(
     plan: TrainingPlan, part: Part, cache: Cache | None, listeners: Listeners, ranks: Ranks
 ) -> tuple[TrainingResult, Sequence[Path]]:
-    networks = load_networks(plan, part)
-    prepare_model(networks.dit, inference=False, shard=ranks.shard, recompute=plan.settings.checkpointing)
+    networks = load_networks(plan, part, ranks)
+    prepare_model(
+        networks.dit, inference=False, shard=ranks.shard, dtype=plan.dtype, recompute=plan.settings.checkpointing
+    )
     for network in networks.beside.values():
-        prepare_model(network, inference=False, shard=ranks.shard)
+        prepare_model(network, inference=False, shard=ranks.shard, dtype=plan.dtype)
     if cache is not None:
         stage = _flow_stage(plan, part, networks, cache, ranks)
     elif plan.objective is not None:
@@ -114,7 +116,7 @@ def _train_part(
         raise ValueError("a plan has a cache or an objective")
     name = part.expert or ""
     validation = Validation(
-        stage=stage, pipeline=with_networks(plan.pipeline, networks, part), requests=plan.requests, dtype=plan.dtype,
+        stage=stage, pipeline=with_networks(plan.pipeline, networks, part), requests=plan.requests,
         folder=plan.options.output / "validation" / name, ranks=ranks,
     )  # fmt: skip
 
@@ -153,13 +155,16 @@ def _report(plan: TrainingPlan, name: str, listeners: Listeners, ranks: Ranks) -
     return report
 
 
-def load_networks(plan: TrainingPlan, part: Part) -> TrainedNetworks:
-    """The networks of a plan, ready to train: with adapters, or every trained weight its own float32 tensor."""
+def load_networks(plan: TrainingPlan, part: Part, ranks: Ranks) -> TrainedNetworks:
+    """The networks of a plan, ready to train: with adapters, or every trained weight its own float32 tensor.
+
+    Of the transformer each of several processes reads its own rows.
+    """
     companions = {
         name: replace(each, network=each.network.to(plan.device).requires_grad_(name in plan.networks).train())
         for name, each in plan.companions().items()
     }
-    dit, lora = plan.placed(part).trainable(plan.weights_dtype), plan.settings.lora()
+    dit, lora = plan.placed(part).trainable(plan.weights_dtype, ranks.division), plan.settings.lora()
     torch.manual_seed(plan.settings.seed)
     if DIT not in plan.networks:
         dit.requires_grad_(False)
@@ -208,7 +213,6 @@ def _flow_stage(plan: TrainingPlan, part: Part, networks: TrainedNetworks, cache
         levels=levels,
         table=FlowTable(levels.shift) if settings.loss_weighting == "bell" else None,
         device=plan.device,
-        dtype=plan.dtype,
         accumulation=plan.loop.accumulation,
         rank=ranks.rank,
         world=ranks.world,

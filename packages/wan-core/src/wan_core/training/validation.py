@@ -16,7 +16,6 @@ from wan_core.models import WanDiT
 from wan_core.pipeline import Pipeline
 from wan_core.runtime import Between, Placed
 from wan_core.tasks import Experts, GenerationRequest
-from wan_core.training.flow_loss import autocast
 from wan_core.training.plan import TrainedNetworks
 from wan_core.training.ranks import Ranks
 from wan_core.training.stage import Stage
@@ -43,14 +42,13 @@ def with_networks(pipeline: Pipeline, networks: TrainedNetworks, part: Part) -> 
 class Validation:
     """Called by the loop with the step, while averaged weights, if any, are in place; returns what is logged.
 
-    ``pipeline`` holds the trained networks; ``requests`` are sampled with it in ``dtype``, their sheet goes into
-    ``folder``: a row for each, six frames from first to last.
+    ``pipeline`` holds the trained networks; ``requests`` are sampled with it, their sheet goes into ``folder``: a row
+    for each, six frames from first to last.
     """
 
     stage: Stage
     pipeline: Pipeline
     requests: Sequence[GenerationRequest]
-    dtype: torch.dtype
     folder: Path
     ranks: Ranks
 
@@ -69,8 +67,7 @@ class Validation:
         frames: list[Tensor] = []
         for request in self.requests:
             inputs = self.pipeline.plan(request)
-            with autocast(self.pipeline.components.device, self.dtype):
-                video = torch.cat([chunk.float().cpu() for chunk in self.pipeline.stream(inputs)], dim=1)
+            video = torch.cat([chunk.float().cpu() for chunk in self.pipeline.stream(inputs)], dim=1)
             count = video.shape[1]
             frames += [video[:, round(i * (count - 1) / (_COLUMNS - 1))] for i in range(_COLUMNS)]
         path = self.folder / f"step-{step:08d}.png"
