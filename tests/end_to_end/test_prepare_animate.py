@@ -351,3 +351,23 @@ def test_one_frame_is_a_video_too(ready: Run, all_models: Path) -> None:
     result = ready("--video_path", write_frames(Path("one.mp4"), SCENES[:1]), "--replace_flag")
     assert result.exit_code in (0, 4), result.output  # random weights may see nobody
     assert probe_video("out/src_pose.mp4").num_frames == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("mode", [["--retarget_flag"], ["--replace_flag"]])
+def test_what_is_prepared_moves_the_character(
+    mode: list[str], ready: Run, run: Run, checkpoint: Callable[[str], Path], all_models: Path
+) -> None:
+    prepared = ready(*mode, "--iterations", 0)
+    assert prepared.exit_code == 0, prepared.output
+    made = run(
+        "generate", "--task", "animate-14B", "--ckpt_dir", checkpoint("animate-14B"), "--src_root_path", "out",
+        "--refert_num", 1, "--frame_num", 5, "--sample_steps", 1, *(word for word in mode if word == "--replace_flag"),
+    )  # fmt: skip
+    assert made.exit_code == 0, made.output
+    assert "note: src_" not in made.output  # nothing in what is written for it has to be explained
+    (output,) = Path().glob("*.mp4")
+    video, poses = probe_video(output), probe_video("out/src_pose.mp4")
+    assert video.fps == poses.fps == 10
+    assert (video.width, video.height, video.num_frames) == (poses.width, poses.height, FRAMES)
+    assert set(read_provenance(output).record["inputs"]) == set(names())

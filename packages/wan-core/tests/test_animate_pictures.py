@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from wan_core.animate import HUES, without_overlaps
 from wan_core.animate.draw import draw_pose, line_width
@@ -15,6 +16,7 @@ from wan_core.animate.keypoints import NUM_DETECTED, PosePoints, Skeleton, split
 from wan_core.animate.mask import augment_mask, background, dilate_mask, fill_cells
 from wan_core.animate.resize import padded_resize, resize_to_area, size_of_area
 from wan_core.errors import BackendError, MediaError, RequestError
+from wan_core.media import fit_padded
 
 
 def test_a_wide_picture_lies_between_bars_of_the_colour() -> None:
@@ -32,6 +34,13 @@ def test_a_picture_at_its_own_size_stays() -> None:
     image = np.random.default_rng(0).integers(0, 256, (48, 32, 3), dtype=np.uint8)
     assert (padded_resize(image, 48, 32) == image).all()
     assert (resize_to_area(image, 48 * 32) == image).all()
+
+
+@pytest.mark.parametrize("size", [(31, 50), (50, 31), (9, 70)])
+def test_without_opencv_a_reference_is_the_same_to_one_level(size: tuple[int, int]) -> None:
+    image = np.random.default_rng(2).integers(0, 256, (*size, 3), dtype=np.uint8)
+    without = np.asarray(fit_padded(Image.fromarray(image), 48, 32)).astype(int)
+    assert abs(padded_resize(image, 32, 48) - without).max() <= 1
 
 
 @pytest.mark.parametrize(("height", "width"), [(0, 10), (10, -1)])

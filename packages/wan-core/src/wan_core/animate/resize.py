@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from wan_core.animate.opencv import opencv
 from wan_core.errors import RequestError
-from wan_core.media import FrameSize
+from wan_core.media import FrameSize, centred_within
 
 Pixels = NDArray[np.uint8]
 """A picture [H, W, C]; of three channels: red, green, blue."""
@@ -25,27 +25,21 @@ def padded_resize(
     colour: int | Sequence[int] = 0,
     interpolation: Interpolation = "linear",
 ) -> Pixels:
-    """A picture [H, W, C] scaled into the middle of ``height`` x ``width``, one side filled, ``colour`` around it.
+    """A picture [H, W, C] scaled into the middle of ``height`` x ``width`` by `centred_within`, ``colour`` around it.
 
-    Bytes. The other side is cut to whole pixels, and so is the border in front. ``colour`` is one level, or one for
-    each channel. Raises RequestError for an empty picture or size, and for a picture so long and narrow that a side
-    vanishes; BackendError without OpenCV.
+    The bytes of the release, which OpenCV scales; `wan_core.media.fit_padded` does without it. ``colour`` is one level,
+    or one for each channel. Raises RequestError for an empty picture or size, and for a picture so long and narrow that
+    a side vanishes; BackendError without OpenCV.
     """
     rows, columns = image.shape[:2]
     if min(rows, columns, height, width) < 1:
         raise RequestError(f"a picture and its size must not be empty, got {columns}x{rows} for {width}x{height}")
-    if rows / columns > height / width:
-        inner = FrameSize(int(height / rows * columns), height)
-    else:
-        inner = FrameSize(width, int(width / columns * rows))
-    if min(inner) < 1:
-        raise RequestError(f"a picture of {columns}x{rows} is too long and narrow for {width}x{height}; crop it first")
+    inner, left, top = centred_within(columns, rows, FrameSize(width, height))
     cv2 = opencv()
     scaled = cv2.resize(image, inner, interpolation=getattr(cv2, f"INTER_{interpolation.upper()}"))
     channels = image.shape[2]
     padded = np.empty((height, width, channels), dtype=np.uint8)
     padded[:] = np.resize(np.asarray(colour, dtype=np.uint8), channels)
-    top, left = (height - inner.height) // 2, (width - inner.width) // 2
     padded[top : top + inner.height, left : left + inner.width] = scaled.reshape(inner.height, inner.width, channels)
     return padded
 

@@ -121,6 +121,23 @@ def best_output_size(width: int, height: int, width_multiple: int, height_multip
     raise _no_size(width, height, width_multiple, height_multiple, area)
 
 
+def centred_within(width: int, height: int, frame: FrameSize) -> tuple[FrameSize, int, int]:
+    """The size of an image that just fits into a ``frame``, and the columns and rows in front of it: (size, left, top).
+
+    This is Wan2.2 Animate's rule: sides and borders are cut to whole pixels. Raises ``RequestError`` for an image so
+    long and narrow that a side would vanish.
+    """
+    if height / width > frame.height / frame.width:
+        size = FrameSize(int(frame.height / height * width), frame.height)
+    else:
+        size = FrameSize(frame.width, int(frame.width / width * height))
+    if min(size) < 1:
+        raise RequestError(
+            f"a picture of {width}x{height} is too long and narrow for {frame.width}x{frame.height}; crop it first"
+        )
+    return size, (frame.width - size.width) // 2, (frame.height - size.height) // 2
+
+
 def padded_size_within(width: int, height: int, area: int, multiple: int = 64) -> FrameSize:
     """The size of an image scaled down as little as needed until, padded to multiples, it has at most ``area`` pixels.
 

@@ -17,6 +17,7 @@ from PIL import Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from wan_core.errors import MediaError, RequestError
 from wan_core.files import DECODE_ERRORS, existing_file, plain_text, read_error
+from wan_core.media.geometry import FrameSize, centred_within
 from wan_core.media.profiles import ToSRGB, colours_of
 
 if TYPE_CHECKING:
@@ -232,26 +233,18 @@ def fit_short_side(image: Image.Image, width: int, height: int) -> Image.Image:
 def fit_padded(image: Image.Image, width: int, height: int) -> Image.Image:
     """Scale an image until it just fits into ``width`` x ``height``, its middle in the middle of black.
 
-    Bilinear without antialiasing, sides and borders cut to whole pixels, as the reference of animate-14B does. Raises
-    ``RequestError`` for an image so long and narrow that a side would vanish.
+    Bilinear without antialiasing, as the reference of animate-14B is, by `centred_within`; without OpenCV, whose
+    levels are at most one away. Raises ``RequestError`` for an image so long and narrow that a side would vanish.
     """
     import torch
     from torch.nn import functional
 
     rgb = image if image.mode == "RGB" else to_rgb(image)
-    columns, rows = width, height
-    if rgb.height / rgb.width > height / width:
-        columns = int(height / rgb.height * rgb.width)
-    else:
-        rows = int(width / rgb.width * rgb.height)
-    if min(columns, rows) < 1:
-        raise RequestError(
-            f"a picture of {rgb.width}x{rgb.height} is too long and narrow for {width}x{height}; crop it first"
-        )
+    size, left, top = centred_within(rgb.width, rgb.height, FrameSize(width, height))
     pixels = torch.from_numpy(np.array(rgb)).permute(2, 0, 1)[None].float()
-    scaled = functional.interpolate(pixels, size=(rows, columns), mode="bilinear", align_corners=False)[0]
+    scaled = functional.interpolate(pixels, size=size[::-1], mode="bilinear", align_corners=False)[0]
     canvas = Image.new("RGB", (width, height))
-    canvas.paste(tensor_to_image(scaled.round().to(torch.uint8)), ((width - columns) // 2, (height - rows) // 2))
+    canvas.paste(tensor_to_image(scaled.round().to(torch.uint8)), (left, top))
     return canvas
 
 
