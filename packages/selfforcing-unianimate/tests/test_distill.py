@@ -172,9 +172,10 @@ def test_long_videos_are_scored_at_their_end(run: Run, tmp_path: Path) -> None:
 
 
 def test_a_dry_run_tells_of_the_other_networks_and_writes_nothing(run: Run, tmp_path: Path) -> None:
-    result = good(run("dmd", tmp_path / "out", "--steps", 1, "--dry-run"))
-    assert "the critic has " in result.stdout
-    assert "the teacher has " in result.stdout
+    plan = json.loads(good(run("dmd", tmp_path / "out", "--steps", 1, "--dry-run", "--json")).stdout)
+    for name in ("critic", "teacher"):
+        assert any(f"the {name} has " in note for note in plan["notes"])
+        assert name in plan["memory"], "with what it takes"
     assert not (tmp_path / "out").exists()
 
 

@@ -68,12 +68,15 @@ def memory_of(plan: TrainingPlan, tokens: int) -> dict[str, int]:
     )
     beside = {} if objective is None else objective.held_parts()
     for name, is_trained in beside.items():
-        part = plan.preset.part(name)
+        part, config = plan.preset.part(name), plan.pipeline.components.configs.get(name)
+        if config is None:  # still to be fetched
+            continue
         kept = torch.float32 if is_trained else part.family.dtype_in(plan.dtype)
-        weights = weight_bytes(plan.pipeline.components.configs[name], part.family, kept)
+        weights = weight_bytes(config, part.family, kept)
         # In float32 a gradient takes what its weight does.
         state = weights + weights // 4 * STATE_BYTES[settings.optimizer] if is_trained else 0
-        rows[name] = (weights + state) // plan.options.world
+        shares = plan.options.world if part.family.is_denoiser else 1  # others are whole in every process
+        rows[name] = (weights + state) // shares
         rows["peak"] += rows[name]
     peak = rows.pop("peak")
     return {**rows, "peak": peak}
