@@ -5,19 +5,22 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from wan_core import errors
 from wan_core.errors import BackendError, WanError
+from wan_core.runtime.heartbeat import watched
 
 if TYPE_CHECKING:
     import torch
 
 _PATIENCE = timedelta(hours=1)
+_AT_WORK = timedelta(days=1)
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -89,8 +92,6 @@ def made_by_first(launch: Launch | None, name: str, make: Callable[[], str]) -> 
     """
     if launch is None:
         return make()
-    from torch import distributed
-
     said = ["", ""]
     if launch.rank == 0:
         try:
@@ -98,10 +99,7 @@ def made_by_first(launch: Launch | None, name: str, make: Callable[[], str]) -> 
         except WanError as error:
             said = [next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__)), str(error)]
     try:
-        meeting = distributed.rendezvous(  # type: ignore[attr-defined]  # torch does not list what it documents
-            "env://", launch.rank, launch.world, timeout=_PATIENCE
-        )
-        store = next(meeting)[0]
+        store = _meet(launch)
         if launch.rank == 0:
             store.set(name, json.dumps(said))
         said = json.loads(store.get(name))
@@ -112,6 +110,16 @@ def made_by_first(launch: Launch | None, name: str, make: Callable[[], str]) -> 
     if kind:
         raise getattr(errors, kind)(text)
     return text
+
+
+def _meet(launch: Launch) -> Any:
+    """The store of all processes. Raises RuntimeError or ValueError where it cannot be reached."""
+    from torch import distributed
+
+    meeting = distributed.rendezvous(  # type: ignore[attr-defined]  # torch does not list what it documents
+        "env://", launch.rank, launch.world, timeout=_PATIENCE
+    )
+    return next(meeting)[0]
 
 
 def _leave_together(store: Any, name: str, world: int) -> None:
@@ -125,7 +133,9 @@ def _leave_together(store: Any, name: str, world: int) -> None:
 def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
     """The default process group (nccl on GPUs, gloo on the CPU); it is gone afterwards, also after an error.
 
-    Raises BackendError when the processes cannot meet, and when one of the others ends while this one waits for it.
+    Who waits for a process that is at work waits a day: videos of others, and their decoding, take what they take. A
+    process that has stopped ends the run within a minute (`wan_core.runtime.heartbeat`). Raises BackendError when the
+    processes cannot meet, and when one of the others ends while this one waits for it.
     """
     import torch
     from torch import distributed
@@ -133,13 +143,20 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
+        store = _meet(launch)
+        _leave_together(store, "wan-arrived", launch.world)
         distributed.init_process_group(
-            "nccl" if device.type == "cuda" else "gloo", rank=launch.rank, world_size=launch.world
+            "nccl" if device.type == "cuda" else "gloo",
+            store=store,
+            rank=launch.rank,
+            world_size=launch.world,
+            timeout=_AT_WORK,
         )
     except (RuntimeError, ValueError) as error:
         raise BackendError(f"process {launch.rank} of {launch.world} cannot reach the others: {error}") from error
     try:
-        yield
+        with watched(store.clone(), launch.rank, launch.world, partial(_end_run, launch.world)):
+            yield
     except RuntimeError as error:
         if not _is_about_others(error):
             raise
@@ -147,6 +164,22 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
         raise BackendError(f"another process of this run has ended or cannot be reached: {reason}") from error
     finally:
         distributed.destroy_process_group()
+
+
+def _end_run(world: int, silent: Sequence[int]) -> None:
+    """End this process at once, whatever its main thread waits for, and say who is lost; the launcher ends the others.
+
+    A file that is being written stays the hidden draft that it is, as after a kill.
+    """
+    who = f"process {silent[0]}" if len(silent) == 1 else f"processes {', '.join(map(str, silent))}"
+    sentence = (
+        f"{who} of {world} gave no sign of life for half a minute: stopped, or the machine is gone; the run has ended, "
+        "start it again"
+    )
+    if is_first_to_say(sentence):
+        with suppress(OSError):
+            os.write(2, f"\nError: {sentence}\n".encode())
+    os._exit(BackendError.exit_code)
 
 
 def _is_about_others(error: RuntimeError) -> bool:
