@@ -308,6 +308,7 @@ ANIMATE = BASE | {"face_adapter.fuser_blocks.0.linear1_q.weight": torch.ones(2, 
         ("style.safetensors", {"ss_base_model_version": "wan2.2_i2v_a14b"}),
         ("style.safetensors", {"modelspec.architecture": "Wan-2.2-T2V-A14B/lora"}),
         ("Wan2.2-T2V-style_high_noise.safetensors", {}),
+        ("Wan2.2_animated_film.safetensors", {}),
     ],
 )
 def test_a_wan22_lora_on_animate_is_refused_unless_forced(tmp_path: Path, file: str, metadata: dict[str, str]) -> None:

@@ -15,7 +15,7 @@ _IMAGE_BRANCH = re.compile(
 )
 _WAN_22 = re.compile(r"wan[\s._-]?v?2[._-]?2", re.IGNORECASE)
 _WAN_21 = re.compile(r"wan[\s._-]?v?2[._-]?1|^(?:t2v|i2v|flf2v)-14B", re.IGNORECASE)  # or a preset of it
-_ANIMATE = re.compile(r"animate|relight", re.IGNORECASE)
+_ANIMATE = re.compile(r"animate(?!d)|relight", re.IGNORECASE)  # not of animated films
 _SAYS = ("base", "model", "architecture", "title", "name", "trained", "network")
 
 
