@@ -7,6 +7,7 @@ from wan_core.lazy import on_demand
 if TYPE_CHECKING:
     from wan_core.runtime.apply import prepare_model
     from wan_core.runtime.attention_choice import choose_attention_backend
+    from wan_core.runtime.counting import Counts, OperationCounter
     from wan_core.runtime.devices import (
         DTYPES,
         device_facts,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from wan_core.runtime.optional_packages import optional_package
     from wan_core.runtime.placement import Between, Placed, release_cached_memory
     from wan_core.runtime.processes import Processes, plan_processes
+    from wan_core.runtime.simulation import SimulatedGPU, simulated_gpu
     from wan_core.runtime.start import start_processes
     from wan_core.runtime.step_cache import step_cached
     from wan_core.runtime.together import Together, results_of_all, working_together
@@ -43,14 +45,17 @@ else:
 __all__ = [
     "DTYPES",
     "Between",
+    "Counts",
     "DividedReading",
     "HostCopy",
     "Launch",
     "OnnxNetwork",
+    "OperationCounter",
     "Placed",
     "Processes",
     "RowReading",
     "Shard",
+    "SimulatedGPU",
     "Together",
     "choose_attention_backend",
     "device_facts",
@@ -74,6 +79,7 @@ __all__ = [
     "resolve_dtype",
     "results_of_all",
     "shard_model",
+    "simulated_gpu",
     "start_processes",
     "step_cached",
     "whole_tensor",

@@ -1,0 +1,90 @@
+"""Runs are counted on a GPU that is not there, and a forward that takes more than is stored is found."""
+
+import json
+
+import pytest
+import torch
+
+from tools.simulate import GPUS, STORED, differences
+from tools.simulated_forwards import Shapes, counted, forward, our_forward, their_forward
+from tools.simulated_runs import simulate
+from wan_core.errors import ConfigError, RequestError
+from wan_core.presets import get_preset
+from wan_core.runtime import Counts, simulated_gpu
+
+SMALL = Shapes(num_frames=17, height=64, width=64)
+PRESET = get_preset("tiny-t2v")
+
+
+def test_a_rise_is_told_and_a_fall_is_not_a_fault() -> None:
+    old = {"kernels": 10, "traffic": 100, "float32_traffic": 0, "flops": 5, "waits": 1}
+    stored = {"a": old, "b": old, "c": old}
+    rose, fell = differences({"a": {**old, "traffic": 101}, "b": {**old, "kernels": 9}, "d": old}, stored)
+    assert rose == ["a: traffic 100 -> 101", "c is stored and not there", "d is not stored"]
+    assert fell == ["b: kernels 10 -> 9"]
+
+
+@pytest.mark.slow
+def test_a_forward_follows_from_one_block_and_two() -> None:
+    assert forward(PRESET, SMALL) == counted(our_forward, PRESET, SMALL)
+    assert forward(PRESET, SMALL, their_forward) == counted(their_forward, PRESET, SMALL)
+
+
+@pytest.mark.slow
+def test_the_stored_forward_is_that_of_now() -> None:
+    preset = get_preset("t2v-1.3B")
+    usual = preset.sampling
+    now = forward(preset, Shapes(usual.num_frames, usual.height, usual.width))
+    assert vars(now) == json.loads(STORED.read_text())["t2v-1.3B"]
+
+
+@pytest.mark.slow
+def test_values_that_are_read_copies_and_memory_are_counted() -> None:
+    with simulated_gpu() as gpu:
+        counts = gpu.begin()
+        first = gpu.tensor(1000, 1000, dtype=torch.float32)
+        second = (first + 1).to(torch.bfloat16)
+        assert not second.sum().item()
+        assert second.cpu().shape == (1000, 1000)
+        del first
+        assert torch.ones(3).sum().item() == 3  # the CPU computes
+        assert gpu.resident == pytest.approx(2e6, abs=2000)
+    assert counts.peak == pytest.approx(10e6, abs=2000)
+    assert counts.to_host == 2_000_000
+    assert set(counts.waits) == {"_local_scalar_dense", "to host"}
+    assert counts.per_operation["add"] == 8_000_000
+
+
+@pytest.mark.slow
+def test_a_product_takes_its_arithmetic_or_its_traffic_whichever_is_longer() -> None:
+    with simulated_gpu() as gpu:
+        large, row = (gpu.tensor(n, 4096, dtype=torch.bfloat16) for n in (4096, 1))
+        both: list[Counts] = []
+        for left in (large, row):
+            both.append(gpu.begin())
+            left @ large
+    gpu_of = GPUS["H100"]
+    many, one = (counts.seconds(gpu_of.flops_per_second, gpu_of.bandwidth) for counts in both)
+    assert many == pytest.approx(2 * 4096**3 / gpu_of.bfloat16)
+    assert one == pytest.approx((4096 * 4096 + 2 * 4096) * 2 / gpu_of.bandwidth)
+    assert both[0].traffic == 0
+
+
+@pytest.mark.slow
+def test_phases_of_a_run_have_their_weights_and_what_was_planned() -> None:
+    preset = get_preset("tiny-moe")
+    phases = {phase.name: phase for phase in simulate(preset, {}, steps=4, memory=10**9, offload=True)}
+    assert list(phases) == ["text", "denoise high", "denoise low", "decode"]
+    high, low = phases["denoise high"], phases["denoise low"]
+    assert high.simulated_steps + low.simulated_steps == 4
+    assert high.steps + low.steps == preset.sampling.num_inference_steps
+    assert all(phase.counts.peak > 0 < phase.planned_weights for phase in phases.values())
+    assert high.counts.attention.total() == 2 * 2 * preset.dit.num_layers * high.simulated_steps
+
+
+@pytest.mark.slow
+def test_what_cannot_be_simulated_is_refused_in_words() -> None:
+    with pytest.raises(ConfigError, match="offload_model True needs"):
+        simulate(get_preset("t2v-A14B"), {}, steps=1, memory=80 * 10**9, offload=False)
+    with pytest.raises(RequestError, match="needs a picture of who speaks"):
+        simulate(get_preset("s2v-14B"), {}, steps=1, memory=80 * 10**9)
