@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor
 
 from wan_core.animate.detect import DETECTOR_FILE
-from wan_core.animate.pose import POSE_FILE
+from wan_core.animate.pose import MAP_SIZE, POSE_FILE
 from wan_core.animate.sam2_weights import RENAMES
 from wan_core.checkpoints.formats import rename
 from wan_core.media import write_video
@@ -59,10 +59,10 @@ def write_models(folder: Path, *, boxes: int = 6, maps: int = 133) -> Path:
         "half": np.float32(0.5), "none": np.float32(0), "ten": np.float32(10), "single": np.float32(1),
     }  # fmt: skip
     _save(folder / DETECTOR_FILE, nodes, known, {"images": [1, 3, 640, 640]}, {"output0": [1, 300, boxes]})
-    reach = 21
-    kernel = np.zeros((maps, 1, 2 * reach + 1, 2 * reach + 1), dtype=np.float32)
-    for index, (x, y) in enumerate((OFFSETS * 2)[:maps]):
-        kernel[index, 0, reach - y, reach - x] = 1
+    reach, (rows, columns) = 21, MAP_SIZE
+    offsets = np.array((OFFSETS * 2)[:maps])[:, :, None, None]
+    from_y, from_x = np.arange(rows)[:, None] + reach - offsets[:, 1], np.arange(columns) + reach - offsets[:, 0]
+    cells = (from_y * (columns + 2 * reach) + from_x)[None].astype(np.int32)  # each map is the dot's, moved
     nodes = [
         helper.make_node("Split", ["input"], ["blue", "green", "red"], axis=1),
         helper.make_node("Sub", ["red", "blue"], ["redness"]),
@@ -70,10 +70,13 @@ def write_models(folder: Path, *, boxes: int = 6, maps: int = 133) -> Path:
         helper.make_node("Sub", ["cells", "limit"], ["above"]),
         helper.make_node("Relu", ["above"], ["dots"]),
         helper.make_node("AveragePool", ["dots"], ["soft"], kernel_shape=[3, 3], pads=[1, 1, 1, 1]),
-        helper.make_node("Conv", ["soft", "kernel"], ["spread"], pads=[reach] * 4),
+        helper.make_node("Pad", ["soft", "border"], ["wide"]),
+        helper.make_node("Reshape", ["wide", "line"], ["flat"]),
+        helper.make_node("Gather", ["flat", "moved"], ["spread"]),
         helper.make_node("Min", ["spread", "most"], ["output"]),
     ]
-    known = {"limit": np.float32(2), "kernel": kernel, "most": np.float32(0.95)}
+    known = {"limit": np.float32(2), "moved": cells, "most": np.float32(0.95), "line": np.array([-1])}
+    known["border"] = np.array([0, 0, reach, reach] * 2)
     _save(folder / POSE_FILE, nodes, known, {"input": [1, 3, 256, 192]}, {"output": [1, maps, 64, 48]})
     return folder
 
@@ -146,6 +149,8 @@ def tiny_sam2(side: int = 64) -> "torch.nn.Module":
     torch.manual_seed(3)
     network = transformers.Sam2VideoModel(config).eval()
     with torch.no_grad():
+        waves = network.prompt_encoder.shared_embedding.positional_embedding
+        network.shared_image_embedding.positional_embedding.copy_(waves)  # the released ones are one, too
         for parameter in network.mask_decoder.parameters():
             if parameter.ndim > 1:
                 parameter.normal_(0, 0.08)  # so that masks are of something, and not of all
@@ -174,3 +179,48 @@ def write_sam2(folder: Path, network: "torch.nn.Module") -> Path:
     torch.save({"model": original_names(network)}, path)
     network.config.to_json_file(path.with_name("config.json"), use_diff=False)
     return path
+
+
+def write_flux(folder: Path) -> Path:
+    """A pipeline of random weights with the parts of the released one."""
+    import diffusers
+    import transformers
+
+    torch.manual_seed(0)
+    letters = [chr(code) for code in range(33, 127)]
+    words = {word: index for index, word in enumerate([*letters, *(f"{each}</w>" for each in letters)])}
+    words |= {"<|startoftext|>": len(words), "<|endoftext|>": len(words) + 1}
+    pieces = [(piece, -float(index)) for index, piece in enumerate(["<pad>", "</s>", "<unk>", "\u2581", *letters])]
+    pipeline = diffusers.FluxKontextPipeline(
+        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
+        vae=diffusers.AutoencoderKL(
+            block_out_channels=(4,), norm_num_groups=2, latent_channels=1, use_quant_conv=False,
+            use_post_quant_conv=False, shift_factor=0.0, scaling_factor=1.0,
+        ),
+        text_encoder=transformers.CLIPTextModel(
+            transformers.CLIPTextConfig(
+                vocab_size=len(words), hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=4,
+                projection_dim=32, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
+            )
+        ),
+        tokenizer=transformers.CLIPTokenizer(vocab=words, merges=[], model_max_length=77),
+        text_encoder_2=transformers.T5EncoderModel(
+            transformers.T5Config(vocab_size=len(pieces) + 100, d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
+        ),
+        tokenizer_2=transformers.T5Tokenizer(vocab=pieces, model_max_length=512),
+        transformer=diffusers.FluxTransformer2DModel(
+            in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
+            joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
+        ),
+    )  # fmt: skip
+    pipeline.save_pretrained(folder)
+    return folder
+
+
+def small_flux(call: object) -> object:
+    """A call of the pipeline for a thousandth of its usual area."""
+
+    def small(self: object, **values: object) -> object:
+        return call(self, **values, max_area=32**2, _auto_resize=False)  # type: ignore[operator]
+
+    return small

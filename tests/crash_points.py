@@ -1,5 +1,6 @@
 """Let work die before each of its file operations, and look at what lies there."""
 
+import gc
 import os
 import sys
 from collections.abc import Callable
@@ -32,6 +33,7 @@ def dies_at(work: Callable[[], object], number: int) -> bool:
     """Do ``work`` in a child that is gone before its writing file operation ``number``; whether it came to that."""
     child = os.fork()
     if child == 0:
+        gc.freeze()  # what the parent holds, such as a network with threads, is not this process's to take apart
         count = [0]
 
         def watch(event: str, arguments: tuple[object, ...]) -> None:
@@ -45,7 +47,9 @@ def dies_at(work: Callable[[], object], number: int) -> bool:
             work()
         finally:
             os._exit(0)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == DIED
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert code in (0, DIED), f"the child ended otherwise ({code})"
+    return code == DIED
 
 
 def crash_everywhere(tmp_path: Path, prepare: Callable[[Path], object], work: Callable[[Path], object]) -> int:

@@ -1,22 +1,28 @@
-"""Commands that die before each of their file operations: converting, merging, training, a scene for COLMAP."""
+"""Commands that die before each of their file operations: converting, merging, training, preparing, a COLMAP scene."""
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import click
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from pi3.exports import write_colmap
 from pi3.scene import Scene
 from selfforcing_unianimate.cli import sfu
 from selfforcing_unianimate.distillation.targets import COMMAND, VERSION
+from tests.animate_models import HEIGHT, WIDTH, person, write_frames, write_models
 from tests.crash_points import MOST, content, crash_everywhere, dies_at
 from tools.tiny.clips import write_clips
+from wan_core.animate import persons, prepare, tracking
+from wan_core.animate.face import crop_face
+from wan_core.animate.sam2 import Prompt, chunks
 from wan_core.cli import wan
 from wan_core.training import CheckpointFolder, write_cache
 
@@ -120,6 +126,60 @@ def test_training_goes_on_from_every_point_and_never_has_fewer_checkpoints(
         assert not [path for path in folder.rglob(".*") if path.suffix in {".part", ".old"}]
         shutil.rmtree(folder)
         if not died:
+            return
+    raise AssertionError("there is no end")
+
+
+class Boxes:
+    """In place of SAM 2: the box of each prompt's points."""
+
+    def masks(self, frames: Iterable[np.ndarray], length: int, prompts: Mapping[int, Prompt]) -> Iterator[np.ndarray]:
+        (left, top), (right, bottom) = prompts[0].points.min(axis=0), prompts[0].points.max(axis=0)
+        for frame in frames:
+            mask = np.zeros(frame.shape[:2], dtype=np.uint8)
+            mask[top:bottom, left:right] = 1
+            yield mask
+
+
+@pytest.mark.slow
+def test_a_prepared_folder_holds_the_old_or_the_new_of_each_file_and_goes_on_from_every_point(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models = write_models(tmp_path / "models")
+    (models / "sam2").mkdir()
+    (models / "sam2/sam2_hiera_large.pt").write_bytes(b"weights")
+    video = write_frames(tmp_path / "video.mp4", [person(30, 40), person(32, 41)])
+    Image.fromarray(person(36, 34)).save(tmp_path / "image.png")
+    monkeypatch.setattr(prepare, "check_sam2", lambda place: None)
+    monkeypatch.setattr(prepare.Preparation, "_tracker", lambda self: Boxes())
+    monkeypatch.setattr(prepare, "crop_face", partial(crop_face, side=64))
+    monkeypatch.setattr(persons, "PART", 1)
+    monkeypatch.setattr(tracking, "chunks", lambda count: [chunks(1)[0], range(1, 2)])
+    words = ["--ckpt_path", models, "--video_path", video, "--refer_path", tmp_path / "image.png", "--fps", -1]
+    words += ["--resolution_area", WIDTH, HEIGHT, "--replace_flag", "--quiet", "--device", "cpu"]
+
+    def work(folder: Path, *more: object) -> None:
+        command("prepare-animate", *words, "--save_path", folder, *more)
+
+    begun = tmp_path / "begun"
+    work(begun, "--iterations", 0)  # another mask and scene, which are replaced
+    whole = shutil.copytree(begun, tmp_path / "whole")
+    work(whole, "--overwrite")
+    old, new = content(begun), content(whole)
+    assert {name for name in new if old[name] != new[name]} == {"src_bg.mp4", "src_mask.mp4"}
+    for number in range(MOST):
+        folder = tmp_path / str(number)
+        if number % 2:  # from nothing, or from another folder
+            shutil.copytree(begun, folder)
+        died = dies_at(lambda folder=folder: work(folder, "--overwrite"), number)
+        found = content(folder)
+        assert all(found[name] in (old[name], new[name]) for name in found), number
+        if died:
+            work(folder, "--overwrite")
+        assert content(folder) == new, number
+        assert not list(folder.glob(".*"))
+        shutil.rmtree(folder)
+        if not died and not number % 2:
             return
     raise AssertionError("there is no end")
 

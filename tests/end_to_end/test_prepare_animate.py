@@ -371,3 +371,22 @@ def test_what_is_prepared_moves_the_character(
     assert video.fps == poses.fps == 10
     assert (video.width, video.height, video.num_frames) == (poses.width, poses.height, FRAMES)
     assert set(read_provenance(output).record["inputs"]) == set(names())
+
+
+@pytest.mark.slow
+def test_a_folder_of_transformers_makes_the_masks_of_the_original(ready: Run, all_models: Path) -> None:
+    folder = _changed(all_models, _without_sam2)
+    tiny_sam2().save_pretrained(folder / "sam2")
+    masks = []
+    for place in (all_models, folder):
+        result = ready("--ckpt_path", place, "--save_path", place.name, "--replace_flag", "--iterations", 0, "--quiet")
+        assert result.exit_code == 0, result.output
+        assert "Loading" not in result.output  # transformers' own bar
+        masks.append(read_video(Path(place.name, "src_mask.mp4")).frames)
+    assert torch.equal(*masks)
+    weights = folder / "sam2/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:5000])
+    cut = ready("--ckpt_path", folder, "--replace_flag")
+    assert cut.exit_code == 3
+    assert "sam2/model.safetensors" in cut.output
+    assert not Path("out").exists()

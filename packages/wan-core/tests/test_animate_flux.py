@@ -7,6 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
+from tests.animate_models import small_flux, write_flux
 from wan_core.animate import flux
 from wan_core.animate.flux import PoseEditor, check_editor, standard_pose
 from wan_core.animate.keypoints import LEFT_ANKLE, LEFT_WRIST, RIGHT_ELBOW, RIGHT_KNEE, PosePoints
@@ -56,40 +57,7 @@ def test_a_folder_without_the_pipeline_is_refused(tmp_path: Path, content: str |
 
 @pytest.fixture(scope="module")
 def tiny_flux(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A pipeline of random weights with the parts of the released one."""
-    import diffusers
-    import transformers
-
-    torch.manual_seed(0)
-    letters = [chr(code) for code in range(33, 127)]
-    words = {word: index for index, word in enumerate([*letters, *(f"{each}</w>" for each in letters)])}
-    words |= {"<|startoftext|>": len(words), "<|endoftext|>": len(words) + 1}
-    pieces = [(piece, -float(index)) for index, piece in enumerate(["<pad>", "</s>", "<unk>", "\u2581", *letters])]
-    pipeline = diffusers.FluxKontextPipeline(
-        scheduler=diffusers.FlowMatchEulerDiscreteScheduler(use_dynamic_shifting=True),
-        vae=diffusers.AutoencoderKL(
-            block_out_channels=(4,), norm_num_groups=2, latent_channels=1, use_quant_conv=False,
-            use_post_quant_conv=False, shift_factor=0.0, scaling_factor=1.0,
-        ),
-        text_encoder=transformers.CLIPTextModel(
-            transformers.CLIPTextConfig(
-                vocab_size=len(words), hidden_size=32, intermediate_size=37, num_hidden_layers=1, num_attention_heads=4,
-                projection_dim=32, bos_token_id=len(words) - 2, eos_token_id=len(words) - 1,
-            )
-        ),
-        tokenizer=transformers.CLIPTokenizer(vocab=words, merges=[], model_max_length=77),
-        text_encoder_2=transformers.T5EncoderModel(
-            transformers.T5Config(vocab_size=len(pieces) + 100, d_model=32, d_kv=8, d_ff=37, num_layers=1, num_heads=4)
-        ),
-        tokenizer_2=transformers.T5Tokenizer(vocab=pieces, model_max_length=512),
-        transformer=diffusers.FluxTransformer2DModel(
-            in_channels=4, num_layers=1, num_single_layers=1, attention_head_dim=16, num_attention_heads=2,
-            joint_attention_dim=32, pooled_projection_dim=32, axes_dims_rope=(4, 4, 8), guidance_embeds=True,
-        ),
-    )  # fmt: skip
-    folder = tmp_path_factory.mktemp("flux")
-    pipeline.save_pretrained(folder)
-    return folder
+    return write_flux(tmp_path_factory.mktemp("flux"))
 
 
 @pytest.mark.slow
@@ -97,18 +65,9 @@ def test_a_picture_is_edited_by_its_seed(tiny_flux: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(flux, "NUM_STEPS", 1)
     check_editor(tiny_flux)
     editor = PoseEditor(tiny_flux, torch.device("cpu"), torch.float32)
-    monkeypatch.setattr(type(editor._pipeline), "__call__", _small(type(editor._pipeline).__call__))
+    monkeypatch.setattr(type(editor._pipeline), "__call__", small_flux(type(editor._pipeline).__call__))
     picture = Image.new("RGB", (48, 32), (200, 30, 30))
     first, again, other = (np.asarray(editor.edit(picture, "stand", seed)) for seed in (1, 1, 2))
     assert first.shape[1] / first.shape[0] == pytest.approx(1.5, abs=0.1)
     assert np.array_equal(first, again)
     assert not np.array_equal(first, other)
-
-
-def _small(call: object) -> object:
-    """A call of the pipeline for a thousandth of its usual area."""
-
-    def small(self: object, **values: object) -> object:
-        return call(self, **values, max_area=32**2, _auto_resize=False)  # type: ignore[operator]
-
-    return small

@@ -1,7 +1,10 @@
 """Pictures of Wan-Animate's preprocessing: sizes, chosen frames, skeletons, masks, faces."""
 
 import sys
+from fractions import Fraction
+from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -10,8 +13,9 @@ from PIL import Image
 
 from wan_core.animate import HUES, without_overlaps
 from wan_core.animate.draw import draw_pose, line_width
+from wan_core.animate.driving import DrivingVideo
 from wan_core.animate.face import FaceBox, crop_face, face_box, fill_boxes
-from wan_core.animate.frames import frame_indices, select_frames
+from wan_core.animate.frames import are_even, frame_indices, nearest_frames, select_frames
 from wan_core.animate.keypoints import NUM_DETECTED, PosePoints, Skeleton, split_points
 from wan_core.animate.mask import augment_mask, background, dilate_mask, fill_cells
 from wan_core.animate.resize import padded_resize, resize_to_area, size_of_area
@@ -87,6 +91,34 @@ def test_a_video_without_a_frame_is_refused(arguments: tuple[int, float, float])
         select_frames(*arguments)
     with pytest.raises(RequestError, match="must be above 0"):
         frame_indices(arguments[0], arguments[1], 0, arguments[2])
+
+
+def test_frames_at_uneven_times_are_taken_by_those() -> None:
+    times = np.array([0.5, 0.6, 0.7, 1.15, 1.5])  # from 0.5 on, as where a recording begins with sound alone
+    assert nearest_frames(times, 10, 1.2).tolist() == [0, 1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4]
+    assert nearest_frames(times, 2.5, 1.2).tolist() == [0, 2, 3]
+    assert not are_even(times, 5 / 1.2)
+    assert are_even(np.arange(40).round(1) / 23.976 + 0.001, 24)
+    with pytest.raises(RequestError, match="ask for more"):
+        nearest_frames(times, 0.1, 1.2)
+
+
+def test_a_recording_of_uneven_times_is_told_or_taken_by_them(tmp_path: Path) -> None:
+    path = tmp_path / "a.mkv"
+    with av.open(path, "w") as container:
+        stream = container.add_stream("libx264", rate=30)
+        stream.width, stream.height = 32, 16
+        for time in (*range(0, 100, 20), *range(100, 1100, 200)):  # milliseconds
+            frame = av.VideoFrame.from_ndarray(np.zeros((16, 32, 3), dtype=np.uint8))
+            frame.pts, frame.time_base = time, Fraction(1, 1000)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    by_time = DrivingVideo.open(path, 10, None)
+    assert by_time.indices.tolist()[:9] == [0, 5, 6, 6, 7, 7, 8, 8, 9]
+    assert "even times" not in " ".join(by_time.notes)
+    whole = DrivingVideo.open(path, -1, None)
+    assert whole.indices.tolist() == list(range(10))
+    assert "even times" in whole.notes[-1]
 
 
 def skeleton(*, score: float = 1.0) -> Skeleton:

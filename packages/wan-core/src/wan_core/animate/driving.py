@@ -10,14 +10,17 @@ from typing import Generic, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from wan_core.animate.frames import select_frames
+from wan_core.animate.frames import are_even, nearest_frames, select_frames
 from wan_core.animate.resize import resize_to_area, size_of_area
 from wan_core.errors import MediaError
 from wan_core.files import plain_text
-from wan_core.media import FrameSize, count_frames, probe_video, stream_video
+from wan_core.media import FrameSize, frame_times, probe_video, stream_video
 
 Pixels = NDArray[np.uint8]
 ItemT = TypeVar("ItemT")
+_UNEVEN = (
+    "does not show its frames at even times; --fps -1 takes them as if it did, so give --fps 30 to keep its motion"
+)
 
 
 @dataclass(frozen=True)
@@ -52,10 +55,15 @@ class DrivingVideo:
     def open(cls, path: Path, fps: float, area: int | None) -> DrivingVideo:
         """The video of a file, whose frames are counted; ``fps`` -1 takes all. Raises RequestError, MediaError."""
         info = probe_video(path)
-        count = count_frames(path)
-        indices = select_frames(count, info.fps, fps, duration=info.seconds)
+        times, notes = np.asarray(frame_times(path)), info.notes
+        if are_even(times, info.fps):
+            indices = select_frames(len(times), info.fps, fps, duration=info.seconds)
+        elif fps == -1:
+            indices, notes = np.arange(len(times)), (*notes, _UNEVEN)
+        else:
+            indices = nearest_frames(times, fps, info.seconds or times[-1] - times[0] + 1 / info.fps)
         size = FrameSize(info.width, info.height) if area is None else size_of_area(info.width, info.height, area)
-        return cls(path, indices, info.fps if fps == -1 else fps, size, area, info.notes)
+        return cls(path, indices, info.fps if fps == -1 else fps, size, area, notes)
 
     def __len__(self) -> int:
         return len(self.indices)

@@ -7,6 +7,7 @@ from numpy.typing import NDArray
 
 from wan_core.errors import RequestError
 
+_HALF = 0.5
 _TRUSTED = 0.1
 """Share by which the number of frames and the duration may disagree."""
 
@@ -23,6 +24,25 @@ def frame_indices(num_frames: int, fps: float, length: int, target_fps: float) -
         )
     nearest = np.round(np.arange(length) / target_fps * fps).astype(np.int64)
     return np.asarray(nearest.clip(0, num_frames - 1))
+
+
+def are_even(times: NDArray[np.float64], fps: float) -> bool:
+    """Whether frames that are shown at ``times`` [n], in seconds, are within half of one of where ``fps`` puts them."""
+    return bool((np.abs(times - times[0] - np.arange(len(times)) / fps) * fps <= _HALF).all())
+
+
+def nearest_frames(times: NDArray[np.float64], target_fps: float, seconds: float) -> NDArray[np.int64]:
+    """Indices [n] of the frames that are nearest in time to those of a video of ``target_fps`` and this length.
+
+    ``times`` [n], rising, are those at which the frames are shown, in seconds; of two as near the later. Raises
+    RequestError when no frame is left.
+    """
+    length = int(seconds * target_fps)
+    if length < 1:
+        raise RequestError(f"a video of {seconds:.2f} s has no frame at {target_fps:g} a second; ask for more")
+    middles = (times[1:] + times[:-1]) / 2
+    wanted = times[0] + np.arange(length) / target_fps
+    return np.asarray(np.searchsorted(middles, wanted, side="right"), dtype=np.int64)
 
 
 def select_frames(

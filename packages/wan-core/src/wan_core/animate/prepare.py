@@ -154,16 +154,17 @@ class Preparation:
 
     @property
     def _person_of_reference(self) -> PosePoints:
-        return self._person_on(self._reference, f"reference {plain_text(self._request.reference)}")
+        name = f"reference {plain_text(self._request.reference)}"
+        return self._person_on(self._reference, name, "take a picture that shows one, larger and brighter")
 
-    def _person_on(self, picture: Pixels, name: str) -> PosePoints:
+    def _person_on(self, picture: Pixels, name: str, remedy: str) -> PosePoints:
         """Who is on a single picture. Raises MediaError."""
         try:
             found = self._finder.look(picture)
         except MediaError:
             found = None
         if found is None or not found.is_person:
-            raise MediaError(f"no person was found on the {name}; take a picture that shows one, larger and brighter")
+            raise MediaError(f"no person was found on the {name}; {remedy}")
         return found.points
 
     @property
@@ -171,9 +172,11 @@ class Preparation:
         """The driving frame and the reference as edited, whose proportions are measured."""
         if not self._request.use_flux:
             return None
+        remedy = "look at it, and try another --seed with --overwrite, or leave --use_flux out"
+        paths = [self._records.path(name) for name in (EDITED_FRAME, EDITED_REFERENCE)]
         pair = [
-            self._person_on(np.asarray(load_image(self._records.path(name))), f"edited picture {name}")
-            for name in (EDITED_FRAME, EDITED_REFERENCE)
+            self._person_on(np.asarray(load_image(path)), f"edited picture {plain_text(path)}", remedy)
+            for path in paths
         ]
         return pair[0], pair[1]
 

@@ -57,7 +57,7 @@ def chunks(num_frames: int) -> list[range]:
 
 
 def key_frames(length: int) -> range:
-    """The key frames of a chunk of ``length`` frames: one of up to four frames, else four or five."""
+    """The key frames of a chunk of ``length`` frames: the first of up to four frames, else four to seven."""
     return range(0, length, length // (_KEYS if length > _KEYS else 1))
 
 

@@ -194,6 +194,7 @@ def check_sam2(place: Path) -> None:
     """Compare the names and shapes of weights with those of the network; none is read. Raises CheckpointError."""
     if place.is_dir():
         folder_kind(place, {MODEL_TYPE}, what=_TITLE)
+        read_weights(place / "model.safetensors")  # looks whether the file is whole
         return
     native = _native(place)
     check_network(SAM2.read_config(place, native), native, SAM2)

@@ -25,6 +25,8 @@ def load_pretrained(model: str, kinds: Mapping[str, str], *, what: str, lacks: C
     from safetensors import SafetensorError
 
     shown = plain_text(model)
+    # Its bars would stand in between our own, with --quiet too.
+    transformers.logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         config = transformers.AutoConfig.from_pretrained(model)
     except LIBRARY_ERRORS as error:

@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from wan_core.media.sheet import contact_sheet
     from wan_core.media.streams import check_stream, is_pipe, write_stream
     from wan_core.media.video import write_image, write_video
-    from wan_core.media.video_reader import count_frames, probe_video, read_video, stream_video
+    from wan_core.media.video_reader import count_frames, frame_times, probe_video, read_video, stream_video
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -56,6 +56,7 @@ __all__ = [
     "fit_frame",
     "fit_padded",
     "fit_short_side",
+    "frame_times",
     "holds_sound",
     "image_to_tensor",
     "is_pattern",

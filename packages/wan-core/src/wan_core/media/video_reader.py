@@ -125,6 +125,14 @@ def count_frames(
     return sum(1 for _ in _chosen_frames(path, start, end, fps, max_frames))
 
 
+def frame_times(path: str | os.PathLike[str]) -> list[float]:
+    """When each frame of a video is shown, in seconds from its begin; all are decoded, none is converted.
+
+    Raises what :func:`stream_video` raises.
+    """
+    return [frame.time for frame in _chosen_frames(path, 0.0, None, None, None)]
+
+
 def read_video(
     path: str | os.PathLike[str],
     *,
