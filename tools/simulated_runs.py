@@ -149,6 +149,9 @@ def _described(preset: Preset, inputs: TaskInputs[Any], phases: _Phases, plan: M
     timesteps = make_solver(settings.solver, settings.num_inference_steps, flow_shift=settings.flow_shift).timesteps
     high = count_high_noise_steps(timesteps, preset.boundary) if preset.boundary is not None else 0
     steps = {"denoise": len(timesteps), "denoise high": high, "denoise low": len(timesteps) - high}
+    unseen = [name for name in steps if name.startswith("denoise ") and steps[name] and name not in phases.counts]
+    if unseen and preset.has_experts:
+        raise RequestError(f"so few steps leave out {unseen[0]}; simulate more of them with --steps")
     memory = {} if plan is None else {phase.name: phase for phase in plan.phases}
     found = []
     for name, counts in phases.counts.items():
