@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from wan_core.media import VideoGeometry
+from wan_core.models import WAN21_VAE
 from wan_core.tasks import Components, encode_channels, first_frame_mask, first_frame_video
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-SETTLED = 30
-"""So many latent frames are held of a longer video: the kernels of Wan's encoder reach back 112 pixel frames, 28 latent
-ones, and from the 30th on all see grey alone."""
+SETTLED = WAN21_VAE.settled_latents
+"""So many latent frames are held of a longer video: from the last of them on all see grey alone."""
 
 
 def picture_channels(image: Tensor, geometry: VideoGeometry, latent_frames: int, components: Components) -> Tensor:

@@ -24,6 +24,7 @@ class HostCopy:
         self._device = device
         self._arena = _Arena(page_locked=has_streams(device))
         self._tensors: dict[str, Tensor] = {}
+        self._layouts: dict[str, torch.memory_format] = {}
         self.network: nn.Module | None = None
         self.copied_down = 0
 
@@ -49,12 +50,14 @@ class HostCopy:
             if id(tensor) in ids:
                 kept.copy_(tensor.detach())
                 self.copied_down += kept.nbytes
+            self._layouts[name] = _layout(tensor)
             assign_tensor(self._network, name, kept)
 
     def enter(self) -> None:
-        """Copy all weights to the device."""
+        """Copy all weights to the device, and order them as they were there."""
         for name, kept in self._tensors.items():
-            assign_tensor(self._network, name, kept.to(self._device, non_blocking=True))
+            there = kept.to(self._device, non_blocking=True)
+            assign_tensor(self._network, name, there.contiguous(memory_format=self._layouts[name]))
 
     @property
     def _network(self) -> nn.Module:
@@ -88,6 +91,14 @@ class _Arena:
         self.allocated += length
         self._blocks.append((block, size))
         return _view(block, 0, tensor)
+
+
+def _layout(tensor: Tensor) -> torch.memory_format:
+    """In which order the numbers of a weight lie."""
+    channels_last = {4: torch.channels_last, 5: torch.channels_last_3d}.get(tensor.ndim)
+    if channels_last is None or tensor.is_contiguous() or not tensor.is_contiguous(memory_format=channels_last):
+        return torch.contiguous_format
+    return channels_last
 
 
 def _view(block: Tensor, start: int, like: Tensor) -> Tensor:

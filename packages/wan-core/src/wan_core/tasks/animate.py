@@ -18,7 +18,7 @@ from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.tasks.base import Clip, Components, TaskInputs
 from wan_core.tasks.conditioning import Conditioning, DecodePlan
 from wan_core.tasks.driving import BACKGROUND, FACE, MASK, POSE, REFERENCE, Driving, load_driving
-from wan_core.tasks.i2v import ChannelVideo, encode_channels, image_states
+from wan_core.tasks.i2v import ChannelVideo, encode_channels, image_key, image_states
 from wan_core.tasks.request import GenerationRequest, SamplingSettings
 from wan_core.tasks.segments import known_channels, mirrored, num_segments
 from wan_core.tasks.t2v import text_states
@@ -177,7 +177,7 @@ class Animate(ChannelVideo[AnimateRequest, AnimateTaskInputs]):
         import torch
 
         context, negative = text_states(inputs, components)
-        key = tuple(inputs.image.shape), inputs.image.numpy().tobytes()
+        key = image_key(inputs.image)
         states = components.once("reference states", key, lambda: image_states([inputs.image], components))
         with components.vae.held():
             reference = components.once("reference channels", key, lambda: _reference_channels(inputs, components))

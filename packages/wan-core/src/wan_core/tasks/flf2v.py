@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -14,10 +15,11 @@ from wan_core.tasks.base import Clip, Components, TaskInputs
 from wan_core.tasks.conditioning import Conditioning
 from wan_core.tasks.i2v import (
     ChannelVideo,
-    encode_channels,
+    encode_grey_channels,
     first_frame_mask,
     first_frame_video,
     geometry_for_area,
+    image_key,
     image_states,
 )
 from wan_core.tasks.learning import TrainingClip
@@ -72,8 +74,10 @@ class FirstLastFrameToVideo(ChannelVideo[FLF2VRequest, FLF2VInputs]):
         return FLF2VInputs(request=request, settings=settings, geometry=geometry, ends=ends, notes=notes)
 
     def condition(self, inputs: FLF2VInputs, components: Components, clip: Clip) -> Conditioning:
-        channels = _channels(inputs.ends, inputs.geometry, components)
-        return self.branches(inputs, components, channels, image_states(inputs.ends, components))
+        ends, geometry = inputs.ends, inputs.geometry
+        key = image_key(*ends), geometry
+        channels = components.once("channels", key, lambda: _channels(ends, geometry, components))
+        return self.branches(inputs, components, channels, self.states(ends, components))
 
     def encode_example(
         self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
@@ -91,7 +95,8 @@ class FirstLastFrameToVideo(ChannelVideo[FLF2VRequest, FLF2VInputs]):
 
 
 def _channels(ends: tuple[Tensor, Tensor], geometry: VideoGeometry, components: Components) -> Tensor:
-    return encode_channels(first_last_video(*ends, geometry), first_last_mask(geometry), components)
+    draw = partial(first_last_video, *ends)
+    return encode_grey_channels(draw, first_last_mask(geometry), geometry, components, end=1)
 
 
 def first_last_video(first: Tensor, last: Tensor, geometry: VideoGeometry) -> Tensor:

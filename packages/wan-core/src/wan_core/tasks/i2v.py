@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -81,6 +83,36 @@ def encode_channels(video: Tensor, mask: Tensor, components: Components) -> Tens
     return torch.cat([mask.to(latents), latents], dim=1)
 
 
+def encode_grey_channels(
+    draw: Callable[[VideoGeometry], Tensor],
+    mask: Tensor,
+    geometry: VideoGeometry,
+    components: Components,
+    *,
+    end: int = 0,
+) -> Tensor:
+    """What :func:`encode_channels` gives of a video that is grey after its first frame, but for ``end`` latent frames.
+
+    ``draw`` makes the video [1, 3, F, H, W] of a geometry. Where grey has settled in the autoencoder the latents repeat
+    exactly, and one of them is encoded.
+    """
+    import torch
+
+    with components.vae.active() as vae:
+        settled = vae.config.settled_latents
+        count = min(geometry.latent_frames, settled + end)
+        clip = replace(geometry, num_frames=1 + (count - 1) * geometry.spec.temporal_stride)
+        latents = vae.encode(draw(clip).to(components.device))
+    repeated = latents[:, :, settled - 1 : settled].expand(-1, -1, geometry.latent_frames - count, -1, -1)
+    latents = torch.cat([latents[:, :, :settled], repeated, latents[:, :, settled:]], dim=2)
+    return torch.cat([mask.to(latents), latents], dim=1)
+
+
+def image_key(*images: Tensor) -> tuple[object, ...]:
+    """What tells images [3, H, W] apart, for :meth:`.Components.once`."""
+    return tuple((tuple(image.shape), sha256(image.contiguous().numpy()).hexdigest()) for image in images)
+
+
 class ChannelVideo(Task[RequestT, InputsT]):
     """Given images as channels beside the noisy latents and, where the model has an image encoder, as CLIP states.
 
@@ -101,6 +133,12 @@ class ChannelVideo(Task[RequestT, InputsT]):
             negative=None if negative is None else branch(negative),
             latent_shape=(1, *inputs.geometry.latent_shape),
         )
+
+    def states(self, images: Sequence[Tensor], components: Components) -> Tensor | None:
+        """CLIP states of the given images, where the model takes them; several videos of the same images share them."""
+        if components.image_encoder is None:
+            return None
+        return components.once("image states", image_key(*images), lambda: image_states(images, components))
 
     def channels(self, latent_spec: LatentSpec) -> tuple[int, int]:
         return 2 * latent_spec.channels + latent_spec.temporal_stride, latent_spec.channels
@@ -126,16 +164,16 @@ class ImageToVideo(ChannelVideo[I2VRequest, I2VInputs]):
         return I2VInputs(request=request, settings=settings, geometry=geometry, image=media.image_to_tensor(image))
 
     def condition(self, inputs: I2VInputs, components: Components, clip: Clip) -> Conditioning:
-        states = None if components.image_encoder is None else image_states([inputs.image], components)
-        video, mask = first_frame_video(inputs.image, inputs.geometry), first_frame_mask(inputs.geometry)
-        return self.branches(inputs, components, encode_channels(video, mask, components), states)
+        geometry = inputs.geometry
+        states = self.states([inputs.image], components)
+        key = image_key(inputs.image), geometry
+        channels = components.once("channels", key, lambda: _channels(inputs.image, geometry, components))
+        return self.branches(inputs, components, channels, states)
 
     def encode_example(
         self, clip: TrainingClip, components: Components, latent_spec: LatentSpec
     ) -> Mapping[str, Tensor]:
-        geometry = clip.geometry(latent_spec)
-        video, mask = first_frame_video(clip.image, geometry), first_frame_mask(geometry)
-        tensors = {"channels": encode_channels(video, mask, components)[0]}
+        tensors = {"channels": _channels(clip.image, clip.geometry(latent_spec), components)[0]}
         if components.image_encoder is not None:
             tensors["image"] = image_states([clip.image], components)[0]
         return tensors
@@ -146,3 +184,8 @@ class ImageToVideo(ChannelVideo[I2VRequest, I2VInputs]):
                 f"validation prompts need one image here; give --validation-image once, got {len(images)}"
             )
         return I2VRequest(prompt=prompt, image=images[0], **settings)
+
+
+def _channels(image: Tensor, geometry: VideoGeometry, components: Components) -> Tensor:
+    draw = partial(first_frame_video, image)
+    return encode_grey_channels(draw, first_frame_mask(geometry), geometry, components)

@@ -17,6 +17,7 @@ from wan_core.files import plain_text
 from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.tasks.base import Clip, Components, Task, TaskInputs
 from wan_core.tasks.conditioning import Conditioning, DecodePlan
+from wan_core.tasks.i2v import image_key
 from wan_core.tasks.request import GenerationRequest, SamplingSettings
 from wan_core.tasks.speech import Speech, geometry_of_speaker, load_speech, speech_states
 from wan_core.tasks.t2v import text_states
@@ -248,11 +249,16 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
         audio = states.to(components.device)
         history = self._history(inputs, clip)
         begins = clip.index == 0 and not request.start_from_ref
+        key = image_key(inputs.image)
         with components.vae.active() as vae:
             reference = components.once(
-                "reference", _still(inputs), lambda: vae.encode(inputs.image[None, :, None].to(components.device))
+                "reference", key, lambda: vae.encode(inputs.image[None, :, None].to(components.device))
             )
-            motion = None if begins else vae.encode(history.to(components.device))
+            motion = None
+            if clip.index > 0:
+                motion = vae.encode(history.to(components.device))
+            elif not begins:
+                motion = components.once("first motion", key, lambda: vae.encode(history.to(components.device)))
             poses = self._poses(inputs, clip.index)
             pose_latents = None if poses is None else vae.encode(poses.to(components.device))[:, :, 1:]
         positive = models.S2VInputs(
@@ -321,7 +327,3 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
         interval = inputs.pose_interval
         every = media.stream_video(cast(Path, inputs.request.pose_video), skip=first * interval)
         return itertools.islice(every, 0, count * interval, interval)
-
-
-def _still(inputs: S2VTaskInputs) -> tuple[object, ...]:
-    return tuple(inputs.image.shape), inputs.image.numpy().tobytes()

@@ -131,6 +131,20 @@ class VAEConfig:
         return prod(2 for flag in self.temporal_downsample if flag)
 
     @property
+    def settled_latents(self) -> int:
+        """So many latent frames differ of a clip whose frames after the first are alike; later ones equal the last.
+
+        The encoder's kernels reach back two frames each, of the rate of their level: 112 pixel frames in the released
+        models, so that latent frame 29, the 30th, is the first that sees nothing of the first frame.
+        """
+        reach, rate, convs = 2, 1, 2 * self.num_res_blocks
+        for is_halved in (*self.temporal_downsample, False):
+            reach += 2 * rate * (convs + is_halved)
+            rate *= 1 + is_halved
+        reach += 2 * rate * (4 + 1)  # two blocks in the middle, and the head
+        return reach // self.temporal_stride + 2
+
+    @property
     def spatial_stride(self) -> int:
         """Pixels per latent along height and width."""
         return int(self.patch_size * 2 ** (len(self.dim_mult) - 1))

@@ -147,10 +147,10 @@ def _blend(before: Tensor, tile: Tensor, dim: int) -> None:
     extent = min(before.shape[dim], tile.shape[dim])
     if extent == 0:
         return
-    ramp = (torch.arange(extent, dtype=torch.float64) / extent).view([-1] + [1] * (-dim - 1))
+    ramp = (torch.arange(extent, dtype=tile.dtype, device=tile.device) / extent).view([-1] + [1] * (-dim - 1))
     start = tile.narrow(dim, 0, extent)
     end = before.narrow(dim, before.shape[dim] - extent, extent)
-    start.copy_(end * (1 - ramp).to(tile) + start * ramp.to(tile))
+    start.copy_(end * (1 - ramp) + start * ramp)
 
 
 def _end(tile: Tensor, extent: int, dim: int) -> Tensor:

@@ -4,8 +4,8 @@ Architecture: Wan 2.1 and 2.2 (Wan Team, 2025). State-dict names are those of th
 own.
 """
 
-from collections.abc import Iterable, Iterator
-from typing import ClassVar
+from collections.abc import Callable, Iterable, Iterator
+from typing import ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,22 @@ class VideoVAE(nn.Module):
         self.conv1 = PointwiseConv3d(2 * config.z_dim, 2 * config.z_dim)
         self.conv2 = PointwiseConv3d(config.z_dim, config.z_dim)
         self.decoder = Decoder(config)
+        self._hold_statistics(None)
+
+    def _hold_statistics(self, device: torch.device | None) -> None:
+        """Keep the latent statistics where the weights are, so that no chunk copies them there."""
+        means = self.config.latents_mean or (0.0,) * self.config.z_dim
+        stds = self.config.latents_std or (1.0,) * self.config.z_dim
+        for name, values in (
+            ("latents_mean", torch.tensor(means, dtype=torch.float32, device=device)),
+            ("inverse_std", 1.0 / torch.tensor(stds, dtype=torch.float32, device=device)),
+        ):
+            self.register_buffer(name, values.view(-1, 1, 1, 1), persistent=False)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
+        module = super()._apply(fn, recurse)
+        module._hold_statistics(module.conv2.weight.device)  # float32 whatever the weights become
+        return module
 
     def reset_parameters(self, seed: int = 0) -> None:
         """Draw weights to train from: every residual branch starts at zero; equal seeds give equal weights."""
@@ -190,17 +206,17 @@ class VideoVAE(nn.Module):
     def _normalise(self, moments: Tensor) -> Tensor:
         mean = moments.chunk(2, dim=1)[0]
         if self.config.latents_mean:
-            mean = mean - _per_channel(self.config.latents_mean, mean)
+            mean = mean - self.get_buffer("latents_mean")
         if self.config.latents_std:
-            mean = mean * (1.0 / _per_channel(self.config.latents_std, mean))
+            mean = mean * self.get_buffer("inverse_std")
         return mean
 
     def _denormalise(self, latents: Tensor) -> Tensor:
         latents = latents.float()
         if self.config.latents_std:
-            latents = latents / (1.0 / _per_channel(self.config.latents_std, latents))
+            latents = latents / self.get_buffer("inverse_std")
         if self.config.latents_mean:
-            latents = latents + _per_channel(self.config.latents_mean, latents)
+            latents = latents + self.get_buffer("latents_mean")
         return latents
 
     # Shapes and tiles.
@@ -291,10 +307,6 @@ def _positive(latents_per_chunk: int) -> int:
     if latents_per_chunk < 1:
         raise RequestError(f"latents_per_chunk must be at least 1, got {latents_per_chunk}")
     return latents_per_chunk
-
-
-def _per_channel(values: tuple[float, ...], like: Tensor) -> Tensor:
-    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1, 1)
 
 
 def _described(tensor: Tensor) -> str:

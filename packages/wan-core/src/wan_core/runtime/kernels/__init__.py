@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import torch
 from torch import nn
 
 from wan_core.models import VideoVAE, WanDiT
@@ -54,17 +55,33 @@ _KERNELS: Mapping[type[nn.Module], Mapping[type[nn.Module], Choice]] = {
 }
 
 
+_LAYOUTS = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+
 def apply_kernels(model: nn.Module) -> None:
     """Put the faster layers into every transformer and video autoencoder in ``model``, in place.
 
-    Weights, their names and hooks stay; a layer of a subclass of its own stays plain. Weights no longer require
-    gradients: what overwrites its input has none.
+    Weights, their names and hooks stay, those of an autoencoder's convolutions in the order that its maps have; a layer
+    of a subclass of its own stays plain. Weights no longer require gradients: what overwrites its input has none.
     """
     for network in list(model.modules()):
         for kind, kernels in _KERNELS.items():
             if isinstance(network, kind):
                 network.requires_grad_(False)
                 _replace(network, kernels)
+        if isinstance(network, VideoVAE):
+            lay_out_channels_last(network)
+
+
+def lay_out_channels_last(network: nn.Module) -> None:
+    """Order the weights of convolutions as their maps are, channels last, on devices whose kernels want both alike.
+
+    Else each call would copy them so. The CPU's library reorders them in its own way whatever they are.
+    """
+    for parameter in network.parameters():
+        layout = _LAYOUTS.get(parameter.ndim)
+        if layout is not None and parameter.device.type == "cuda":
+            parameter.data = parameter.data.contiguous(memory_format=layout)
 
 
 def has_kernels(model: nn.Module) -> bool:
