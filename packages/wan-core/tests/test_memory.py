@@ -146,3 +146,27 @@ def test_the_plan_is_one_line() -> None:
     assert describe(plan_memory(run, jobs, free=16 * GB), run).startswith(
         "text encoder goes off the device after use; "
     )
+
+
+def test_the_autoencoder_works_in_tiles_where_a_phase_would_not_fit_and_nowhere_else() -> None:
+    run, jobs = run_of("ti2v-5B", on_host=frozenset({"text_encoder"})), videos("ti2v-5B")
+    whole = plan_memory(run, jobs, free=18 * GB)
+    assert whole.tiled == frozenset()
+    assert "tile" not in describe(whole, run)
+    small = plan_memory(run, jobs, free=14 * GB)
+    assert small.tiled == {"decode"}
+    assert peaks(small)["decode"] < peaks(whole)["decode"] / 2
+    assert describe(small, run).endswith("; decode tile by tile")
+    asked = plan_memory(run_of("ti2v-5B", on_host=run.on_host, tiling=True), jobs, free=80 * GB)
+    assert asked.tiled == {"decode", "encode"}
+    with pytest.raises(ConfigError, match=r"14\.00 GB are free; --vae-tiling on needs 1"):
+        plan_memory(run_of("ti2v-5B", on_host=run.on_host, tiling=False), jobs, free=14 * GB)
+
+
+def test_an_autoencoder_of_16_bits_takes_half_of_its_memory() -> None:
+    jobs = videos("t2v-1.3B")
+    full = {phase.name: phase for phase in phases_of(run_of("t2v-1.3B"), jobs[0], weights_of("t2v-1.3B"))}
+    run = RunFacts(preset=get_preset("t2v-1.3B"), dtype=torch.bfloat16, vae_dtype=torch.bfloat16)
+    assert 2 * run.weights["vae"] == weights_of("t2v-1.3B")["vae"]
+    half = {phase.name: phase for phase in phases_of(run, jobs[0], run.weights)}
+    assert 0.5 < half["decode"].working / full["decode"].working < 0.55

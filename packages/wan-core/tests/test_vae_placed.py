@@ -12,11 +12,22 @@ from torch.overrides import TorchFunctionMode
 
 from wan_core import tasks
 from wan_core.checkpoints import assign_tensor
+from wan_core.errors import BackendError, RequestError
+from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.models import WAN21_VAE, WAN22_VAE, VAEConfig, VideoVAE
 from wan_core.models.vae.tiling import Tiling
+from wan_core.pipeline import Pipeline
 from wan_core.runtime import HostCopy, Placed, prepare_model
-from wan_core.tasks import Components, encode_channels, encode_grey_channels, first_frame_mask, first_frame_video
+from wan_core.tasks import (
+    Components,
+    Conditioning,
+    GenerationRequest,
+    encode_channels,
+    encode_grey_channels,
+    first_frame_mask,
+    first_frame_video,
+)
 from wan_core.tasks.flf2v import first_last_mask, first_last_video
 from wan_core.tasks.i2v import I2VInputs
 
@@ -152,3 +163,51 @@ def test_several_videos_of_one_image_encode_it_once(monkeypatch: pytest.MonkeyPa
     for other in (replace(inputs, image=image + 0.1), replace(inputs, geometry=replace(geometry, num_frames=9))):
         task.condition(other, made.components, tasks.Clip())
     assert made.frames == 5 + 5 + 9
+
+
+# Dtype and tiles of a run.
+
+
+def tiny(**options: Any) -> Pipeline:
+    return load_pipeline("tiny-t2v", options=RuntimeOptions(device="cpu", **options))
+
+
+def test_the_autoencoder_is_float32_unless_another_dtype_is_named_and_the_record_says_so() -> None:
+    for asked, dtype in (("auto", torch.float32), ("bfloat16", torch.bfloat16)):
+        pipeline = tiny(vae_dtype=asked, dtype="bfloat16" if asked == "auto" else "float32")
+        assert {weight.dtype for weight in pipeline.components.vae.module().parameters()} == {dtype}
+        assert pipeline._record.get("vae_dtype") == (None if asked == "auto" else asked)
+    with pytest.raises(RequestError, match="vae-dtype must be auto, float32, bfloat16 or float16, got 'int8'"):
+        tiny(vae_dtype="int8")
+    with pytest.raises(RequestError, match="vae-tiling must be auto, on, off, got 'often'"):
+        tiny(vae_tiling="often")
+
+
+@torch.inference_mode()
+def test_a_run_that_is_tiled_gives_the_frames_of_tiled_decode_and_its_record_says_so() -> None:
+    pipeline = tiny(vae_tiling="on")
+    inputs = pipeline.plan(GenerationRequest(prompt="p", num_frames=5, width=288, height=256, seed=1))
+    conditioning = Conditioning(positive=None, negative=None, latent_shape=())  # type: ignore[arg-type]
+    vae = pipeline.components.vae.module()
+    stride = vae.config.spatial_stride
+    latents = torch.randn(1, vae.config.z_dim, 2, 8, 8 + 256 // stride, generator=torch.Generator().manual_seed(0))
+    frames = list(pipeline.decode(latents, conditioning))
+    assert sum(chunk.shape[2] for chunk in frames) == 5
+    tiled = plain_vae().decode(latents, tiling=Tiling())
+    assert torch.equal(torch.cat(frames, dim=2), tiled)
+    assert not torch.equal(tiled, plain_vae().decode(latents))
+    assert pipeline.provenance(inputs).record["vae_tiling"] == ["decode", "encode"]
+
+
+def plain_vae() -> VideoVAE:
+    vae: VideoVAE = tiny().components.vae.module()
+    return vae
+
+
+def test_float16_that_overflows_is_refused() -> None:
+    pipeline = tiny(vae_dtype="float16")
+    vae = pipeline.components.vae.module()
+    vae.stream_decode = lambda *_, **__: iter([torch.full((1, 3, 1, 8, 8), torch.nan)])  # type: ignore[method-assign]
+    conditioning = Conditioning(positive=None, negative=None, latent_shape=())  # type: ignore[arg-type]
+    with pytest.raises(BackendError, match="beyond the range of float16; take --vae-dtype bfloat16 or float32"):
+        list(pipeline.decode(torch.zeros(1, vae.config.z_dim, 1, 1, 1), conditioning))

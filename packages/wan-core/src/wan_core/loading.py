@@ -39,7 +39,7 @@ from wan_core.pipeline import Pipeline
 from wan_core.presets import Preset, get_preset
 from wan_core.run_options import RuntimeOptions as RuntimeOptions
 from wan_core.run_options import check_guidance, check_loras, check_tea_cache, run_facts
-from wan_core.runtime import Between, HostCopy, Placed, Together, resolve_device, resolve_dtype
+from wan_core.runtime import Between, HostCopy, Placed, Together, resolve_device
 from wan_core.tasks import Components, Experts
 
 
@@ -87,7 +87,8 @@ class _Loader:
         check_tea_cache(preset, options.sampling.tea_cache)
         check_guidance(preset, options.sampling.batched_guidance)
         self.device = resolve_device(options.device)
-        self.dtype = resolve_dtype(options.dtype, self.device)
+        self.run = run_facts(preset, options)
+        self.dtype = self.run.dtype
         attention = runtime.choose_attention_backend(options.attention, self.device)
         self.attention = attention.name
         self.options = options
@@ -129,7 +130,7 @@ class _Loader:
             record=self._record(together) | {"weights": self._hashes(opened)},
             notes=self.notes,
             together=together,
-            run=replace(run_facts(self.preset, self.options), configs=configs, reads=_reads(opened)),
+            run=replace(self.run, configs=configs, reads=_reads(opened)),
         )
 
     def _is_there(self, part: Part) -> bool:
@@ -155,6 +156,8 @@ class _Loader:
             "attention": self.attention,
             "noise_device": torch.device(self.options.sampling.noise_device).type,
         }
+        if self.run.vae_dtype is not torch.float32:
+            record["vae_dtype"] = str(self.run.vae_dtype).removeprefix("torch.")
         if self.options.sampling.batched_guidance:
             record["cfg"] = "batched"
         if together.plan.sequence > 1:  # it rounds as several processes do
@@ -240,7 +243,7 @@ class _Loader:
 
     def _placed(self, opened: _Opened, network: WanDiTConfig) -> Placed[Any]:
         part, family = opened.part, opened.part.family
-        dtype = family.dtype_in(self.dtype)
+        dtype = self.run.dtype_of(part)
         tokenizer = self.tokenizer if part.name == "text_encoder" else None
 
         def load(

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
+from wan_core import models
 from wan_core.checkpoints import Part, weight_bytes
 from wan_core.errors import ConfigError
 from wan_core.files import gigabytes
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 _MARGIN = 0.05  # of the free memory, for what lies between tensors; only where the choice is ours
 _HOST_SHARE = 0.5  # of the free host memory, for copies that wait there
 _KEPT_COPIES = 5  # latents of a video between two steps: they, what a solver remembers, and joined channels
+_TILED = frozenset({"encode", "decode"})
 _ENCODERS = {"text_encoder": "text", "image_encoder": "image", "audio_encoder": "sound"}
 
 
@@ -42,6 +44,8 @@ class WorkingMemory:
     encoder_maps: float = 9.5
     decoder_maps: float = 10.8
     residual_decoder_maps: float = 15.1
+    half_share: float = 0.53  # of all three, with weights of 16 bits
+    tiled_clips: float = 1.3  # the video, and of a row of tiles the edges
     other_share: float = 0.03  # of the weights of encoders of text, images and sound
 
 
@@ -67,13 +71,14 @@ class PhaseMemory:
 class MemoryPlan:
     """Which parts stay on the device, which others wait in host memory, and what each phase takes.
 
-    ``free`` is what the plan was made for.
+    ``free`` is what the plan was made for; in the phases ``tiled`` the autoencoder works tile by tile.
     """
 
     stays: frozenset[str]
     waits: frozenset[str] = frozenset()
     phases: tuple[PhaseMemory, ...] = ()
     free: int | None = None
+    tiled: frozenset[str] = frozenset()
 
     @property
     def largest(self) -> PhaseMemory:
@@ -89,7 +94,8 @@ class RunFacts:
     ``reads`` the bytes that reading a part again would touch; ``on_host`` names parts that are never on the device,
     ``always`` those that never leave it. ``batched``: both branches of guidance are one batch. ``tea_cache``: a change
     of the tokens is kept for each branch. Of several processes ``shares_tokens`` divide those of a forward, ``divided``
-    has among how many the weights of a part lie, and ``splits_guidance`` leaves each one branch.
+    has among how many the weights of a part lie, and ``splits_guidance`` leaves each one branch. ``vae_dtype`` is that
+    of the autoencoder, None that of its family; ``tiling``: whether it works tile by tile, None where it must.
     """
 
     preset: Preset
@@ -104,6 +110,14 @@ class RunFacts:
     shares_tokens: int = 1
     splits_guidance: bool = False
     divided: Mapping[str, int] = field(default_factory=dict)
+    vae_dtype: torch.dtype | None = None
+    tiling: bool | None = None
+
+    def dtype_of(self, part: Part) -> torch.dtype:
+        """The dtype that a part is loaded in."""
+        if part.name == "vae" and self.vae_dtype is not None:
+            return self.vae_dtype
+        return part.family.dtype_in(self.dtype)
 
     @cached_property
     def weights(self) -> Mapping[str, int]:
@@ -113,7 +127,7 @@ class RunFacts:
             config = self.configs.get(part.name) or part.config
             is_there = part.name in self.configs or not part.is_optional
             if is_there and part.family.network is not None and config is not None:
-                size = weight_bytes(config, part.family, part.family.dtype_in(self.dtype))
+                size = weight_bytes(config, part.family, self.dtype_of(part))
                 found[part_name(part)] = -(-size // self.divided.get(part.name, 1))
         return found
 
@@ -124,14 +138,18 @@ def part_name(part: Part) -> str:
 
 
 def phases_of(
-    run: RunFacts, inputs: TaskInputs[Any], weights: Mapping[str, int], working: WorkingMemory | None = None
+    run: RunFacts,
+    inputs: TaskInputs[Any],
+    weights: Mapping[str, int],
+    working: WorkingMemory | None = None,
+    tiled: Collection[str] = (),
 ) -> list[Phase]:
     """The phases of one video, in their order, with the memory that each needs besides the weights."""
     needs, task = working or WorkingMemory(), run.preset.task
     dits = tuple(part_name(part) for part in run.preset.dits)
     encoders = sorted(set(weights) - {"vae", *dits}, key=lambda name: name != "text_encoder")
     phases = [Phase(_ENCODERS.get(name, name), (name,), int(needs.other_share * weights[name])) for name in encoders]
-    encoding, decoding = _autoencoder_bytes(run, inputs, needs)
+    encoding, decoding = _autoencoder_bytes(run, inputs, needs, tiled)
     if task.prompt_kind != "t2v":
         phases.append(Phase("encode", ("vae",), encoding))
     held = ("vae", *(name for name in task.held_parts if name in weights)) if task.streams else ()
@@ -143,15 +161,27 @@ def phases_of(
     return [phase for phase in phases if not run.on_host.issuperset(phase.parts)]
 
 
-def _autoencoder_bytes(run: RunFacts, inputs: TaskInputs[Any], needs: WorkingMemory) -> tuple[int, int]:
-    """Of encoding, with the clip of pixels, and of decoding, whose frames leave as they come."""
+def _autoencoder_bytes(
+    run: RunFacts, inputs: TaskInputs[Any], needs: WorkingMemory, tiled: Collection[str]
+) -> tuple[int, int]:
+    """Of encoding, with the clip of pixels, and of decoding, whose frames leave as they come, or with the last tile."""
     vae, geometry = run.configs.get("vae", run.preset.vae), inputs.geometry
     pixels = geometry.height * geometry.width
     frames = -(-geometry.num_frames // run.preset.task.num_clips(inputs))
-    number = pixels * vae.temporal_stride * 4 * vae.dim_mult[0] // vae.patch_size**2  # bytes of a map by its width
+    clip, share = pixels * frames * 3 * 4, 1.0
+    if run.vae_dtype is not None and run.vae_dtype.itemsize == 2:
+        share = needs.half_share
+    map_bytes = vae.temporal_stride * 4 * vae.dim_mult[0] * share / vae.patch_size**2  # of a pixel, by the width
     maps = needs.residual_decoder_maps if vae.residual else needs.decoder_maps
-    encoding = int(needs.encoder_maps * vae.dim * number) + pixels * frames * 3 * 4
-    return encoding, int(maps * (vae.dec_dim or vae.dim) * number)
+    tile = models.Tiling()
+    area = tile.tile_height * tile.tile_width
+    encoded = min(pixels, area * vae.patch_size**2) if "encode" in tiled else pixels
+    encoding = int(needs.encoder_maps * vae.dim * encoded * map_bytes) + clip
+    # Clips that go on from each other leave the memory of every tile behind, and are taken as if there were none.
+    in_tiles = "decode" in tiled and not run.preset.task.streams and pixels > area
+    decoded = area if in_tiles else pixels
+    decoding = int(maps * (vae.dec_dim or vae.dim) * decoded * map_bytes)
+    return encoding, decoding + (int(clip * needs.tiled_clips) if in_tiles else 0)
 
 
 def _denoising_bytes(run: RunFacts, inputs: TaskInputs[Any], needs: WorkingMemory) -> int:
@@ -198,23 +228,36 @@ def plan_memory(
     """What stays on the device during the videos ``jobs``, decided before any weight is read.
 
     ``free`` bytes are there for the run, None if nobody knows. Offload False keeps every part on the device; True
-    takes no more memory than the largest phase needs alone; None keeps what fits into ``free``. A part that leaves and
-    is needed again waits in host memory where that costs less than to read it again, and ``host_free`` allows.
+    takes no more memory than the largest phase needs alone; None keeps what fits into ``free``. Where ``run.tiling``
+    leaves it open, phases of the autoencoder that would not fit even then are tiled. A part that leaves and is needed
+    again waits in host memory where that costs less than to read it again, and ``host_free`` allows.
     Raises ``ConfigError`` for videos that do not fit, naming the setting that does.
     """
     weights = run.weights
     most = max(jobs, key=lambda job: max(phase.working for phase in phases_of(run, job, weights, working)))
-    phases = phases_of(run, most, weights, working)
+
+    def least_with(tiled: frozenset[str]) -> MemoryPlan:
+        rows = memory_by_phase(phases_of(run, most, weights, working, tiled), weights, run.always)
+        return MemoryPlan(stays=run.always, phases=rows, free=free, tiled=tiled)
+
+    least = least_with(_TILED if run.tiling else frozenset())
+    if run.tiling is None and free is not None:
+        least = least_with(frozenset(phase.name for phase in least.phases if phase.peak > free) & _TILED)
+    phases = phases_of(run, most, weights, working, least.tiled)
     movable = {name for name in weights if name not in run.on_host}
-    least = MemoryPlan(stays=run.always, phases=memory_by_phase(phases, weights, run.always), free=free)
     resident = replace(least, stays=frozenset(movable), phases=memory_by_phase(phases, weights, movable))
     if run.offload is False:
         _refuse(resident, free, "with --offload_model False", least)
         return resident
     limit = free * (1 - _MARGIN) if run.offload is None and free is not None else least.largest.peak
     plan = replace(_with_what_fits(phases, weights, run.always, movable, max(limit, least.largest.peak)), free=free)
-    _refuse(plan, free, "even where parts leave the device after use", least)
+    plan = replace(plan, tiled=least.tiled)
+    _refuse(plan, free, "even where parts leave the device after use", min(least, least_with(_TILED), key=_peak))
     return replace(plan, waits=_waiting(run, most, plan, movable, len(jobs), host_free))
+
+
+def _peak(plan: MemoryPlan) -> int:
+    return plan.largest.peak
 
 
 def _with_what_fits(
@@ -258,7 +301,9 @@ def _refuse(plan: MemoryPlan, free: int | None, how: str, least: MemoryPlan) -> 
     largest, needed = plan.largest, least.largest.peak
     if free is None or largest.peak <= free:
         return
-    if needed <= free:
+    if needed <= free and least.tiled != plan.tiled:
+        remedy = f"--vae-tiling on needs {gigabytes(needed)}"
+    elif needed <= free:
         remedy = f"--offload_model True needs {gigabytes(needed)}, and without the option what fits stays"
     else:
         remedy = "take a smaller --size or --frame-num, or a device with more memory"
@@ -274,7 +319,8 @@ def describe(plan: MemoryPlan, run: RunFacts) -> str:
     most = f"about {gigabytes(plan.largest.peak)} at most{room}, at {plan.largest.name}"
     left = [name.replace("_", " ") for name in run.weights if name not in plan.stays | run.on_host]
     how = f"{_listed(left)} off the device after use" if left else "every part stays on the device"
-    return f"{how}; {most}"
+    tiles = f"; {' and '.join(sorted(plan.tiled))} tile by tile" if plan.tiled else ""
+    return f"{how}; {most}{tiles}"
 
 
 def _listed(names: Sequence[str]) -> str:

@@ -16,6 +16,7 @@ from wan_core.denoising import Denoising, Watch, unheard, unwatched
 from wan_core.denoising import Progress as Progress
 from wan_core.denoising import SamplingOptions as SamplingOptions
 from wan_core.denoising import silent as silent
+from wan_core.errors import BackendError
 from wan_core.files import quoted
 from wan_core.media import LatentSpec
 from wan_core.memory import MemoryPlan, RunFacts, part_name, plan_memory
@@ -38,6 +39,7 @@ from wan_core.tasks import (
 if TYPE_CHECKING:
     from wan_core.kept_clips import KeptClips
     from wan_core.media import AudioTrack, Provenance
+    from wan_core.models import DecoderCache, VideoVAE
     from wan_core.runtime import Placed
 
 
@@ -88,6 +90,9 @@ class Pipeline:
         self._record = dict(record or {})
         self.run = run
         self._placed_for: dict[tuple[int, ...], MemoryPlan] = {}
+        self._tiled: frozenset[str] = frozenset()
+        if run is not None and run.tiling:
+            self._tile(frozenset({"encode", "decode"}))
 
     def plan(self, request: GenerationRequest) -> TaskInputs[Any]:
         """Fill in the defaults, read and check the user's files; no weight is touched.
@@ -117,7 +122,18 @@ class Pipeline:
         for name, part in parts.items():
             part.between = Between.KEEP if name in plan.stays else Between.HOST if name in plan.waits else Between.DROP
         self._placed_for = {self._measure(job): plan for job in jobs}
+        self._tile(plan.tiled)
         return plan
+
+    def _tile(self, phases: frozenset[str]) -> None:
+        """Let the autoencoder work tile by tile in these ``phases``, whenever it is used."""
+        tiling, self._tiled = models.Tiling(), phases
+
+        def adjust(vae: VideoVAE) -> None:
+            vae.encode_tiling = tiling if "encode" in phases else None
+            vae.decode_tiling = tiling if "decode" in phases else None
+
+        self.components.vae.adjust = adjust
 
     def _free_memory(self, run: RunFacts, parts: Mapping[str, Placed[Any]]) -> int | None:
         """What is free on the device without the parts that are there already."""
@@ -267,7 +283,7 @@ class Pipeline:
         plan = conditioning.decode
         skip, left = plan.drop_frames, plan.keep_frames
         with self.components.vae.active() as vae:
-            for chunk in vae.stream_decode(plan.apply(latents), cache=plan.cache):
+            for chunk in _decoded(vae, plan.apply(latents), plan.cache):
                 kept = chunk[:, :, skip:][:, :, :left]
                 skip = max(0, skip - chunk.shape[2])
                 if kept.shape[2]:
@@ -279,5 +295,19 @@ class Pipeline:
     def provenance(self, inputs: TaskInputs[Any]) -> Provenance:
         """How this output was made: model, settings, hashes of the files that were given, versions."""
         sound = {} if inputs.sound is None else {"sound_sha256": inputs.sound.sha256}
-        record = {**self._record, **sound, "inputs": inputs.contents()}
+        tiled = {"vae_tiling": sorted(self._tiled)} if self._tiled else {}
+        record = {**self._record, **tiled, **sound, "inputs": inputs.contents()}
         return media.Provenance.of(preset=self.preset.name, settings=inputs.record(), record=record)
+
+
+def _decoded(vae: VideoVAE, latents: Tensor, cache: DecoderCache | None) -> Iterator[Tensor]:
+    """Frame chunks [B, 3, t, H, W]; of a clip that is tiled all at once, as else the memory of every tile is kept.
+
+    Raises ``BackendError`` for numbers beyond the range of float16.
+    """
+    is_whole = vae.decode_tiling is not None and cache is None
+    chunks = iter([vae.decode(latents)]) if is_whole else vae.stream_decode(latents, cache=cache)
+    for chunk in chunks:
+        if vae.conv2.weight.dtype is torch.float16 and not chunk.isfinite().all():
+            raise BackendError("the autoencoder went beyond the range of float16; take --vae-dtype bfloat16 or float32")
+        yield from chunk.split(1 + vae.config.temporal_stride, dim=2)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wan_core.checkpoints import LoRA, loras_for
 from wan_core.denoising import SamplingOptions
@@ -13,7 +14,11 @@ from wan_core.memory import RunFacts
 from wan_core.presets import Preset, get_preset, list_presets
 from wan_core.runtime import Processes, resolve_device, resolve_dtype
 
+if TYPE_CHECKING:
+    import torch
+
 _MAX_TEA_CACHE = 10.0
+VAE_TILING = {"auto": None, "on": True, "off": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -22,10 +27,11 @@ class RuntimeOptions:
 
     ``offload`` sends parts off the device after use (on the CPU: out of memory), as far as it lowers the memory of a
     run; by default those stay that fit into what is free. ``text_encoder_on_cpu`` keeps the text encoder on the CPU.
-    ``mmap=False`` reads files instead of mapping them. ``loras`` are merged into the network while it is read;
-    ``force_lora`` allows those made for another model. ``parts`` puts a part elsewhere than the checkpoint folder, by
-    name: a file, a folder, or a repository where its family fetches from one. ``processes`` make the videos, together
-    or each its own.
+    ``vae_dtype`` is that of the autoencoder: ``auto`` is float32 on every device. ``vae_tiling``: ``on``, ``off``, or
+    ``auto``, where it would not fit otherwise. ``mmap=False`` reads files instead of mapping them. ``loras`` are merged
+    into the network while it is read; ``force_lora`` allows those made for another model. ``parts`` puts a part
+    elsewhere than the checkpoint folder, by name: a file, a folder, or a repository where its family fetches from one.
+    ``processes`` make the videos, together or each its own.
     """
 
     device: str | None = None
@@ -33,6 +39,8 @@ class RuntimeOptions:
     offload: bool | None = None
     text_encoder_on_cpu: bool = False
     attention: str = "auto"
+    vae_dtype: str = "auto"
+    vae_tiling: str = "auto"
     mmap: bool | None = None
     loras: tuple[LoRA, ...] = ()
     force_lora: bool = False
@@ -73,6 +81,29 @@ def check_guidance(preset: Preset, batched: bool) -> None:
         )
 
 
+def vae_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The dtype of the autoencoder: ``auto`` is float32 on the CPU and on every GPU.
+
+    So the released models compute it: an encoded image is in all that follows from it. Raises ``RequestError`` for an
+    unknown name.
+    """
+    try:
+        return resolve_dtype("float32" if name == "auto" else name, device)
+    except RequestError as error:
+        raise RequestError(f"vae-dtype must be auto, float32, bfloat16 or float16, got {name!r}") from error
+
+
+def vae_tiling(name: str, processes: Processes) -> bool | None:
+    """Whether the autoencoder works tile by tile; None: where memory needs it.
+
+    Of several processes that make a video together each would decide by its own memory, so none tiles by itself.
+    Raises ``RequestError`` for an unknown name.
+    """
+    if name not in VAE_TILING:
+        raise RequestError(f"vae-tiling must be {', '.join(VAE_TILING)}, got {name!r}")
+    return VAE_TILING[name] if name != "auto" or processes.per_video == 1 else False
+
+
 def run_facts(preset: Preset, options: RuntimeOptions) -> RunFacts:
     """What the memory of a run follows from, as far as no file of weights tells it. Raises as `resolve_device` does."""
     device, processes = resolve_device(options.device), options.processes
@@ -80,6 +111,8 @@ def run_facts(preset: Preset, options: RuntimeOptions) -> RunFacts:
     return RunFacts(
         preset=preset,
         dtype=resolve_dtype(options.dtype, device),
+        vae_dtype=vae_dtype(options.vae_dtype, device),
+        tiling=vae_tiling(options.vae_tiling, processes),
         offload=options.offload,
         on_host=frozenset({"text_encoder"} if options.text_encoder_on_cpu and device.type != "cpu" else ()),
         always=frozenset({"vae"} if device.type == "cpu" else ()),

@@ -203,6 +203,8 @@ def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:
         offload=values["offload"],
         text_encoder_on_cpu=values["t5_cpu"],
         attention=values["attention"],
+        vae_dtype=values["vae_dtype"],
+        vae_tiling=values["vae_tiling"],
         mmap=values["mmap"],
         loras=_loras_of(preset, values),
         force_lora=values["force_lora"],

@@ -252,6 +252,19 @@ def runtime_options() -> list[click.Option]:
             default="auto",
             help="Attention kernel: auto (the best that works here), sdpa, cudnn, flash2, flash3 or flash4.",
         ),
+        click.Option(
+            ["--vae-dtype"],
+            type=click.Choice(["auto", "float32", "bfloat16", "float16"]),
+            default="auto",
+            help="Dtype of the video autoencoder; auto: float32 on the CPU and on every GPU, as the original.",
+        ),
+        click.Option(
+            ["--vae-tiling"],
+            type=click.Choice(["auto", "on", "off"]),
+            default="auto",
+            help="Encode and decode in overlapping tiles: less memory, about the same video. auto: where it would not "
+            "fit otherwise.",
+        ),
         click.Option(["--noise-device"], default="cpu", help="Where noise is drawn; the original: cuda."),
         click.Option(
             ["--mmap/--no-mmap"], default=None, help="Map weight files or read them; default: by file system."

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     )
     from wan_core.models.image import CLIP_MEAN, CLIP_STD, CLIP_VIT_H14, CLIPConfig, CLIPVision, clip_pixels
     from wan_core.models.text import UMT5_XXL, TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, load_tokenizer
-    from wan_core.models.vae import WAN21_VAE, WAN22_VAE, DecoderCache, VAEConfig, VideoVAE
+    from wan_core.models.vae import WAN21_VAE, WAN22_VAE, DecoderCache, Tiling, VAEConfig, VideoVAE
 else:
     __getattr__, __dir__ = on_demand(__name__)
 
@@ -64,6 +64,7 @@ __all__ = [
     "S2VDiT",
     "S2VInputs",
     "TextEncoder",
+    "Tiling",
     "TimeRows",
     "TokenSequence",
     "Tokenizer",

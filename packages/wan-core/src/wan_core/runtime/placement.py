@@ -53,6 +53,7 @@ class Placed(Generic[ModuleT]):
         self._users = 0
         self.device = device
         self.between = between
+        self.adjust: Callable[[ModuleT], None] | None = None
         self.loads = 0
 
     @property
@@ -72,6 +73,8 @@ class Placed(Generic[ModuleT]):
                 self._module.to(self.device)
             self._is_away = False
             self._note_weights()
+        if self.adjust is not None:
+            self.adjust(self._module)
         return self._module
 
     def rest(self) -> None:

@@ -25,7 +25,8 @@ class VideoVAE(nn.Module):
     Latents are [B, z_dim, 1 + n, H / stride, W / stride], normalised per channel with the statistics of ``config``.
     It computes in the dtype of its weights (channel norms in float32) and returns float32. Methods leave gradients to
     the caller: use ``torch.inference_mode()`` unless you train. ``latents_per_chunk`` says how many latent frames run
-    at a time (None: all); the result does not depend on it, memory and speed do.
+    at a time (None: all); the result does not depend on it, memory and speed do. ``encode_tiling`` and
+    ``decode_tiling`` are set from outside, and hold where a call has no ``tiling`` of its own.
     """
 
     float32_modules: ClassVar[tuple[str, ...]] = ()
@@ -38,6 +39,8 @@ class VideoVAE(nn.Module):
         self.conv2 = PointwiseConv3d(config.z_dim, config.z_dim)
         self.decoder = Decoder(config)
         self._hold_statistics(None)
+        self.encode_tiling: Tiling | None = None
+        self.decode_tiling: Tiling | None = None
 
     def _hold_statistics(self, device: torch.device | None) -> None:
         """Keep the latent statistics where the weights are, so that no chunk copies them there."""
@@ -50,9 +53,9 @@ class VideoVAE(nn.Module):
             self.register_buffer(name, values.view(-1, 1, 1, 1), persistent=False)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        module = super()._apply(fn, recurse)
-        module._hold_statistics(module.conv2.weight.device)  # float32 whatever the weights become
-        return module
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self._hold_statistics(self.conv2.weight.device)  # float32 whatever the weights become
+        return self
 
     def reset_parameters(self, seed: int = 0) -> None:
         """Draw weights to train from: every residual branch starts at zero; equal seeds give equal weights."""
@@ -254,10 +257,12 @@ class VideoVAE(nn.Module):
 
     def _encoding_plan(self, video: Tensor, tiling: Tiling | None) -> TilePlan | None:
         strides = {"spatial_stride": self.config.spatial_stride, "patch_size": self.config.patch_size}
+        tiling = tiling or self.encode_tiling
         return None if tiling is None else tiling.for_encoding(*video.shape[-2:], **strides)
 
     def _decoding_plan(self, latents: Tensor, tiling: Tiling | None) -> TilePlan | None:
         strides = {"spatial_stride": self.config.spatial_stride, "patch_size": self.config.patch_size}
+        tiling = tiling or self.decode_tiling
         return None if tiling is None else tiling.for_decoding(*latents.shape[-2:], **strides)
 
     def _pixels_of_tile(self, video: Tensor, rows: slice, columns: slice) -> Tensor:
