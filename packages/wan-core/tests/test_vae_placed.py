@@ -24,12 +24,11 @@ from wan_core.tasks import (
     Conditioning,
     GenerationRequest,
     encode_channels,
-    encode_grey_channels,
     first_frame_mask,
     first_frame_video,
 )
 from wan_core.tasks.flf2v import first_last_mask, first_last_video
-from wan_core.tasks.i2v import I2VInputs
+from wan_core.tasks.i2v import I2VInputs, encode_grey_channels
 
 from .networks import build
 
@@ -72,6 +71,7 @@ def test_latent_statistics_stay_float32_and_are_no_weights() -> None:
     assert not {"latents_mean", "inverse_std"} & set(vae.state_dict())
 
 
+@pytest.mark.slow  # the fake device takes seconds to import
 def test_weights_lie_as_the_maps_do_where_a_gpu_would_copy_them_so() -> None:
     with FakeTensorMode(), torch.device("cuda"):
         vae = VideoVAE(TWO_LEVELS)

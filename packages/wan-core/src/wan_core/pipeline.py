@@ -310,4 +310,4 @@ def _decoded(vae: VideoVAE, latents: Tensor, cache: DecoderCache | None) -> Iter
     for chunk in chunks:
         if vae.conv2.weight.dtype is torch.float16 and not chunk.isfinite().all():
             raise BackendError("the autoencoder went beyond the range of float16; take --vae-dtype bfloat16 or float32")
-        yield from chunk.split(1 + vae.config.temporal_stride, dim=2)
+        yield from torch.split(chunk, 1 + vae.config.temporal_stride, dim=2)

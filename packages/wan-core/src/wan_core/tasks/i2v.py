@@ -110,7 +110,7 @@ def encode_grey_channels(
 
 def image_key(*images: Tensor) -> tuple[object, ...]:
     """What tells images [3, H, W] apart, for :meth:`.Components.once`."""
-    return tuple((tuple(image.shape), sha256(image.contiguous().numpy()).hexdigest()) for image in images)
+    return tuple((tuple(image.shape), sha256(image.numpy().tobytes()).hexdigest()) for image in images)
 
 
 class ChannelVideo(Task[RequestT, InputsT]):
