@@ -8,7 +8,7 @@ from typing import Any
 from wan_core.media import Provenance, plain_text
 
 # What the machine was, where it changes the numbers; everything else in the record is for people.
-_RECORD_OPTIONS = ("checkpoint", "dtype", "noise_device", "cfg", "tea_cache", "lora", "force_lora")
+_RECORD_OPTIONS = ("checkpoint", "dtype", "noise_device", "cfg", "tea_cache", "vae_dtype", "lora", "force_lora")
 
 # Request fields whose option has another name; width, height and the ones below are put together by hand.
 _OPTIONS = {
