@@ -51,7 +51,7 @@ class BoxVAE(nn.Module):
         factors = 1 + 0.1 * torch.arange(16)
         return cells[:, torch.arange(16) % 3] * factors[:, None, None, None]
 
-    def stream_decode(self, latents: Tensor, cache: object = None) -> Iterator[Tensor]:
+    def decode_clip(self, latents: Tensor, cache: object = None) -> Iterator[Tensor]:
         colours = latents[:, :3] / torch.tensor([1, 1.1, 1.2])[:, None, None, None]
         pixels = colours.repeat_interleave(8, 3).repeat_interleave(8, 4).clamp(-1, 1)
         for index in range(pixels.shape[2]):

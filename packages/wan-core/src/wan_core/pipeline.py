@@ -16,7 +16,6 @@ from wan_core.denoising import Denoising, Watch, unheard, unwatched
 from wan_core.denoising import Progress as Progress
 from wan_core.denoising import SamplingOptions as SamplingOptions
 from wan_core.denoising import silent as silent
-from wan_core.errors import BackendError
 from wan_core.files import quoted
 from wan_core.media import LatentSpec
 from wan_core.memory import MemoryPlan, RunFacts, part_name, plan_memory
@@ -39,7 +38,7 @@ from wan_core.tasks import (
 if TYPE_CHECKING:
     from wan_core.kept_clips import KeptClips
     from wan_core.media import AudioTrack, Provenance
-    from wan_core.models import DecoderCache, VideoVAE
+    from wan_core.models import VideoVAE
     from wan_core.runtime import Placed
 
 
@@ -283,7 +282,7 @@ class Pipeline:
         plan = conditioning.decode
         skip, left = plan.drop_frames, plan.keep_frames
         with self.components.vae.active() as vae:
-            for chunk in _decoded(vae, plan.apply(latents), plan.cache):
+            for chunk in vae.decode_clip(plan.apply(latents), plan.cache):
                 kept = chunk[:, :, skip:][:, :, :left]
                 skip = max(0, skip - chunk.shape[2])
                 if kept.shape[2]:
@@ -298,16 +297,3 @@ class Pipeline:
         tiled = {"vae_tiling": sorted(self._tiled)} if self._tiled else {}
         record = {**self._record, **tiled, **sound, "inputs": inputs.contents()}
         return media.Provenance.of(preset=self.preset.name, settings=inputs.record(), record=record)
-
-
-def _decoded(vae: VideoVAE, latents: Tensor, cache: DecoderCache | None) -> Iterator[Tensor]:
-    """Frame chunks [B, 3, t, H, W]; of a clip that is tiled all at once, as else the memory of every tile is kept.
-
-    Raises ``BackendError`` for numbers beyond the range of float16.
-    """
-    is_whole = vae.decode_tiling is not None and cache is None
-    chunks = iter([vae.decode(latents)]) if is_whole else vae.stream_decode(latents, cache=cache)
-    for chunk in chunks:
-        if vae.conv2.weight.dtype is torch.float16 and not chunk.isfinite().all():
-            raise BackendError("the autoencoder went beyond the range of float16; take --vae-dtype bfloat16 or float32")
-        yield from torch.split(chunk, 1 + vae.config.temporal_stride, dim=2)

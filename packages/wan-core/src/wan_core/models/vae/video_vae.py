@@ -10,7 +10,7 @@ from typing import ClassVar, Self
 import torch
 from torch import Tensor, nn
 
-from wan_core.errors import RequestError
+from wan_core.errors import BackendError, RequestError
 from wan_core.models.vae.backbone import Decoder, Encoder
 from wan_core.models.vae.causal import DecoderCache, EncoderCache, FeatureCache, PointwiseConv3d
 from wan_core.models.vae.config import VAEConfig
@@ -157,6 +157,20 @@ class VideoVAE(nn.Module):
         return (
             self.decode_chunk(chunk, state, tiling=tiling, clamp=clamp) for chunk in _split(latents, latents_per_chunk)
         )
+
+    def decode_clip(self, latents: Tensor, cache: DecoderCache | None = None) -> Iterator[Tensor]:
+        """The video of :meth:`stream_decode`; of tiles all at once without a ``cache``, which else holds those of all.
+
+        Raises BackendError for numbers beyond the range of float16.
+        """
+        is_whole = self.decode_tiling is not None and cache is None
+        chunks = iter([self.decode(latents)]) if is_whole else self.stream_decode(latents, cache=cache)
+        for chunk in chunks:
+            if self.conv2.weight.dtype is torch.float16 and not chunk.isfinite().all():
+                raise BackendError(
+                    "the autoencoder went beyond the range of float16; take --vae-dtype bfloat16 or float32"
+                )
+            yield from torch.split(chunk, 1 + self.config.temporal_stride, dim=2)
 
     def decode_chunk(
         self, latents: Tensor, cache: DecoderCache, *, tiling: Tiling | None = None, clamp: bool = True
