@@ -17,6 +17,7 @@ from wan_mi2v.cli import mi2v
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md")), *sorted(ROOT.glob("packages/*/README.md"))]
+LONG_PAGES = ("tiny-models", "sfu", "mi2v")  # many seconds of videos
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 NEEDS_WEIGHTS = (
     "--ckpt-dir",
@@ -71,7 +72,11 @@ def in_checkout(run: Callable[..., Result], tmp_path: Path) -> Callable[..., Res
     return run
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if commands(page)], ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(page, marks=[pytest.mark.slow] * (page.stem in LONG_PAGES)) for page in PAGES if commands(page)],
+    ids=lambda page: page.stem,
+)
 def test_commands_of_a_page_run(page: Path, in_checkout: Callable[..., Result]) -> None:
     for words in commands(page):
         result = in_checkout(*words[1:], command=SCRIPTS[words[0]])

@@ -154,6 +154,7 @@ def test_the_lora_of_the_docs_warms_the_colours(run: Run, tmp_path: Path) -> Non
     assert warmth[1] > warmth[0] + 0.05
 
 
+@pytest.mark.slow
 def test_each_expert_has_its_own(run: Run, files: Path) -> None:
     good = files / "good.safetensors"
     both = ["--lora", f"{good}:0.5"]

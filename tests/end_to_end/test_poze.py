@@ -128,6 +128,7 @@ def test_pi3_as_folder_and_as_pickle_is_read(run: Run, files: Path, tmp_path: Pa
     assert "pi3.pt does not fit Pi3" in pickle.output
 
 
+@pytest.mark.slow
 def test_tokens_may_stand_among_the_text_or_in_one_branch(run: Run, files: Path, tmp_path: Path) -> None:
     text = Pi3FeatureAdapter(PI3_WIDTH, 96, 4, context_space="text", seed=0, zero_last=False)
     dit = Pi3FeatureAdapter(PI3_WIDTH, 128, 4, seed=0, zero_last=False)

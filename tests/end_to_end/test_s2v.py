@@ -78,6 +78,7 @@ def test_a_plan_tells_clips_and_reads_no_weights(speak: Run, monkeypatch: pytest
     assert (plan["num_inference_steps"], plan["flow_shift"], plan["guidance_scale"]) == (2, 3.0, 4.5)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_after_its_finished_clips(
     speak: Run, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

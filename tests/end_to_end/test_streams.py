@@ -39,6 +39,7 @@ def test_a_reader_that_leaves_is_no_error_to_tell() -> None:
     assert result.stderr == ""
 
 
+@pytest.mark.slow
 def test_without_a_home_and_an_entry_of_the_user() -> None:
     unshared = shell(f"unset HOME; {' '.join([*WAN, 'generate --prompt a --frame-num 1 --sample-steps 1 --dry-run'])}")
     assert unshared.returncode == 0, unshared.stderr

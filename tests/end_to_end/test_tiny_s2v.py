@@ -27,6 +27,7 @@ def speak(run: Run) -> Run:
     return invoke
 
 
+@pytest.mark.slow
 def test_the_bundled_face_speaks_to_the_sample(speak: Run) -> None:
     result = speak("--output", "v.mp4")
     assert result.exit_code == 0, result.output

@@ -73,6 +73,7 @@ def test_a_folder_of_diffusers_does_too(run: Run, files: Path, flags: list[str])
     assert Path("one.mp4").read_bytes() == Path("two.mp4").read_bytes()
 
 
+@pytest.mark.slow
 def test_pictures_their_order_and_states_change_the_video(run: Run, files: Path, flags: list[str]) -> None:
     save_file({"hidden_states": torch.ones(1, 7, 48)}, "other.safetensors")
     one_picture = [*without(flags, "--image"), "--image", str(files / "a.png")]

@@ -26,9 +26,8 @@ from wan_core import loading
 from wan_core.media import read_provenance
 
 Run = Callable[..., Result]
-
-
 SMALL = ["--size", "64*64", "--frame-num", "5", "--sample-steps", "1", "--device", "cpu"]
+ONE = ["--image", "a.png", "--image", "b.png", "--prompt", "a cat", "--seed", "1"]
 
 
 def draw_pictures(folder: Path) -> None:
@@ -44,9 +43,6 @@ def small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-0123456789")
     draw_pictures(tmp_path)
     return SMALL
-
-
-ONE = ["--image", "a.png", "--image", "b.png", "--prompt", "a cat", "--seed", "1"]
 
 
 def times(*folders: str) -> dict[str, int]:
@@ -106,6 +102,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize("kind", CHANGES)
+@pytest.mark.slow
 def test_a_change_makes_again_what_depends_on_it(
     run: Run, small: list[str], made: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -121,6 +118,7 @@ def test_a_change_makes_again_what_depends_on_it(
     assert changed(before, after, ".mp4") == {"walk.mp4"}
 
 
+@pytest.mark.slow
 def test_another_picture_of_the_same_name_makes_its_sample_again(run: Run, small: list[str]) -> None:
     write_samples(two={"img_paths": ["b.png"]})
     words = [*small, "--samples", "samples.json", "--output-dir", "out"]
@@ -151,6 +149,7 @@ def test_damaged_states_and_lost_videos_are_made_again(run: Run, small: list[str
     assert changed(before, times("out"), ".mp4") == {"two.mp4"}
 
 
+@pytest.mark.slow
 def test_prompts_are_refined_first_and_once(run: Run, small: list[str]) -> None:
     write_samples()
     with chat_server(Reply(said("a red cat")), Reply(said("a green cat")), Reply(said("a blue cat"))) as server:
@@ -219,6 +218,7 @@ class Memory:
         self.peak = max(self.peak, sum(size for tensor, size in self._tensors if tensor() is not None))
 
 
+@pytest.mark.slow
 def test_the_most_memory_is_that_of_the_largest_step(
     run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -239,6 +239,7 @@ def test_the_most_memory_is_that_of_the_largest_step(
     assert Path("other.mp4").read_bytes() == Path("walk.mp4").read_bytes()
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_goes_on(run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     write_samples()
     words = [*small, "--samples", "samples.json", "--output-dir", "out"]

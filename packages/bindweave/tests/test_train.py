@@ -64,6 +64,7 @@ def test_all_weights_are_trained_and_infer_reads_them(run: Run, words: list[str 
     assert Path("trained.gif").read_bytes() != Path("before.gif").read_bytes()
 
 
+@pytest.mark.slow
 def test_a_lora_also_changes_the_connector(run: Run, words: list[str | Path], flags: list[str]) -> None:
     done = run(train, *words, "--lora-rank", "2", "--lr", "0.01")
     assert done.exit_code == 0, done.output
@@ -76,6 +77,7 @@ def test_a_lora_also_changes_the_connector(run: Run, words: list[str | Path], fl
     assert Path("one.gif").read_bytes() != Path("two.gif").read_bytes()
 
 
+@pytest.mark.slow
 def test_plain_wan_gets_a_connector_beside_a_lora(run: Run, words: list[str | Path], flags: list[str]) -> None:
     done = run(train, *plain(words), "--lora-rank", "2", "--lr", "0.01")
     assert done.exit_code == 0, done.output
@@ -90,6 +92,7 @@ def test_plain_wan_gets_a_connector_beside_a_lora(run: Run, words: list[str | Pa
     assert made.exit_code == 0, made.output
 
 
+@pytest.mark.slow
 def test_the_loss_falls_on_one_clip(run: Run, words: list[str | Path], tmp_path: Path) -> None:
     own = [*words]
     own[own.index("--data") + 1] = write_clips(tmp_path / "one", MLLM_DIM, count=1)
@@ -101,6 +104,7 @@ def test_the_loss_falls_on_one_clip(run: Run, words: list[str | Path], tmp_path:
 
 
 @pytest.mark.parametrize("kind", ["lora", "full"])
+@pytest.mark.slow
 def test_a_run_that_goes_on_ends_where_an_uninterrupted_one_does(kind: str, run: Run, words: list[str | Path]) -> None:
     given = [*plain(words), "--batch-size", "2", "--lr", "0.01", *(["--lora-rank", "2"] if kind == "lora" else [])]
     steps, output = given.index("--steps") + 1, given.index("--output") + 1
@@ -117,6 +121,7 @@ def test_a_run_that_goes_on_ends_where_an_uninterrupted_one_does(kind: str, run:
         assert all(torch.equal(first[each], second[each]) for each in first)
 
 
+@pytest.mark.slow
 def test_a_whole_model_with_a_new_connector_is_one_folder(run: Run, words: list[str | Path], flags: list[str]) -> None:
     done = run(train, *plain(words))
     assert done.exit_code == 0, done.output

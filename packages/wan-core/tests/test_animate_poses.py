@@ -84,7 +84,7 @@ def test_networks_with_other_outputs_are_refused(tmp_path: Path) -> None:
     estimator = PoseEstimator(write_constant(tmp_path / "b.onnx", (256, 192), np.zeros((1, 17, 64, 48))), device="cpu")
     with pytest.raises(CheckpointError, match=r"b\.onnx is another network"):
         estimator.points(np.zeros((8, 8, 3), dtype=np.uint8), np.zeros(5))
-    with pytest.raises(CheckpointError, match=r"missing; fetch it with the folder process_checkpoint"):
+    with pytest.raises(CheckpointError, match=r"missing; fetch it with 'wan download Wan-AI/Wan2.2-Animate-14B"):
         PersonDetector(tmp_path / "none.onnx")
 
 

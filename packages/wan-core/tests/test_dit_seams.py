@@ -251,6 +251,7 @@ def test_a_traced_or_meta_forward_leaves_no_table_behind() -> None:
     [(CONFIG, TIME, False), (CONFIG, TIME, True), (IMAGE, torch.tensor([[0.0, 9.0, 9.0]]), True)],
     ids=["inference", "training", "image-per-frame"],
 )
+@pytest.mark.slow
 def test_a_network_is_traced_in_one_piece(config: WanDiTConfig, timesteps: Tensor, gradients: bool) -> None:
     model, inputs = network(config).requires_grad_(gradients), conditions(config)
     compiled = torch.compile(network(config).requires_grad_(gradients), backend="aot_eager", fullgraph=True)
