@@ -239,7 +239,6 @@ def test_the_most_memory_is_that_of_the_largest_step(
     assert Path("other.mp4").read_bytes() == Path("walk.mp4").read_bytes()
 
 
-@pytest.mark.slow
 def test_an_interrupted_run_goes_on(run: Run, small: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     write_samples()
     words = [*small, "--samples", "samples.json", "--output-dir", "out"]
