@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +21,9 @@ from wan_core.sampling import (
     StepCacheRule,
     StepCaches,
     WindowDenoiser,
-    count_high_noise_steps,
     draw_noise,
     make_solver,
-    sampling_steps,
+    sample,
     seeded_generator,
 )
 from wan_core.tasks import Components, Conditioning, Experts, Log, SamplingSettings, Window
@@ -72,92 +71,58 @@ class SamplingOptions:
     shared_branches: SharedBranches | None = None
 
 
-class Denoising:
-    """One clip on its way from noise to clean latents [B, C, T, h, w] float32.
+def denoise(
+    preset: Preset,
+    components: Components,
+    options: SamplingOptions,
+    conditioning: Conditioning,
+    settings: SamplingSettings,
+    seed: int,
+    *,
+    progress: Progress = silent,
+    log: Log = unheard,
+    watch: Watch = unwatched,
+) -> Tensor:
+    """The clean latents [B, C, T, h, w] float32 of one clip; the networks leave, with what they remember.
 
-    :meth:`finish` takes all steps. Several clips take turns instead: :meth:`take_turn` takes the steps of the next
-    network, and lets it go. ``watch`` sees the latents before each step. Raises ``ConfigError`` for a step cache on two
-    experts, on given frames or on clips that go on from each other.
+    ``watch`` sees the latents before each step. Raises ``ConfigError`` for a step cache on two experts, on given frames
+    or on clips that go on from each other.
     """
-
-    def __init__(
-        self,
-        preset: Preset,
-        components: Components,
-        options: SamplingOptions,
-        conditioning: Conditioning,
-        settings: SamplingSettings,
-        seed: int,
-        *,
-        progress: Progress = silent,
-        log: Log = unheard,
-        watch: Watch = unwatched,
-    ) -> None:
-        self._components = components
-        self._conditioning = conditioning
-        self._settings = settings
-        self._progress, self._log, self._watch = progress, log, watch
-        anchors = conditioning.anchors
-        self._given = anchors.latents.float() if anchors is not None and anchors.is_complete else None
-        self._caches = _step_caches(preset, components, options, conditioning, settings)
-        solver_options = {"flow_shift": settings.flow_shift, **conditioning.solver_options}
-        self._solver = make_solver(settings.solver, settings.num_inference_steps, **solver_options)
-        self._generator = seeded_generator(seed, options.noise_device)
-        self._turns = Turns(preset, components, options, conditioning, settings.guidance_scale, self._caches)
-        self._steps: Iterator[Tensor] | None = None
-        self._latents: Tensor | None = self._given
-        self._done = 0 if self._given is None else len(self._solver.timesteps)
-
-    def take_turn(self) -> None:
-        """The steps of the network whose turn it is, from the first on; then it leaves, with what it remembers."""
-        stops = self._turns.stops(self._solver.timesteps)
-        stop = next((stop for stop in stops if stop > self._done), self._done)
-        try:
-            self._advance(stop)
-        finally:
-            self._turns.rest()
-
-    def finish(self) -> Tensor:
-        """The clean latents, after all steps that are left; the networks leave."""
-        try:
-            self._advance(len(self._solver.timesteps))
-            latents = self._latents
-            if latents is None:
-                raise ValueError("a solver without a timestep denoises nothing")
-            if self._conditioning.revisit is not None:
-                self._revisit(latents, self._conditioning.revisit)
-        finally:
-            self._turns.rest()
-        if self._caches is not None and self._given is None:
-            total = self._caches.computed + self._caches.skipped
-            self._log(f"tea-cache: {self._caches.skipped} of {total} network evaluations left out their blocks")
-        return latents
-
-    def _advance(self, stop: int) -> None:
-        if stop <= self._done:
-            return
-        if self._steps is None:
-            shape, device = self._conditioning.latent_shape, self._components.device
-            for _ in range(self._conditioning.earlier_draws):
-                draw_noise(shape, self._generator)
-            self._steps = sampling_steps(
-                _watched(self._turns, self._watch),
-                self._solver,
-                draw_noise(shape, self._generator, device),
-                anchors=self._conditioning.anchors,
-                generator=self._generator,
+    anchors = conditioning.anchors
+    given = anchors.latents.float() if anchors is not None and anchors.is_complete else None
+    if given is not None and conditioning.revisit is None:
+        return given  # every frame is given: there is nothing to denoise
+    caches = _step_caches(preset, components, options, conditioning, settings)
+    solver_options = {"flow_shift": settings.flow_shift, **conditioning.solver_options}
+    solver = make_solver(settings.solver, settings.num_inference_steps, **solver_options)
+    generator = seeded_generator(seed, options.noise_device)
+    turns = Turns(preset, components, options, conditioning, settings.guidance_scale, caches)
+    try:
+        if given is not None:
+            latents = given
+        else:
+            for _ in range(conditioning.earlier_draws):
+                draw_noise(conditioning.latent_shape, generator)
+            latents = sample(
+                _watched(turns, watch),
+                solver,
+                draw_noise(conditioning.latent_shape, generator, components.device),
+                anchors=anchors,
+                generator=generator,
+                progress=lambda steps: progress(steps, "denoise"),
             )
-        for _ in self._progress(range(self._done, stop), "denoise"):
-            self._latents = next(self._steps)
-            self._done += 1
-
-    def _revisit(self, latents: Tensor, at: float) -> None:
-        """Show the finished latents to the network once more, which remembers what it sees."""
-        seen, timestep = latents, torch.tensor(at)
-        if self._conditioning.noised_revisit and self._given is None:
-            noise = draw_noise(latents.shape, self._generator, latents.device)
-            seen = FlowTable(self._settings.flow_shift).add_noise(latents, noise, timestep.view(1))
-        self._turns(seen, timestep)
+        if conditioning.revisit is not None:  # the network remembers what it sees once more
+            seen, timestep = latents, torch.tensor(conditioning.revisit)
+            if conditioning.noised_revisit and given is None:
+                noise = draw_noise(latents.shape, generator, latents.device)
+                seen = FlowTable(settings.flow_shift).add_noise(latents, noise, timestep.view(1))
+            turns(seen, timestep)
+    finally:
+        turns.rest()
+    if caches is not None:
+        total = caches.computed + caches.skipped
+        log(f"tea-cache: {caches.skipped} of {total} network evaluations left out their blocks")
+    return latents
 
 
 class Turns:
@@ -179,7 +144,6 @@ class Turns:
             return _Turn(placed, lambda network: _guided(network, conditioning, scale, options), caches)
 
         dit = components.dit
-        self._boundary = (preset.boundary or 0.0) if isinstance(dit, Experts) else None
         self._velocity: Velocity
         if not isinstance(dit, Experts):
             self._all = [turn(dit, _single(scale))]
@@ -193,12 +157,6 @@ class Turns:
 
     def __call__(self, latents: Tensor, timestep: Tensor) -> Tensor:
         return self._velocity(latents, timestep)
-
-    def stops(self, timesteps: Tensor) -> list[int]:
-        """After how many steps the turn of each network ends."""
-        if self._boundary is None:
-            return [len(timesteps)]
-        return [count_high_noise_steps(timesteps, self._boundary), len(timesteps)]
 
     def rest(self) -> None:
         """Every network leaves."""

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from wan_core import media, models, runtime
-from wan_core.denoising import Denoising, Watch, unheard, unwatched
 from wan_core.denoising import Progress as Progress
 from wan_core.denoising import SamplingOptions as SamplingOptions
+from wan_core.denoising import Watch, denoise, unheard, unwatched
 from wan_core.denoising import silent as silent
 from wan_core.files import quoted
 from wan_core.media import LatentSpec
@@ -268,14 +268,11 @@ class Pipeline:
 
         Raises ``ConfigError`` for a step cache on two experts, on given frames or on clips that go on from each other.
         """
-        anchors = conditioning.anchors
-        if anchors is not None and anchors.is_complete and conditioning.revisit is None:
-            return anchors.latents.float()  # every frame is given: there is nothing to denoise
-        return self._denoising(conditioning, settings, seed, progress=progress, log=log, watch=watch).finish()
-
-    def _denoising(self, conditioning: Conditioning, settings: SamplingSettings, seed: int, **shown: Any) -> Denoising:
         options = replace(self.options, shared_branches=self.together.guidance)
-        return Denoising(self.preset, self.components, options, conditioning, settings, seed, **shown)
+        return denoise(
+            self.preset, self.components, options, conditioning, settings, seed,
+            progress=progress, log=log, watch=watch,
+        )  # fmt: skip
 
     def decode(self, latents: Tensor, conditioning: Conditioning) -> Iterator[Tensor]:
         """Frame chunks [B, 3, t, H, W] in [-1, 1] of denoised latents."""

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from wan_core.sampling.flow_table import FlowTable
     from wan_core.sampling.guidance import Denoiser, SharedBranches
     from wan_core.sampling.noise import draw_noise, seeded_generator, seeded_noise
-    from wan_core.sampling.sampler import sample, sampling_steps
+    from wan_core.sampling.sampler import sample
     from wan_core.sampling.solvers import SOLVERS, make_solver
     from wan_core.sampling.solvers.base import Solver
     from wan_core.sampling.step_cache import StepCache, StepCacheRule, StepCaches
@@ -34,7 +34,6 @@ __all__ = [
     "draw_noise",
     "make_solver",
     "sample",
-    "sampling_steps",
     "seeded_generator",
     "seeded_noise",
 ]
