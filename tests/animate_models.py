@@ -9,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 from torch import Tensor
 
+from tests.onnx_graphs import save_graph
 from wan_core.animate.detect import DETECTOR_FILE
 from wan_core.animate.pose import MAP_SIZE, POSE_FILE
 from wan_core.animate.sam2_weights import RENAMES
@@ -58,7 +59,7 @@ def write_models(folder: Path, *, boxes: int = 6, maps: int = 133) -> Path:
         "colours": np.ones((1, 3, 1, 1), np.float32), "rows": rows, "weight0": score[0], "weight1": score[1],
         "half": np.float32(0.5), "none": np.float32(0), "ten": np.float32(10), "single": np.float32(1),
     }  # fmt: skip
-    _save(folder / DETECTOR_FILE, nodes, known, {"images": [1, 3, 640, 640]}, {"output0": [1, 300, boxes]})
+    save_graph(folder / DETECTOR_FILE, nodes, known, {"images": [1, 3, 640, 640]}, {"output0": [1, 300, boxes]})
     reach, (rows, columns) = 21, MAP_SIZE
     offsets = np.array((OFFSETS * 2)[:maps])[:, :, None, None]
     from_y, from_x = np.arange(rows)[:, None] + reach - offsets[:, 1], np.arange(columns) + reach - offsets[:, 0]
@@ -77,7 +78,7 @@ def write_models(folder: Path, *, boxes: int = 6, maps: int = 133) -> Path:
     ]
     known = {"limit": np.float32(2), "moved": cells, "most": np.float32(0.95), "line": np.array([-1])}
     known["border"] = np.array([0, 0, reach, reach] * 2)
-    _save(folder / POSE_FILE, nodes, known, {"input": [1, 3, 256, 192]}, {"output": [1, maps, 64, 48]})
+    save_graph(folder / POSE_FILE, nodes, known, {"input": [1, 3, 256, 192]}, {"output": [1, maps, 64, 48]})
     return folder
 
 
@@ -87,22 +88,6 @@ def _maximum(name: str, index: int) -> onnx.NodeProto:
 
 def _weighted(name: str, index: int) -> onnx.NodeProto:
     return helper.make_node("Mul", [f"max{index}", f"weight{index}"], [f"score{index}"])
-
-
-def _save(
-    path: Path,
-    nodes: list[onnx.NodeProto],
-    known: dict[str, np.ndarray],
-    inputs: dict[str, list[int]],
-    outputs: dict[str, list[int]],
-) -> None:
-    ends = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in each.items()]
-        for each in (inputs, outputs)
-    ]
-    constants = [numpy_helper.from_array(np.asarray(each), name) for name, each in known.items()]
-    graph = helper.make_graph(nodes, "tiny", *ends, constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)
 
 
 def person(x: int, y: int, *, width: int = WIDTH, height: int = HEIGHT, blue: bool = False) -> np.ndarray:

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import click
 import pytest
@@ -46,3 +47,21 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Result
         return CliRunner().invoke(command, [str(argument) for argument in arguments], catch_exceptions=False)
 
     return invoke
+
+
+@pytest.fixture
+def clips(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Grows with each clip that is denoised; the second one is interrupted."""
+    from wan_core.pipeline import Pipeline
+
+    begun: list[int] = []
+    denoise = Pipeline.denoise
+
+    def counted(self: Pipeline, *arguments: Any, **options: Any) -> Any:
+        begun.append(len(begun))
+        if len(begun) == 2:
+            raise KeyboardInterrupt
+        return denoise(self, *arguments, **options)
+
+    monkeypatch.setattr(Pipeline, "denoise", counted)
+    return begun

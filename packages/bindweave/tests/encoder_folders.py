@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
 import torch
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import (
     CLIPConfig,
@@ -22,6 +21,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from tests.onnx_graphs import save_graph
 from tests.tiny_qwen import IDS, TEXT, tiny_tokenizer
 
 SIDE = 28
@@ -119,20 +119,8 @@ def write_faces(folder: Path, *, points: np.ndarray, side: int = 64) -> Path:
     ]
     nodes += [helper.make_node("Mul", [name, "share"], [f"result{name[3:]}"]) for name in list(known)]
     outputs = {f"result{index}": shape for index, shape in enumerate(shapes)}
-    _save(folder / "det.onnx", nodes, known | {"none": np.zeros((), np.float32)}, [1, 3, side, side], outputs)
+    known["none"] = np.zeros((), np.float32)
+    save_graph(folder / "det.onnx", nodes, known, {"input": [1, 3, side, side]}, outputs)
     mean = [helper.make_node("ReduceMean", ["input"], ["vector"], axes=[2, 3], keepdims=0)]
-    _save(folder / "rec.onnx", mean, {}, [1, 3, 112, 112], {"vector": [1, 3]})
+    save_graph(folder / "rec.onnx", mean, {}, {"input": [1, 3, 112, 112]}, {"vector": [1, 3]})
     return folder
-
-
-def _save(
-    path: Path, nodes: list[Any], known: dict[str, np.ndarray], shape: list[int], outputs: dict[str, list[int]]
-) -> None:
-    graph = helper.make_graph(
-        nodes,
-        "tiny",
-        [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, sides) for name, sides in outputs.items()],
-        [numpy_helper.from_array(values, name) for name, values in known.items()],
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)

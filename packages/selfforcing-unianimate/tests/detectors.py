@@ -6,10 +6,10 @@ Point k of the person lies at the dot plus an offset of its own, so that a dot i
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
 from selfforcing_unianimate.detection import PERSON_MODEL, POINT_MODEL
+from tests.onnx_graphs import save_graph
 
 REACH = 120
 """Largest offset, in half pixels of the network's input."""
@@ -34,7 +34,7 @@ def write_detectors(folder: Path, *, box: tuple[float, float, float, float] = (0
         helper.make_node("Add", ["constant", "nothing"], ["output"]),
     ]
     known = {"constant": output, "zero": np.zeros((), dtype=np.float32)}
-    save(folder / PERSON_MODEL, nodes, known, {"images": [1, 3, 640, 640]}, {"output": [1, 8400, 85]})
+    save_graph(folder / PERSON_MODEL, nodes, known, {"images": [1, 3, 640, 640]}, {"output": [1, 8400, 85]})
     nodes, known, outputs = [], {}, {}
     for axis, (name, length, reduced) in enumerate((("simcc_x", 288, 2), ("simcc_y", 384, 3))):
         kernel = np.zeros((133, 1, 2 * REACH + 1), dtype=np.float32)
@@ -51,22 +51,5 @@ def write_detectors(folder: Path, *, box: tuple[float, float, float, float] = (0
             helper.make_node("Conv", [f"{name}_long", f"{name}_kernel"], [name], pads=[REACH, REACH]),
         ]
         outputs[name] = [1, 133, 2 * length]
-    save(folder / POINT_MODEL, nodes, known, {"input": [1, 3, 384, 288]}, outputs)
+    save_graph(folder / POINT_MODEL, nodes, known, {"input": [1, 3, 384, 288]}, outputs)
     return folder
-
-
-def save(
-    path: Path,
-    nodes: list[onnx.NodeProto],
-    known: dict[str, np.ndarray],
-    inputs: dict[str, list[int]],
-    outputs: dict[str, list[int]],
-) -> None:
-    """A graph of float32 inputs and outputs as a file that old and new runtimes read."""
-    ends = [
-        [helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name, shape in each.items()]
-        for each in (inputs, outputs)
-    ]
-    constants = [numpy_helper.from_array(each, name) for name, each in known.items()]
-    graph = helper.make_graph(nodes, "tiny", *ends, constants)
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)], ir_version=8), path)

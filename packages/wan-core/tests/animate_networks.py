@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
+
+from tests.onnx_graphs import save_graph
 
 
 def write_constant(path: Path, sides: tuple[int, int], output: np.ndarray) -> Path:
@@ -16,14 +17,4 @@ def write_constant(path: Path, sides: tuple[int, int], output: np.ndarray) -> Pa
         helper.make_node("Add", ["constant", "nothing"], ["output"]),
     ]
     known = {"constant": output.astype(np.float32), "zero": np.zeros((), dtype=np.float32)}
-    graph = helper.make_graph(
-        nodes,
-        "constant",
-        [helper.make_tensor_value_info("images", TensorProto.FLOAT, [1, 3, *sides])],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, list(output.shape))],
-        [numpy_helper.from_array(array, name) for name, array in known.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
-    model.ir_version = 8
-    onnx.save(model, str(path))
-    return path
+    return save_graph(path, nodes, known, {"images": [1, 3, *sides]}, {"output": list(output.shape)})
