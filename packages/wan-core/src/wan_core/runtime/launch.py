@@ -9,7 +9,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import timedelta
-from functools import partial
+from functools import cache, partial
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from wan_core import errors
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
 _PATIENCE = timedelta(hours=1)
 _AT_WORK = timedelta(days=1)
+_groups = count()
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -103,7 +105,7 @@ def made_by_first(launch: Launch | None, name: str, make: Callable[[], str]) -> 
         if launch.rank == 0:
             store.set(name, json.dumps(said))
         said = json.loads(store.get(name))
-        _leave_together(store, f"{name}-read", launch.world)
+        _arrive(store, f"{name}-read", launch, all_wait=False)
     except (RuntimeError, ValueError) as error:
         raise BackendError(f"process {launch.rank} of {launch.world} cannot reach the others: {error}") from error
     kind, text = map(str, said)
@@ -113,7 +115,13 @@ def made_by_first(launch: Launch | None, name: str, make: Callable[[], str]) -> 
 
 
 def _meet(launch: Launch) -> Any:
-    """The store of all processes. Raises RuntimeError or ValueError where it cannot be reached."""
+    """The store of all processes, the same one each time. Raises RuntimeError or ValueError where none is reached."""
+    return _met_at(launch, os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT"))
+
+
+@cache
+def _met_at(launch: Launch, _address: str | None, _port: str | None) -> Any:
+    # One for the life of the process: another connects to the store that the first process is about to close.
     from torch import distributed
 
     meeting = distributed.rendezvous(  # type: ignore[attr-defined]  # torch does not list what it documents
@@ -122,11 +130,15 @@ def _meet(launch: Launch) -> Any:
     return next(meeting)[0]
 
 
-def _leave_together(store: Any, name: str, world: int) -> None:
-    """Wait until all have been here: the first process may hold the store."""
-    if store.add(name, 1) == world:
+def _arrive(store: Any, name: str, launch: Launch, *, all_wait: bool) -> None:
+    """Say that this process has come to ``name``, and wait for all others; of those that may end, the first one only.
+
+    Who holds the store ends last: nobody asks it for anything after having come.
+    """
+    if store.add(name, 1) == launch.world:
         store.set(f"{name}-by-all", "")
-    store.wait([f"{name}-by-all"], _PATIENCE)
+    if all_wait or launch.rank == 0:
+        store.wait([f"{name}-by-all"], _PATIENCE)
 
 
 @contextmanager
@@ -143,8 +155,9 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        store = _meet(launch)
-        _leave_together(store, "wan-arrived", launch.world)
+        # What a group that is gone has left behind is not read by the next one.
+        store = distributed.PrefixStore(f"wan-group-{next(_groups)}", _meet(launch))  # type: ignore[attr-defined]
+        _arrive(store, "arrived", launch, all_wait=True)
         distributed.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
