@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 import wan_core.loading
 from wan_core.media import load_audio, read_provenance, read_video, write_video
+from wan_core.models import VideoVAE
 from wan_core.tasks.animate import PROMPT
 
 Run = Callable[..., Result]
@@ -155,16 +156,26 @@ def test_segments_make_the_whole_video(
 
 @pytest.mark.slow
 def test_a_run_that_was_stopped_goes_on_after_its_finished_segments(
-    animate: Run, clips: list[int], tmp_path: Path
+    animate: Run, clips: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    encoded: list[int] = []
+    encode = VideoVAE.encode
+
+    def counted(self: VideoVAE, video: torch.Tensor) -> torch.Tensor:
+        encoded.append(video.shape[2])
+        return encode(self, video)
+
+    monkeypatch.setattr(VideoVAE, "encode", counted)
     stopped = animate("--save_file", "v.mp4")
     assert stopped.exit_code == 130, stopped.output
     (folder,) = tmp_path.iterdir()
     assert [path.name for path in folder.iterdir()] == ["0000.safetensors"]
+    encoded.clear()
     again = animate("--save_file", "v.mp4")
     assert again.exit_code == 0, again.output
     assert "1 of 2 clips are there" in again.output
     assert len(clips) == 3
+    assert encoded == [1, 9, 9]  # the reference, and of the second segment what it begins with and its poses
     assert [path.name for path in tmp_path.iterdir()] == ["v.mp4"]
     assert animate("--save_file", "whole.mp4").exit_code == 0
     assert torch.equal(read_video("v.mp4").frames, read_video("whole.mp4").frames)

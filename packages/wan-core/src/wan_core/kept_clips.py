@@ -35,15 +35,16 @@ class KeptParts:
             index += 1
         return index
 
-    def read(self, index: int, shapes: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor] | None:
-        """The tensors of a part; None where they are not there, damaged, or of other ``shapes``."""
+    def read(self, index: int, shapes: Mapping[str, tuple[int, ...] | None]) -> dict[str, Tensor] | None:
+        """The tensors of a part; None where they are not there, damaged, or of other ``shapes`` (None is any)."""
         from wan_core.checkpoints import read_weights
 
         with contextlib.suppress(CheckpointError, KeyError):
             if self._file(index).is_file():
                 source = read_weights(self._file(index), mmap=False)
                 tensors = {name: source.read(name) for name in shapes}
-                is_whole = all(tuple(tensors[name].shape) == tuple(shape) for name, shape in shapes.items())
+                wanted = {name: shape for name, shape in shapes.items() if shape is not None}
+                is_whole = all(tuple(tensors[name].shape) == tuple(shape) for name, shape in wanted.items())
                 return tensors if is_whole else None
         return None
 
@@ -70,9 +71,9 @@ class KeptClips(KeptParts):
     def __init__(self, output: Path, fingerprint: str) -> None:
         super().__init__(output.with_name(f".{output.name[:_LONGEST]}.{fingerprint[:12]}.clips"))
 
-    def get(self, index: int, shape: tuple[int, ...]) -> Tensor | None:
-        """The latents of a clip; None where they are not there, damaged, or of another shape."""
-        found = self.read(index, {_LATENTS: shape})
+    def get(self, index: int) -> Tensor | None:
+        """The latents of a clip, of any shape; None where they are not there, or damaged."""
+        found = self.read(index, {_LATENTS: None})
         return None if found is None else found[_LATENTS]
 
     def put(self, index: int, latents: Tensor) -> None:

@@ -29,6 +29,7 @@ from wan_core.tasks import (
     GeneratedClip,
     GenerationRequest,
     Log,
+    Outline,
     SamplingSettings,
     TaskInputs,
     prompts_of,
@@ -201,7 +202,7 @@ class Pipeline:
         """Frame chunks [3, t, H, W] in [-1, 1] of a planned request, as they are decoded.
 
         ``on_latents`` sees each clip's denoised latents [1, C, T, h, w]; ``log`` gets what the task reports. Clips that
-        are ``kept`` are not denoised again, and those that are done are kept there.
+        are ``kept`` are neither conditioned nor denoised again, and those that are done are kept there.
         """
         inputs = self.check(inputs)
         task, components = self.preset.task, self.components
@@ -229,23 +230,19 @@ class Pipeline:
         clip = Clip()
         for index in range(num_clips):
             clip = replace(clip, index=index)
-            conditioning = task.condition(inputs, self.components, clip)
-            seed = task.noise_seed(inputs.settings.seed, clip)
-            latents = None if kept is None else kept.get(index, conditioning.latent_shape)
-            if num_clips > 1:  # one of the processes has kept it
-                latents = self.together.from_first(latents)
-            if latents is None:
-                conditioning = task.finish(conditioning, self.components)
-                latents = self.denoise(conditioning, inputs.settings, seed, progress, log)
+            found = self._found(inputs, clip, kept) if num_clips > 1 else None
+            if found is None:
+                found = self._denoised(inputs, clip, progress, log)
                 if kept is not None:
-                    kept.put(index, latents)
+                    kept.put(index, found[1])
+            outline, latents = found
             if on_latents is not None:
                 on_latents(latents)
-            decoded = (chunk[0] for chunk in self.decode(latents, conditioning))
-            made = GeneratedClip(conditioning=conditioning, latents=latents, frames=decoded)
+            decoded = (chunk[0] for chunk in self.decode(latents, outline))
+            made = GeneratedClip(conditioning=outline, latents=latents, frames=decoded)
             is_first = self.together.is_first
             chunks = task.report(inputs, made, log) if is_first else iter(())
-            clip = replace(clip, previous=conditioning)
+            clip = replace(clip, previous=outline)
             if task.streams or index + 1 == num_clips:
                 yield from chunks
                 continue
@@ -254,6 +251,23 @@ class Pipeline:
                 yield frames
             shown = self.together.from_first(frames)
             clip = replace(clip, previous_frames=None if shown is None else shown[None])
+
+    def _found(self, inputs: TaskInputs[Any], clip: Clip, kept: KeptClips | None) -> tuple[Outline, Tensor] | None:
+        """A clip whose latents are ``kept``; one of the processes has them."""
+        latents = self.together.from_first(None if kept is None else kept.get(clip.index))
+        outline = None if latents is None else self.preset.task.outline(inputs, self.components, clip)
+        if latents is None or outline is None or tuple(latents.shape) != outline.latent_shape:
+            return None
+        return outline, latents
+
+    def _denoised(
+        self, inputs: TaskInputs[Any], clip: Clip, progress: Progress, log: Log
+    ) -> tuple[Conditioning, Tensor]:
+        """A clip that is made."""
+        task = self.preset.task
+        conditioning = task.finish(task.condition(inputs, self.components, clip), self.components)
+        seed = task.noise_seed(inputs.settings.seed, clip)
+        return conditioning, self.denoise(conditioning, inputs.settings, seed, progress, log)
 
     def denoise(
         self,
@@ -274,9 +288,9 @@ class Pipeline:
             progress=progress, log=log, watch=watch,
         )  # fmt: skip
 
-    def decode(self, latents: Tensor, conditioning: Conditioning) -> Iterator[Tensor]:
+    def decode(self, latents: Tensor, outline: Outline) -> Iterator[Tensor]:
         """Frame chunks [B, 3, t, H, W] in [-1, 1] of denoised latents."""
-        plan = conditioning.decode
+        plan = outline.decode
         skip, left = plan.drop_frames, plan.keep_frames
         with self.components.vae.active() as vae:
             for chunk in vae.decode_clip(plan.apply(latents), plan.cache):

@@ -2,7 +2,7 @@
 
 from wan_core.tasks.animate import Animate, AnimateRequest
 from wan_core.tasks.base import Clip, Components, GeneratedClip, Log, Task, TaskInputs
-from wan_core.tasks.conditioning import Conditioning, DecodePlan, Window
+from wan_core.tasks.conditioning import Conditioning, DecodePlan, Outline, Window
 from wan_core.tasks.flf2v import FirstLastFrameToVideo, FLF2VRequest
 from wan_core.tasks.i2v import (
     ChannelVideo,
@@ -47,6 +47,7 @@ __all__ = [
     "I2VRequest",
     "ImageToVideo",
     "Log",
+    "Outline",
     "S2VRequest",
     "SamplingDefaults",
     "SamplingSettings",

@@ -16,7 +16,7 @@ from wan_core.errors import RequestError
 from wan_core.files import plain_text
 from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.tasks.base import Clip, Components, TaskInputs
-from wan_core.tasks.conditioning import Conditioning, DecodePlan
+from wan_core.tasks.conditioning import Conditioning, DecodePlan, Outline
 from wan_core.tasks.driving import BACKGROUND, FACE, MASK, POSE, REFERENCE, Driving, load_driving
 from wan_core.tasks.i2v import ChannelVideo, encode_channels, image_key, image_states
 from wan_core.tasks.request import GenerationRequest, SamplingSettings
@@ -173,6 +173,14 @@ class Animate(ChannelVideo[AnimateRequest, AnimateTaskInputs]):
             "latent_shape": list(_latent_shape(segment)),
         }
 
+    def outline(self, inputs: AnimateTaskInputs, components: Components, clip: Clip) -> Outline:
+        seen = inputs.request.refert_num if clip.index else 0
+        left = inputs.geometry.num_frames - inputs.begin(clip.index) - seen
+        return Outline(
+            latent_shape=_latent_shape(inputs.segment),
+            decode=DecodePlan(drop_latent_frames=1, drop_frames=seen, keep_frames=left),
+        )
+
     def condition(self, inputs: AnimateTaskInputs, components: Components, clip: Clip) -> AnimateConditioning:
         import torch
 
@@ -191,13 +199,12 @@ class Animate(ChannelVideo[AnimateRequest, AnimateTaskInputs]):
             pose_latents=poses,
             face_tokens=torch.empty(0),  # the network's own work, see finish
         )
-        seen = inputs.request.refert_num if clip.index else 0
-        left = inputs.geometry.num_frames - inputs.begin(clip.index) - seen
+        outline = self.outline(inputs, components, clip)
         return AnimateConditioning(
             positive=positive,
             negative=None if negative is None else replace(positive, context=negative),
-            latent_shape=_latent_shape(inputs.segment),
-            decode=DecodePlan(drop_latent_frames=1, drop_frames=seen, keep_frames=left),
+            latent_shape=outline.latent_shape,
+            decode=outline.decode,
             earlier_draws=clip.index,
             face=inputs.frames(FACE, clip.index),
         )

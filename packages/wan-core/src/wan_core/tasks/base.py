@@ -12,7 +12,7 @@ from wan_core import models
 from wan_core.errors import RequestError
 from wan_core.files import hash_file
 from wan_core.media import LatentSpec, VideoGeometry
-from wan_core.tasks.conditioning import Conditioning
+from wan_core.tasks.conditioning import Conditioning, Outline
 from wan_core.tasks.learning import Companion, ExampleFiles, TrainingClip
 from wan_core.tasks.prompts import PromptCache
 from wan_core.tasks.request import Experts, GenerationRequest, SamplingSettings, Value, content_hashes, plain
@@ -102,12 +102,14 @@ class Components:
 class Clip:
     """One clip of a video: its index, and the conditions of the clip before, if any, with all that is remembered there.
 
+    Of one whose latents were there already they are the outline alone.
+
     Of a task that does not stream it also has the frames of that one, [B, 3, T, H, W] in [-1, 1].
     """
 
     index: int = 0
     previous_frames: Tensor | None = None
-    previous: Conditioning | None = field(default=None, repr=False)
+    previous: Outline | None = field(default=None, repr=False)
 
 
 RequestT = TypeVar("RequestT", bound=GenerationRequest)
@@ -144,9 +146,12 @@ class TaskInputs(Generic[RequestT]):
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratedClip:
-    """A clip on its way out: denoised ``latents`` [1, C, T, h, w] and its ``frames`` in chunks [3, t, H, W]."""
+    """A clip on its way out: denoised ``latents`` [1, C, T, h, w] and its ``frames`` in chunks [3, t, H, W].
 
-    conditioning: Conditioning
+    Where the latents were there already, of several clips, ``conditioning`` is the outline alone.
+    """
+
+    conditioning: Outline
     latents: Tensor
     frames: Iterator[Tensor]
 
@@ -190,6 +195,13 @@ class Task(ABC, Generic[RequestT, InputsT]):
     @abstractmethod
     def condition(self, inputs: InputsT, components: Components, clip: Clip) -> Conditioning:
         """Encode text and media into the data of one clip."""
+
+    def outline(self, inputs: InputsT, components: Components, clip: Clip) -> Outline:
+        """What `condition` says of a clip but for what the network sees: enough where its latents are there already.
+
+        Tasks of several clips that do not stream leave out here what denoising alone needs.
+        """
+        return self.condition(inputs, components, clip)
 
     def check(self, inputs: InputsT, components: Components) -> InputsT:
         """The inputs as the parts that there are take them; no weight is read yet, and optional parts may be absent.

@@ -46,21 +46,30 @@ class Window:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Conditioning:
+class Outline:
+    """A clip without what its network sees: latents of ``latent_shape`` (B, C, T, h, w) become frames by ``decode``.
+
+    It is all that a clip needs whose latents are there already, and in a subclass what the next one goes on from.
+    """
+
+    latent_shape: tuple[int, ...]
+    decode: DecodePlan = field(default_factory=DecodePlan)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioning(Outline):
     """Everything a task may say; nothing else reaches the sampling loop.
 
-    ``negative`` is ``None`` for no guidance; ``latent_shape`` is (B, C, T, h, w). With ``windows``, which cover all T
-    frames and take no anchors, theirs are the conditions. A network that remembers what it has seen is shown the
-    finished latents once more, at timestep ``revisit`` and if ``noised_revisit`` with the noise of that timestep in
-    them; caches that the conditions have are kept. ``solver_options`` are further arguments of the request's solver.
-    ``earlier_draws``: as many noises of this shape came from the same generator before, for earlier clips.
+    ``negative`` is ``None`` for no guidance. With ``windows``, which cover all T frames and take no anchors, theirs are
+    the conditions. A network that remembers what it has seen is shown the finished latents once more, at timestep
+    ``revisit`` and if ``noised_revisit`` with the noise of that timestep in them; caches that the conditions have are
+    kept. ``solver_options`` are further arguments of the request's solver. ``earlier_draws``: as many noises of this
+    shape came from the same generator before, for earlier clips.
     """
 
     positive: DiTInputs
     negative: DiTInputs | None
-    latent_shape: tuple[int, ...]
     anchors: Anchors | None = None
-    decode: DecodePlan = field(default_factory=DecodePlan)
     windows: tuple[Window, ...] = ()
     revisit: float | None = None
     noised_revisit: bool = False

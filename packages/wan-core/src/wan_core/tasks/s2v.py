@@ -16,7 +16,7 @@ from wan_core.errors import CheckpointError, RequestError
 from wan_core.files import plain_text
 from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.tasks.base import Clip, Components, Task, TaskInputs
-from wan_core.tasks.conditioning import Conditioning, DecodePlan
+from wan_core.tasks.conditioning import Conditioning, DecodePlan, Outline
 from wan_core.tasks.i2v import image_key
 from wan_core.tasks.request import GenerationRequest, SamplingSettings
 from wan_core.tasks.speech import Speech, geometry_of_speaker, load_speech, speech_states
@@ -131,10 +131,15 @@ class S2VTaskInputs(TaskInputs[S2VRequest]):
 
 
 @dataclass(frozen=True, kw_only=True)
-class S2VConditioning(Conditioning):
-    """The conditions of a clip and the video frames before it, ``history`` [1, 3, M, H, W] in [-1, 1]."""
+class S2VOutline(Outline):
+    """A clip, and the video frames before it, ``history`` [1, 3, M, H, W] in [-1, 1]."""
 
     history: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class S2VConditioning(S2VOutline, Conditioning):
+    """The conditions of a clip with its outline."""
 
 
 class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
@@ -240,45 +245,49 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
             "clips": inputs.clips,
         }
 
+    def outline(self, inputs: S2VTaskInputs, components: Components, clip: Clip) -> S2VOutline:
+        history = self._history(inputs, clip)
+        reference, motion = _reference(inputs, components), None
+        if clip.index > 0:
+            motion = _encoded(history, components)
+        elif inputs.request.start_from_ref:
+            key = image_key(inputs.image)
+            motion = components.once("first motion", key, lambda: _encoded(history, components))
+        # A video that begins is decoded behind its reference, which is one frame.
+        seen = 1 + _SETTLING_FRAMES if motion is None else self.motion_frames
+        depth, rows, columns = reference.shape[1], *reference.shape[3:]
+        return S2VOutline(
+            latent_shape=(1, depth, inputs.clip_frames // self._stride(inputs), rows, columns),
+            decode=DecodePlan(prefix=reference if motion is None else motion, drop_frames=seen),
+            history=history,
+        )
+
     def condition(self, inputs: S2VTaskInputs, components: Components, clip: Clip) -> S2VConditioning:
         import torch
 
-        request, size = inputs.request, inputs.clip_frames
+        size = inputs.clip_frames
         context, negative = text_states(inputs, components)
         states = self.speech_states(inputs, components)[..., clip.index * size : (clip.index + 1) * size]
         audio = states.to(components.device)
-        history = self._history(inputs, clip)
-        begins = clip.index == 0 and not request.start_from_ref
-        key = image_key(inputs.image)
-        with components.vae.active() as vae:
-            reference = components.once(
-                "reference", key, lambda: vae.encode(inputs.image[None, :, None].to(components.device))
-            )
-            motion = None
-            if clip.index > 0:
-                motion = vae.encode(history.to(components.device))
-            elif not begins:
-                motion = components.once("first motion", key, lambda: vae.encode(history.to(components.device)))
-            poses = self._poses(inputs, clip.index)
-            pose_latents = None if poses is None else vae.encode(poses.to(components.device))[:, :, 1:]
+        with components.vae.held():
+            outline, poses = self.outline(inputs, components, clip), self._poses(inputs, clip.index)
+            reference, before = _reference(inputs, components), outline.decode.prefix
+            pose_latents = None if poses is None else _encoded(poses, components)[:, :, 1:]
         positive = models.S2VInputs(
             context=context,
             audio=audio,
             reference_latents=reference,
-            motion_latents=motion,
+            motion_latents=None if before is reference else before,
             pose_latents=pose_latents,
             motion_frames=(self.motion_frames, self._latent_frames(inputs, self.motion_frames)),
         )
         unheard = None if negative is None else replace(positive, context=negative, audio=torch.zeros_like(audio))
-        # A video that begins is decoded behind its reference, which is one frame.
-        seen = 1 + _SETTLING_FRAMES if begins else self.motion_frames
-        depth, rows, columns = reference.shape[1], *reference.shape[3:]
         return S2VConditioning(
             positive=positive,
             negative=unheard,
-            latent_shape=(1, depth, size // self._stride(inputs), rows, columns),
-            decode=DecodePlan(prefix=reference if motion is None else motion, drop_frames=seen),
-            history=history,
+            latent_shape=outline.latent_shape,
+            decode=outline.decode,
+            history=outline.history,
         )
 
     def _stride(self, inputs: S2VTaskInputs) -> int:
@@ -302,7 +311,7 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
         import torch
 
         if clip.previous_frames is not None:
-            before = cast(S2VConditioning, clip.previous).history
+            before = cast(S2VOutline, clip.previous).history
             return torch.cat([before, clip.previous_frames.to(before)], dim=2)[:, :, -self.motion_frames :]
         history = torch.zeros(1, 3, self.motion_frames, *inputs.image.shape[1:])
         if inputs.request.start_from_ref:
@@ -327,3 +336,16 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
         interval = inputs.pose_interval
         every = media.stream_video(cast(Path, inputs.request.pose_video), skip=first * interval)
         return itertools.islice(every, 0, count * interval, interval)
+
+
+def _reference(inputs: S2VTaskInputs, components: Components) -> Tensor:
+    """The latents of the picture, [1, C, 1, h, w]."""
+    return components.once(
+        "reference", image_key(inputs.image), lambda: _encoded(inputs.image[None, :, None], components)
+    )
+
+
+def _encoded(video: Tensor, components: Components) -> Tensor:
+    with components.vae.active() as vae:
+        encoded: Tensor = vae.encode(video.to(components.device))
+    return encoded
