@@ -33,8 +33,8 @@ BUDGETS: dict[tuple[str, ...], int] = {
     tuple(f"wan_core/{name}.py" for name in ("__init__", "__main__", "errors", "lazy", "files", "drafts")): 820,
     ("wan_core/models/",): 5_500,
     # Planned: 2,300, before colours, alpha, fields and shapes that files say, and streams; then sound that is cut off,
-    # noted and shifted; records are compared; sizes of speakers, and what fits them.
-    ("wan_core/media/",): 3_210,
+    # noted and shifted; records are compared; sizes of speakers; frames by number, and times by packets (160).
+    ("wan_core/media/",): 3_370,
     # Planned: 500; the refusals of two clients, a list that is not trusted, and what transformers reads from folders.
     ("wan_core/hub/",): 830,
     ("wan_core/sampling/",): 1_200,
@@ -44,7 +44,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_core/checkpoints/",): 7_660,
     # Planned: 1,800; a host copy of weights; processes that start, meet, share tokens (320) and watch each other.
     ("wan_core/runtime/",): 3_250,
-    ("wan_core/tasks/",): 2_150,  # planned: 1,800, before folders that drive a character, and clips that are kept
+    ("wan_core/tasks/",): 2_190,  # planned: 1,800, before folders that drive a character, and clips that are kept
     ("wan_core/metrics/",): 350,
     ("wan_core/presets/",): 700,  # planned: 600, before Animate and a tiny one of it
     # Planned: 500, before notes on prompts, step caches, windows, clips that go on from each other and are kept,

@@ -2,8 +2,9 @@
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,8 +15,11 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import wan_core.loading
-from wan_core.media import load_audio, read_provenance, read_video, write_video
+from wan_core.media import load_audio, read_provenance, read_video, video_decoding, video_reader, write_video
+from wan_core.media.video_decoding import TimedFrame
 from wan_core.models import VideoVAE
+from wan_core.presets import get_preset
+from wan_core.tasks import AnimateRequest
 from wan_core.tasks.animate import PROMPT
 
 Run = Callable[..., Result]
@@ -139,6 +143,32 @@ def test_what_drives_the_video_changes_it(animate: Run, prepared: Path, tmp_path
         shutil.copyfile(prepared / name, folder / name)
     Image.new("RGB", (48, 32), "green").save(folder / "src_ref.png")
     assert not torch.equal(made(), usual)
+
+
+@pytest.mark.parametrize("overlap", [1, 5])
+def test_segments_read_the_driving_videos_on(prepared: Path, overlap: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planning decodes a frame of each video, and all segments together each frame once."""
+    preset, decoded = get_preset("animate-14B"), list[str]()
+    decode = video_decoding.stream_frames
+
+    def counted(container: Any, stream: Any, file: Path) -> Iterator[TimedFrame]:
+        for frame in decode(container, stream, file):
+            decoded.append(file.name)
+            yield frame
+
+    for module in (video_decoding, video_reader):
+        monkeypatch.setattr(module, "stream_frames", counted)
+    frames = 5 if overlap == 1 else 13
+    request = AnimateRequest(src_root_path=prepared, replace_flag=True, num_frames=frames, refert_num=overlap)
+    inputs = preset.plan(request, preset.latent_spec)
+    videos = inputs.driving.open(overlap)
+    assert sorted(decoded) == sorted(name for name in inputs.files if name.endswith(".mp4"))
+    decoded.clear()
+    pose = read_video(prepared / "src_pose.mp4").frames
+    decoded.clear()
+    for index in range(preset.task.num_clips(inputs)):
+        assert torch.equal(videos.frames("src_pose.mp4", inputs.places(index)), pose[inputs.places(index)])
+    assert len(decoded) == FRAMES
 
 
 @pytest.mark.slow

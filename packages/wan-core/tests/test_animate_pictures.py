@@ -13,7 +13,7 @@ from PIL import Image
 
 from wan_core.animate import HUES, without_overlaps
 from wan_core.animate.draw import draw_pose, line_width
-from wan_core.animate.driving import DrivingVideo
+from wan_core.animate.driving_video import DrivingVideo
 from wan_core.animate.face import FaceBox, crop_face, face_box, fill_boxes
 from wan_core.animate.frames import are_even, frame_indices, nearest_frames, select_frames
 from wan_core.animate.keypoints import NUM_DETECTED, PosePoints, Skeleton, split_points

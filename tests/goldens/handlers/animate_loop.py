@@ -18,19 +18,29 @@ from wan_core.presets import get_preset
 from wan_core.runtime import Placed
 from wan_core.tasks import AnimateRequest, Components
 from wan_core.tasks.animate import AnimateTaskInputs
-from wan_core.tasks.driving import BACKGROUND, FACE, MASK, POSE, Driving
+from wan_core.tasks.driving_folder import BACKGROUND, FACE, MASK, POSE, Driving, DrivingVideos
 
 _FILES = {POSE: "pose", FACE: "face", BACKGROUND: "background", MASK: "mask"}
 
 
-class GivenVideos(Driving):
-    """A driving folder whose videos are the golden's."""
+class GivenVideos(DrivingVideos):
+    """The golden's videos."""
 
-    case: GoldenCase
+    def __init__(self, case: GoldenCase) -> None:
+        self.case = case
 
     def frames(self, name: str, indices: Sequence[int]) -> Tensor:
         frames = self.case.inputs[_FILES[name]][list(indices)]
         return frames[:, None] * 255 if frames.ndim == 3 else frames.permute(0, 3, 1, 2)
+
+
+class GivenFolder(Driving):
+    """A driving folder whose videos are the golden's."""
+
+    case: GoldenCase
+
+    def open(self, overlap: int) -> DrivingVideos:
+        return GivenVideos(self.case)
 
 
 class Recorder(nn.Module):
@@ -81,7 +91,7 @@ def check_segment_loop(case: GoldenCase) -> Computed:
         seed=config["seed"],
     )
     count, height, width = case.inputs["pose"].shape[:3]
-    driving = GivenVideos(
+    driving = GivenFolder(
         folder=Path("folder"), num_frames=count, width=width, height=height, fps=30, replaces=config["replace"]
     )
     object.__setattr__(driving, "case", case)

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from tests.goldens.harness import GoldenCase, handles
 from wan_core import media
+from wan_core.media import VideoFrames
 from wan_core.models import S2VInputs
 from wan_core.pipeline import Pipeline
 from wan_core.presets import get_preset
@@ -78,7 +79,7 @@ class GivenSound(SpeechToVideo):
     def speech_states(self, inputs: S2VTaskInputs, components: Components) -> Tensor:
         return self.case.inputs["audio"]
 
-    def pose_frames(self, inputs: S2VTaskInputs, first: int, count: int) -> Iterator[Tensor]:
+    def pose_frames(self, inputs: S2VTaskInputs, video: VideoFrames, first: int, count: int) -> Iterator[Tensor]:
         return iter(self.case.inputs["pose_video"][first : first + count].permute(0, 3, 1, 2))
 
 

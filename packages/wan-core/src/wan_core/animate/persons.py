@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from wan_core.animate.detect import PersonDetector
-from wan_core.animate.driving import Counted, DrivingVideo
+from wan_core.animate.driving_video import Counted, DrivingVideo
 from wan_core.animate.keypoints import NUM_BODY, NUM_FACE, NUM_HAND, PosePoints
 from wan_core.animate.pose import PoseEstimator
 from wan_core.errors import MediaError

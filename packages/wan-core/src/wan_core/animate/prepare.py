@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from wan_core.animate.draw import draw_pose
-from wan_core.animate.driving import Counted, DrivingVideo
+from wan_core.animate.driving_video import Counted, DrivingVideo
 from wan_core.animate.face import crop_face, face_box, fill_boxes
 from wan_core.animate.flux import PoseEditor, check_editor, standard_pose
 from wan_core.animate.keypoints import PosePoints, Skeleton
@@ -35,7 +35,7 @@ from wan_core.files import plain_text
 from wan_core.kept_clips import KeptParts
 from wan_core.media import Provenance, load_image, write_image, write_video
 from wan_core.media.encoders import DEFAULT_CRF
-from wan_core.tasks.driving import BACKGROUND, FACE, MASK, POSE, REFERENCE
+from wan_core.tasks.driving_folder import BACKGROUND, FACE, MASK, POSE, REFERENCE
 
 if TYPE_CHECKING:
     import torch

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image
 
-from wan_core.animate.driving import DrivingVideo
-from wan_core.media import contact_sheet, stream_video, tensor_to_image
+from wan_core.animate.driving_video import DrivingVideo
+from wan_core.media import VideoFrames, contact_sheet, tensor_to_image
 
 _COLUMNS = 8
 _CELL_WIDTH = 240
@@ -21,11 +21,5 @@ def preview_sheet(video: DrivingVideo, files: Mapping[str, Path]) -> Image.Image
     cells = [Image.fromarray(frame) for frame in video.frames(places)]
     for path in files.values():
         if path.suffix == ".mp4":
-            cells += _frames(path, places)
+            cells += map(tensor_to_image, VideoFrames(path).frames(places))
     return contact_sheet(cells, count, cell_width=_CELL_WIDTH)
-
-
-def _frames(path: Path, places: list[int]) -> Iterator[Image.Image]:
-    for index, frame in enumerate(stream_video(path)):
-        if index in places:
-            yield tensor_to_image(frame)

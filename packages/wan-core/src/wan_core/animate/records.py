@@ -14,7 +14,7 @@ from wan_core.errors import MediaError, RequestError
 from wan_core.files import check_place, hash_file, plain_text
 from wan_core.kept_clips import KeptParts
 from wan_core.media import Provenance, check_own_files, read_provenance
-from wan_core.tasks.driving import BACKGROUND, FACE, MASK, POSE, REFERENCE
+from wan_core.tasks.driving_folder import BACKGROUND, FACE, MASK, POSE, REFERENCE
 
 EDITED_REFERENCE, EDITED_FRAME = "refer_edit.png", "tpl_edit.png"
 COMMAND = "wan prepare-animate"

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from wan_core.animate.driving import Counted, DrivingVideo
+from wan_core.animate.driving_video import Counted, DrivingVideo
 from wan_core.animate.sam2 import Mask, MaskTracker, Prompt, chunks, key_frames, prompt_points
+from wan_core.media import VideoFrames
 
 if TYPE_CHECKING:
     from wan_core.animate.persons import Progress, Sighting
@@ -31,7 +32,7 @@ def make_masks(
     import torch
 
     tracker: MaskTracker | None = None
-    parts = chunks(len(video))
+    parts, marked, followed = chunks(len(video)), VideoFrames(video.path), VideoFrames(video.path)
     for number, chunk in enumerate(parts):
         if _packed(video, kept, number, len(chunk)) is not None:
             continue
@@ -39,10 +40,10 @@ def make_masks(
         keys = [chunk[offset] for offset in key_frames(len(chunk))]
         prompts = {
             key - chunk.start: Prompt(frame, prompt_points(sightings[key].points))
-            for key, frame in zip(keys, video.frames(keys), strict=True)
+            for key, frame in zip(keys, video.frames(keys, read_on=marked), strict=True)
         }
         phase = "masks" if len(parts) == 1 else f"masks {number + 1}/{len(parts)}"
-        frames = progress(Counted(video.frames(chunk), len(chunk)), phase)
+        frames = progress(Counted(video.frames(chunk, read_on=followed), len(chunk)), phase)
         packed = [np.packbits(mask, axis=1) for mask in tracker.masks(frames, len(chunk), prompts)]
         kept.write(number, {_MASKS: torch.from_numpy(np.stack(packed))})
 

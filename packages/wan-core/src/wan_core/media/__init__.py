@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from wan_core.media.sheet import contact_sheet
     from wan_core.media.streams import check_stream, is_pipe, write_stream
     from wan_core.media.video import write_image, write_video
+    from wan_core.media.video_access import VideoFrames
     from wan_core.media.video_reader import count_frames, frame_times, probe_video, read_video, stream_video
 else:
     __getattr__, __dir__ = on_demand(__name__)
@@ -44,6 +45,7 @@ __all__ = [
     "FrameSize",
     "LatentSpec",
     "Provenance",
+    "VideoFrames",
     "VideoGeometry",
     "best_output_size",
     "centred_within",

@@ -1,10 +1,14 @@
 """The frames that a video file holds, decoded, and when each is shown: with their transparency, deinterlaced."""
 
+import bisect
 import contextlib
 import io
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
+from functools import cached_property
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -32,6 +36,7 @@ _BI_RGB = "\0\0\0\0"  # uncompressed AVI, whose fourth byte Windows leaves unuse
 _PROGRESSIVE = 1  # FFmpeg's field orders: 0 is unknown, those above are interlaced
 _NO_PROFILE = b"\0"
 _MOST_FPS = 1000  # more is the clock of a file, not its rate
+_ONE_BY_ONE = ("h264", "hevc")  # decoders that show a frame for each packet of an mp4
 _PICTURES = ("png", "apng", "mjpeg")
 _ALPHA_DECODERS = {"vp8": "libvpx", "vp9": "libvpx-vp9"}
 
@@ -43,6 +48,63 @@ class TimedFrame(NamedTuple):
     duration: float
     frame: "av.VideoFrame"
     look: Look
+
+
+@dataclass(frozen=True)
+class PacketTimes:
+    """What packets say of a video: the ``times`` of its frames, rising, in seconds from its begin, and which ones are
+    ``keys``, that decoding can begin at; frame 0 is."""
+
+    times: Sequence[float]
+    keys: Sequence[int]
+
+    @cached_property
+    def _tolerance(self) -> float:
+        return min((after - before for before, after in pairwise(self.times)), default=1.0) / 4
+
+    def number_at(self, time: float) -> int | None:
+        """The frame that is shown at a time; None where none begins there."""
+        number = bisect.bisect_left(self.times, time - self._tolerance)
+        is_there = number < len(self.times) and abs(self.times[number] - time) <= self._tolerance
+        return number if is_there else None
+
+
+def packet_times(file: Path) -> PacketTimes | None:
+    """When the frames of a video are shown, by its packets, which are read and not decoded.
+
+    None where they do not say it exactly: a frame for each packet, all with times of their own, the first one a key
+    frame that no other is shown before. That is known of progressive H.264 and HEVC in mp4 and mov. Raises
+    ``MediaError``.
+    """
+    if webp_durations(file):
+        return None
+    with open_container(file, "video") as container:
+        stream = video_stream(container, file)
+        context = stream.codec_context
+        is_known = container.format.name.startswith("mov") and context.name in _ONE_BY_ONE
+        if not is_known or context.field_order > _PROGRESSIVE:
+            return None
+        found = _shown_packets(container, stream)
+        unit, begin = stream.time_base, _begin(stream)
+    shown = sorted(found)
+    if shown[:1] != found[:1] or not shown or not shown[0][1] or any(a[0] == b[0] for a, b in pairwise(shown)):
+        return None
+    times = [float(pts * unit) - begin for pts, _ in shown]
+    return PacketTimes(times, [number for number, (_, is_key) in enumerate(shown) if is_key])
+
+
+def _shown_packets(container: "InputContainer", stream: Any) -> list[tuple[int, bool]]:
+    """When the packets of a stream are shown, as they come, and which are key frames; none if one is odd."""
+    shown: list[tuple[int, bool]] = []
+    with contextlib.suppress(*ffmpeg_errors()):
+        for packet in container.demux(stream):
+            is_end = packet.pts is None and packet.dts is None
+            if packet.is_corrupt or (packet.pts is None and not is_end):
+                return []
+            if packet.pts is not None and not packet.is_discard:
+                shown.append((packet.pts, packet.is_keyframe))
+        return shown
+    return []
 
 
 def decoded_frames(file: Path, seek_to: float = 0.0) -> Generator[TimedFrame, None, None]:

@@ -19,6 +19,7 @@ from wan_core.media.video_decoding import (
     TimedFrame,
     decoded_frames,
     frame_rate,
+    packet_times,
     stream_frames,
     video_stream,
     webp_frames,
@@ -98,10 +99,11 @@ def stream_video(
     """
     _check_part(start, end, fps, max_frames)
     until = None if max_frames is None else skip + max_frames
-    return _converted(path, itertools.islice(_chosen_frames(path, start, end, fps, until), skip, None))
+    return converted(path, itertools.islice(chosen_frames(path, start, end, fps, until), skip, None))
 
 
-def _converted(path: str | os.PathLike[str], chosen: Iterator[TimedFrame]) -> Iterator[Tensor]:
+def converted(path: str | os.PathLike[str], chosen: Iterator[TimedFrame]) -> Iterator[Tensor]:
+    """Decoded frames as a player shows them, [3, H, W] uint8. Raises ``MediaError``."""
     for shown in chosen:
         try:
             frame = pixels(shown.frame, shown.look)
@@ -122,15 +124,17 @@ def count_frames(
 
     Raises what :func:`stream_video` raises.
     """
-    return sum(1 for _ in _chosen_frames(path, start, end, fps, max_frames))
+    return sum(1 for _ in chosen_frames(path, start, end, fps, max_frames))
 
 
 def frame_times(path: str | os.PathLike[str]) -> list[float]:
-    """When each frame of a video is shown, in seconds from its begin; all are decoded, none is converted.
+    """When each frame of a video is shown, in seconds from its begin.
 
+    Where the packets of the file say it exactly none is decoded, so that a damaged one may be counted; else all are.
     Raises what :func:`stream_video` raises.
     """
-    return [frame.time for frame in _chosen_frames(path, 0.0, None, None, None)]
+    said = packet_times(existing_file(path, "video"))
+    return [frame.time for frame in chosen_frames(path, 0.0, None, None, None)] if said is None else list(said.times)
 
 
 def read_video(
@@ -154,13 +158,13 @@ def read_video(
     return Video(pixels.float().div(255).sub(0.5).div(0.5) if as_float else pixels, rate)
 
 
-def _chosen_frames(
+def chosen_frames(
     path: str | os.PathLike[str], start: float, end: float | None, fps: float | None, max_frames: int | None
 ) -> Iterator[TimedFrame]:
     """The decoded frames that a reader gives, as often as it gives them: the one rule of what a part holds."""
     _check_part(start, end, fps, max_frames)
     file = existing_file(path, "video")
-    timed = _timed_frames(file, start)
+    timed = timed_frames(file, start)
     count = 0
     for frame in _within(timed, start, end) if fps is None else _resampled(timed, start, end, fps):
         yield frame
@@ -200,7 +204,7 @@ def _length(container: Any, stream: Any) -> float | None:
     return float(container.duration / _MICROSECONDS - late)
 
 
-def _timed_frames(file: Path, start: float) -> Iterator[TimedFrame]:
+def timed_frames(file: Path, start: float) -> Iterator[TimedFrame]:
     """Decoded frames from a key frame before ``start`` on."""
     if start > 0:
         frames = decoded_frames(file, start)

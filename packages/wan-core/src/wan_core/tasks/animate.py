@@ -17,7 +17,7 @@ from wan_core.files import plain_text
 from wan_core.media import LatentSpec, VideoGeometry
 from wan_core.tasks.base import Clip, Components, TaskInputs
 from wan_core.tasks.conditioning import Conditioning, DecodePlan, Outline
-from wan_core.tasks.driving import BACKGROUND, FACE, MASK, POSE, REFERENCE, Driving, load_driving
+from wan_core.tasks.driving_folder import BACKGROUND, FACE, MASK, POSE, REFERENCE, Driving, DrivingVideos, load_driving
 from wan_core.tasks.i2v import ChannelVideo, encode_channels, image_key, image_states
 from wan_core.tasks.request import GenerationRequest, SamplingSettings
 from wan_core.tasks.segments import known_channels, mirrored, num_segments
@@ -93,10 +93,10 @@ class AnimateTaskInputs(TaskInputs[AnimateRequest]):
         """The frame of the driving video, extended to whole segments, that a segment begins with."""
         return index * (self.segment.num_frames - self.request.refert_num)
 
-    def frames(self, name: str, index: int) -> Tensor:
-        """The frames of a driving video in a segment, [N, 3, H, W] uint8."""
+    def places(self, index: int) -> list[int]:
+        """The frames of the driving video that a segment is made by."""
         begin, end = self.begin(index), self.begin(index) + self.segment.num_frames
-        return self.driving.frames(name, [mirrored(at, self.driving.num_frames) for at in range(begin, end)])
+        return [mirrored(at, self.driving.num_frames) for at in range(begin, end)]
 
     def record(self) -> dict[str, Any]:
         """Without a rate that nobody asked for: it is that of the poses."""
@@ -111,9 +111,13 @@ class AnimateTaskInputs(TaskInputs[AnimateRequest]):
 
 @dataclass(frozen=True, kw_only=True)
 class AnimateConditioning(Conditioning):
-    """The conditions of a segment but for its ``face``, [N, 3, H, W] uint8, which the network itself encodes."""
+    """The conditions of a segment but for its ``face``, [N, 3, H, W] uint8, which the network itself encodes.
+
+    ``videos`` are the driving ones, which the next segment reads on.
+    """
 
     face: Tensor
+    videos: DrivingVideos
 
 
 class Animate(ChannelVideo[AnimateRequest, AnimateTaskInputs]):
@@ -184,14 +188,15 @@ class Animate(ChannelVideo[AnimateRequest, AnimateTaskInputs]):
     def condition(self, inputs: AnimateTaskInputs, components: Components, clip: Clip) -> AnimateConditioning:
         import torch
 
+        videos, places = _opened(inputs, clip), inputs.places(clip.index)
         context, negative = text_states(inputs, components)
         key = image_key(inputs.image)
         states = components.once("reference states", key, lambda: image_states([inputs.image], components))
         with components.vae.held():
             reference = components.once("reference channels", key, lambda: _reference_channels(inputs, components))
-            channels = torch.cat([reference, _segment_channels(inputs, components, clip)], dim=2)
+            channels = torch.cat([reference, _segment_channels(inputs, components, clip, videos)], dim=2)
             with components.vae.active() as vae:
-                poses = vae.encode(_video(inputs.frames(POSE, clip.index)).to(components.device))
+                poses = vae.encode(_video(videos.frames(POSE, places)).to(components.device))
         positive = models.AnimateInputs(
             context=context,
             image_context=states,
@@ -206,7 +211,8 @@ class Animate(ChannelVideo[AnimateRequest, AnimateTaskInputs]):
             latent_shape=outline.latent_shape,
             decode=outline.decode,
             earlier_draws=clip.index,
-            face=inputs.frames(FACE, clip.index),
+            face=videos.frames(FACE, places),
+            videos=videos,
         )
 
     def finish(self, conditioning: Conditioning, components: Components) -> Conditioning:
@@ -268,6 +274,12 @@ def _sound(path: Path | None, seconds: float) -> tuple[media.AudioTrack | None, 
     return media.lengthened(track, seconds), notes
 
 
+def _opened(inputs: AnimateTaskInputs, clip: Clip) -> DrivingVideos:
+    """The driving videos, where the segment before has left them."""
+    before = clip.previous
+    return before.videos if isinstance(before, AnimateConditioning) else inputs.driving.open(inputs.request.refert_num)
+
+
 def _latent_shape(segment: VideoGeometry) -> tuple[int, ...]:
     """Of the reference and a segment."""
     depth, frames, rows, columns = segment.latent_shape
@@ -286,14 +298,14 @@ def _reference_channels(inputs: AnimateTaskInputs, components: Components) -> Te
     return encode_channels(inputs.image[None, :, None], mask, components)
 
 
-def _segment_channels(inputs: AnimateTaskInputs, components: Components, clip: Clip) -> Tensor:
+def _segment_channels(inputs: AnimateTaskInputs, components: Components, clip: Clip, videos: DrivingVideos) -> Tensor:
     """[1, stride + C, T, h, w] of what a segment begins with, then of the scene, or of grey where nothing is known."""
     segment, previous = inputs.segment, clip.previous_frames
     spec, frames = segment.spec, segment.num_frames
     if inputs.driving.replaces:
-        video = _video(inputs.frames(BACKGROUND, clip.index))
-        step = spec.spatial_stride
-        shown = 1 - inputs.frames(MASK, clip.index)[None, :, 0, ::step, ::step] / 255
+        places, step = inputs.places(clip.index), spec.spatial_stride
+        video = _video(videos.frames(BACKGROUND, places))
+        shown = 1 - videos.frames(MASK, places)[None, :, 0, ::step, ::step] / 255
     else:
         video = inputs.image.new_zeros(1, 3, frames, segment.height, segment.width)
         shown = inputs.image.new_zeros(1, frames, segment.latent_height, segment.latent_width)

@@ -5,7 +5,6 @@ Source: the report on Wan-S2V (arXiv 2508.18621) and the published settings of W
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,9 +131,13 @@ class S2VTaskInputs(TaskInputs[S2VRequest]):
 
 @dataclass(frozen=True, kw_only=True)
 class S2VOutline(Outline):
-    """A clip, and the video frames before it, ``history`` [1, 3, M, H, W] in [-1, 1]."""
+    """A clip, and the video frames before it, ``history`` [1, 3, M, H, W] in [-1, 1].
+
+    ``poses`` is the pose video, where there is one, which the next clip reads on.
+    """
 
     history: Tensor
+    poses: media.VideoFrames | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,6 +263,7 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
             latent_shape=(1, depth, inputs.clip_frames // self._stride(inputs), rows, columns),
             decode=DecodePlan(prefix=reference if motion is None else motion, drop_frames=seen),
             history=history,
+            poses=self._pose_video(inputs, clip),
         )
 
     def condition(self, inputs: S2VTaskInputs, components: Components, clip: Clip) -> S2VConditioning:
@@ -270,7 +274,8 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
         states = self.speech_states(inputs, components)[..., clip.index * size : (clip.index + 1) * size]
         audio = states.to(components.device)
         with components.vae.held():
-            outline, poses = self.outline(inputs, components, clip), self._poses(inputs, clip.index)
+            outline = self.outline(inputs, components, clip)
+            poses = self._poses(inputs, outline.poses, clip.index)
             reference, before = _reference(inputs, components), outline.decode.prefix
             pose_latents = None if poses is None else _encoded(poses, components)[:, :, 1:]
         positive = models.S2VInputs(
@@ -288,6 +293,7 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
             latent_shape=outline.latent_shape,
             decode=outline.decode,
             history=outline.history,
+            poses=outline.poses,
         )
 
     def _stride(self, inputs: S2VTaskInputs) -> int:
@@ -318,24 +324,29 @@ class SpeechToVideo(Task[S2VRequest, S2VTaskInputs]):
             history[:, :, -_REPEATED_REFERENCE:] = inputs.image[:, None]
         return history
 
-    def _poses(self, inputs: S2VTaskInputs, index: int) -> Tensor | None:
+    def _pose_video(self, inputs: S2VTaskInputs, clip: Clip) -> media.VideoFrames | None:
+        """The pose video, where the clip before has left it."""
+        if clip.previous is not None:
+            return cast(S2VOutline, clip.previous).poses
+        return None if inputs.request.pose_video is None else media.VideoFrames(inputs.request.pose_video)
+
+    def _poses(self, inputs: S2VTaskInputs, video: media.VideoFrames | None, index: int) -> Tensor | None:
         """The skeletons of a clip, its first one twice: [1, 3, 1 + frames, H, W] in [-1, 1], black after the last."""
         import torch
 
-        if inputs.request.pose_video is None:
+        if video is None:
             return None
         size, height, width = inputs.clip_frames, inputs.geometry.height, inputs.geometry.width
         frames = torch.full((3, 1 + size, height, width), -1.0)
-        for place, pixels in enumerate(self.pose_frames(inputs, index * size, size), start=1):
+        for place, pixels in enumerate(self.pose_frames(inputs, video, index * size, size), start=1):
             frames[:, place] = media.fit_frame(pixels.float().div(255).mul(2).sub(1), width, height)
         frames[:, 0] = frames[:, 1]
         return frames[None]
 
-    def pose_frames(self, inputs: S2VTaskInputs, first: int, count: int) -> Iterator[Tensor]:
+    def pose_frames(self, inputs: S2VTaskInputs, video: media.VideoFrames, first: int, count: int) -> Iterator[Tensor]:
         """Up to ``count`` of the frames taken from the pose video, from number ``first`` on: [3, H, W] uint8 each."""
         interval = inputs.pose_interval
-        every = media.stream_video(cast(Path, inputs.request.pose_video), skip=first * interval)
-        return itertools.islice(every, 0, count * interval, interval)
+        return video.frames(range(first * interval, (first + count) * interval, interval))
 
 
 def _reference(inputs: S2VTaskInputs, components: Components) -> Tensor:

@@ -14,7 +14,7 @@ from wan_core.animate.frames import are_even, nearest_frames, select_frames
 from wan_core.animate.resize import resize_to_area, size_of_area
 from wan_core.errors import MediaError
 from wan_core.files import plain_text
-from wan_core.media import FrameSize, frame_times, probe_video, stream_video
+from wan_core.media import FrameSize, VideoFrames, frame_times, probe_video
 
 Pixels = NDArray[np.uint8]
 ItemT = TypeVar("ItemT")
@@ -53,7 +53,7 @@ class DrivingVideo:
 
     @classmethod
     def open(cls, path: Path, fps: float, area: int | None) -> DrivingVideo:
-        """The video of a file, whose frames are counted; ``fps`` -1 takes all. Raises RequestError, MediaError."""
+        """The video of a file by the times of its frames; ``fps`` -1 takes all. Raises RequestError, MediaError."""
         info = probe_video(path)
         times, notes = np.asarray(frame_times(path)), info.notes
         if are_even(times, info.fps):
@@ -68,28 +68,23 @@ class DrivingVideo:
     def __len__(self) -> int:
         return len(self.indices)
 
-    def frames(self, places: Sequence[int] | range | None = None) -> Iterator[Pixels]:
+    def frames(
+        self, places: Sequence[int] | range | None = None, *, read_on: VideoFrames | None = None
+    ) -> Iterator[Pixels]:
         """The taken frames [H, W, 3], RGB, or those at some ``places`` (counted from 0, rising) among them.
 
-        Raises MediaError for a damaged video and one that changes its size.
+        ``read_on`` is the file as an earlier call has left it, whose places were before these. Raises MediaError for a
+        video that is damaged, shorter than its packets say, or changes its size.
         """
-        wanted = self.indices if places is None else self.indices[list(places)]
-        if not len(wanted):
-            return
-        shape: tuple[int, ...] | None = None
-        position, frame = -1, None
-        decoded = stream_video(self.path)
-        for index in wanted:
-            while position < index:
-                tensor = next(decoded, None)
-                if tensor is None:
-                    break  # it counted one more
-                position += 1
-                frame = tensor
-            if frame is None or shape not in (None, tuple(frame.shape)):
+        wanted = (self.indices if places is None else self.indices[list(places)]).tolist()
+        shape, given = None, 0
+        for frame in (read_on or VideoFrames(self.path)).frames(wanted):
+            if shape not in (None, frame.shape):
                 raise MediaError(
                     f"video {plain_text(self.path)} changes its frame size midway; encode it again at one size"
                 )
-            shape = tuple(frame.shape)
+            shape, given = frame.shape, given + 1
             pixels = np.ascontiguousarray(frame.permute(1, 2, 0).numpy())
             yield pixels if self.area is None else resize_to_area(pixels, self.area)
+        if given < len(wanted):
+            raise MediaError(f"video {plain_text(self.path)} ends before its frame {wanted[given]}; encode it again")

@@ -40,19 +40,32 @@ class Driving:
         """The names of the files that are read."""
         return _names(self.replaces)
 
+    def open(self, overlap: int) -> DrivingVideos:
+        """The videos of the folder, read part by part; each begins with the ``overlap`` last frames of the last."""
+        return DrivingVideos(self.folder, overlap)
+
+
+class DrivingVideos:
+    """The videos of a ``folder``, read on from part to part: where parts follow each other a frame is decoded once."""
+
+    def __init__(self, folder: Path, overlap: int) -> None:
+        self._folder, self._overlap = folder, overlap
+        self._videos: dict[str, media.VideoFrames] = {}
+
     def frames(self, name: str, indices: Sequence[int]) -> Tensor:
-        """The frames of a video at these places, [N, 3, H, W] uint8. Raises ``MediaError``."""
+        """The frames of a video at these places, in any order, [N, 3, H, W] uint8. Raises ``MediaError``."""
         import torch
 
-        path, first = self.folder / name, min(indices)
-        read = list(media.stream_video(path, skip=first, max_frames=max(indices) - first + 1))
-        if len(read) <= max(indices) - first or any(each.shape != read[0].shape for each in read):
+        path, wanted = self._folder / name, sorted(set(indices))
+        video = self._videos.setdefault(name, media.VideoFrames(path, kept=self._overlap))
+        read = dict(zip(wanted, video.frames(wanted), strict=False))
+        if len(read) < len(wanted) or len({frame.shape for frame in read.values()}) > 1:
             raise MediaError(f"{plain_text(path)} is shorter than it was, or changes its frame size; write it again")
-        return torch.stack([read[index - first] for index in indices])
+        return torch.stack([read[index] for index in indices])
 
 
 def load_driving(folder: Path, *, replaces: bool) -> Driving:
-    """The folder that `wan prepare-animate` writes. Every frame of its videos is decoded once.
+    """The folder that `wan prepare-animate` writes. Frames are decoded where packets do not tell how many there are.
 
     Raises ``RequestError`` for files that are missing or do not belong together, ``MediaError`` for unreadable ones.
     """
@@ -70,7 +83,7 @@ def load_driving(folder: Path, *, replaces: bool) -> Driving:
         raise RequestError(
             f"the frames of {FACE} must be square, got {face.width}x{face.height}; {_PREPARE} writes them so"
         )
-    counts = {name: media.count_frames(folder / name) for name in infos}
+    counts = {name: len(media.frame_times(folder / name)) for name in infos}
     for name, count in counts.items():
         if count != counts[POSE]:
             raise RequestError(
