@@ -127,8 +127,11 @@ def test_sam_2_makes_the_masks_and_its_finished_chunks_are_kept(
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(MaskTracker, "masks", _interrupt)
+    grown: list[Any] = []
+    monkeypatch.setattr(prepare, "augment_mask", lambda mask, *growth: grown.append(growth) or mask)
     again = ready("--replace_flag", "--iterations", 0)
     assert again.exit_code == 0, again.output
+    assert len(grown) == FRAMES  # once for both videos
     assert "src_pose.mp4 is there, made of the same things" in again.output
     assert not any(name.startswith(".") for name in names())
 

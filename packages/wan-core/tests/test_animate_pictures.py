@@ -1,26 +1,35 @@
 """Pictures of Wan-Animate's preprocessing: sizes, chosen frames, skeletons, masks, faces."""
 
 import sys
+from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
+from typing import Any
 
 import av
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 from PIL import Image
 
-from wan_core.animate import HUES, without_overlaps
+from wan_core.animate import HUES, sam2, without_overlaps
 from wan_core.animate.draw import draw_pose, line_width
 from wan_core.animate.driving_video import DrivingVideo
 from wan_core.animate.face import FaceBox, crop_face, face_box, fill_boxes
 from wan_core.animate.frames import are_even, frame_indices, nearest_frames, select_frames
 from wan_core.animate.keypoints import NUM_DETECTED, PosePoints, Skeleton, split_points
-from wan_core.animate.mask import augment_mask, background, dilate_mask, fill_cells
+from wan_core.animate.mask import augment_mask, background, dilate_mask, fill_cells, pack_mask, unpack_mask
+from wan_core.animate.persons import Sighting
 from wan_core.animate.resize import padded_resize, resize_to_area, size_of_area
+from wan_core.animate.sam2 import MaskTracker
+from wan_core.animate.tracking import kept_masks, make_masks
 from wan_core.errors import BackendError, MediaError, RequestError
-from wan_core.media import fit_padded
+from wan_core.kept_clips import KeptParts
+from wan_core.media import fit_padded, video_reader, write_video
+from wan_core.media.video_decoding import TimedFrame
 
 
 def test_a_wide_picture_lies_between_bars_of_the_colour() -> None:
@@ -119,6 +128,47 @@ def test_a_recording_of_uneven_times_is_told_or_taken_by_them(tmp_path: Path) ->
     whole = DrivingVideo.open(path, -1, None)
     assert whole.indices.tolist() == list(range(10))
     assert "even times" in whole.notes[-1]
+
+
+def test_chunks_of_masks_read_the_video_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Planning decodes nothing, and all chunks together decode each frame once for prompts and once to follow."""
+    monkeypatch.setattr(sam2, "CHUNK", 8)
+    decoded: list[float] = []
+    decode = video_reader.decoded_frames
+
+    def counted(*arguments: Any) -> Iterator[TimedFrame]:
+        for frame in decode(*arguments):
+            decoded.append(frame.time)
+            yield frame
+
+    monkeypatch.setattr(video_reader, "decoded_frames", counted)
+    levels = torch.linspace(-0.9, 0.9, 40).view(1, 40, 1, 1).expand(3, 40, 16, 16)
+    video = DrivingVideo.open(write_video([levels], tmp_path / "a.mp4", fps=10), -1, None)
+    assert (len(video), decoded) == (40, [])
+    seen: list[NDArray[np.uint8]] = []
+
+    class Tracker(MaskTracker):
+        def __init__(self) -> None:
+            pass
+
+        def masks(self, frames: Any, length: int, prompts: Any) -> Iterator[NDArray[np.uint8]]:
+            for index, frame in enumerate(frames):
+                assert index not in prompts or np.array_equal(prompts[index].frame, frame)
+                seen.append(frame)
+                yield (frame[..., 0] > 120).astype(np.uint8)
+
+    nobody = split_points(np.ones((NUM_DETECTED, 3)), 16, 16)
+    kept = KeptParts(tmp_path / "kept")
+    make_masks(video, [Sighting(nobody, 1)] * 40, kept, Tracker, lambda items, phase: items)
+    assert [int(frame.mean()) for frame in seen] == sorted(int(frame.mean()) for frame in video.frames())
+    assert len(decoded) <= 3 * 40  # the last time for this comparison
+    assert [bool(mask.all()) for mask in kept_masks(video, kept)] == [frame.mean() > 120 for frame in seen]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (48, 61), (64, 96)])
+def test_a_mask_is_unpacked_as_it_was_packed(shape: tuple[int, int]) -> None:
+    mask = (np.random.default_rng(1).random(shape) > 0.5).astype(np.uint8)
+    assert np.array_equal(unpack_mask(pack_mask(mask), *shape), mask)
 
 
 def skeleton(*, score: float = 1.0) -> Skeleton:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import zlib
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -55,6 +57,17 @@ def fill_cells(mask: Mask, width_parts: int, height_parts: int) -> Mask:
             cell = np.s_[y : min(y + height, bottom), x : min(x + width, right)]
             filled[cell] = mask[cell].any()
     return filled
+
+
+def pack_mask(mask: Mask) -> bytes:
+    """A mask [H, W] as `unpack_mask` takes it: a few hundred bytes, as masks are of large areas."""
+    return zlib.compress(np.packbits(mask, axis=1).tobytes(), level=1)
+
+
+def unpack_mask(packed: bytes, height: int, width: int) -> Mask:
+    """The mask [H, W] that was packed."""
+    rows = np.frombuffer(zlib.decompress(packed), dtype=np.uint8).reshape(height, -1)
+    return np.unpackbits(rows, axis=1, count=width)
 
 
 def background(frame: Pixels, mask: Mask) -> Pixels:

@@ -21,7 +21,7 @@ from wan_core.animate.driving_video import Counted, DrivingVideo
 from wan_core.animate.face import crop_face, face_box, fill_boxes
 from wan_core.animate.flux import PoseEditor, check_editor, standard_pose
 from wan_core.animate.keypoints import PosePoints, Skeleton
-from wan_core.animate.mask import augment_mask, background
+from wan_core.animate.mask import augment_mask, background, pack_mask, unpack_mask
 from wan_core.animate.persons import PersonFinder, Progress, Sighting, check_alone
 from wan_core.animate.records import EDITED_FRAME, EDITED_REFERENCE, Records
 from wan_core.animate.request import PrepareModels, PrepareRequest
@@ -32,7 +32,6 @@ from wan_core.animate.sam2_weights import check_sam2, load_sam2
 from wan_core.animate.tracking import kept_masks, make_masks
 from wan_core.errors import MediaError
 from wan_core.files import plain_text
-from wan_core.kept_clips import KeptParts
 from wan_core.media import Provenance, load_image, write_image, write_video
 from wan_core.media.encoders import DEFAULT_CRF
 from wan_core.tasks.driving_folder import BACKGROUND, FACE, MASK, POSE, REFERENCE
@@ -201,26 +200,28 @@ class Preparation:
         write_image(Image.fromarray(fitted), path, provenance=record)
 
     @cached_property
-    def _masks(self) -> KeptParts:
-        """The masks, made where they are not kept. Raises MediaError where all are empty."""
-        kept = self._records.kept("masks")
+    def _packed_masks(self) -> list[bytes]:
+        """The grown masks of all frames, made where they are not kept. Raises MediaError where all are empty."""
+        asked, kept, empty, packed = self._request, self._records.kept("masks"), 0, []
         make_masks(self.video, self._sightings, kept, self._tracker, self._progress)
-        empty = sum(not mask.any() for mask in kept_masks(self.video, kept))
+        growth = asked.iterations, asked.kernel, asked.width_parts, asked.height_parts
+        for mask in kept_masks(self.video, kept):
+            empty += not mask.any()
+            packed.append(pack_mask(augment_mask(mask, *growth)))
         if empty == len(self.video):
             raise MediaError(
                 "SAM 2 finds nobody in any frame, so there is nothing to replace; show a larger and brighter person"
             )
         if empty:
             self._log(f"note: the mask of {empty} of {len(self.video)} frames is empty; nobody is replaced there")
-        return kept
+        return packed
 
     def _tracker(self) -> MaskTracker:
         return MaskTracker(load_sam2(self._models.sam2, self._device, self._dtype), self._device)
 
     def _grown_masks(self) -> Iterator[Mask]:
-        asked, masks = self._request, kept_masks(self.video, self._masks)
-        growth = asked.iterations, asked.kernel, asked.width_parts, asked.height_parts
-        return (augment_mask(mask, *growth) for mask in masks)
+        height, width = self.video.size.height, self.video.size.width
+        return (unpack_mask(packed, height, width) for packed in self._packed_masks)
 
     def _backgrounds(self) -> Iterator[Pixels]:
         masks = self._grown_masks()
