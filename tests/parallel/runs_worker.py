@@ -35,8 +35,8 @@ def options_of(words: str) -> dict[str, Any]:
     return asked
 
 
-def load(model: str, processes: Processes) -> Pipeline:
-    options = RuntimeOptions(device="cpu", dtype="float32", offload=True, processes=processes)
+def load(model: str, processes: Processes, **further: Any) -> Pipeline:
+    options = RuntimeOptions(device="cpu", dtype="float32", offload=True, processes=processes, **further)
     return load_pipeline(CASES[model][0], options=options)
 
 

@@ -1,9 +1,10 @@
-"""Threads in place of processes: the collectives of `sequence_parallel` among them, in milliseconds and counted."""
+"""Threads in place of processes: collectives of `sequence_parallel` and `together`, in milliseconds and counted."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from queue import SimpleQueue
 from threading import Barrier
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from wan_core.runtime import Launch, Processes, Together
 from wan_core.runtime.sequence_parallel import Line, SequenceLayout
 
 
@@ -22,6 +24,15 @@ class Group:
     places: list[Any]
     barrier: Barrier
     sent: Counter[str]
+    post_boxes: dict[tuple[int, int], SimpleQueue[Any]] = field(default_factory=dict)
+
+    def post(self, to: int, what: Any) -> None:
+        """Leave something for another thread."""
+        self.post_boxes[self.index, to].put(what)
+
+    def taken(self, sender: int) -> Any:
+        """What another thread has left for this one, when it is there."""
+        return self.post_boxes[sender, self.index].get(timeout=20)
 
     def exchange(self, name: str, mine: Any, nbytes: int) -> list[Any]:
         """What every thread of the group has brought."""
@@ -67,6 +78,20 @@ class Collectives:
         away = given.nbytes * (len(group.places) - 1)
         out.copy_(torch.cat(group.exchange("all-gather", given.clone(), away)))
 
+    def send_object_list(self, objects: list[Any], group: Group, group_dst: int) -> None:
+        group.post(group_dst, list(objects))
+
+    def recv_object_list(self, objects: list[Any], group: Group, group_src: int) -> None:
+        objects[:] = group.taken(group_src)
+
+    def send(self, tensor: Tensor, group: Group, group_dst: int) -> None:
+        group.sent["send"] += 1
+        group.post(group_dst, tensor.clone())
+
+    def recv(self, tensor: Tensor, group: Group, group_src: int) -> None:
+        assert tensor.is_contiguous()
+        tensor.copy_(group.taken(group_src))
+
     def P2POp(self, kind: str, tensor: Tensor, *, group: Group, group_peer: int) -> tuple[Any, ...]:  # noqa: N802
         return kind, tensor, group, group_peer
 
@@ -111,6 +136,40 @@ def run_in_threads(
 
     with ThreadPoolExecutor(world) as pool:
         return list(pool.map(one, range(world)))
+
+
+def run_video_in_threads(
+    world: int, run: Callable[[Together], Any], monkeypatch: pytest.MonkeyPatch
+) -> list[tuple[Any, Counter[str]]]:
+    """What each of ``world`` threads that make one video found, and what it sent."""
+    monkeypatch.setattr("wan_core.runtime.together.distributed", Collectives())
+    boxes: dict[tuple[int, int], SimpleQueue[Any]] = {
+        (sender, to): SimpleQueue() for sender in range(world) for to in range(world)
+    }
+    places, barrier = _places(world)
+
+    def one(rank: int) -> tuple[Any, Counter[str]]:
+        processes = Processes(launch=Launch(rank, world, rank), sequence=world)
+        together, sent = Together(processes, device=torch.device("cpu")), Counter[str]()
+        vars(together)["video"] = _Video(Group(rank, places, barrier, sent, boxes))
+        with torch.no_grad():
+            return run(together), sent
+
+    with ThreadPoolExecutor(world) as pool:
+        return list(pool.map(one, range(world)))
+
+
+@dataclass
+class _Video:
+    """A mesh of one dimension."""
+
+    group: Group
+
+    def get_group(self) -> Group:
+        return self.group
+
+    def get_local_rank(self) -> int:
+        return self.group.index
 
 
 def _places(count: int) -> tuple[list[Any], Barrier]:

@@ -113,6 +113,11 @@ class RunFacts:
     vae_dtype: torch.dtype | None = None
     tiling: bool | None = None
 
+    @property
+    def processes(self) -> int:
+        """How many make a video together."""
+        return self.shares_tokens * (2 if self.splits_guidance else 1)
+
     def dtype_of(self, part: Part) -> torch.dtype:
         """The dtype that a part is loaded in."""
         if part.name == "vae" and self.vae_dtype is not None:
@@ -320,7 +325,8 @@ def describe(plan: MemoryPlan, run: RunFacts) -> str:
     left = [name.replace("_", " ") for name in run.weights if name not in plan.stays | run.on_host]
     how = f"{_listed(left)} off the device after use" if left else "every part stays on the device"
     tiles = f"; {' and '.join(sorted(plan.tiled))} tile by tile" if plan.tiled else ""
-    return f"{how}; {most}{tiles}"
+    shares = f", decoded by {run.processes} processes" if run.processes > 1 and "decode" in plan.tiled else ""
+    return f"{how}; {most}{tiles}{shares}"
 
 
 def _listed(names: Sequence[str]) -> str:

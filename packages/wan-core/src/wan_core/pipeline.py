@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
@@ -128,10 +129,11 @@ class Pipeline:
     def _tile(self, phases: frozenset[str]) -> None:
         """Let the autoencoder work tile by tile in these ``phases``, whenever it is used."""
         tiling, self._tiled = models.Tiling(), phases
+        shared = tiling if self.together.is_alone else replace(tiling, share=self.together.share_work)
 
         def adjust(vae: VideoVAE) -> None:
             vae.encode_tiling = tiling if "encode" in phases else None
-            vae.decode_tiling = tiling if "decode" in phases else None
+            vae.decode_tiling = shared if "decode" in phases else None
 
         self.components.vae.adjust = adjust
 
@@ -240,13 +242,12 @@ class Pipeline:
                 on_latents(latents)
             decoded = (chunk[0] for chunk in self.decode(latents, outline))
             made = GeneratedClip(conditioning=outline, latents=latents, frames=decoded)
-            is_first = self.together.is_first
-            chunks = task.report(inputs, made, log) if is_first else iter(())
+            chunks = self._reported(inputs, made, log)
             clip = replace(clip, previous=outline)
             if task.streams or index + 1 == num_clips:
                 yield from chunks
                 continue
-            frames = torch.cat(list(chunks), dim=1) if is_first else None
+            frames = torch.cat(list(chunks), dim=1) if self.together.is_first else None
             if frames is not None:
                 yield frames
             shown = self.together.from_first(frames)
@@ -269,6 +270,14 @@ class Pipeline:
         seed = task.noise_seed(inputs.settings.seed, clip)
         return conditioning, self.denoise(conditioning, inputs.settings, seed, progress, log)
 
+    def _reported(self, inputs: TaskInputs[Any], made: GeneratedClip, log: Log) -> Iterator[Tensor]:
+        """The frames of a clip on their way out, on the first process; the others decode their tiles for it."""
+        if self.together.is_first:
+            return self.preset.task.report(inputs, made, log)
+        if self._decodes_together(made.latents):
+            deque(made.frames, maxlen=0)
+        return iter(())
+
     def denoise(
         self,
         conditioning: Conditioning,
@@ -288,8 +297,17 @@ class Pipeline:
             progress=progress, log=log, watch=watch,
         )  # fmt: skip
 
+    def _decodes_together(self, latents: Tensor) -> bool:
+        """Whether the processes of a video share the tiles of its decoding, of which there must be several."""
+        if self.together.is_alone or "decode" not in self._tiled:
+            return False
+        return models.Tiling().cuts(*latents.shape[-2:], spatial_stride=self.latent_spec.spatial_stride)
+
     def decode(self, latents: Tensor, outline: Outline) -> Iterator[Tensor]:
-        """Frame chunks [B, 3, t, H, W] in [-1, 1] of denoised latents."""
+        """Frame chunks [B, 3, t, H, W] in [-1, 1] of denoised latents.
+
+        Where processes share the tiles all of them must call it, and only the first one's frames have pixels.
+        """
         plan = outline.decode
         skip, left = plan.drop_frames, plan.keep_frames
         with self.components.vae.active() as vae:

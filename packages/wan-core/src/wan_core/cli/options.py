@@ -262,8 +262,8 @@ def runtime_options() -> list[click.Option]:
             ["--vae-tiling"],
             type=click.Choice(["auto", "on", "off"]),
             default="auto",
-            help="Encode and decode in overlapping tiles: less memory, about the same video. auto: where it would not "
-            "fit otherwise.",
+            help="Encode and decode in overlapping tiles: less memory, about the same video; processes that share it "
+            "decode together. auto: where it would not fit otherwise.",
         ),
         click.Option(["--noise-device"], default="cpu", help="Where noise is drawn; the original: cuda."),
         click.Option(

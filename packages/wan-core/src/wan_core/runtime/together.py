@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -98,6 +98,37 @@ class Together:
             sent = torch.empty(shape, dtype=dtype, device=self.device)
         distributed.broadcast(sent, group=group, group_src=0)
         return sent
+
+    def share_work(self, work: Sequence[Callable[[], Tensor]]) -> Iterator[Tensor]:
+        """The results of ``work`` in order, on the first process; the others do their parts of it, and get nothing.
+
+        Of N processes each does every N-th piece, so N are done at a time. All must come here with the same work, and
+        take what comes to the end. One result waits at a time, with whom it was made.
+        """
+        count, own = self.processes.per_video, self.video.get_local_rank()
+        for start in range(0, len(work), count):
+            turn = work[start : start + count]
+            if self.is_first:
+                yield turn[0]()
+                for other in range(1, len(turn)):
+                    yield self._received(other)
+            elif own < len(turn):
+                self._send(turn[own]())
+
+    def _send(self, tensor: Tensor) -> None:
+        """To the first process; what it does not know of a tensor goes ahead."""
+        facts, group = [(tensor.shape, tensor.dtype)], self.video.get_group()
+        distributed.send_object_list(facts, group=group, group_dst=0)
+        distributed.send(tensor.contiguous(), group=group, group_dst=0)
+
+    def _received(self, other: int) -> Tensor:
+        facts: list[Any] = [None]
+        group = self.video.get_group()
+        distributed.recv_object_list(facts, group=group, group_src=other)
+        shape, dtype = facts[0]
+        tensor = torch.empty(shape, dtype=dtype, device=self.device)
+        distributed.recv(tensor, group=group, group_src=other)
+        return tensor
 
 
 @contextmanager

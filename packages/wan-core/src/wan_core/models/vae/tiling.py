@@ -4,8 +4,10 @@ Tiles are processed on their own, so attention and borders see a tile only: the 
 Positions and blending follow diffusers' AutoencoderKLWan, so the same numbers give the same pictures.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import chain
 
 import torch
 from torch import Tensor
@@ -37,32 +39,54 @@ RunTile = Callable[[tuple[int, int], slice, slice], Tensor]
 """Called with a tile's grid position and its input rows and columns; returns the network's output for it."""
 
 
+ShareTiles = Callable[[Sequence[Callable[[], Tensor]]], Iterator[Tensor]]
+"""Does pieces of work, and gives their results in order; nothing where another process gets them."""
+
+
+def in_turn(work: Sequence[Callable[[], Tensor]]) -> Iterator[Tensor]:
+    """The results of all pieces, done here one after the other."""
+    for piece in work:
+        yield piece()
+
+
 @dataclass(frozen=True)
 class TilePlan:
-    """A grid of tiles."""
+    """A grid of tiles; ``share`` is who runs them."""
 
     rows: TileAxis
     columns: TileAxis
+    share: ShareTiles = in_turn
 
     def regions(self, run: RunTile) -> Iterator[Region]:
         """Run every tile, row by row, and yield the blended parts that make up the output without overlap.
 
         Each tile is blended with the one above, then with the one to the left, both already blended. Only their
-        overlaps are kept, so memory holds one tile and the lower edges of one row.
+        overlaps are kept, so memory holds one tile and the lower edges of one row. Nothing comes where another process
+        gets the tiles.
         """
+        tiles = self.share([partial(run, *place) for place in self._places()])
+        first = next(tiles, None)
+        if first is None:
+            return
         lower_edges: list[Tensor] = []
+        above: list[Tensor] = []
+        right_edge: Tensor | None = None
+        for ((row, column), *_), tile in zip(self._places(), chain([first], tiles), strict=True):
+            if column == 0:
+                above, lower_edges, right_edge = lower_edges, [], None
+            if above:
+                _blend(above[column], tile, dim=-2)
+            if right_edge is not None:
+                _blend(right_edge, tile, dim=-1)
+            lower_edges.append(_end(tile, self.rows.out_overlap, dim=-2))
+            right_edge = _end(tile, self.columns.out_overlap, dim=-1)
+            yield self._region(tile, row, column)
+
+    def _places(self) -> Iterator[tuple[tuple[int, int], slice, slice]]:
+        """Of each tile its grid position, and its input rows and columns."""
         for row, top in enumerate(self.rows.starts):
-            above, lower_edges = lower_edges, []
-            right_edge = None
             for column, left in enumerate(self.columns.starts):
-                tile = run((row, column), slice(top, top + self.rows.size), slice(left, left + self.columns.size))
-                if above:
-                    _blend(above[column], tile, dim=-2)
-                if right_edge is not None:
-                    _blend(right_edge, tile, dim=-1)
-                lower_edges.append(_end(tile, self.rows.out_overlap, dim=-2))
-                right_edge = _end(tile, self.columns.out_overlap, dim=-1)
-                yield self._region(tile, row, column)
+                yield (row, column), slice(top, top + self.rows.size), slice(left, left + self.columns.size)
 
     def _region(self, tile: Tensor, row: int, column: int) -> Region:
         top, left = row * self.rows.out_stride, column * self.columns.out_stride
@@ -77,13 +101,15 @@ class Tiling:
 
     A clip that fits into one tile is not tiled. Strides must be multiples of the autoencoder's spatial stride.
     Encoding a model with 2x2 patches counts patches instead of pixels, as diffusers does: tiles and strides are then
-    twice as large. Raises RequestError for sizes that cannot work.
+    twice as large. ``share`` may let several processes decode the tiles of a clip; encoding is not shared. Raises
+    RequestError for sizes that cannot work.
     """
 
     tile_height: int = 256
     tile_width: int = 256
     stride_height: int = 192
     stride_width: int = 192
+    share: ShareTiles = in_turn
 
     def __post_init__(self) -> None:
         for side in ("height", "width"):
@@ -101,10 +127,14 @@ class Tiling:
                     f"try {max(1, round(stride / spatial_stride)) * spatial_stride}"
                 )
 
+    def cuts(self, height: int, width: int, *, spatial_stride: int) -> bool:
+        """Whether [.., height, width] latents are decoded in several tiles."""
+        return height > self.tile_height // spatial_stride or width > self.tile_width // spatial_stride
+
     def for_decoding(self, height: int, width: int, *, spatial_stride: int, patch_size: int) -> TilePlan | None:
         """Tiles of [.., height, width] latents, or None where one tile holds them all; output counts patches."""
         self.check(spatial_stride)
-        if height <= self.tile_height // spatial_stride and width <= self.tile_width // spatial_stride:
+        if not self.cuts(height, width, spatial_stride=spatial_stride):
             return None
 
         def axis(total: int, tile: int, stride: int) -> TileAxis:
@@ -117,7 +147,9 @@ class Tiling:
             )
 
         return TilePlan(
-            axis(height, self.tile_height, self.stride_height), axis(width, self.tile_width, self.stride_width)
+            axis(height, self.tile_height, self.stride_height),
+            axis(width, self.tile_width, self.stride_width),
+            self.share,
         )
 
     def for_encoding(self, height: int, width: int, *, spatial_stride: int, patch_size: int) -> TilePlan | None:

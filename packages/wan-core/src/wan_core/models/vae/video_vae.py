@@ -5,6 +5,7 @@ own.
 """
 
 from collections.abc import Callable, Iterable, Iterator
+from itertools import chain
 from typing import ClassVar, Self
 
 import torch
@@ -26,7 +27,8 @@ class VideoVAE(nn.Module):
     It computes in the dtype of its weights (channel norms in float32) and returns float32. Methods leave gradients to
     the caller: use ``torch.inference_mode()`` unless you train. ``latents_per_chunk`` says how many latent frames run
     at a time (None: all); the result does not depend on it, memory and speed do. ``encode_tiling`` and
-    ``decode_tiling`` are set from outside, and hold where a call has no ``tiling`` of its own.
+    ``decode_tiling`` are set from outside, and hold where a call has no ``tiling`` of its own. Where the latter is
+    shared among processes those that do not get the tiles decode to as many frames without a pixel, [B, 3, T, 0, 0].
     """
 
     float32_modules: ClassVar[tuple[str, ...]] = ()
@@ -136,7 +138,7 @@ class VideoVAE(nn.Module):
             chunks = (self._decode_features(chunk, cache) for chunk in _split(tile, latents_per_chunk))
             return _concatenate(chunks, self._num_frames(latents))
 
-        return self._assemble_pixels(plan, plan.regions(run), clamp)
+        return self._assemble_pixels(plan, plan.regions(run), clamp, (latents.shape[0], self._num_frames(latents)))
 
     def stream_decode(
         self,
@@ -187,7 +189,10 @@ class VideoVAE(nn.Module):
         def run(index: tuple[int, int], rows: slice, columns: slice) -> Tensor:
             return self._decode_features(latents[..., rows, columns], cache.tile(index))
 
-        video = self._assemble_pixels(plan, plan.regions(run), clamp)
+        frames = latents.shape[2] * self.config.temporal_stride
+        if cache.is_first_chunk:
+            frames = self._num_frames(latents)
+        video = self._assemble_pixels(plan, plan.regions(run), clamp, (latents.shape[0], frames))
         cache.finish_chunk()
         return video
 
@@ -283,8 +288,15 @@ class VideoVAE(nn.Module):
         patch = self.config.patch_size
         return video[..., rows.start * patch : rows.stop * patch, columns.start * patch : columns.stop * patch]
 
-    def _assemble_pixels(self, plan: TilePlan, regions: Iterable[Region], clamp: bool) -> Tensor:
-        pixels = (Region(part.top, part.left, self._pixels(part.values, clamp)) for part in regions)
+    def _assemble_pixels(
+        self, plan: TilePlan, regions: Iterator[Region], clamp: bool, counts: tuple[int, int]
+    ) -> Tensor:
+        """The video of the tiles, ``counts`` of clips and of frames."""
+        first = next(regions, None)
+        if first is None:  # another process has them
+            return self.get_buffer("latents_mean").new_empty((counts[0], 3, counts[1], 0, 0))
+        parts = chain([first], regions)
+        pixels = (Region(part.top, part.left, self._pixels(part.values, clamp)) for part in parts)
         return _assemble(plan, pixels, scale=self.config.patch_size)
 
 
