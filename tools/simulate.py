@@ -1,8 +1,8 @@
 """Runs on a GPU that is not there: memory, kernels, traffic, FLOPs, copies and waits of each phase, counted exactly.
 
 ``simulate.py ti2v-5B [--size 1280*704] [--frame-num 121]`` needs no GPU and no weights. ``--forward`` counts one
-forward of the network, ``--peer`` diffusers' beside it; ``--check`` compares the forwards of all presets with those
-that were stored, of which none may take more bytes, kernels or waits; ``--write`` stores them.
+forward of the network and the coding of a clip by the autoencoder, ``--peer`` diffusers' beside them; ``--check``
+compares those of all presets with what was stored: none may take more bytes, kernels or waits; ``--write`` stores them.
 """
 
 import argparse
@@ -120,8 +120,9 @@ def run_table(report: Mapping[str, Any]) -> str:
 
 
 def forward_report(options: argparse.Namespace) -> dict[str, Any]:
-    """One forward of the network, and of diffusers' with ``--peer``."""
-    from tools.simulated_forwards import forward, their_forward, usual_shapes
+    """One forward of the network, the clip decoded and encoded; those of diffusers with ``--peer``."""
+    from tools.simulated_coding import coding, our_coding, their_coding
+    from tools.simulated_forwards import forward, our_forward, their_forward, usual_shapes
     from wan_core.presets import get_preset
 
     preset = get_preset(options.preset)
@@ -130,21 +131,26 @@ def forward_report(options: argparse.Namespace) -> dict[str, Any]:
         shapes = replace(shapes, width=options.size[0], height=options.size[1])
     if options.frame_num:
         shapes = replace(shapes, num_frames=options.frame_num)
-    found = {"ours": asdict(forward(preset, shapes))}
-    if options.peer:
-        found["diffusers"] = asdict(forward(preset, shapes, their_forward))
+    sides = [("ours", our_forward, our_coding), ("diffusers", their_forward, their_coding)]
+    found: dict[str, Any] = {"a forward": {}, "decoding": {}, "encoding": {}}
+    for name, network, autoencoder in sides if options.peer else sides[:1]:
+        found["a forward"][name] = asdict(forward(preset, shapes, network))
+        for what in ("decoding", "encoding"):
+            found[what][name] = asdict(coding(preset, shapes, autoencoder, encodes=what == "encoding"))
     return found
 
 
-def forward_table(report: Mapping[str, Mapping[str, int]]) -> str:
+def forward_table(report: Mapping[str, Mapping[str, Mapping[str, int]]]) -> str:
     """One line a measure, with the ratio where there are two sides."""
-    sides = list(report)
-    lines = [f"| of a forward | {' | '.join(sides)} | ratio |", "|---" * (len(sides) + 2) + "|"]
-    for name in report[sides[0]]:
-        values = [report[side][name] for side in sides]
-        ratio = f"{values[0] / values[1]:.3f}" if len(values) > 1 and values[1] else ""
-        lines.append(f"| {name.replace('_', ' ')} | {' | '.join(f'{value:,}' for value in values)} | {ratio} |")
-    return "\n".join(lines)
+    lines = []
+    for what, counts in report.items():
+        sides = list(counts)
+        lines += ["", f"| {what} | {' | '.join(sides)} | ratio |", "|---" * (len(sides) + 2) + "|"]
+        for name in counts[sides[0]]:
+            values = [counts[side][name] for side in sides]
+            ratio = f"{values[0] / values[1]:.3f}" if len(values) > 1 and values[1] else ""
+            lines.append(f"| {name.replace('_', ' ')} | {' | '.join(f'{value:,}' for value in values)} | {ratio} |")
+    return "\n".join(lines[1:])
 
 
 def differences(
@@ -163,10 +169,11 @@ def differences(
 
 
 def check(*, write: bool) -> int:
-    """Compare the forwards of all presets with the stored ones, or store them; 1 when a count rose."""
+    """Compare forwards and codings of all presets with the stored ones, or store them; 1 when a count rose."""
+    from tools.simulated_coding import all_codings
     from tools.simulated_forwards import all_forwards
 
-    found = all_forwards()
+    found = {**all_forwards(), **all_codings()}
     if write:
         STORED.write_text(json.dumps(found, indent=1, sort_keys=True) + "\n")
         return 0
@@ -186,7 +193,7 @@ def _size(text: str) -> tuple[int, int]:
 def arguments() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("preset", nargs="?", help="a preset that makes a video from text and images")
+    parser.add_argument("preset", nargs="?", help="a preset of any task")
     parser.add_argument("--size", type=_size, metavar="WIDTH*HEIGHT")
     parser.add_argument("--frame-num", type=int)
     parser.add_argument("--image", action="store_true", help="begin with an image where the preset may")
@@ -194,8 +201,8 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--t5-cpu", action="store_true")
     parser.add_argument("--steps", type=int, default=4, help="steps to simulate, the others follow (default 4)")
     parser.add_argument("--gpu", choices=GPUS, default="H200", help="whose memory and roofline (default H200)")
-    parser.add_argument("--forward", action="store_true", help="one forward of the network alone")
-    parser.add_argument("--peer", action="store_true", help="diffusers' forward beside it")
+    parser.add_argument("--forward", action="store_true", help="one forward, and a clip coded, alone")
+    parser.add_argument("--peer", action="store_true", help="with --forward: those of diffusers beside them")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the numbers there too")
     parser.add_argument("--check", action="store_true", help="no forward may take more than is stored")
     parser.add_argument("--write", action="store_true", help="store the counts that --check compares with")

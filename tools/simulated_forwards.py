@@ -1,6 +1,7 @@
 """One forward of a preset's network on a GPU that is not there, ours and diffusers'; exact counts, no clock.
 
-Blocks are alike, so a forward is counted with one block and with two; the rest follows.
+Blocks are alike, but for what follows some of them: a forward is counted with one block and with two, and with two of
+which both have a follower; the rest follows.
 """
 
 from collections.abc import Callable
@@ -10,12 +11,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from wan_core.checkpoints import DIT, load_model
-from wan_core.models import ContextCache, DiTInputs
+from tools.simulated_inputs import DTYPE, Shapes, base_conditions, call_of, is_known, latent_shape
+from wan_core.checkpoints import build_on_meta, load_model
+from wan_core.errors import RequestError
+from wan_core.models import AnimateDiTConfig, AnimateInputs, DiTInputs, S2VConfig, WanDiTConfig
 from wan_core.presets import Preset, get_preset, list_presets
 from wan_core.runtime import Counts, SimulatedGPU, prepare_model, simulated_gpu
 
-DTYPE = torch.bfloat16
+_IMAGE_TOKENS = 257  # CLIP's, of one image
 
 
 @dataclass(frozen=True)
@@ -42,116 +45,131 @@ class Forward:
             waits=counts.waits.total(),
         )
 
-    def with_blocks(self, two: "Forward", count: int) -> "Forward":
-        """Of ``count`` blocks, this one having one, and ``two`` two of them."""
-        one, second = asdict(self), asdict(two)
-        return Forward(**{name: value + (count - 1) * (second[name] - value) for name, value in one.items()})
-
-
-@dataclass(frozen=True)
-class Shapes:
-    """Of a forward: frames, height and width of the video, and whether every latent frame has a timestep of its own."""
-
-    num_frames: int
-    height: int
-    width: int
-    per_frame: bool = False
+    def plus(self, more: "Forward", less: "Forward", times: int) -> "Forward":
+        """This one and ``times`` what ``more`` takes above ``less``."""
+        one, a, b = asdict(self), asdict(more), asdict(less)
+        return Forward(**{name: value + times * (a[name] - b[name]) for name, value in one.items()})
 
 
 def usual_shapes(preset: Preset) -> Shapes:
-    """What a preset makes when nothing is said."""
+    """What a preset makes when nothing is said; of clips that follow sound, sizes that its history divides."""
     usual = preset.sampling
-    return Shapes(usual.num_frames, usual.height, usual.width)
+    multiple = 64 if isinstance(preset.dit, S2VConfig) else 1
+    return Shapes(usual.num_frames, usual.height // multiple * multiple, usual.width // multiple * multiple)
 
 
 def countable() -> list[str]:
-    """Presets of real size whose network takes nothing but text, channels and images."""
+    """Presets of real size whose network's inputs can be made."""
     found = {name: get_preset(name) for name in list_presets()}
-    return [name for name, preset in found.items() if preset.bundled is None and preset.part("dit").family == DIT]
+    return [name for name, preset in found.items() if preset.bundled is None and is_known(inputs_type(preset))]
 
 
-def _latent_shape(preset: Preset, shapes: Shapes) -> tuple[int, int, int]:
-    spec = preset.latent_spec
-    frames = (shapes.num_frames - 1) // spec.temporal_stride + 1
-    return frames, shapes.height // spec.spatial_stride, shapes.width // spec.spatial_stride
+def inputs_type(preset: Preset) -> type[DiTInputs]:
+    """The class of the conditions that the preset's network takes."""
+    part = preset.part("dit")
+    return build_on_meta(lambda: part.family.build(shortened(part.config, 1, 1))).inputs_type  # type: ignore[no-any-return]
 
 
-def _timesteps(preset: Preset, shapes: Shapes, gpu: SimulatedGPU) -> Tensor:
-    frames = _latent_shape(preset, shapes)[0]
-    rows = (1, frames) if shapes.per_frame else (1,)
-    return gpu.tensor(*rows, dtype=torch.float32)
+def followers(config: WanDiTConfig) -> int:
+    """After how many blocks something else comes: the sound, or a look at the face."""
+    if isinstance(config, S2VConfig):
+        return len(config.audio_inject_layers)
+    return config.num_layers // config.inject_face_latents_blocks if isinstance(config, AnimateDiTConfig) else 0
 
 
-def our_forward(preset: Preset, shapes: Shapes, gpu: SimulatedGPU, layers: int | None = None) -> Callable[[], Tensor]:
+def shortened(config: WanDiTConfig, layers: int, followed: int) -> WanDiTConfig:
+    """The same dims with so many blocks; where blocks have followers, ``followed`` of them have one."""
+    if isinstance(config, S2VConfig):
+        return replace(config, num_layers=layers, audio_inject_layers=tuple(range(followed)))
+    if isinstance(config, AnimateDiTConfig):
+        return replace(config, num_layers=layers, inject_face_latents_blocks=layers // followed)
+    return replace(config, num_layers=layers)
+
+
+def our_forward(preset: Preset, shapes: Shapes, gpu: SimulatedGPU) -> Callable[[], Tensor]:
     """A call of our network as sampling calls it, with the cache of its text."""
     family, config = preset.part("dit").family, preset.dit
-    if layers is not None:
-        config = replace(config, num_layers=layers)
     network = load_model(config, gpu.weights(config, family, DTYPE), family=family, dtype=DTYPE, device=gpu.device)
     prepare_model(network, inference=True, attention="sdpa")
-    grid, joined = _latent_shape(preset, shapes), config.in_dim - config.out_dim
-    latents = gpu.tensor(1, config.out_dim, *grid, dtype=torch.float32)
-    images = None
-    if config.image_dim is not None:
-        images = gpu.tensor(1, config.image_tokens, config.image_dim, dtype=DTYPE)
-    inputs = DiTInputs(
-        context=gpu.tensor(1, config.text_len, config.text_dim, dtype=DTYPE),
-        image_context=images,
-        channel_concat=gpu.tensor(1, joined, *grid, dtype=torch.float32) if joined else None,
-        context_cache=ContextCache(),
-    )
-    timesteps = _timesteps(preset, shapes, gpu)
-    return lambda: network(latents, timesteps, inputs)
+    call = call_of(preset, shapes, network.inputs_type, gpu)
+    for earlier in call.before:
+        network(earlier.latents, earlier.timesteps, earlier.inputs)
+    return lambda: network(call.latents, call.timesteps, call.inputs)
 
 
-def their_forward(preset: Preset, shapes: Shapes, gpu: SimulatedGPU, layers: int | None = None) -> Callable[[], Tensor]:
-    """A call of diffusers' network of the same dims, with its float32 modules."""
-    from diffusers import WanTransformer3DModel
+def their_forward(preset: Preset, shapes: Shapes, gpu: SimulatedGPU) -> Callable[[], Tensor]:
+    """A call of diffusers' network of the same dims, with its float32 modules.
+
+    Raises RequestError where diffusers has none.
+    """
+    import diffusers
 
     family, config = preset.part("dit").family, preset.dit
-    config = replace(config, num_layers=layers or config.num_layers)
-    if family.diffusers_config is None:
-        raise ValueError(f"diffusers has no network like that of {preset.name}")
+    if family.diffusers_config is None or inputs_type(preset) not in (DiTInputs, AnimateInputs):
+        raise RequestError(f"diffusers has no network like that of {preset.name}; leave --peer out")
+    settings = dict(family.diffusers_config(config))
     with torch.device("meta"):
-        network = WanTransformer3DModel.from_config(dict(family.diffusers_config(config)))
-    _onto(network, gpu, set(network._keep_in_fp32_modules or ()))
+        network = getattr(diffusers, settings["_class_name"]).from_config(settings)
+    onto(network, gpu, set(network._keep_in_fp32_modules or ()))
     network.eval()
-    grid, frames = _latent_shape(preset, shapes), _latent_shape(preset, shapes)[0]
+    grid = latent_shape(preset, shapes)
+    if isinstance(config, AnimateDiTConfig):
+        return _their_animation(network, preset, grid, gpu)
     latents = gpu.tensor(1, config.in_dim, *grid, dtype=DTYPE)
-    context = gpu.tensor(1, config.text_len, config.text_dim, dtype=DTYPE)
-    images = None
-    if config.image_dim is not None:
-        images = gpu.tensor(1, config.image_tokens, config.image_dim, dtype=DTYPE)
-    rows = (1, frames * grid[1] * grid[2] // 4) if shapes.per_frame else (1,)
+    base = base_conditions(preset, grid, gpu)
+    images = base["image_context"]
+    if images is not None and images.shape[1] > _IMAGE_TOKENS:  # one sample of the batch for each image
+        images = gpu.tensor(images.shape[1] // _IMAGE_TOKENS, _IMAGE_TOKENS, images.shape[2], dtype=DTYPE)
+    rows = (1, grid[0] * grid[1] * grid[2] // 4) if shapes.per_frame else (1,)
     timesteps = gpu.tensor(*rows, dtype=torch.float32)
 
     def call() -> Tensor:
-        result: Tensor = network(latents, timesteps, context, images, return_dict=False)[0]
+        result: Tensor = network(latents, timesteps, base["context"], images, return_dict=False)[0]
         return result
 
     return call
 
 
-def _onto(network: nn.Module, gpu: SimulatedGPU, in_float32: set[str]) -> None:
-    """Weights on the simulated GPU, as diffusers loads them in 16 bits."""
+def _their_animation(
+    network: nn.Module, preset: Preset, grid: tuple[int, int, int], gpu: SimulatedGPU
+) -> Callable[[], Tensor]:
+    """It encodes the face in every forward."""
+    config: Any = preset.dit
+    base = base_conditions(preset, (1 + grid[0], *grid[1:]), gpu)
+    latents = gpu.tensor(1, config.in_dim, 1 + grid[0], *grid[1:], dtype=DTYPE)
+    poses = gpu.tensor(1, config.pose_dim, *grid, dtype=DTYPE)
+    face = gpu.tensor(1, 3, 4 * grid[0] - 3, config.face_size, config.face_size, dtype=DTYPE)
+    timesteps = gpu.tensor(1, dtype=torch.float32)
+
+    def call() -> Tensor:
+        result: Tensor = network(
+            latents, timesteps, base["context"], base["image_context"], poses, face, return_dict=False
+        )[0]
+        return result
+
+    return call
+
+
+def onto(network: nn.Module, gpu: SimulatedGPU, in_float32: set[str], dtype: torch.dtype = DTYPE) -> None:
+    """Weights on the simulated GPU, as diffusers loads them in ``dtype``."""
     for path, module in network.named_modules():
         for name, parameter in list(module._parameters.items()):
             if parameter is not None:
-                dtype = torch.float32 if in_float32.intersection([*path.split("."), name]) else DTYPE
-                placed = gpu.tensor(*parameter.shape, dtype=dtype)
+                kind = torch.float32 if in_float32.intersection([*path.split("."), name]) else dtype
+                placed = gpu.tensor(*parameter.shape, dtype=kind)
                 module._parameters[name] = nn.Parameter(placed, requires_grad=False)
         for name, buffer in list(module._buffers.items()):
             if buffer is not None:
                 module._buffers[name] = gpu.tensor(*buffer.shape, dtype=buffer.dtype)
 
 
-Side = Callable[[Preset, Shapes, SimulatedGPU, int | None], Callable[[], Tensor]]
+Side = Callable[[Preset, Shapes, SimulatedGPU], Callable[[], Tensor]]
 
 
-def counted(side: Side, preset: Preset, shapes: Shapes, layers: int | None = None) -> Forward:
+def counted(side: Side, preset: Preset, shapes: Shapes) -> Forward:
     """The second call of a side; the first fills what is kept between calls."""
     with simulated_gpu() as gpu:
-        call = side(preset, shapes, gpu, layers)
+        call = side(preset, shapes, gpu)
         call()
         counts = gpu.begin()
         call()
@@ -160,8 +178,14 @@ def counted(side: Side, preset: Preset, shapes: Shapes, layers: int | None = Non
 
 def forward(preset: Preset, shapes: Shapes, side: Side = our_forward) -> Forward:
     """A forward with all blocks, counted with one and with two."""
-    one, two = counted(side, preset, shapes, 1), counted(side, preset, shapes, 2)
-    return one.with_blocks(two, preset.dit.num_layers)
+    config, further = preset.dit, followers(preset.dit)
+
+    def short(layers: int, followed: int) -> Forward:
+        return counted(side, preset.with_part("dit", config=shortened(config, layers, followed)), shapes)
+
+    one, two = short(1, 1), short(2, 1)
+    found = one.plus(two, one, config.num_layers - 1)
+    return found.plus(short(2, 2), two, further - 1) if further else found
 
 
 def all_forwards() -> dict[str, dict[str, Any]]:

@@ -6,11 +6,14 @@ import pytest
 import torch
 
 from tools.simulate import GPUS, STORED, differences
-from tools.simulated_forwards import Shapes, counted, forward, our_forward, their_forward
+from tools.simulated_coding import coding, our_coding, their_coding
+from tools.simulated_forwards import Forward, counted, forward, our_forward, their_forward
+from tools.simulated_inputs import Shapes
 from tools.simulated_runs import simulate
 from wan_core.errors import ConfigError, RequestError
 from wan_core.presets import get_preset
 from wan_core.runtime import Counts, simulated_gpu
+from wan_core.sampling import WindowDenoiser, draw_noise, make_solver, seeded_generator
 
 SMALL = Shapes(num_frames=17, height=64, width=64)
 PRESET = get_preset("tiny-t2v")
@@ -25,9 +28,40 @@ def test_a_rise_is_told_and_a_fall_is_not_a_fault() -> None:
 
 
 @pytest.mark.slow
-def test_a_forward_follows_from_one_block_and_two() -> None:
-    assert forward(PRESET, SMALL) == counted(our_forward, PRESET, SMALL)
-    assert forward(PRESET, SMALL, their_forward) == counted(their_forward, PRESET, SMALL)
+@pytest.mark.parametrize("name", ["tiny-t2v", "tiny-s2v", "tiny-animate", "tiny-sfu", "tiny-bindweave"])
+def test_a_forward_follows_from_few_blocks(name: str) -> None:
+    preset = get_preset(name)
+    assert forward(preset, SMALL) == counted(our_forward, preset, SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["tiny-t2v", "tiny-animate"])
+def test_the_forward_of_diffusers_does_too(name: str) -> None:
+    preset = get_preset(name)
+    assert forward(preset, SMALL, their_forward) == counted(their_forward, preset, SMALL)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("encodes", [False, True])
+@pytest.mark.parametrize("name", ["tiny-t2v", "tiny-ti2v"])
+def test_the_coding_of_a_clip_follows_from_short_ones(name: str, encodes: bool) -> None:
+    preset = get_preset(name)
+    frames = 7
+    clip = Shapes(num_frames=1 + (frames - 1) * preset.vae.temporal_stride, height=64, width=64)
+    for side in (our_coding, their_coding):
+        with simulated_gpu() as gpu:
+            code = side(preset, clip, gpu, encodes)
+            code(1)
+            counts = gpu.begin()
+            code(frames)
+        assert coding(preset, clip, side, encodes=encodes) == Forward.of(counts)
+
+
+@pytest.mark.slow
+def test_no_forward_and_no_coding_lets_the_host_wait() -> None:
+    stored = json.loads(STORED.read_text())
+    assert {"s2v-14B", "animate-14B", "flf2v-14B", "sfu-1.3B", "bindweave-14B", "ti2v-5B, decoding"} <= set(stored)
+    assert all(each["waits"] == 0 for each in stored.values())
 
 
 @pytest.mark.slow
@@ -88,3 +122,23 @@ def test_what_cannot_be_simulated_is_refused_in_words() -> None:
         simulate(get_preset("t2v-A14B"), {}, steps=1, memory=80 * 10**9, offload=False)
     with pytest.raises(RequestError, match="needs a picture of who speaks"):
         simulate(get_preset("s2v-14B"), {}, steps=1, memory=80 * 10**9)
+
+
+@pytest.mark.slow
+def test_steps_in_windows_and_steps_with_fresh_noise_wait_once_at_most() -> None:
+    generator, shape = seeded_generator(3), (1, 4, 5, 2, 2)
+    solver = make_solver("renoise", 4, flow_shift=5.0)
+    with simulated_gpu() as gpu:
+        latents = gpu.tensor(*shape, dtype=torch.float32)
+        denoiser = WindowDenoiser([lambda latents, timestep: latents] * 2, [(0, 1, 2, 3), (0, 3, 4)])
+        waits = []
+        for index, timestep in enumerate(solver.timesteps):
+            counts = gpu.begin()
+            latents = solver.step(denoiser(latents, timestep), index, latents, generator)
+            waits.append(dict(counts.waits))
+    assert waits[0]
+    assert waits[1:] == [{}] * 3
+    again = seeded_generator(3)
+    for _ in range(3):  # no noise for the last step
+        draw_noise(shape, again)
+    assert torch.equal(generator.get_state(), again.get_state())

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         WanDiT,
         WanDiTConfig,
         forget_rotary_tables,
+        shared_rotary_tables,
     )
     from wan_core.models.image import CLIP_MEAN, CLIP_STD, CLIP_VIT_H14, CLIPConfig, CLIPVision, clip_pixels
     from wan_core.models.text import UMT5_XXL, TextEncoder, Tokenizer, UMT5Config, UMT5Encoder, load_tokenizer
@@ -83,5 +84,6 @@ __all__ = [
     "load_tokenizer",
     "num_audio_clips",
     "num_interpolated",
+    "shared_rotary_tables",
     "states_at",
 ]

@@ -109,7 +109,7 @@ def _tensors(tree: Any) -> Iterator[Tensor]:
 
 
 class OperationCounter(TorchDispatchMode):
-    """Counts while it is active, in :attr:`counts`; :meth:`begin` starts others.
+    """Counts while it is active, in :attr:`counts`; :meth:`begin` starts others, :meth:`resume` goes on with them.
 
     ``resident`` are the bytes of tensors that are there, of those that were made while it was active. ``device_type``
     limits it to what touches a device of that type, by default everything is counted.
@@ -124,8 +124,13 @@ class OperationCounter(TorchDispatchMode):
 
     def begin(self) -> Counts:
         """Count what comes next by itself."""
-        self.counts = Counts(peak=self.resident)
-        return self.counts
+        return self.resume(Counts())
+
+    def resume(self, counts: Counts) -> Counts:
+        """Count what comes next among what is counted there already."""
+        self.counts = counts
+        counts.peak = max(counts.peak, self.resident)
+        return counts
 
     def run(self, func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         """What an operation gives; a simulation computes it in another way."""

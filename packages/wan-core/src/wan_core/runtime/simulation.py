@@ -19,6 +19,7 @@ from torch.utils._pytree import tree_leaves
 
 from wan_core.checkpoints import Family, TensorSource, build_on_meta
 from wan_core.checkpoints.readers.sources import TensorInfo
+from wan_core.models import shared_rotary_tables
 from wan_core.runtime.counting import OperationCounter
 
 
@@ -109,9 +110,9 @@ class _CountedAttention(TorchFunctionMode):
 @contextmanager
 def simulated_gpu() -> Iterator[SimulatedGPU]:
     """A GPU to run on within the block, without gradients; any device called ``cuda`` is this one."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
+    from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
     fake_mode = FakeTensorMode(allow_non_fake_inputs=True)
     gpu = SimulatedGPU(fake_mode)
-    with torch.no_grad(), fake_mode, gpu, _CountedAttention(gpu):
+    with torch.no_grad(), fake_mode, gpu, _CountedAttention(gpu), shared_rotary_tables(FakeTensor):
         yield gpu

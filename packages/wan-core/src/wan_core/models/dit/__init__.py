@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from wan_core.models.dit.inputs import ContextCache, DiTInputs
     from wan_core.models.dit.layout import KeyRanges, TokenSequence
     from wan_core.models.dit.model import TimeRows, WanDiT
-    from wan_core.models.dit.rope import forget_rotary_tables
+    from wan_core.models.dit.rope import forget_rotary_tables, shared_rotary_tables
     from wan_core.models.dit.s2v import S2VDiT, S2VInputs
 else:
     __getattr__, __dir__ = on_demand(__name__)
@@ -35,4 +35,5 @@ __all__ = [
     "WanDiT",
     "WanDiTConfig",
     "forget_rotary_tables",
+    "shared_rotary_tables",
 ]

@@ -4,7 +4,8 @@ A table holds cosine and sine of one angle per token and channel pair. Adjacent 
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from threading import Lock
 
 import torch
@@ -29,6 +30,7 @@ class _Tables:
     def __init__(self) -> None:
         self._tables: OrderedDict[object, Tensor] = OrderedDict()
         self._lock = Lock()
+        self.kinds: set[type[Tensor]] = {Tensor}
 
     def get(self, key: object) -> Tensor | None:
         with self._lock:
@@ -37,7 +39,7 @@ class _Tables:
             return self._tables.get(key)
 
     def keep(self, key: object, table: Tensor) -> None:
-        if type(table) is not Tensor or table.is_meta:
+        if type(table) not in self.kinds or table.is_meta:
             return
         with self._lock:
             self._tables[key] = table
@@ -55,6 +57,20 @@ _TABLES = _Tables()
 def forget_rotary_tables() -> None:
     """Let go of the tables that forwards share, on every device; the next forward builds its own anew."""
     _TABLES.forget()
+
+
+@contextmanager
+def shared_rotary_tables(kind: type[Tensor]) -> Iterator[None]:
+    """Within the block forwards share tables of this class of tensors as they do plain ones; behind it none are left.
+
+    For a simulation, whose forwards would else each build a table, as no real one does.
+    """
+    _TABLES.kinds.add(kind)
+    try:
+        yield
+    finally:
+        _TABLES.kinds.discard(kind)
+        _TABLES.forget()
 
 
 def rotary_table(
@@ -76,22 +92,24 @@ def rotary_positions(
     device = torch.device("cpu" if device is None else device)
     axes = tuple(frames), tuple(rows), tuple(columns)
     if torch.compiler.is_compiling():  # what a tracer makes must not outlive it
-        return _build(head_dim, axes).to(device)
+        return _build(head_dim, axes, device)
     key = (head_dim, axes, device)
     table = _TABLES.get(key)
     if table is None:
         # A tensor born in inference mode could not take part in a later training step.
         with torch.inference_mode(False), torch.no_grad():
-            table = _build(head_dim, axes).to(device)
+            table = _build(head_dim, axes, device)
         _TABLES.keep(key, table)
     return table
 
 
-def _build(head_dim: int, axes: Sequence[Positions]) -> Tensor:
+def _build(head_dim: int, axes: Sequence[Positions], device: torch.device) -> Tensor:
     f, h, w = (len(positions) for positions in axes)
-    frames, rows, columns = (
-        _axis_table(dim, positions) for dim, positions in zip(axis_dims(head_dim), axes, strict=True)
-    )
+    tables = [_axis_table(dim, positions) for dim, positions in zip(axis_dims(head_dim), axes, strict=True)]
+    # The rows of the axes go to the device, in one copy, rather than those of all tokens.
+    moved = torch.cat([table.flatten() for table in tables]).to(device)
+    parts = torch.split(moved, [table.numel() for table in tables])
+    frames, rows, columns = (part.view(table.shape) for part, table in zip(parts, tables, strict=True))
     return torch.cat(
         [
             frames[:, None, None].expand(f, h, w, -1, -1),

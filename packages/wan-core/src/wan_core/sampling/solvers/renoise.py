@@ -26,13 +26,15 @@ NoiseSource = Callable[[Sequence[int]], Tensor]
 class RenoiseSolver:
     """``x_next = (1 - sigma_next) * clean + sigma_next * noise``; the last step returns the clean prediction.
 
-    Noise is float32, drawn from the run's generator (on the generator's device, then moved), or taken from ``noise``.
+    Noise is float32, drawn from the run's generator (on the generator's device, then moved: that of all steps in the
+    first one, so that no later one waits for it), or taken from ``noise``.
     """
 
     def __init__(self, schedule: Schedule, noise: NoiseSource | None = None) -> None:
         self.timesteps = schedule.timesteps
         self.sigmas = schedule.sigmas
         self._noise = noise
+        self._drawn: list[Tensor] = []
 
     def step(self, velocity: Tensor, index: int, latents: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Latents after step ``index``; without ``generator`` the device's default generator draws."""
@@ -41,10 +43,17 @@ class RenoiseSolver:
         following = self.sigmas[index + 1]
         if following == 0.0:
             return clean
-        noise = (
-            draw_noise(latents.shape, generator, latents.device) if self._noise is None else self._noise(clean.shape)
-        )
-        return clean.lerp_(noise.to(clean), following)
+        return clean.lerp_(self._next_noise(clean, index, generator).to(clean), following)
+
+    def _next_noise(self, clean: Tensor, index: int, generator: torch.Generator | None) -> Tensor:
+        if self._noise is not None:
+            return self._noise(clean.shape)
+        if generator is None or generator.device.type == clean.device.type:
+            return draw_noise(clean.shape, generator, clean.device)
+        if not self._drawn:
+            count = sum(sigma != 0.0 for sigma in self.sigmas[index + 1 :])
+            self._drawn = [*torch.stack([draw_noise(clean.shape, generator) for _ in range(count)]).to(clean.device)]
+        return self._drawn.pop(0)
 
 
 def make_renoise(
