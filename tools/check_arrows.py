@@ -28,6 +28,7 @@ LAYERS = (
     {"runtime"},
     {"tasks", "metrics"},
     {"presets", "kept_clips"},
+    {"memory_plan"},
     {"denoising", "memory"},
     {"pipeline", "run_options"},
     {"loading"},  # above pipeline: load_pipeline returns a Pipeline

@@ -58,7 +58,8 @@ def run_report(options: argparse.Namespace) -> dict[str, Any]:
         {name: value for name, value in settings.items() if value is not None},
         steps=options.steps,
         memory=int(gpu.memory),
-        offload=None if options.offload is None else options.offload == "True",
+        offload=None if options.offload is None else options.offload != "False",
+        in_blocks=options.offload == "blocks",
         text_on_cpu=options.t5_cpu,
         with_image=options.image,
     )
@@ -197,7 +198,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--size", type=_size, metavar="WIDTH*HEIGHT")
     parser.add_argument("--frame-num", type=int)
     parser.add_argument("--image", action="store_true", help="begin with an image where the preset may")
-    parser.add_argument("--offload", choices=("True", "False"), help="as wan generate --offload_model")
+    parser.add_argument("--offload", choices=("True", "False", "blocks"), help="as wan generate --offload_model")
     parser.add_argument("--t5-cpu", action="store_true")
     parser.add_argument("--steps", type=int, default=4, help="steps to simulate, the others follow (default 4)")
     parser.add_argument("--gpu", choices=GPUS, default="H200", help="whose memory and roofline (default H200)")

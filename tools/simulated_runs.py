@@ -18,10 +18,11 @@ from wan_core.memory import MemoryPlan, RunFacts, part_name
 from wan_core.models import TextEncoder, Tokenizer
 from wan_core.pipeline import Pipeline
 from wan_core.presets import Preset
-from wan_core.runtime import Between, Counts, Placed, SimulatedGPU, prepare_model, simulated_gpu
+from wan_core.runtime import Between, Counts, HostCopy, Placed, SimulatedGPU, prepare_model, simulated_gpu
 from wan_core.sampling import count_high_noise_steps, make_solver
 from wan_core.tasks import Clip, Components, Experts, TaskInputs
 
+_HOST = 2**40  # bytes of host memory beside the simulated GPU: enough
 _IMAGES = ("image", "first_frame", "last_frame")
 
 
@@ -46,10 +47,13 @@ def components_of(preset: Preset, gpu: SimulatedGPU, *, text_on_cpu: bool = Fals
     """The preset's parts on the simulated GPU; they load themselves from files that hold nothing."""
     text_len = preset.dit.text_len
 
-    def load(part: Part, device: torch.device) -> nn.Module:
+    def load(part: Part, device: torch.device, host: HostCopy | None = None) -> nn.Module:
         family, dtype = part.family, part.family.dtype_in(DTYPE)
         source = gpu.weights(part.config, family, dtype)
-        network: nn.Module = load_model(part.config, source, family=family, dtype=dtype, device=device)
+        place = None if host is None else host.place
+        network: nn.Module = load_model(part.config, source, family=family, dtype=dtype, device=device, place=place)
+        if host is not None:
+            host.bind(network)
         prepare_model(network, inference=True, attention="sdpa" if family.is_denoiser else None)
         if part.name != "text_encoder":
             return network
@@ -61,7 +65,8 @@ def components_of(preset: Preset, gpu: SimulatedGPU, *, text_on_cpu: bool = Fals
         if part.family.network is None or part.is_optional:
             continue
         device = torch.device("cpu") if part.name == "text_encoder" and text_on_cpu else gpu.device
-        placed: Placed[Any] = Placed(partial(load, part), device, between=Between.DROP)
+        through = partial(load, part, device)
+        placed: Placed[Any] = Placed(partial(load, part), device, between=Between.DROP, load_through=through)
         earlier = parts.get(part.name)
         parts[part.name] = placed if earlier is None else Experts(high=earlier, low=placed)
     configs = {part.name: part.config for part in preset.parts if part.name in parts}
@@ -102,6 +107,7 @@ def simulate(
     steps: int,
     memory: int,
     offload: bool | None = None,
+    in_blocks: bool = False,
     text_on_cpu: bool = False,
     with_image: bool = False,
 ) -> list[RunPhase]:
@@ -118,9 +124,16 @@ def simulate(
     with simulated_gpu() as gpu:
         components = components_of(preset, gpu, text_on_cpu=text_on_cpu)
         on_host = frozenset({"text_encoder"} if text_on_cpu else ())
-        run = RunFacts(preset=preset, dtype=DTYPE, offload=offload, configs=components.configs, on_host=on_host)
+        run = RunFacts(
+            preset=preset,
+            dtype=DTYPE,
+            offload=offload,
+            in_blocks=in_blocks,
+            configs=components.configs,
+            on_host=on_host,
+        )
         pipeline = Pipeline(preset, components, latent_spec=preset.latent_spec, run=run)
-        plan = pipeline.place([short], free=memory)
+        plan = pipeline.place([short], free=memory, host_free=_HOST)
         phases = _Phases(gpu)
         _run(pipeline, short, phases)
     return _described(preset, inputs, phases, plan)

@@ -117,6 +117,21 @@ def test_phases_of_a_run_have_their_weights_and_what_was_planned() -> None:
 
 
 @pytest.mark.slow
+def test_blocks_that_pass_through_let_the_host_wait_no_more_and_take_less() -> None:
+    preset = get_preset("tiny-moe")
+    whole, passing = (
+        {each.name: each.counts for each in simulate(preset, {}, steps=4, memory=10**9, offload=True, in_blocks=blocks)}
+        for blocks in (False, True)
+    )
+    for name in ("denoise high", "denoise low"):
+        assert passing[name].waits.total() <= whole[name].waits.total()
+        assert passing[name].flops == whole[name].flops
+        assert passing[name].to_device > 2 * whole[name].to_device
+        assert passing[name].peak < whole[name].peak
+        assert passing[name].to_host == 0
+
+
+@pytest.mark.slow
 def test_what_cannot_be_simulated_is_refused_in_words() -> None:
     with pytest.raises(ConfigError, match="offload_model True needs"):
         simulate(get_preset("t2v-A14B"), {}, steps=1, memory=80 * 10**9, offload=False)

@@ -44,6 +44,11 @@ CASES: dict[str, tuple[list[str], int, tuple[str, ...]]] = {
     "unknown device": ([*GOOD, "--device", "quantum"], 2, ("quantum", "cpu")),
     "absent device": ([*GOOD, "--device", "mps"], 5, ("mps", "cpu")),
     "unknown dtype": ([*GOOD, "--dtype", "int3"], 2, ("int3", "bfloat16")),
+    "parts somewhere": (
+        [*GOOD, "--offload_model", "sometimes"],
+        2,
+        ("sometimes", "True, False or blocks"),
+    ),
     "step cache without numbers": (["tiny-moe", *GOOD, "--tea-cache", "0.1"], 2, ("tiny-moe", "tiny-t2v")),
     "step cache of zero": ([*GOOD, "--tea-cache", "0"], 2, ("above 0", "0")),
     "step cache no number": ([*GOOD, "--tea-cache", "much"], 2, ("much",)),

@@ -31,7 +31,8 @@ def weights_of(name: str) -> Mapping[str, int]:
 
 def run_of(name: str, **values: Any) -> RunFacts:
     run = RunFacts(preset=get_preset(name), dtype=torch.bfloat16, **values)
-    vars(run)["weights"] = weights_of(name)  # which are counted once for all tests
+    if not run.in_blocks:
+        vars(run)["weights"] = weights_of(name)  # which are counted once for all tests
     return run
 
 
@@ -87,8 +88,57 @@ def test_offloading_takes_no_more_than_the_largest_phase_alone(
 
 
 def test_what_fits_in_no_way_is_refused_with_what_would_make_it_smaller() -> None:
-    with pytest.raises(ConfigError, match=r"even where parts leave .* 24\.0 GB are free; take a smaller --size"):
-        plan_memory(run_of("t2v-A14B"), videos("t2v-A14B"), free=24 * GB)
+    with pytest.raises(ConfigError, match=r"even where parts leave .* 8\.0 GB are free; take a smaller --size"):
+        plan_memory(run_of("t2v-A14B"), videos("t2v-A14B"), free=8 * GB)
+
+
+def test_two_experts_at_720p_fit_into_24_gb_where_their_blocks_pass_through() -> None:
+    run, jobs = run_of("t2v-A14B"), videos("t2v-A14B")
+    plan = plan_memory(run, jobs, free=24 * GB, host_free=64 * GB)
+    assert plan.in_blocks == {"dit high", "dit low"}
+    assert peaks(plan) == {"text": 12.2, "denoise high": 10.8, "denoise low": 10.8, "decode": 15.8}
+    assert "text encoder go off the device after use, the network's blocks after each; about" in describe(plan, run)
+    assert not plan.waits
+    asked = plan_memory(run_of("t2v-A14B", in_blocks=True, offload=True), jobs, free=None)
+    assert asked.in_blocks == plan.in_blocks
+    assert asked.largest.peak < 16.1 * GB
+    with pytest.raises(ConfigError, match=r"24\.0 GB are free; --offload_model blocks needs 15\.8"):
+        plan_memory(run_of("t2v-A14B", offload=True), jobs, free=24 * GB)
+    with pytest.raises(ConfigError, match=r"24\.0 GB are free; --offload_model blocks needs 1"):
+        plan_memory(run_of("t2v-A14B", offload=False), jobs, free=24 * GB)
+    assert not plan_memory(run, jobs, free=40 * GB).in_blocks
+
+
+def test_blocks_need_host_memory_and_are_not_divided_as_well() -> None:
+    jobs = videos("t2v-A14B")
+    with pytest.raises(ConfigError, match=r"copy that takes 29\.0 GB of host memory, and 16\.0 GB are free"):
+        plan_memory(run_of("t2v-A14B", in_blocks=True, offload=True), jobs, free=None, host_free=16 * GB)
+    with pytest.raises(ConfigError, match="take a smaller --size"):  # no copy has room
+        plan_memory(run_of("t2v-A14B"), jobs, free=24 * GB, host_free=16 * GB)
+    divided = RunFacts(preset=get_preset("t2v-A14B"), dtype=torch.bfloat16, divided={"dit": 2})
+    with pytest.raises(ConfigError, match="take a smaller --size"):
+        plan_memory(divided, jobs, free=15 * GB)
+
+
+@pytest.mark.parametrize(
+    ("free", "values", "early"),
+    [
+        (139, {}, {"text": ("dit high",), "denoise high": ("dit low",), "denoise low": ("vae",)}),
+        (80, {}, {"text": ("dit high",), "denoise high": ("dit low",), "denoise low": ("vae",)}),
+        (40, {"offload": True}, {}),
+        (24, {}, {"text": ("dit high",), "denoise high": ("dit low",), "denoise low": ("vae",)}),
+    ],
+)
+def test_the_next_part_comes_early_where_no_phase_takes_more_than_the_largest(
+    free: int, values: dict[str, Any], early: Mapping[str, tuple[str, ...]]
+) -> None:
+    run, jobs = run_of("t2v-A14B", **values), videos("t2v-A14B")
+    plan = plan_memory(run, jobs, free=free * GB, host_free=128 * GB)
+    assert plan.early == early
+    weights = run_of("t2v-A14B", in_blocks=True).weights if plan.in_blocks else run.weights
+    for phase in plan.phases:
+        added = sum(weights[name] for name in plan.early.get(phase.name, ()) if name not in plan.stays)
+        assert phase.peak + added <= plan.largest.peak
 
 
 def test_the_largest_video_of_a_run_decides() -> None:

@@ -31,7 +31,7 @@ class Loads:
         network = self(CPU)
         for name, tensor in [*network.named_parameters()]:
             assign_tensor(network, name, host.place(name, tensor.detach()))
-        host.network = network
+        host.bind(network)
         self.copies.append(host)
         return network
 

@@ -88,7 +88,7 @@ def test_weights_that_waited_in_host_memory_come_back_in_the_same_order() -> Non
     host, vae = HostCopy(CPU), build(SMALL)
     for name, weight in list(vae.named_parameters()):
         assign_tensor(vae, name, host.place(name, weight.detach()))
-    host.network = vae
+    host.bind(vae)
     name = "decoder.conv1.weight"
     laid = vae.get_parameter(name)
     laid.data = laid.data.contiguous(memory_format=torch.channels_last_3d)

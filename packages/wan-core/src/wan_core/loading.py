@@ -271,7 +271,7 @@ class _Loader:
                 division=division,
             )
             if host is not None:
-                host.network = model
+                host.bind(model)
             if not divided:
                 apply(model)
             return model if tokenizer is None else models.TextEncoder(model, tokenizer, network.text_len)

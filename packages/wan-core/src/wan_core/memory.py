@@ -7,15 +7,19 @@ Nothing here looks at a machine. Weights are counted from shapes; what a phase n
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from wan_core import models
-from wan_core.checkpoints import Part, weight_bytes
+from wan_core.checkpoints import Part, passing_bytes, weight_bytes
 from wan_core.errors import ConfigError
 from wan_core.files import gigabytes
+from wan_core.memory_plan import MemoryPlan as MemoryPlan
+from wan_core.memory_plan import PhaseMemory as PhaseMemory
+from wan_core.memory_plan import early_parts, require_room_for_copies
 from wan_core.presets import Preset
 from wan_core.tasks import TaskInputs, is_guided
 
@@ -23,8 +27,9 @@ if TYPE_CHECKING:
     import torch
 
 _MARGIN = 0.05  # of the free memory, for what lies between tensors; only where the choice is ours
-_HOST_SHARE = 0.5  # of the free host memory, for copies that wait there
 _KEPT_COPIES = 5  # latents of a video between two steps: they, what a solver remembers, and joined channels
+_HOST_SHARE = 0.5  # of the free host memory, for copies that wait there
+BLOCK_PLACES = 2  # blocks of a network that are on the device where these pass through it
 _TILED = frozenset({"encode", "decode"})
 _ENCODERS = {"text_encoder": "text", "image_encoder": "image", "audio_encoder": "sound"}
 
@@ -58,39 +63,12 @@ class Phase:
     working: int
 
 
-@dataclass(frozen=True)
-class PhaseMemory:
-    """Bytes of weights that are on the device in a phase, and the most bytes in all."""
-
-    name: str
-    resident: int
-    peak: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryPlan:
-    """Which parts stay on the device, which others wait in host memory, and what each phase takes.
-
-    ``free`` is what the plan was made for; in the phases ``tiled`` the autoencoder works tile by tile.
-    """
-
-    stays: frozenset[str]
-    waits: frozenset[str] = frozenset()
-    phases: tuple[PhaseMemory, ...] = ()
-    free: int | None = None
-    tiled: frozenset[str] = frozenset()
-
-    @property
-    def largest(self) -> PhaseMemory:
-        """The phase with the most memory."""
-        return max(self.phases, key=lambda phase: phase.peak)
-
-
 @dataclass(frozen=True, kw_only=True)
 class RunFacts:
     """What the memory of a run follows from, apart from its videos.
 
-    ``offload`` is the user's choice, None where there is none. ``configs`` are dims by part, where files tell them;
+    ``offload`` is the user's choice, None where there is none; ``in_blocks``: the blocks of denoisers pass through the
+    device. ``configs`` are dims by part, where files tell them;
     ``reads`` the bytes that reading a part again would touch; ``on_host`` names parts that are never on the device,
     ``always`` those that never leave it. ``batched``: both branches of guidance are one batch. ``tea_cache``: a change
     of the tokens is kept for each branch. Of several processes ``shares_tokens`` divide those of a forward, ``divided``
@@ -101,6 +79,7 @@ class RunFacts:
     preset: Preset
     dtype: torch.dtype
     offload: bool | None = None
+    in_blocks: bool = False
     configs: Mapping[str, Any] = field(default_factory=dict)
     reads: Mapping[str, int] = field(default_factory=dict)
     on_host: frozenset[str] = frozenset()
@@ -132,9 +111,18 @@ class RunFacts:
             config = self.configs.get(part.name) or part.config
             is_there = part.name in self.configs or not part.is_optional
             if is_there and part.family.network is not None and config is not None:
-                size = weight_bytes(config, part.family, self.dtype_of(part))
-                found[part_name(part)] = -(-size // self.divided.get(part.name, 1))
+                found[part_name(part)] = -(-self._size(part, config) // self.divided.get(part.name, 1))
         return found
+
+    @cached_property
+    def whole(self) -> Mapping[str, int]:
+        """Bytes of each part with all of its blocks, as its copy in host memory has them."""
+        return replace(self, in_blocks=False).weights if self.in_blocks else self.weights
+
+    def _size(self, part: Part, config: Any) -> int:
+        if self.in_blocks and part.family.is_denoiser:
+            return passing_bytes(config, part.family, self.dtype_of(part), BLOCK_PLACES)
+        return weight_bytes(config, part.family, self.dtype_of(part))
 
 
 def part_name(part: Part) -> str:
@@ -218,7 +206,7 @@ def memory_by_phase(
     found = []
     for phase in phases:
         resident = sum(weights.get(name, 0) for name in {*phase.parts, *stays})
-        found.append(PhaseMemory(phase.name, resident, resident + phase.working))
+        found.append(PhaseMemory(phase.name, resident, resident + phase.working, phase.parts))
     return tuple(found)
 
 
@@ -233,11 +221,39 @@ def plan_memory(
     """What stays on the device during the videos ``jobs``, decided before any weight is read.
 
     ``free`` bytes are there for the run, None if nobody knows. Offload False keeps every part on the device; True
-    takes no more memory than the largest phase needs alone; None keeps what fits into ``free``. Where ``run.tiling``
-    leaves it open, phases of the autoencoder that would not fit even then are tiled. A part that leaves and is needed
-    again waits in host memory where that costs less than to read it again, and ``host_free`` allows.
+    takes no more memory than the largest phase needs alone; None keeps what fits into ``free``, and lets the blocks of
+    denoisers pass through the device where these would not fit. Where ``run.tiling`` leaves it open, phases of the
+    autoencoder that would not fit even then are tiled. A part that leaves and is needed again waits in host memory
+    where that costs less than to read it again, and ``host_free`` allows.
     Raises ``ConfigError`` for videos that do not fit, naming the setting that does.
     """
+
+    @cache
+    def in_blocks() -> MemoryPlan | None:
+        if run.in_blocks or "dit" in run.divided:
+            return None
+        with suppress(ConfigError):
+            passing = replace(run, in_blocks=True, offload=run.offload or None)
+            return _plan(passing, jobs, free, host_free, working)
+        return None
+
+    try:
+        return _plan(run, jobs, free, host_free, working, in_blocks)
+    except ConfigError:
+        passing = in_blocks() if run.offload is None else None
+        if passing is None:
+            raise
+        return passing
+
+
+def _plan(
+    run: RunFacts,
+    jobs: Sequence[TaskInputs[Any]],
+    free: int | None,
+    host_free: int | None,
+    working: WorkingMemory | None,
+    in_blocks: Callable[[], MemoryPlan | None] = lambda: None,
+) -> MemoryPlan:
     weights = run.weights
     most = max(jobs, key=lambda job: max(phase.working for phase in phases_of(run, job, weights, working)))
 
@@ -252,13 +268,26 @@ def plan_memory(
     movable = {name for name in weights if name not in run.on_host}
     resident = replace(least, stays=frozenset(movable), phases=memory_by_phase(phases, weights, movable))
     if run.offload is False:
-        _refuse(resident, free, "with --offload_model False", least)
-        return resident
+        _refuse(resident, free, "with --offload_model False", least, in_blocks)
+        return replace(resident, early=_early(resident, run, host_free))
     limit = free * (1 - _MARGIN) if run.offload is None and free is not None else least.largest.peak
-    plan = replace(_with_what_fits(phases, weights, run.always, movable, max(limit, least.largest.peak)), free=free)
-    plan = replace(plan, tiled=least.tiled)
-    _refuse(plan, free, "even where parts leave the device after use", min(least, least_with(_TILED), key=_peak))
-    return replace(plan, waits=_waiting(run, most, plan, movable, len(jobs), host_free))
+    passing = frozenset(map(part_name, run.preset.dits)) if run.in_blocks else frozenset()
+    kept = _with_what_fits(phases, weights, run.always, movable - passing, max(limit, least.largest.peak))
+    plan = replace(kept, free=free, tiled=least.tiled, in_blocks=passing)
+    how = "even where blocks pass through the device" if passing else "even where parts leave the device after use"
+    _refuse(plan, free, how, min(least, least_with(_TILED), key=_peak), in_blocks)
+    require_room_for_copies(plan, run.whole, host_free)
+    plan = replace(plan, waits=_waiting(run, most, plan, movable, len(jobs), host_free))
+    return replace(plan, early=_early(plan, run, host_free))
+
+
+def _early(plan: MemoryPlan, run: RunFacts, host_free: int | None) -> Mapping[str, tuple[str, ...]]:
+    # What processes divide they read together, each when it is its turn.
+    left_out = run.on_host | {name for name in run.weights if name.partition(" ")[0] in run.divided}
+    copies = sum(run.whole[name] for name in plan.waits | plan.in_blocks)
+    if copies > int((host_free or 0) * _HOST_SHARE):
+        left_out |= plan.in_blocks
+    return early_parts(plan, run.weights, left_out)
 
 
 def _peak(plan: MemoryPlan) -> int:
@@ -291,7 +320,7 @@ def _waiting(
     run: RunFacts, inputs: TaskInputs[Any], plan: MemoryPlan, movable: set[str], count: int, host_free: int | None
 ) -> frozenset[str]:
     """Parts to keep a copy of in host memory: it is written once, and spares every reading after the first."""
-    room, weights = int((host_free or 0) * _HOST_SHARE), run.weights
+    room, weights = int((host_free or 0) * _HOST_SHARE), run.whole
     uses = {name: _uses(name, run, inputs, count) for name in movable - plan.stays}
     saved = {name: (uses[name] - 1) * run.reads.get(name, weights[name]) - weights[name] for name in uses}
     chosen = set()
@@ -302,7 +331,9 @@ def _waiting(
     return frozenset(chosen)
 
 
-def _refuse(plan: MemoryPlan, free: int | None, how: str, least: MemoryPlan) -> None:
+def _refuse(
+    plan: MemoryPlan, free: int | None, how: str, least: MemoryPlan, in_blocks: Callable[[], MemoryPlan | None]
+) -> None:
     largest, needed = plan.largest, least.largest.peak
     if free is None or largest.peak <= free:
         return
@@ -310,6 +341,8 @@ def _refuse(plan: MemoryPlan, free: int | None, how: str, least: MemoryPlan) -> 
         remedy = f"--vae-tiling on needs {gigabytes(needed)}"
     elif needed <= free:
         remedy = f"--offload_model True needs {gigabytes(needed)}, and without the option what fits stays"
+    elif (passing := in_blocks()) is not None:
+        remedy = f"--offload_model blocks needs {gigabytes(passing.largest.peak)}"
     else:
         remedy = "take a smaller --size or --frame-num, or a device with more memory"
     raise ConfigError(
@@ -324,6 +357,7 @@ def describe(plan: MemoryPlan, run: RunFacts) -> str:
     most = f"about {gigabytes(plan.largest.peak)} at most{room}, at {plan.largest.name}"
     left = [name.replace("_", " ") for name in run.weights if name not in plan.stays | run.on_host]
     how = f"{_listed(left)} off the device after use" if left else "every part stays on the device"
+    how += ", the network's blocks after each" if plan.in_blocks else ""
     tiles = f"; {' and '.join(sorted(plan.tiled))} tile by tile" if plan.tiled else ""
     shares = f", decoded by {run.processes} processes" if run.processes > 1 and "decode" in plan.tiled else ""
     return f"{how}; {most}{tiles}{shares}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -21,7 +21,7 @@ from wan_core.files import quoted
 from wan_core.media import LatentSpec
 from wan_core.memory import MemoryPlan, RunFacts, part_name, plan_memory
 from wan_core.presets import Preset
-from wan_core.runtime import Between, Together
+from wan_core.runtime import Between, Route, Stop, Together
 from wan_core.tasks import (
     Clip,
     Components,
@@ -92,6 +92,7 @@ class Pipeline:
         self.run = run
         self._placed_for: dict[tuple[int, ...], MemoryPlan] = {}
         self._tiled: frozenset[str] = frozenset()
+        self._route = Route()
         if run is not None and run.tiling:
             self._tile(frozenset({"encode", "decode"}))
 
@@ -107,10 +108,12 @@ class Pipeline:
         checked: TaskInputs[Any] = self.preset.task.check(inputs, self.components)
         return checked
 
-    def place(self, jobs: Sequence[TaskInputs[Any]], *, free: int | None = None) -> MemoryPlan | None:
+    def place(
+        self, jobs: Sequence[TaskInputs[Any]], *, free: int | None = None, host_free: int | None = None
+    ) -> MemoryPlan | None:
         """Decide which parts stay on the device while ``jobs`` are made, by the ``free`` bytes there; nothing is read.
 
-        ``free`` None asks the device; on the CPU nothing is refused. Without a description of the run there is no plan.
+        None asks the device, and the host; on the CPU nothing is refused. No plan without a description of the run.
         Raises ``ConfigError`` for videos that do not fit, naming the setting that does.
         """
         on_cpu = self.components.device.type == "cpu"
@@ -119,12 +122,27 @@ class Pipeline:
         parts = self._parts(self.run)
         if free is None and not on_cpu:
             free = self._free_memory(self.run, parts)
-        plan = plan_memory(self.run, jobs, free=free, host_free=None if on_cpu else runtime.host_memory())
+        if host_free is None and not on_cpu:
+            found = runtime.host_memory()  # of which every process may want its share
+            host_free = None if found is None else found // self.together.processes.world
+        plan = plan_memory(self.run, jobs, free=free, host_free=host_free)
         for name, part in parts.items():
             part.between = Between.KEEP if name in plan.stays else Between.HOST if name in plan.waits else Between.DROP
+            part.in_blocks = name in plan.in_blocks
+        self._follow(plan, parts)
         self._placed_for = {self._measure(job): plan for job in jobs}
         self._tile(plan.tiled)
         return plan
+
+    def _follow(self, plan: MemoryPlan, parts: Mapping[str, Placed[Any]]) -> None:
+        """Let parts come while those before them compute, where the plan has room."""
+
+        def named(names: Iterable[str]) -> tuple[Placed[Any], ...]:
+            return tuple(parts[name] for name in names if name in parts)
+
+        self._route = Route([Stop(named(each.parts), named(plan.early.get(each.name, ()))) for each in plan.phases])
+        for part in parts.values():
+            part.on_use = self._route.used
 
     def _tile(self, phases: frozenset[str]) -> None:
         """Let the autoencoder work tile by tile in these ``phases``, whenever it is used."""
@@ -217,6 +235,7 @@ class Pipeline:
                 for part in parts:
                     held.enter_context(part.held())
             held.callback(models.forget_rotary_tables)
+            held.callback(self._route.end)
             yield from self._clips(inputs, progress, on_latents, log, kept)
 
     def _clips(

@@ -26,7 +26,8 @@ class RuntimeOptions:
     """Where and how a model runs; ``None`` lets the machine decide.
 
     ``offload`` sends parts off the device after use (on the CPU: out of memory), as far as it lowers the memory of a
-    run; by default those stay that fit into what is free. ``text_encoder_on_cpu`` keeps the text encoder on the CPU.
+    run; by default those stay that fit into what is free. With ``in_blocks`` the blocks of the denoising network pass
+    through a GPU, from a copy in host memory. ``text_encoder_on_cpu`` keeps the text encoder on the CPU.
     ``vae_dtype`` is that of the autoencoder: ``auto`` is float32 on every device. ``vae_tiling``: ``on``, ``off``, or
     ``auto``, where it would not fit otherwise. ``mmap=False`` reads files instead of mapping them. ``loras`` are merged
     into the network while it is read; ``force_lora`` allows those made for another model. ``parts`` puts a part
@@ -37,6 +38,7 @@ class RuntimeOptions:
     device: str | None = None
     dtype: str | None = None
     offload: bool | None = None
+    in_blocks: bool = False
     text_encoder_on_cpu: bool = False
     attention: str = "auto"
     vae_dtype: str = "auto"
@@ -108,12 +110,15 @@ def run_facts(preset: Preset, options: RuntimeOptions) -> RunFacts:
     """What the memory of a run follows from, as far as no file of weights tells it. Raises as `resolve_device` does."""
     device, processes = resolve_device(options.device), options.processes
     is_divided = {"dit": processes.divides_dit, "text_encoder": processes.divides_text}
+    if options.in_blocks and processes.divides_dit:
+        raise ConfigError("--dit_fsdp divides the blocks among the processes; leave out --offload_model blocks or it")
     return RunFacts(
         preset=preset,
         dtype=resolve_dtype(options.dtype, device),
         vae_dtype=vae_dtype(options.vae_dtype, device),
         tiling=vae_tiling(options.vae_tiling, processes),
         offload=options.offload,
+        in_blocks=options.in_blocks and device.type != "cpu",
         on_host=frozenset({"text_encoder"} if options.text_encoder_on_cpu and device.type != "cpu" else ()),
         always=frozenset({"vae"} if device.type == "cpu" else ()),
         batched=options.sampling.batched_guidance,

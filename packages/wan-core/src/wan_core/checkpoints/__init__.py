@@ -32,9 +32,11 @@ if TYPE_CHECKING:
     from wan_core.checkpoints.load import (
         Division,
         assign_tensor,
+        block_of,
         check_fit,
         check_network,
         load_model,
+        passing_bytes,
         stays_float32,
         weight_bytes,
     )
@@ -82,6 +84,7 @@ __all__ = [
     "Shapes",
     "TensorSource",
     "assign_tensor",
+    "block_of",
     "build_config",
     "build_on_meta",
     "check_fit",
@@ -97,6 +100,7 @@ __all__ = [
     "native_weights",
     "networks_in",
     "official_config",
+    "passing_bytes",
     "read_json",
     "read_weights",
     "stays_float32",

@@ -1,8 +1,9 @@
 """Weights into a network: names and shapes are compared first, then each tensor is placed; no weight exists twice."""
 
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
+from functools import cache, partial
 from typing import Any, Protocol
 
 import torch
@@ -16,6 +17,7 @@ from wan_core.checkpoints.readers.sources import DerivedSource, Recipe, TensorIn
 from wan_core.errors import CheckpointError
 
 _SHOWN = 5
+_BLOCK = re.compile(r"blocks\.(\d+)\.")
 
 Place = Callable[[str, Tensor], Tensor]
 """Takes a weight by name from the CPU to where it is used."""
@@ -101,11 +103,30 @@ def main_dtype(source: TensorSource) -> torch.dtype:
 
 def weight_bytes(config: Any, family: Family, dtype: torch.dtype) -> int:
     """The bytes that the family's network of ``config`` takes once :func:`load_model` has read it in ``dtype``."""
+    return sum(_bytes_by_block(config, family, dtype).values())
+
+
+def passing_bytes(config: Any, family: Family, dtype: torch.dtype, blocks: int) -> int:
+    """As :func:`weight_bytes`, with no more than so many of its ``blocks`` at once, the largest ones."""
+    found = _bytes_by_block(config, family, dtype)
+    each = sorted(size for index, size in found.items() if index is not None)
+    return found[None] + sum(each[-blocks:])
+
+
+@cache
+def _bytes_by_block(config: Any, family: Family, dtype: torch.dtype) -> Counter[int | None]:
     model = build_on_meta(partial(family.build, config))
-    return sum(
-        tensor.numel() * (_wanted_dtype(model, name, dtype) if tensor.is_floating_point() else tensor.dtype).itemsize
-        for name, tensor in model.state_dict().items()
-    )
+    found: Counter[int | None] = Counter()
+    for name, tensor in model.state_dict().items():
+        wanted = _wanted_dtype(model, name, dtype) if tensor.is_floating_point() else tensor.dtype
+        found[block_of(name)] += tensor.numel() * wanted.itemsize
+    return found
+
+
+def block_of(name: str) -> int | None:
+    """The number of the block that a weight of a network belongs to, None where it is in none of its ``blocks``."""
+    found = _BLOCK.match(name)
+    return None if found is None else int(found[1])
 
 
 def check_network(config: Any, native: TensorSource, family: Family) -> None:

@@ -200,7 +200,8 @@ def runtime_of(preset: Preset, values: Mapping[str, Any]) -> RuntimeOptions:
     return RuntimeOptions(
         device=str(device),
         dtype=values["dtype"],
-        offload=values["offload"],
+        offload=True if values["offload"] == "blocks" else values["offload"],
+        in_blocks=values["offload"] == "blocks",
         text_encoder_on_cpu=values["t5_cpu"],
         attention=values["attention"],
         vae_dtype=values["vae_dtype"],
@@ -329,7 +330,7 @@ def memory_rows(
     plan = (None if pipeline is None else pipeline.place(videos)) or plan_memory(run, videos, free=None)
     sizes = {
         f"{name} noise)".replace(" ", " (", 1) if name not in preset.part_names else name: gigabytes(size)
-        for name, size in run.weights.items()
+        for name, size in run.whole.items()
     }
     peaks = {phase.name: gigabytes(phase.peak) for phase in plan.phases}
     return {"memory": sizes, "device_peak": peaks, "placement": describe(plan, run)}

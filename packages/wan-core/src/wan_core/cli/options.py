@@ -45,6 +45,16 @@ def parse_share(text: str) -> tuple[int, int]:
     return int(number) - 1, int(count)
 
 
+def parse_offload(text: str) -> bool | str:
+    """``blocks``, or a boolean as click reads it. Raises RequestError."""
+    if text.strip().lower() == "blocks":
+        return "blocks"
+    try:
+        return bool(click.BOOL.convert(text, None, None))
+    except click.BadParameter as error:
+        raise RequestError(f"it is True, False or blocks, got {text[:20]!r}") from error
+
+
 SHARE = ParsedType("I/N", parse_share)
 
 
@@ -225,9 +235,10 @@ def runtime_options() -> list[click.Option]:
         click.Option(["--dtype"], help="float32, bfloat16 or float16; default: float32 on the CPU, else bfloat16."),
         click.Option(
             ["--offload-model", "offload"],
-            type=bool,
+            type=ParsedType("BOOLEAN|blocks", parse_offload),
             default=None,
-            help="True: parts leave the device after use. False: all stay. Default: what fits into free memory stays.",
+            help="True: parts leave the device after use; blocks: the network's blocks, too; False: all stay. Default: "
+            "what fits into free memory stays.",
         ),
         click.Option(["--t5-cpu", "t5_cpu"], is_flag=True, help="Run the text encoder on the CPU."),
         click.Option(

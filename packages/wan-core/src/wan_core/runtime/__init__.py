@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from wan_core.runtime.optional_packages import optional_package
     from wan_core.runtime.placement import Between, Placed, release_cached_memory
     from wan_core.runtime.processes import Processes, plan_processes
+    from wan_core.runtime.route import Route, Stop
     from wan_core.runtime.simulation import SimulatedGPU, simulated_gpu
     from wan_core.runtime.start import start_processes
     from wan_core.runtime.step_cache import step_cached
@@ -53,9 +54,11 @@ __all__ = [
     "OperationCounter",
     "Placed",
     "Processes",
+    "Route",
     "RowReading",
     "Shard",
     "SimulatedGPU",
+    "Stop",
     "Together",
     "choose_attention_backend",
     "device_facts",

@@ -62,8 +62,8 @@ def resolve_dtype(name: str | None, device: torch.device) -> torch.dtype:
 
 
 def has_streams(device: torch.device) -> bool:
-    """Whether copies to a device run beside its work, from page-locked memory."""
-    return device.type == "cuda"
+    """Whether copies to a device run beside its work, from page-locked memory; on a simulated GPU they do not."""
+    return device.type == "cuda" and torch.cuda.is_available()
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -1,16 +1,20 @@
 """Where each component lives, and when: loaded at first use, on the device while used, elsewhere between uses."""
 
+from __future__ import annotations
+
 import gc
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from enum import Enum
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from wan_core.checkpoints import Division
 from wan_core.runtime.host_copy import HostCopy
+from wan_core.runtime.lane import lane_of
 
 ModuleT = TypeVar("ModuleT", bound=nn.Module)
 
@@ -30,7 +34,8 @@ class Placed(Generic[ModuleT]):
     host copy; ``load_trainable`` one more, in a dtype, to be trained, under a division where there is one. ``with
     placed.active() as module`` guarantees that the module is on ``device``; afterwards ``between`` decides. Weights are
     never copied down from the device, but for those that were changed there, which keep their values. Without
-    ``load_through`` HOST is as DROP. Not thread safe.
+    ``load_through`` HOST is as DROP. ``in_blocks``, for what can be loaded so and has blocks, lets these pass through
+    the device while it runs. ``on_use`` is called whenever it is there to be used. Not thread safe.
     """
 
     def __init__(
@@ -51,49 +56,83 @@ class Placed(Generic[ModuleT]):
         self._changed: dict[str, Tensor] = {}
         self._is_away = False
         self._users = 0
+        self._coming: Future[Any] | None = None
         self.device = device
         self.between = between
+        self.in_blocks = False
+        self.lane = lane_of(device)
         self.adjust: Callable[[ModuleT], None] | None = None
+        self.on_use: Callable[[Placed[ModuleT]], None] | None = None
         self.loads = 0
 
     @property
     def is_loaded(self) -> bool:
         """Whether the module is on its device."""
-        return self._module is not None and not self._is_away
+        return self._module is not None and not self._is_away and self._coming is None
 
     def module(self) -> ModuleT:
         """The module on its device; it stays there until :meth:`rest` is called, or while it is held."""
+        self._settle()
+        if not self.is_loaded:
+            self._bring()
         if self._module is None:
-            self._module = self._fresh()
-            self._note_weights()
-        elif self._is_away:
-            if self._host is not None:
-                self._host.enter()
-            else:
-                self._module.to(self.device)
-            self._is_away = False
-            self._note_weights()
+            raise RuntimeError("a part was brought to its device and is not there")
         if self.adjust is not None:
             self.adjust(self._module)
+        if self.on_use is not None:
+            self.on_use(self)
         return self._module
 
+    def prefetch(self) -> None:
+        """Begin to bring the module to its device while that computes something else; :meth:`module` waits for it.
+
+        Where copies do not run beside the work of the device nothing happens.
+        """
+        if self.lane.is_beside and self._coming is None and not self.is_loaded:
+            self.lane.copies_wait(self.lane.work_mark())  # the memory that it gets may still be read
+            self._coming = self.lane.begin(self._bring)
+
     def rest(self) -> None:
-        """Free the device of this module, as ``between`` says, unless it is held."""
+        """Free the device of this module, as ``between`` says, unless it is held; what is on its way comes first."""
+        self._settle()
         if self._module is None or self._is_away or self._users or self.between is Between.KEEP:
             return
         changed = self._changes()
-        if self._host is not None:
+        self.lane.copies_wait(self.lane.work_mark())  # its memory may be that of the lane, and will be used again
+        has_more_layers = set(self._read) != set(_named(self._module))  # which no load would bring back
+        if self._host is not None and (self.between is Between.HOST or has_more_layers):
             self._host.leave(changed.values())
             self._is_away = True
-        elif set(self._read) != set(_named(self._module)):  # layers were added, which no load would bring back
+        elif has_more_layers:
             self._module.to("cpu")
             self._is_away = True
         else:
             self._changed.update({name: tensor.detach().to("cpu", copy=True) for name, tensor in changed.items()})
-            self._module = None
+            if self._host is not None:
+                self._host.leave(changed.values())
+            self._module = self._host = None
             changed.clear()
             gc.collect()
         release_cached_memory(self.device)
+
+    def _settle(self) -> None:
+        """Wait for what is on its way; where the device had no room for it beside its work, it is brought later."""
+        coming, self._coming = self._coming, None
+        if coming is None:
+            return
+        with suppress(torch.OutOfMemoryError):
+            self.lane.work_waits(coming.result())
+
+    def _bring(self) -> None:
+        """Load the module, or copy it to the device again."""
+        if self._module is None:
+            self._module = self._fresh()
+        elif self._host is not None:
+            self._host.enter()
+        else:
+            self._module.to(self.device)
+        self._is_away = False
+        self._note_weights()
 
     def trainable(self, dtype: torch.dtype, division: Division | None = None) -> ModuleT:
         """Another module of the same weights on the device, in ``dtype``, which belongs to the caller.
@@ -124,8 +163,8 @@ class Placed(Generic[ModuleT]):
     def _fresh(self) -> ModuleT:
         """The module as its files have it, with what was changed in it later."""
         self.loads += 1
-        if self.between is Between.HOST and self._load_through is not None:
-            self._host = HostCopy(self.device)
+        if self._load_through is not None and (self.in_blocks or self.between is Between.HOST):
+            self._host = HostCopy(self.device, in_blocks=self.in_blocks)
             module = self._load_through(self._host)
         else:
             self._host = None
