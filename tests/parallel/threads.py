@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, distributed
 
 from wan_core.runtime import Launch, Processes, Together
 from wan_core.runtime.sequence_parallel import Line, SequenceLayout
@@ -60,6 +60,14 @@ class Collectives:
     """What the layout uses of `torch.distributed`."""
 
     isend, irecv = "isend", "irecv"
+    ReduceOp = distributed.ReduceOp
+
+    def all_reduce(self, numbers: Tensor, op: Any, group: Group) -> None:
+        assert op == self.ReduceOp.MIN
+        numbers.copy_(torch.stack(group.exchange("all-reduce", numbers.clone(), numbers.nbytes)).amin(dim=0))
+
+    def broadcast_object_list(self, objects: list[Any], group: Group, group_src: int) -> None:
+        objects[:] = group.exchange("broadcast", list(objects), 0)[group_src]
 
     def all_to_all_single(
         self, out: Tensor, given: Tensor, out_sizes: Sequence[int], in_sizes: Sequence[int], group: Group

@@ -103,3 +103,9 @@ def test_a_plan_says_what_the_processes_divide() -> None:
     result = CliRunner().invoke(wan, [*PLAN, "--nproc", "4", "--ulysses_size", "2", "--cfg_parallel"])
     assert result.exit_code == 0, result.output
     assert "1 x 2 x 2 (videos x guidance branches x shares of tokens)" in result.output
+
+
+def test_a_plan_of_several_videos_needs_no_other_process() -> None:
+    result = CliRunner().invoke(wan, [*PLAN, "--num-videos", "2", "--nproc", "2", "--ulysses_size", "2"])
+    assert result.exit_code == 0, result.output
+    assert result.output.count("placement ") == 2

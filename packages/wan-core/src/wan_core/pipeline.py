@@ -113,19 +113,14 @@ class Pipeline:
     ) -> MemoryPlan | None:
         """Decide which parts stay on the device while ``jobs`` are made, by the ``free`` bytes there; nothing is read.
 
-        None asks the device, and the host; on the CPU nothing is refused. No plan without a description of the run.
+        None asks the device, and the host; on the CPU nothing is refused. Processes that make the videos together all
+        call it, and decide alike, by the least that any of them has. No plan without a description of the run.
         Raises ``ConfigError`` for videos that do not fit, naming the setting that does.
         """
-        on_cpu = self.components.device.type == "cpu"
-        if self.run is None or (on_cpu and free is None and len(jobs) < 2):
+        plan = self._memory_plan(jobs, free, host_free, self.together.least)
+        if plan is None or self.run is None:
             return None
         parts = self._parts(self.run)
-        if free is None and not on_cpu:
-            free = self._free_memory(self.run, parts)
-        if host_free is None and not on_cpu:
-            found = runtime.host_memory()  # of which every process may want its share
-            host_free = None if found is None else found // self.together.processes.world
-        plan = plan_memory(self.run, jobs, free=free, host_free=host_free)
         for name, part in parts.items():
             part.between = Between.KEEP if name in plan.stays else Between.HOST if name in plan.waits else Between.DROP
             part.in_blocks = name in plan.in_blocks
@@ -144,6 +139,32 @@ class Pipeline:
         for part in parts.values():
             part.on_use = self._route.used
 
+    def expected_memory(self, jobs: Sequence[TaskInputs[Any]]) -> MemoryPlan | None:
+        """What :meth:`place` would decide by the memory of this process alone. Raises as it does."""
+        return self._memory_plan(jobs, None, None, lambda *amounts: amounts)
+
+    def _memory_plan(
+        self,
+        jobs: Sequence[TaskInputs[Any]],
+        free: int | None,
+        host_free: int | None,
+        least: Callable[[int | None, int | None], tuple[int | None, ...]],
+    ) -> MemoryPlan | None:
+        on_cpu = self.components.device.type == "cpu"
+        if self.run is None or (on_cpu and free is None and len(jobs) < 2):
+            return None
+        if free is None and not on_cpu:
+            free = self._free_memory(self.run)
+        if host_free is None and not on_cpu:
+            host_free = self._host_memory()
+        free, host_free = least(free, host_free)
+        return plan_memory(self.run, jobs, free=free, host_free=host_free)
+
+    def _host_memory(self) -> int | None:
+        """This process's share of what is free on its machine."""
+        free, launch = runtime.host_memory(), self.together.processes.launch
+        return free if free is None or launch is None else free // launch.on_machine
+
     def _tile(self, phases: frozenset[str]) -> None:
         """Let the autoencoder work tile by tile in these ``phases``, whenever it is used."""
         tiling, self._tiled = models.Tiling(), phases
@@ -155,10 +176,10 @@ class Pipeline:
 
         self.components.vae.adjust = adjust
 
-    def _free_memory(self, run: RunFacts, parts: Mapping[str, Placed[Any]]) -> int | None:
+    def _free_memory(self, run: RunFacts) -> int | None:
         """What is free on the device without the parts that are there already."""
         free = runtime.free_memory(self.components.device)
-        there = sum(run.weights[name] for name, part in parts.items() if part.is_loaded)
+        there = sum(run.weights[name] for name, part in self._parts(run).items() if part.is_loaded)
         return None if free is None else free + there
 
     @torch.no_grad()

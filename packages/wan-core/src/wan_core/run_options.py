@@ -95,15 +95,11 @@ def vae_dtype(name: str, device: torch.device) -> torch.dtype:
         raise RequestError(f"vae-dtype must be auto, float32, bfloat16 or float16, got {name!r}") from error
 
 
-def vae_tiling(name: str, processes: Processes) -> bool | None:
-    """Whether the autoencoder works tile by tile; None: where memory needs it.
-
-    Of several processes that make a video together each would decide by its own memory, so none tiles by itself.
-    Raises ``RequestError`` for an unknown name.
-    """
+def vae_tiling(name: str) -> bool | None:
+    """Whether the autoencoder works tile by tile; None: where memory needs it. Raises ``RequestError``."""
     if name not in VAE_TILING:
         raise RequestError(f"vae-tiling must be {', '.join(VAE_TILING)}, got {name!r}")
-    return VAE_TILING[name] if name != "auto" or processes.per_video == 1 else False
+    return VAE_TILING[name]
 
 
 def run_facts(preset: Preset, options: RuntimeOptions) -> RunFacts:
@@ -116,7 +112,7 @@ def run_facts(preset: Preset, options: RuntimeOptions) -> RunFacts:
         preset=preset,
         dtype=resolve_dtype(options.dtype, device),
         vae_dtype=vae_dtype(options.vae_dtype, device),
-        tiling=vae_tiling(options.vae_tiling, processes),
+        tiling=vae_tiling(options.vae_tiling),
         offload=options.offload,
         in_blocks=options.in_blocks and device.type != "cpu",
         on_host=frozenset({"text_encoder"} if options.text_encoder_on_cpu and device.type != "cpu" else ()),

@@ -67,11 +67,14 @@ def make_videos(
         made_by = None if missing is not None else pipeline
         show_plan(preset, jobs, runtime, shown, made_by, missing, extender)
         return
-    place(pipeline, share(jobs), log)
-    jobs = share(extend_jobs(jobs, extender, str(runtime.device), log))
     with working_together(processes, pipeline.components.device):
+        place(pipeline, share(jobs), log)
+        jobs = share(extend_jobs(jobs, extender, str(runtime.device), log))
         if is_made is not None:  # a record hashes the files of its request
-            jobs = [job for job in jobs if not is_made(job.output, provenance_of(pipeline, job))]
+            made_before = pipeline.together.as_first(
+                [is_made(each.output, provenance_of(pipeline, each)) for each in jobs]
+            )
+            jobs = [job for job, is_there in zip(jobs, made_before, strict=True) if not is_there]
         for note in notes_on(jobs, pipeline):
             log(note)
         tell = reporter(as_told(processes, values, processes.is_first)["quiet"])
@@ -327,7 +330,7 @@ def memory_rows(
     if not videos:
         return {"memory": {}}
     run = run_facts(preset, runtime) if pipeline is None or pipeline.run is None else pipeline.run
-    plan = (None if pipeline is None else pipeline.place(videos)) or plan_memory(run, videos, free=None)
+    plan = (None if pipeline is None else pipeline.expected_memory(videos)) or plan_memory(run, videos, free=None)
     sizes = {
         f"{name} noise)".replace(" ", " (", 1) if name not in preset.part_names else name: gigabytes(size)
         for name, size in run.whole.items()

@@ -1,6 +1,5 @@
 """Several processes on the command line: their start, and what their options ask for."""
 
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -21,7 +20,7 @@ def start_if_asked(values: Mapping[str, Any]) -> None:
     if count is None:
         return
     launch = launched()
-    if launch is not None and count != int(os.environ.get("LOCAL_WORLD_SIZE", launch.world)):
+    if launch is not None and count != launch.on_machine:
         raise ConfigError(f"--nproc {count} starts processes, and torchrun has started {launch.world}; leave it out")
     processes_of(values)
     if launch is not None or count == 1 or values["dry_run"]:

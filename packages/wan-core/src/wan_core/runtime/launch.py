@@ -28,11 +28,20 @@ _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 @dataclass(frozen=True)
 class Launch:
-    """This process among ``world``: ``rank`` over all machines, ``local_rank`` on this one."""
+    """This process among ``world``: ``rank`` over all machines, ``local_rank`` on this one of ``local_world``.
+
+    None is all of them.
+    """
 
     rank: int
     world: int
     local_rank: int
+    local_world: int | None = None
+
+    @property
+    def on_machine(self) -> int:
+        """How many processes of the run are on this machine."""
+        return self.local_world or self.world
 
     def device(self, asked: str | None = None) -> str:
         """The device of this process: its own GPU where nothing, or just ``cuda``, was asked for."""
@@ -58,11 +67,12 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch | None:
         )
     try:
         rank, world, local = (int(environment[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK"))
+        on_machine = int(environment.get("LOCAL_WORLD_SIZE", world))
     except ValueError as error:
         raise BackendError(f"RANK, WORLD_SIZE and LOCAL_RANK must be whole numbers: {error}") from error
     if not 0 <= rank < world or local < 0:
         raise BackendError(f"RANK {rank} of WORLD_SIZE {world} cannot be; start with torchrun, or unset all")
-    return Launch(rank, world, local) if world > 1 else None
+    return Launch(rank, world, local, on_machine) if world > 1 else None
 
 
 def is_first_to_say(sentence: str, environment: Mapping[str, str] | None = None) -> bool:

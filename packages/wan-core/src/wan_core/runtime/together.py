@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, distributed
@@ -19,6 +19,9 @@ from wan_core.runtime.processes import Processes
 
 if TYPE_CHECKING:
     from torch.distributed.device_mesh import DeviceMesh
+
+Value = TypeVar("Value")
+_UNKNOWN = 2**62  # more bytes than there are anywhere
 
 
 @dataclass(frozen=True)
@@ -98,6 +101,22 @@ class Together:
             sent = torch.empty(shape, dtype=dtype, device=self.device)
         distributed.broadcast(sent, group=group, group_src=0)
         return sent
+
+    def as_first(self, value: Value) -> Value:
+        """What the first process says of something that each finds out by itself, in all of them."""
+        if self.is_alone:
+            return value
+        said = [value]
+        distributed.broadcast_object_list(said, group=self.video.get_group(), group_src=0)
+        return said[0]
+
+    def least(self, *amounts: int | None) -> tuple[int | None, ...]:
+        """The least that any of the processes has of each amount, in all of them; None is what it does not know."""
+        if self.is_alone:
+            return amounts
+        numbers = torch.tensor([_UNKNOWN if each is None else each for each in amounts], device=self.device)
+        distributed.all_reduce(numbers, op=distributed.ReduceOp.MIN, group=self.video.get_group())
+        return tuple(None if number == _UNKNOWN else number for number in numbers.tolist())
 
     def share_work(self, work: Sequence[Callable[[], Tensor]]) -> Iterator[Tensor]:
         """The results of ``work`` in order, on the first process; the others do their parts of it, and get nothing.
