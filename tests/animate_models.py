@@ -15,7 +15,7 @@ from torch import Tensor
 from tests.onnx_graphs import save_graph
 from wan_core.animate.detect import DETECTOR_FILE
 from wan_core.animate.pose import MAP_SIZE, POSE_FILE
-from wan_core.animate.sam2_weights import RENAMES
+from wan_core.checkpoints.families.sam2 import RENAMES
 from wan_core.checkpoints.formats import rename
 from wan_core.media import write_video
 

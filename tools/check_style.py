@@ -40,8 +40,8 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_core/sampling/",): 1_200,
     # Planned: 4,500, before packed layers of ComfyUI, networks found in any trainer's file, shapes that others fold,
     # models nearly ours, told by name and by class, adapters of three kinds with peft's settings, and networks that
-    # begin at zero or lie beside a LoRA. Then Megatron's stages, names by content, what speaks or follows a video.
-    ("wan_core/checkpoints/",): 7_660,
+    # begin at zero or lie beside a LoRA. Then Megatron's stages, names by content, what speaks or follows, SAM 2.
+    ("wan_core/checkpoints/",): 7_880,
     ("wan_core/runtime/",): 3_700,  # planned: 1,800; weights on the host, copies beside the work (350), processes (650)
     ("wan_core/tasks/",): 2_190,  # planned: 1,800, before folders that drive a character, and clips that are kept
     ("wan_core/metrics/",): 350,
@@ -58,8 +58,8 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_core/training/",): 4_900,
     # Planned: 2,400 for these and the next; prompt extension took the larger part of it.
     ("wan_core/llm/", "wan_core/prompt_extend/"): 1_700,
-    # Sizes, masks, faces, detection, poses, retargeting (1,400); SAM 2 (430), edits, files with checks and records.
-    ("wan_core/animate/",): 2_650,
+    # Sizes, masks, faces, detection, poses, retargeting (1,400); SAM 2 (220), edits, files with checks and records.
+    ("wan_core/animate/",): 2_450,
     # Planned: 2,000, before the plan was parted from what needs torch, and wan train lent its options to others;
     # downloads; sound; outputs that are there as they would be made; prompt extension and its own command (240);
     # clips that are kept; several processes (130); wan prepare-animate (80).

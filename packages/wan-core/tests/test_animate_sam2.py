@@ -1,5 +1,6 @@
 """SAM 2: the original's names and sizes, what is followed from where, and masks as transformers itself makes them."""
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -7,13 +8,16 @@ import numpy as np
 import pytest
 import torch
 import transformers
+from click.testing import CliRunner
 
 from tests.animate_models import HEIGHT, WIDTH, original_names, person, tiny_sam2, write_sam2
 from wan_core.animate.keypoints import PosePoints
 from wan_core.animate.sam2 import MaskTracker, Prompt, _without_holes, chunks, key_frames, prompt_points
-from wan_core.animate.sam2_weights import RENAMES, check_sam2, infer_config, load_sam2
-from wan_core.checkpoints import MemorySource, build_on_meta
+from wan_core.animate.sam2_weights import check_sam2, load_sam2
+from wan_core.checkpoints import SAM2, MemorySource, build_on_meta, in_format, native_weights
+from wan_core.checkpoints.families.sam2 import RENAMES, infer_config
 from wan_core.checkpoints.formats import rename
+from wan_core.cli import wan
 from wan_core.errors import CheckpointError
 
 # The sizes of the release, and the parameters that its README tells, in millions.
@@ -76,7 +80,7 @@ def released(size: str, *, is_later: bool) -> tuple[transformers.Sam2VideoModel,
 def test_sizes_of_the_release_are_told_by_shapes(size: str) -> None:
     is_later = size == "small"
     network, backbone, millions = released(size, is_later=is_later)
-    config = infer_config(Path("sam2/none.pt"), MemorySource(network.state_dict()))
+    config = infer_config(Path("sam2/none.pt"), MemorySource(network.state_dict())).of_transformers()
     found = config.vision_config.backbone_config.to_dict()
     assert {name: found[name] for name in backbone} == backbone
     assert config.vision_config.backbone_channel_list == backbone["embed_dim_per_stage"][::-1]
@@ -229,3 +233,33 @@ def test_one_frame_is_followed_too() -> None:
     (mask,) = tracker.masks([frame], 1, {0: Prompt(frame, np.array([[30, 40]], dtype=np.int32))})
     assert mask.shape == (HEIGHT, WIDTH)
     assert mask.dtype == np.uint8
+
+
+def inspected(path: Path, *options: str) -> str:
+    result = CliRunner().invoke(wan, ["inspect", str(path), *options], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_inspect_names_it_in_both_namings(tmp_path: Path, network: transformers.Sam2VideoModel) -> None:
+    path = write_sam2(tmp_path, network)
+    lines = inspected(path)
+    assert "SAM 2, original names" in lines
+    assert "torch pickle" in lines
+    assert "blocks_per_stage (1, 1, 2, 1)" in lines
+    found = json.loads(inspected(path, "--json"))["weights"][0]
+    assert (found["family"], found["missing"], found["unexpected"], found["problem"]) == ("sam2", [], [], "")
+    assert found["config"]["has_occlusion_embedding"] is True
+    network.save_pretrained(tmp_path / "hub")
+    assert "SAM 2, transformers names" in inspected(tmp_path / "hub")
+    path.with_name("config.json").unlink()
+    assert "none of the released sizes" in inspected(path)
+
+
+def test_both_namings_are_made_of_each_other(network: transformers.Sam2VideoModel) -> None:
+    original = original_names(network)
+    native = native_weights(MemorySource(original), SAM2)
+    assert set(native) == set(network.state_dict())
+    again = in_format(native, SAM2, "original")
+    assert set(again) == set(original)
+    assert all(torch.equal(again.read(name), tensor) for name, tensor in original.items())

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         DIT,
         FLF2V,
         S2V,
+        SAM2,
         UMT5,
         VAE,
         WAV2VEC2,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
         title_of,
     )
     from wan_core.checkpoints.families.dit import official_config
+    from wan_core.checkpoints.families.sam2 import SAM2_MODEL_TYPE
     from wan_core.checkpoints.families.shapes import Shapes, build_config
     from wan_core.checkpoints.formats import CheckpointFormat
     from wan_core.checkpoints.inspection import Inspection, inspect_weights, tensor_rows
@@ -60,6 +62,8 @@ __all__ = [
     "DIT",
     "FLF2V",
     "S2V",
+    "SAM2",
+    "SAM2_MODEL_TYPE",
     "TOKENIZER",
     "UMT5",
     "VAE",

@@ -178,7 +178,7 @@ def _weight_rows(item: Inspection) -> Iterator[str]:
 
 def _dims(config: Any) -> Iterator[str]:
     for name, value in asdict(config).items():
-        if value not in (None, (), 0.0) and not name.startswith("latents_"):
+        if value not in (None, (), 0.0) and not isinstance(value, Mapping) and not name.startswith("latents_"):
             yield f"{name} {value}"
 
 

@@ -8,6 +8,7 @@ from wan_core.checkpoints.families.clip import CLIP
 from wan_core.checkpoints.families.dit import DIT, FLF2V, dit_config_reader
 from wan_core.checkpoints.families.record import Expert, Family
 from wan_core.checkpoints.families.s2v import S2V
+from wan_core.checkpoints.families.sam2 import SAM2
 from wan_core.checkpoints.families.umt5 import UMT5
 from wan_core.checkpoints.families.vae import VAE
 from wan_core.checkpoints.families.wav2vec2 import WAV2VEC2
@@ -23,7 +24,7 @@ OTHER_TITLES = {"lora": "a LoRA", "": "weights of something else"}
 def families() -> tuple[Family, ...]:
     """Every family whose weights can be recognised: the core's, then those of installed project packages."""
     added = sorted(entry_points(group=ENTRY_POINT_GROUP), key=lambda point: point.name)
-    return (DIT, FLF2V, S2V, ANIMATE, VAE, UMT5, CLIP, WAV2VEC2, *(point.load() for point in added))
+    return (DIT, FLF2V, S2V, ANIMATE, VAE, UMT5, CLIP, WAV2VEC2, SAM2, *(point.load() for point in added))
 
 
 def get_family(family: Family | str) -> Family:
@@ -47,6 +48,7 @@ __all__ = [
     "DIT",
     "FLF2V",
     "S2V",
+    "SAM2",
     "UMT5",
     "VAE",
     "WAV2VEC2",
