@@ -41,7 +41,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     # Planned: 4,500, before packed layers of ComfyUI, networks found in any trainer's file, shapes that others fold,
     # models nearly ours, told by name and by class, adapters of three kinds with peft's settings, and networks that
     # begin at zero or lie beside a LoRA. Then Megatron's stages, names by content, what speaks or follows, SAM 2.
-    ("wan_core/checkpoints/",): 7_980,
+    ("wan_core/checkpoints/",): 8_020,
     ("wan_core/runtime/",): 3_700,  # planned: 1,800; weights on the host, copies beside the work (350), processes (650)
     ("wan_core/tasks/",): 2_190,  # planned: 1,800, before folders that drive a character, and clips that are kept
     ("wan_core/metrics/",): 350,

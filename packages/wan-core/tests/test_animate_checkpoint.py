@@ -9,10 +9,20 @@ import pytest
 import torch
 from click.testing import CliRunner
 from diffusers import WanAnimateTransformer3DModel
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from tools.make_checkpoint import make_checkpoint
-from wan_core.checkpoints import ANIMATE, MemorySource, in_format, load_model, native_weights, read_weights
+from wan_core.checkpoints import (
+    ANIMATE,
+    LoRA,
+    MemorySource,
+    in_format,
+    load_model,
+    native_weights,
+    read_weights,
+    with_loras,
+)
 from wan_core.cli import wan
 from wan_core.errors import CheckpointError
 from wan_core.models import AnimateDiT, AnimateDiTConfig, AnimateInputs
@@ -143,3 +153,39 @@ def test_a_network_that_diffusers_cannot_have_is_not_written_for_it() -> None:
     assert ANIMATE.diffusers_config is not None
     with pytest.raises(CheckpointError, match="twice as many and four"):
         ANIMATE.diffusers_config(replace(CONFIG, in_dim=9))
+
+
+@pytest.mark.parametrize("kind", ["pair", "DoRA", "bias and change"])
+def test_a_lora_of_diffusers_on_what_is_fused_here_changes_its_rows(tmp_path: Path, kind: str) -> None:
+    """Keys and values of a face, which diffusers has apart: merged here as there."""
+    theirs = peer().state_dict()
+    changed, tensors = dict(theirs), dict[str, Tensor]()
+    for number, layer in enumerate(("face_adapter.1.to_v", "face_adapter.0.to_k", "face_adapter.1.to_q")):
+        weight, start = theirs[f"{layer}.weight"], f"transformer.{layer}"
+        down, up = noise(3, weight.shape[1]) + number, noise(weight.shape[0], 3)
+        merged = weight + up @ down
+        if kind == "bias and change":
+            added, more = noise(*weight.shape), noise(weight.shape[0])
+            tensors |= {f"{start}.diff": added, f"{start}.diff_b": more}
+            changed |= {f"{layer}.weight": weight + added, f"{layer}.bias": theirs[f"{layer}.bias"] + more}
+            continue
+        tensors |= {f"{start}.lora_A.weight": down, f"{start}.lora_B.weight": up}
+        if kind == "DoRA":
+            lengths = noise(weight.shape[0]).abs() + 1
+            tensors[f"{start}.lora_magnitude_vector"] = lengths
+            merged *= (lengths / merged.norm(dim=1))[:, None]
+        changed[f"{layer}.weight"] = merged
+    path = tmp_path / "lora.safetensors"
+    save_file(tensors, path)
+    wanted = native_weights(MemorySource(changed), ANIMATE)
+    found = with_loras(MemorySource(theirs), [LoRA(path)], family=ANIMATE)
+    for name in wanted:
+        torch.testing.assert_close(found.read(name), wanted.read(name), atol=1e-5, rtol=1e-5)
+
+
+def test_a_lora_of_diffusers_of_another_width_on_fused_rows_is_refused(tmp_path: Path) -> None:
+    halves = {"A": (2, CONFIG.dim), "B": (CONFIG.dim * 2, 2)}
+    tensors = {f"face_adapter.0.to_k.lora_{half}.weight": torch.ones(shape) for half, shape in halves.items()}
+    save_file(tensors, tmp_path / "lora.safetensors")
+    with pytest.raises(CheckpointError, match=r"of another shape: face_adapter\.0\.to_k"):
+        with_loras(MemorySource(peer().state_dict()), [LoRA(tmp_path / "lora.safetensors")], family=ANIMATE)

@@ -309,6 +309,9 @@ ANIMATE = BASE | {"face_adapter.fuser_blocks.0.linear1_q.weight": torch.ones(2, 
         ("style.safetensors", {"modelspec.architecture": "Wan-2.2-T2V-A14B/lora"}),
         ("Wan2.2-T2V-style_high_noise.safetensors", {}),
         ("Wan2.2_animated_film.safetensors", {}),
+        ("animate_me.safetensors", {"ss_base_model_version": "wan2.2_t2v_a14b"}),  # its name is no proof
+        ("animate_me.safetensors", {"base_model": "i2v-A14B"}),
+        ("animate_me.safetensors", {"modelspec.title": "Wan 2.2 style"}),
     ],
 )
 def test_a_wan22_lora_on_animate_is_refused_unless_forced(tmp_path: Path, file: str, metadata: dict[str, str]) -> None:
@@ -321,7 +324,7 @@ def test_a_wan22_lora_on_animate_is_refused_unless_forced(tmp_path: Path, file: 
 
 
 def test_a_lora_of_no_said_model_on_animate_is_refused_unless_forced(tmp_path: Path) -> None:
-    path = write(tmp_path / "style.safetensors", GOOD, {"base_model": "t2v-A14B"})
+    path = write(tmp_path / "style.safetensors", GOOD, {"base_model": "my-own"})
     with pytest.raises(CheckpointError, match=r"does not say which model.*--force-lora"):
         with_loras(MemorySource(ANIMATE), [LoRA(path)])
     assert len(with_loras(MemorySource(ANIMATE), [LoRA(path)], force=True)) == len(ANIMATE)
@@ -335,6 +338,7 @@ def test_a_lora_of_no_said_model_on_animate_is_refused_unless_forced(tmp_path: P
         ("lora.safetensors", {"base_model": "animate-14B"}),  # as training here writes it
         ("lora.safetensors", {"base_model": "t2v-14B"}),
         ("wan2.1_style.safetensors", {}),
+        ("Wan2.2-style.safetensors", {"base_model": "Wan2.2-Animate-14B"}),
     ],
 )
 def test_loras_of_animate_and_of_what_it_comes_from_are_welcome(
@@ -348,8 +352,18 @@ def test_a_lora_with_an_image_branch_is_not_of_wan22_and_welcome_on_animate(tmp_
     wide, narrow = ANIMATE["blocks.0.cross_attn.k_img.weight"].shape
     shapes = {"A": (2, narrow), "B": (wide, 2)}
     halves = {f"blocks.0.cross_attn.k_img.lora_{half}.weight": torch.ones(shape) for half, shape in shapes.items()}
-    path = write(tmp_path / "style.safetensors", halves)
+    path = write(tmp_path / "wan2.2_style.safetensors", halves)
     assert len(with_loras(MemorySource(ANIMATE), [LoRA(path)])) == len(ANIMATE)
+
+
+def test_layers_tell_more_than_what_is_said(tmp_path: Path) -> None:
+    face = {"face_adapter.fuser_blocks.0.linear1_q": (torch.ones(2, 2), torch.ones(2, 2))}
+    own = write(tmp_path / "wan2.2.safetensors", spelt(face, "ComfyUI"), {"base_model": "Wan2.2"})
+    assert len(with_loras(MemorySource(ANIMATE), [LoRA(own)])) == len(ANIMATE)
+    half = {f"high_noise_model.{name}": tensor for name, tensor in GOOD.items()}
+    path = write(tmp_path / "animate.safetensors", half, {"base_model": "animate-14B"})
+    with pytest.raises(CheckpointError, match=r"made for Wan2\.2 \('high_noise_model"):
+        with_loras(MemorySource(ANIMATE), [LoRA(path)])
 
 
 def test_diffusers_names_of_the_tests_are_the_published_ones() -> None:

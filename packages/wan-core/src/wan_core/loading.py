@@ -221,7 +221,7 @@ class _Loader:
         is_known = self.is_bundled and part.name not in self.places
         if not (is_known or part.family is CLIP):
             check_network(config, source, part.family)
-        return _Opened(part, path, self._merged(source, part.expert) if part.name == "dit" else source, config)
+        return _Opened(part, path, self._merged(source, part) if part.name == "dit" else source, config)
 
     def _source(self, path: Path, family: Family, expert: Expert | None = None) -> TensorSource:
         weights = read_weights(path, mmap=self.options.mmap)
@@ -233,11 +233,13 @@ class _Loader:
         # The base is in the package, wherever the change itself was copied to.
         return with_delta(self._source(checkpoint_folder(self.preset, None) / base, family), weights)
 
-    def _merged(self, source: TensorSource, expert: Expert | None) -> TensorSource:
-        loras = loras_for(self.options.loras, expert)
+    def _merged(self, source: TensorSource, part: Part) -> TensorSource:
+        loras = loras_for(self.options.loras, part.expert)
         if not loras:
             return source
-        merged = with_loras(source, loras, force=self.options.force_lora, dtype=self.dtype, expert=expert)
+        merged = with_loras(
+            source, loras, force=self.options.force_lora, dtype=self.dtype, family=part.family, expert=part.expert
+        )
         self.notes += [note for note in merged.notes if note not in self.notes]
         return merged
 

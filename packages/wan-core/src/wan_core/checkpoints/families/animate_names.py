@@ -99,5 +99,13 @@ def _half(index: int) -> Callable[..., Tensor]:
     return lambda pair: pair.chunk(2)[index]
 
 
-DIFFUSERS_ANIMATE = replace(DIT.formats[0], renames=_RENAMES, renames_for=_blocks, split=_split, fuse=_fuse, join=_join)
+DIFFUSERS_ANIMATE = replace(
+    DIT.formats[0],
+    marker=rf"{DIT.formats[0].marker}|(?:^|\.)face_adapter\.\d+\.",
+    renames=_RENAMES,
+    renames_for=_blocks,
+    split=_split,
+    fuse=_fuse,
+    join=_join,
+)
 """The names of WanAnimateTransformer3DModel."""

@@ -2,21 +2,26 @@
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from wan_core.checkpoints.families.relatives import relative_of
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
+from wan_core.files import plain_text
 
 _SHOWN = 4
 _IMAGE_BRANCH = re.compile(
     r"[._](?:k_img|v_img|norm_k_img|add_[kv]_proj|norm_added_[kq]|to_added_kv)\.|(?:^|[._])(?:img_emb|image_embedder)[._]"
 )
-_WAN_22 = re.compile(r"wan[\s._-]?v?2[._-]?2", re.IGNORECASE)
-_WAN_21 = re.compile(r"wan[\s._-]?v?2[._-]?1|^(?:t2v|i2v|flf2v)-14B", re.IGNORECASE)  # or a preset of it
+# Or a preset of it.
+_WAN_22 = re.compile(r"wan[\s._-]?v?2[._-]?2|^(?:[ti]2v-A14B|ti2v-5B|s2v-14B)", re.IGNORECASE)
+_WAN_21 = re.compile(r"wan[\s._-]?v?2[._-]?1|^(?:t2v|i2v|flf2v)-14B", re.IGNORECASE)
 _ANIMATE = re.compile(r"animate(?!d)|relight", re.IGNORECASE)  # not of animated films
-_SAYS = ("base", "model", "architecture", "title", "name", "trained", "network")
+_OF_ANIMATE = re.compile(r"(?:^|[._])(?:face_adapter|face_encoder|motion_encoder|pose_patch_embedding)[._]")
+_HALF = re.compile(r"(?:^|[._])(?:high|low)_?noise|(?:^|\.)(?:transformer|dit)_?2\.")
+_BASE = ("base", "architecture", "trained", "model", "network")
+_TITLE = ("title", "name")
 
 
 @dataclass
@@ -71,28 +76,50 @@ class Misfits:
 def refuse_other_models(source: TensorSource, native: TensorSource) -> None:
     """Refuse a LoRA whose tensors fit but which says that it was made for a model that behaves differently.
 
-    Wan-Animate has the layers of Wan2.1 and was trained further; its authors advise against LoRAs made for Wan2.2. One
-    that says nothing of its model is welcome where it has layers of an image branch, which Wan2.2 does not have. Raises
-    CheckpointError.
+    Wan-Animate has the layers of Wan2.1 and was trained further; its authors advise against LoRAs made for Wan2.2. What
+    a file has counts first: layers of Wan-Animate alone, or of an image branch, which Wan2.2 does not have, make it
+    welcome, halves for two experts do not. Then what it says of its base, then its title, and its name as the last
+    hint. Raises CheckpointError.
     """
     relative = relative_of(native.keys())
     if relative is None or not _ANIMATE.search(relative.title):
         return
-    says = [value for name, value in source.metadata.items() if any(word in name.lower() for word in _SAYS)]
-    says.append(source.path.name)
-    if any(_ANIMATE.search(text) for text in says):
-        return
-    proof = next((text for text in says if _WAN_22.search(text)), None)
-    if proof is not None:
-        raise CheckpointError(
-            f"{source.path} was made for Wan2.2 ({proof.strip()[:60]!r}) and would spoil {native.path}, which is "
-            "Wan-Animate; use one made for Wan-Animate or Wan2.1, or --force-lora to merge it anyway"
-        )
-    if not any(_WAN_21.search(text) for text in says) and not any(_IMAGE_BRANCH.search(name) for name in source):
+    told = _told_by_layers(source) or next((found for texts in _said(source) if (found := _told(texts))), None)
+    if told is None:
         raise CheckpointError(
             f"{source.path} does not say which model it was made for, and one of Wan2.2 would spoil {native.path}, "
             "which is Wan-Animate; use one that says Wan-Animate or Wan2.1, or --force-lora to merge it anyway"
         )
+    is_welcome, proof = told
+    if not is_welcome:
+        raise CheckpointError(
+            f"{source.path} was made for Wan2.2 ({plain_text(proof.strip())[:60]!r}) and would spoil {native.path}, "
+            "which is Wan-Animate; use one made for Wan-Animate or Wan2.1, or --force-lora to merge it anyway"
+        )
+
+
+def _told_by_layers(source: TensorSource) -> tuple[bool, str] | None:
+    """Whether a LoRA is welcome on Wan-Animate by a layer, and which one; None where none tells."""
+    own = next((name for name in source if _IMAGE_BRANCH.search(name) or _OF_ANIMATE.search(name)), None)
+    half = next((name for name in source if _HALF.search(name)), None)
+    return (True, own) if own is not None else (False, half) if half is not None else None
+
+
+def _told(texts: Sequence[str]) -> tuple[bool, str] | None:
+    """The same by what is said."""
+    for is_welcome, words in ((True, _ANIMATE), (False, _WAN_22), (True, _WAN_21)):
+        proof = next((text for text in texts if words.search(text)), None)
+        if proof is not None:
+            return is_welcome, proof
+    return None
+
+
+def _said(source: TensorSource) -> Iterator[list[str]]:
+    """What a file says of its model, what counts most first: its base, its title, its name."""
+    keys = {name: name.rpartition(".")[2].lower() for name in source.metadata}
+    for words in (_BASE, _TITLE):
+        yield [source.metadata[name] for name, key in keys.items() if any(word in key for word in words)]
+    yield [source.path.name]
 
 
 def _has_images_in_channels_alone(native: TensorSource) -> bool:

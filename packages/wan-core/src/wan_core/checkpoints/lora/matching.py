@@ -12,7 +12,7 @@ from wan_core.checkpoints.lora.file import Layer, LoRAFile
 from wan_core.checkpoints.lora.fit import Misfits
 from wan_core.checkpoints.lora.names import LayerNames, LayerPart, Role, part_of, without_copy
 from wan_core.checkpoints.lora.scale import AdapterSettings, adapter_settings, module_name, stored_alpha, told_alpha
-from wan_core.checkpoints.lora.updates import AddedUpdate, DecomposedUpdate, NewValue, Update
+from wan_core.checkpoints.lora.updates import AddedUpdate, DecomposedUpdate, NewValue, RowsUpdate, Update
 from wan_core.checkpoints.prefixes import unwrapped
 from wan_core.checkpoints.readers.sources import TensorSource
 from wan_core.errors import CheckpointError
@@ -24,11 +24,12 @@ _COMPANIONS = {"bias", "alpha", *_LENGTHS}  # which mean nothing alone
 
 @dataclass(frozen=True)
 class _Fused:
-    """One native layer of those that a layer of the file stands for: ``part`` of ``parts``."""
+    """One native layer of those that a layer of the file stands for: ``part`` of ``parts``; or some ``rows`` of one."""
 
     layer: str
-    part: int
-    parts: int
+    part: int = 0
+    parts: int = 1
+    rows: tuple[int, int] | None = None
 
 
 class Matching:
@@ -48,8 +49,9 @@ class Matching:
         self._source = file.source
         self._native = native
         self._names = LayerNames([layer.name for layer in layers], native.keys(), family.formats)
+        self._rows = self._names.rows(native)
         self._settings = adapter_settings(file.source)
-        self._owners: dict[str, tuple[str, str]] = {}
+        self._owners: dict[tuple[str, tuple[int, int] | None], tuple[str, str]] = {}
         self._own_ranks: set[float] = set()  # of layers whose alpha nothing says
         self.notes: list[str] = []
         self._check_numbers([name for layer in layers for role, name in layer.tensors.items() if role != "alpha"])
@@ -121,8 +123,11 @@ class Matching:
         parts = None if split is None else split(f"{layer}.weight", torch.empty(6, 1))
         if parts is not None:
             return [_Fused(name.removesuffix(".weight"), part, len(parts)) for part, name in enumerate(parts)]
-        native = self._names.native(layer)
-        return None if native is None else [_Fused(native, 0, 1)]
+        if layer in self._rows:
+            native, rows = self._rows[layer]
+            return [_Fused(native, rows=rows)]
+        found = self._names.native(layer)
+        return None if found is None else [_Fused(found)]
 
     def _weight(self, layer: str) -> str:
         return layer if layer in self._native else f"{layer}.weight"  # a modulation is a tensor without a layer
@@ -131,9 +136,10 @@ class Matching:
         change = replace(update, target=self._weight(fused.layer), part=fused.part, parts=fused.parts)
         role = next((role for role in ("magnitude", "dora_scale") if role in names), None)
         if role is None or change.target not in self._native:
-            self._add(change)
+            self._add(change, fused.rows)
             return
         shape, length = self._native.info(change.target).shape, self._source.info(names[role]).shape
+        shape = shape if fused.rows is None else (fused.rows[1] - fused.rows[0], *shape[1:])
         of_rows = role == "magnitude" or length[:1] != (1,)
         wanted = shape[0] * fused.parts if of_rows else shape[1] if len(shape) > 1 and fused.parts == 1 else 0
         if math.prod(length) != wanted:
@@ -143,7 +149,8 @@ class Matching:
             DecomposedUpdate(
                 target=change.target, names={"magnitude": names[role]}, source=self._source, change=change,
                 of_rows=of_rows,
-            )
+            ),
+            fused.rows,
         )  # fmt: skip
 
     def _add_rest(self, names: Mapping[Role, str], scale: float, fused: _Fused) -> None:
@@ -153,7 +160,7 @@ class Matching:
         modulation = layer if layer.endswith(".modulation") else f"{layer}.modulation"
         for role, target in (("whole", weight), ("whole_b", f"{layer}.bias")):
             if role in names:
-                self._add(NewValue(target=target, names={"whole": names[role]}, source=source))
+                self._add(NewValue(target=target, names={"whole": names[role]}, source=source), fused.rows)
         added = (("bias", f"{layer}.bias", scale), ("diff", weight, 1.0), ("diff_b", f"{layer}.bias", 1.0),
                  ("diff_m", modulation, 1.0))  # fmt: skip
         for role, target, factor in added:
@@ -162,7 +169,8 @@ class Matching:
                     AddedUpdate(
                         target=target, names={"diff": names[role]}, source=source, change=PLAIN, scale=factor,
                         part=fused.part, parts=fused.parts,
-                    )
+                    ),
+                    fused.rows,
                 )  # fmt: skip
         known = {"whole", "whole_b", *_COMPANIONS, *(role for role, *_ in added)}
         self.misfits.unmatched += [name for role, name in names.items() if role not in known and fused.part == 0]
@@ -185,7 +193,9 @@ class Matching:
             return
         self._add(NewValue(target=target, names={"whole": name}, source=self._source))
 
-    def _add(self, update: Update) -> None:
+    def _add(self, update: Update, rows: tuple[int, int] | None = None) -> None:
+        if rows is not None:
+            update = RowsUpdate(target=update.target, names=update.names, source=update.source, inner=update, rows=rows)
         names = list(update.names.values())
         if update.target not in self._native:
             self.misfits.unmatched += [name for name in names if name not in self.misfits.unmatched]
@@ -197,7 +207,7 @@ class Matching:
             return
         # A layer may change a tensor in several ways; another that does is the same layer in another spelling.
         layer = (part_of(names[0]) or LayerPart(unwrapped(names[0]).rpartition(".")[0], "whole")).layer
-        first, name = self._owners.setdefault(update.target, (layer, names[0]))
+        first, name = self._owners.setdefault((update.target, rows), (layer, names[0]))
         if first != layer:
             raise CheckpointError(
                 f"{self._source.path}: {name} and {names[0]} both change {update.target}; the file mixes two layouts"

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from wan_core.checkpoints.convert import native_weights
+from wan_core.checkpoints.convert import NativeWeights, native_weights
 from wan_core.checkpoints.families import DIT, Expert, Family
 from wan_core.checkpoints.lora.file import LoRAFile
 from wan_core.checkpoints.lora.fit import refuse_other_models
@@ -102,18 +102,20 @@ def with_loras(
     *,
     force: bool = False,
     dtype: torch.dtype | None = None,
-    family: Family = DIT,
+    family: Family | None = None,
     expert: Expert | None = None,
     device: torch.device | None = None,
 ) -> MergedWeights:
     """The weights of ``source`` under native names with ``loras`` merged in: sums of strength x alpha / rank x B A.
 
+    They are of ``family``, by default the one of which they are native weights already, else of Wan's transformer.
     Tensors keep their dtype, or the wider of it and ``dtype``. ``expert`` says which of two experts ``source`` is: of a
     file with two halves its own is taken; which files are for it is the caller's matter. ``force`` allows LoRAs that
     were made for another model: what has no place is left out. Sums are made on ``device``, by default the CPU, where
     they are handed out in any case. Raises one CheckpointError for all LoRAs that cannot be
     read or do not fit, before any weight is read.
     """
+    family = family or (source.family if isinstance(source, NativeWeights) else DIT)
     native = native_weights(source, family)
     updates: list[tuple[Update, float]] = []
     left_out: dict[Path, list[str]] = {}

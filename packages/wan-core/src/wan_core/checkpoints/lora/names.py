@@ -10,10 +10,14 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from wan_core.checkpoints.formats import CheckpointFormat, detect_format, rename
 from wan_core.checkpoints.prefixes import by_prefix, known_layers, unwrapped
 from wan_core.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from wan_core.checkpoints.readers.sources import TensorSource
 
 Role = str
 """What a tensor is to its layer.
@@ -162,6 +166,22 @@ class LayerNames:
     def native(self, layer: str) -> str | None:
         """The native layer, perhaps one that the network lacks; None for one that networks leave out on purpose."""
         return self._joined.get(layer, layer) if _is_joined(layer) else rename(layer, self._rules)
+
+    def rows(self, native: "TensorSource") -> dict[str, tuple[str, tuple[int, int]]]:
+        """Layers of this format that are some rows, from and to, of a layer that ``native`` has fused."""
+        import torch
+
+        found: dict[str, tuple[str, tuple[int, int]]] = {}
+        made = {} if self.format.join is None else self.format.join(native.keys())
+        for name, (inputs, part) in made.items():
+            layer, _, kind = name.rpartition(".")
+            if kind != "weight" or len(inputs) > 1 or not native.info(inputs[0]).shape:
+                continue
+            count = native.info(inputs[0]).shape[0]
+            rows = part(torch.arange(count)).tolist()
+            if len(rows) < count and rows == [*range(rows[0], rows[0] + len(rows))]:
+                found[layer] = inputs[0].removesuffix(".weight"), (rows[0], rows[-1] + 1)
+        return found
 
 
 def _is_joined(layer: str) -> bool:

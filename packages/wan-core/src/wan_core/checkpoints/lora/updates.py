@@ -117,6 +117,27 @@ class DecomposedUpdate(Update):
 
 
 @dataclass(frozen=True, kw_only=True)
+class RowsUpdate(Update):
+    """``inner`` for some ``rows`` of its target, from and to: a layer that the network has fused with others."""
+
+    inner: Update
+    rows: tuple[int, int]
+
+    def shape(self, wanted: Shape) -> Shape:
+        count = self.rows[1] - self.rows[0]
+        found = self.inner.shape((count, *wanted[1:]))
+        return (wanted[0] - count + found[0], *found[1:]) if found else found
+
+    def add(self, weight: Tensor, strength: float) -> Tensor:
+        rows = slice(*self.rows)
+        weight[rows] = self.inner.add(weight[rows].clone(), strength)
+        return weight
+
+    def release(self) -> None:
+        self.inner.release()
+
+
+@dataclass(frozen=True, kw_only=True)
 class NewValue(Update):
     """A value that takes the target's place; of another shape only where ``reshapes`` says so."""
 
