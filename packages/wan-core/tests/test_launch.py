@@ -22,10 +22,10 @@ class Own(CheckpointError):
 def fail():
     raise Own("no weights")
 
-for name in ("one", "two"):
-    print(made_by_first(launched(), name, lambda: f"{name} by {os.environ['RANK']}"))
+for name, together in (("one", None), ("two", 2), ("three", 1)):
+    print(made_by_first(launched(), name, lambda: f"{name} by {os.environ['RANK']}", together=together))
 try:
-    made_by_first(launched(), "three", fail)
+    made_by_first(launched(), "four", fail)
 except WanError as error:
     print(type(error).__name__, error)
 """
@@ -51,10 +51,11 @@ def printed() -> list[list[str]]:
 
 def test_texts_of_the_first_process_reach_all(printed: list[list[str]]) -> None:
     assert [lines[:2] for lines in printed] == [["one by 0", "two by 0"]] * 2
+    assert [lines[2] for lines in printed] == ["three by 0", "three by 1"], "of groups of one, each is the first"
 
 
 def test_a_failure_of_the_first_process_reaches_all(printed: list[list[str]]) -> None:
-    assert [lines[2:] for lines in printed] == [["CheckpointError no weights"]] * 2
+    assert [lines[3:] for lines in printed] == [["CheckpointError no weights"]] * 2
 
 
 def test_alone_it_is_made_here() -> None:

@@ -91,8 +91,8 @@ class Chain:
         *,
         progress: Progress = lambda steps, title: steps,
         log: Callable[[str], None] = lambda text: None,
-    ) -> tuple[dict[str, Sample], list[WanError]]:
-        """The samples with their states, and what failed. Raises the failure where no sample is left."""
+    ) -> list[WanError]:
+        """Make the states of all samples; what failed. Raises the failure where no sample is left."""
         given, refined, features = self.files
         write_samples(given, {name: each.values for name, each in samples.items()})
         failures: list[WanError] = []
@@ -124,7 +124,11 @@ class Chain:
             negative_prompt=self.negative_prompt,
         )
         goes_on(extract_samples(wanted, device, dtype, progress=progress, log=log, keep_failed=False))
-        return read_samples(features), failures
+        return failures
+
+    def with_states(self) -> dict[str, Sample]:
+        """The samples with the states that were made, whichever process did."""
+        return read_samples(self.files[-1])
 
 
 def work_folder(asked: Path | None, output: Path) -> Path:

@@ -151,7 +151,7 @@ class Pipeline:
         least: Callable[[int | None, int | None], tuple[int | None, ...]],
     ) -> MemoryPlan | None:
         on_cpu = self.components.device.type == "cpu"
-        if self.run is None or (on_cpu and free is None and len(jobs) < 2):
+        if self.run is None or not jobs or (on_cpu and free is None and len(jobs) < 2):
             return None
         if free is None and not on_cpu:
             free = self._free_memory(self.run)

@@ -24,7 +24,7 @@ HELP = (
 
 def run(preset: Preset, values: Mapping[str, Any]) -> None:
     """One video from flags, or those of a sample file."""
-    log = reporter(values["quiet"])
+    log = reporter(values["quiet"] or not processes_of(values).is_first)
     values, batch = prepared(values, log)
     preset = preset_for(values, log)
     if batch is None:

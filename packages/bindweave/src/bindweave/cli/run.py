@@ -41,17 +41,20 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     """One video from flags, or those of a sample file, with all steps before them."""
     from bindweave.refine import Refinement
 
-    log = reporter(values["quiet"])
+    processes = cli.processes_of(values)
+    log = reporter(values["quiet"] or not processes.is_first)
     values = {**values, **LEFT_OUT}
     own = {name: values.pop(name) for name in ("mllm", "mllm_dtype", "mllm_negative_prompt", "work_dir")}
     chat: Refinement | None = refine.chosen_model(values)
     sources = [path for path in (values["samples"], values["config"]) if path is not None]
     values, batch = infer.prepared(values, log)
-    _check_processes(values, is_single=batch is None)
+    if batch is None:
+        processes.own([values["output"]])
     wanted = _Single(values, log) if batch is None else _Batch(values, batch)
     if not wanted.samples:
         log("there are more processes than samples; nothing is left for this one")
-        return
+        if processes.launch is None:
+            return  # else the others wait for it
     preset = infer.preset_for(values, log)
     if own["mllm"] is None and preset is not TINY_BINDWEAVE:
         raise RequestError(
@@ -71,38 +74,34 @@ def run(preset: Preset, values: Mapping[str, Any]) -> None:
     _carry_out(preset, wanted, chain, own["mllm_dtype"], log)
 
 
-def _check_processes(values: Mapping[str, Any], *, is_single: bool) -> None:
-    """Raises RequestError for processes that would all take the same steps."""
-    processes = cli.processes_of(values)
-    if processes.per_video > 1:
-        raise RequestError(
-            "the steps before a video are for one process: let 'bindweave extract' and then 'bindweave infer' share "
-            "the work, or leave --ulysses-size, --cfg-parallel and --dit-fsdp out"
-        )
-    if is_single:
-        processes.own([values["output"]])
-
-
 def _carry_out(preset: Preset, wanted: _Single | _Batch, chain: Chain, dtype: str, log: Callable[[str], None]) -> None:
     from bindweave.chain import PlannedSubjects, with_states_to_come
     from wan_core.loading import load_pipeline
-    from wan_core.runtime import resolve_device, resolve_dtype
+    from wan_core.runtime import made_by_first, resolve_device, resolve_dtype
 
     planned = replace(preset, task=PlannedSubjects())
     coming = {name: with_states_to_come(sample, chain.work) for name, sample in wanted.samples.items()}
     jobs = wanted.plan(planned, coming)
     values = wanted.values
     if values["dry_run"]:
-        cli.run_generate(planned, values, plan=lambda *_: jobs)
+        cli.run_generate(planned, values, plan=lambda *_: jobs, is_share=True)
         return
     chain.check_states(load_pipeline(preset, values["ckpt_dir"], cli.runtime_of(preset, values)).components)
     log(f"work folder: {chain.work}")
     device = resolve_device(own_device(values["device"]))
     samples = {name: sample for name, sample in wanted.samples.items() if name not in wanted.failed}
-    made, failures = chain.states(
-        samples, device, resolve_dtype(dtype, device), progress=progress_unless(values["quiet"]), log=log
-    )
-    wanted.make(preset, made)
+    failures: list[WanError] = []
+
+    def make_states() -> str:
+        if samples:
+            progress = progress_unless(values["quiet"])
+            failures.extend(chain.states(samples, device, resolve_dtype(dtype, device), progress=progress, log=log))
+        return ""
+
+    # Of processes that make a video together the first one does what comes before it.
+    processes = cli.processes_of(values)
+    made_by_first(processes.launch, "states", make_states, together=processes.per_video)
+    wanted.make(preset, chain.with_states() if samples else {})
     if failures:
         raise failures[0]
 

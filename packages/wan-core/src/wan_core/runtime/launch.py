@@ -96,25 +96,28 @@ def is_first_to_say(sentence: str, environment: Mapping[str, str] | None = None)
         return True
 
 
-def made_by_first(launch: Launch | None, name: str, make: Callable[[], str]) -> str:
+def made_by_first(launch: Launch | None, name: str, make: Callable[[], str], *, together: int | None = None) -> str:
     """What the first process of a run makes, in all of them; alone, what ``make`` gives. Before there is a group.
 
-    ``name`` is the text's own in the run. An error of the family that the first process meets is raised in all.
+    With ``together`` the first of every so many neighbours makes it for those. ``name`` is the text's own in the run.
+    Others wait as long as it takes, up to a day. An error of the family that the first process meets is raised in all.
     Raises BackendError when the processes cannot meet, or the first one is gone.
     """
-    if launch is None:
+    if launch is None or together == 1:
         return make()
+    group, place = divmod(launch.rank, together or launch.world)
     said = ["", ""]
-    if launch.rank == 0:
+    if place == 0:
         try:
             said = ["", make()]
         except WanError as error:
             said = [next(kind.__name__ for kind in type(error).__mro__ if hasattr(errors, kind.__name__)), str(error)]
     try:
-        store = _meet(launch)
-        if launch.rank == 0:
-            store.set(name, json.dumps(said))
-        said = json.loads(store.get(name))
+        store, key = _meet(launch), f"{name}-{group}"
+        if place == 0:
+            store.set(key, json.dumps(said))
+        store.wait([key], _AT_WORK)
+        said = json.loads(store.get(key))
         _arrive(store, f"{name}-read", launch, all_wait=False)
     except (RuntimeError, ValueError) as error:
         raise BackendError(f"process {launch.rank} of {launch.world} cannot reach the others: {error}") from error
@@ -148,7 +151,7 @@ def _arrive(store: Any, name: str, launch: Launch, *, all_wait: bool) -> None:
     if store.add(name, 1) == launch.world:
         store.set(f"{name}-by-all", "")
     if all_wait or launch.rank == 0:
-        store.wait([f"{name}-by-all"], _PATIENCE)
+        store.wait([f"{name}-by-all"], _AT_WORK)
 
 
 @contextmanager
