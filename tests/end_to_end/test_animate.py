@@ -15,11 +15,12 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import wan_core.loading
+from wan_core.files import hash_file
 from wan_core.media import load_audio, read_provenance, read_video, video_decoding, video_reader, write_video
 from wan_core.media.video_decoding import TimedFrame
 from wan_core.models import VideoVAE
 from wan_core.presets import get_preset
-from wan_core.tasks import AnimateRequest
+from wan_core.tasks import AnimateRequest, base
 from wan_core.tasks.animate import PROMPT
 
 Run = Callable[..., Result]
@@ -201,10 +202,13 @@ def test_a_run_that_was_stopped_goes_on_after_its_finished_segments(
     (folder,) = tmp_path.iterdir()
     assert [path.name for path in folder.iterdir()] == ["0000.safetensors"]
     encoded.clear()
+    hashed: list[str] = []
+    monkeypatch.setattr(base, "hash_file", lambda path: hashed.append(path.name) or hash_file(path))
     again = animate("--save_file", "v.mp4")
     assert again.exit_code == 0, again.output
     assert "1 of 2 clips are there" in again.output
     assert len(clips) == 3
+    assert sorted(hashed) == ["src_face.mp4", "src_pose.mp4", "src_ref.png"]  # once, to find the clips and to record
     assert encoded == [1, 9, 9]  # the reference, and of the second segment what it begins with and its poses
     assert [path.name for path in tmp_path.iterdir()] == ["v.mp4"]
     assert animate("--save_file", "whole.mp4").exit_code == 0

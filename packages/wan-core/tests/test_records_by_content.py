@@ -13,7 +13,7 @@ from wan_core.cli.generate import build_command, run_generate
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import Provenance, read_provenance
 from wan_core.presets import get_preset
-from wan_core.tasks import TI2VRequest
+from wan_core.tasks import TI2VRequest, request
 from wan_core.tasks.request import content_hashes
 
 TINY = Path(__file__).resolve().parents[1] / "src/wan_core/weights/tiny"
@@ -79,6 +79,26 @@ def test_what_is_there_as_it_would_be_made_is_not_made(tmp_path: Path, monkeypat
         times.append(Path("v.gif").stat().st_mtime_ns)
     assert asked == [(Path("v.gif"), prompt) for prompt in ("one", "one", "two")]
     assert times[0] == times[1] < times[2]
+
+
+def test_files_of_a_request_are_hashed_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (64, 64), "red").save("a.png")
+    hashed: list[str] = []
+    hash_file = request.hash_file
+
+    def counted(path: Path) -> str:
+        hashed.append(path.name)
+        return hash_file(path)
+
+    monkeypatch.setattr(request, "hash_file", counted)
+    command = build_command(
+        get_preset("tiny-ti2v"),
+        run=lambda preset, values: run_generate(preset, values, is_made=lambda path, wanted: "inputs" in values),
+    )
+    words = ["--image", "a.png", "--prompt", "one", "--sample-steps", "1", "--frame-num", "1", "-o", "v.gif", "--quiet"]
+    assert CliRunner().invoke(command, words).exit_code == 0
+    assert hashed == ["a.png"]  # to see whether it is made, and for its record
 
 
 def test_each_process_of_torchrun_has_a_device_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ from wan_core.runtime import (
     working_together,
 )
 from wan_core.tasks import TaskInputs
+
+Record = Callable[[], media.Provenance]
+"""How a video is made, found out when it is asked for."""
 
 
 def make_videos(
@@ -70,18 +74,27 @@ def make_videos(
     with working_together(processes, pipeline.components.device):
         place(pipeline, share(jobs), log)
         jobs = share(extend_jobs(jobs, extender, str(runtime.device), log))
-        if is_made is not None:  # a record hashes the files of its request
-            made_before = pipeline.together.as_first(
-                [is_made(each.output, provenance_of(pipeline, each)) for each in jobs]
-            )
-            jobs = [job for job, is_there in zip(jobs, made_before, strict=True) if not is_there]
+        to_make = _to_make(pipeline, jobs, is_made)
+        jobs = [job for job, _ in to_make]
         for note in notes_on(jobs, pipeline):
             log(note)
         tell = reporter(as_told(processes, values, processes.is_first)["quiet"])
         if len(jobs) > 1:
             pipeline.encode_prompts([job.inputs for job in jobs])
-        made = [_made(pipeline, job, shown, write, log, tell) for job in jobs]
+        made = [_made(pipeline, job, record, shown, write, log, tell) for job, record in to_make]
         report_results(results_of_all(processes, made), shown)
+
+
+def _to_make(
+    pipeline: Pipeline, jobs: Sequence[Job], is_made: Callable[[Path, media.Provenance], bool] | None
+) -> list[tuple[Job, Record]]:
+    """The jobs whose outputs are not there as they would be made, with their records, which hash a file once."""
+    records: list[Record] = [cache(partial(provenance_of, pipeline, job)) for job in jobs]
+    pairs = list(zip(jobs, records, strict=True))
+    if is_made is None:
+        return pairs
+    made_before = pipeline.together.as_first([is_made(job.output, record()) for job, record in pairs])
+    return [pair for pair, is_there in zip(pairs, made_before, strict=True) if not is_there]
 
 
 def report_results(results: Sequence[Mapping[str, Any]], values: Mapping[str, Any]) -> None:
@@ -104,14 +117,15 @@ def check_run(
 def _made(
     pipeline: Pipeline,
     job: Job,
+    record: Record,
     values: Mapping[str, Any],
     write: Callable[..., Path],
     log: Callable[[str], None],
     tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Make one video, and what is said of it in JSON; ``tell`` says that it is there."""
+    """Make one video, and what is said of it in JSON; ``record`` says how, ``tell`` says that it is there."""
     started = time.monotonic()
-    path = make_video(pipeline, job, values, write, log)
+    path = make_video(pipeline, job, record, values, write, log)
     seconds = time.monotonic() - started
     seed = job.inputs.request.seed
     tell(f"{path} (seed {seed}, {seconds:.1f} s)")
@@ -127,7 +141,12 @@ def place(pipeline: Pipeline, jobs: Sequence[Job], log: Callable[[str], None]) -
 
 
 def make_video(
-    pipeline: Pipeline, job: Job, values: Mapping[str, Any], write: Callable[..., Path], log: Callable[[str], None]
+    pipeline: Pipeline,
+    job: Job,
+    record: Record,
+    values: Mapping[str, Any],
+    write: Callable[..., Path],
+    log: Callable[[str], None],
 ) -> Path:
     """Make one video with the sound and the record that go with it; of several processes the first one writes it."""
     progress = progress_unless(values["quiet"])
@@ -135,22 +154,22 @@ def make_video(
         for _ in pipeline.stream(job.inputs, progress=progress, log=log):
             pass
         return job.output
-    kept = kept_clips(pipeline, job, log)
+    kept = kept_clips(pipeline, job, record, log)
     chunks = pipeline.stream(job.inputs, progress=progress, log=log, kept=kept)
-    provenance = None if values["no_metadata"] else provenance_of(pipeline, job)
+    provenance = None if values["no_metadata"] else record()
     path = write(chunks, job.output, fps=job.inputs.settings.fps, provenance=provenance, **sound_of(job))
     if kept is not None:
         kept.remove()
     return path
 
 
-def kept_clips(pipeline: Pipeline, job: Job, log: Callable[[str], None]) -> KeptClips | None:
+def kept_clips(pipeline: Pipeline, job: Job, record: Record, log: Callable[[str], None]) -> KeptClips | None:
     """Where the finished clips of a video of several are kept until it is whole; says so."""
     task = pipeline.preset.task
     count = task.num_clips(job.inputs)
     if count == 1 or task.streams or media.is_pipe(str(job.output)):
         return None
-    kept = KeptClips(job.output, pipeline.provenance(job.inputs).fingerprint())
+    kept = KeptClips(job.output, record().fingerprint())
     done = min(kept.count, count)
     if done:
         log(f"note: {done} of {count} clips are there from a run that was stopped; it goes on after them")
