@@ -88,7 +88,7 @@ def test_all_processes_decode_until_as_many_frames_are_kept(monkeypatch: pytest.
             Components(device=CPU, parts=parts),
             latent_spec=preset.latent_spec,
             together=together,
-            run=RunFacts(preset=preset, dtype=torch.float32, tiling=True),
+            run=RunFacts(preset=preset, dtype=torch.float32, tiling=frozenset({"encode", "decode"})),
         )
         kept = DecodePlan(drop_frames=2, keep_frames=6, cache=DecoderCache())
         given = Conditioning(

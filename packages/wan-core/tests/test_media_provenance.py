@@ -237,6 +237,20 @@ def test_output_names_and_odd_names_never_become_options(name: str) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("phases", "words"),
+    [
+        (["decode", "encode"], ["--vae-tiling", "on"]),
+        (["decode"], ["--vae-tiling", "decode"]),
+        ([], []),
+        ("on", []),
+    ],
+)
+def test_the_command_sets_the_autoencoder_as_it_was(phases: object, words: list[str]) -> None:
+    made = Provenance.of(preset="t2v-1.3B", settings={}, record={"vae_dtype": "bfloat16", "vae_tiling": phases})
+    assert shlex.split(command_line(made)) == ["wan", "generate", "t2v-1.3B", "--vae-dtype", "bfloat16", *words]
+
+
 def test_a_prompt_like_an_option_stays_a_prompt() -> None:
     assert shlex.split(command_line(record("--debug")))[3] == "--prompt=--debug"
 

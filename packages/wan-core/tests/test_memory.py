@@ -9,6 +9,7 @@ import torch
 
 from wan_core.errors import ConfigError
 from wan_core.memory import (
+    TILED_PHASES,
     MemoryPlan,
     Phase,
     RunFacts,
@@ -207,12 +208,12 @@ def test_the_autoencoder_works_in_tiles_where_a_phase_would_not_fit_and_nowhere_
     assert small.tiled == {"decode"}
     assert peaks(small)["decode"] < peaks(whole)["decode"] / 2
     assert describe(small, run).endswith("; decode tile by tile")
-    shared = run_of("ti2v-5B", on_host=run.on_host, tiling=True, shares_tokens=4, splits_guidance=True)
+    shared = run_of("ti2v-5B", on_host=run.on_host, tiling=TILED_PHASES, shares_tokens=4, splits_guidance=True)
     assert describe(plan_memory(shared, jobs, free=None), shared).endswith("tile by tile, decoded by 8 processes")
-    asked = plan_memory(run_of("ti2v-5B", on_host=run.on_host, tiling=True), jobs, free=80 * GB)
+    asked = plan_memory(run_of("ti2v-5B", on_host=run.on_host, tiling=TILED_PHASES), jobs, free=80 * GB)
     assert asked.tiled == {"decode", "encode"}
     with pytest.raises(ConfigError, match=r"14\.0 GB are free; --vae-tiling on needs 1"):
-        plan_memory(run_of("ti2v-5B", on_host=run.on_host, tiling=False), jobs, free=14 * GB)
+        plan_memory(run_of("ti2v-5B", on_host=run.on_host, tiling=frozenset()), jobs, free=14 * GB)
 
 
 def test_an_autoencoder_of_16_bits_takes_half_of_its_memory() -> None:

@@ -92,6 +92,14 @@ def test_tiles_equal_diffusers(
         peer.disable_tiling()
 
 
+def test_tiles_are_as_large_and_as_far_apart_as_those_of_diffusers_by_default() -> None:
+    sides = ("height", "width")
+    names = {f"tile_{side}": f"min_{side}" for side in sides} | {f"stride_{side}": f"stride_{side}" for side in sides}
+    fresh = AutoencoderKLWan(base_dim=8, z_dim=4, dim_mult=[1, 1], num_res_blocks=1, temperal_downsample=[False])
+    for ours, theirs in names.items():
+        assert getattr(Tiling(), ours) == getattr(fresh, f"tile_sample_{theirs}")
+
+
 @torch.inference_mode()
 def test_bfloat16_equals_diffusers_within_its_precision() -> None:
     for kind in ("plain", "residual"):

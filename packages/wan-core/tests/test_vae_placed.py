@@ -179,7 +179,7 @@ def test_the_autoencoder_is_float32_unless_another_dtype_is_named_and_the_record
         assert pipeline._record.get("vae_dtype") == (None if asked == "auto" else asked)
     with pytest.raises(RequestError, match="vae-dtype must be auto, float32, bfloat16 or float16, got 'int8'"):
         tiny(vae_dtype="int8")
-    with pytest.raises(RequestError, match="vae-tiling must be auto, on, off, got 'often'"):
+    with pytest.raises(RequestError, match="vae-tiling must be auto, on, off, encode, decode, got 'often'"):
         tiny(vae_tiling="often")
 
 

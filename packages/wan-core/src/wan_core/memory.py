@@ -30,7 +30,7 @@ _MARGIN = 0.05  # of the free memory, for what lies between tensors; only where 
 _KEPT_COPIES = 5  # latents of a video between two steps: they, what a solver remembers, and joined channels
 _HOST_SHARE = 0.5  # of the free host memory, for copies that wait there
 BLOCK_PLACES = 2  # blocks of a network that are on the device where these pass through it
-_TILED = frozenset({"encode", "decode"})
+TILED_PHASES = frozenset({"encode", "decode"})
 _ENCODERS = {"text_encoder": "text", "image_encoder": "image", "audio_encoder": "sound"}
 
 
@@ -73,7 +73,8 @@ class RunFacts:
     ``always`` those that never leave it. ``batched``: both branches of guidance are one batch. ``tea_cache``: a change
     of the tokens is kept for each branch. Of several processes ``shares_tokens`` divide those of a forward, ``divided``
     has among how many the weights of a part lie, and ``splits_guidance`` leaves each one branch. ``vae_dtype`` is that
-    of the autoencoder, None that of its family; ``tiling``: whether it works tile by tile, None where it must.
+    of the autoencoder, None that of its family; ``tiling``: the phases (``encode``, ``decode``) in which
+    it works tile by tile, None where it must.
     """
 
     preset: Preset
@@ -90,7 +91,7 @@ class RunFacts:
     splits_guidance: bool = False
     divided: Mapping[str, int] = field(default_factory=dict)
     vae_dtype: torch.dtype | None = None
-    tiling: bool | None = None
+    tiling: frozenset[str] | None = None
 
     @property
     def processes(self) -> int:
@@ -261,9 +262,9 @@ def _plan(
         rows = memory_by_phase(phases_of(run, most, weights, working, tiled), weights, run.always)
         return MemoryPlan(stays=run.always, phases=rows, free=free, tiled=tiled)
 
-    least = least_with(_TILED if run.tiling else frozenset())
+    least = least_with(run.tiling or frozenset())
     if run.tiling is None and free is not None:
-        least = least_with(frozenset(phase.name for phase in least.phases if phase.peak > free) & _TILED)
+        least = least_with(frozenset(phase.name for phase in least.phases if phase.peak > free) & TILED_PHASES)
     phases = phases_of(run, most, weights, working, least.tiled)
     movable = {name for name in weights if name not in run.on_host}
     resident = replace(least, stays=frozenset(movable), phases=memory_by_phase(phases, weights, movable))
@@ -275,7 +276,7 @@ def _plan(
     kept = _with_what_fits(phases, weights, run.always, movable - passing, max(limit, least.largest.peak))
     plan = replace(kept, free=free, tiled=least.tiled, in_blocks=passing)
     how = "even where blocks pass through the device" if passing else "even where parts leave the device after use"
-    _refuse(plan, free, how, min(least, least_with(_TILED), key=_peak), in_blocks)
+    _refuse(plan, free, how, min(least, least_with(TILED_PHASES), key=_peak), in_blocks)
     require_room_for_copies(plan, run.whole, host_free)
     plan = replace(plan, waits=_waiting(run, most, plan, movable, len(jobs), host_free))
     return replace(plan, early=_early(plan, run, host_free))

@@ -94,7 +94,7 @@ class Pipeline:
         self._tiled: frozenset[str] = frozenset()
         self._route = Route()
         if run is not None and run.tiling:
-            self._tile(frozenset({"encode", "decode"}))
+            self._tile(run.tiling)
 
     def plan(self, request: GenerationRequest) -> TaskInputs[Any]:
         """Fill in the defaults, read and check the user's files; no weight is touched.

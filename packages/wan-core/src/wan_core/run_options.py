@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from wan_core.checkpoints import LoRA, loras_for
 from wan_core.denoising import SamplingOptions
 from wan_core.errors import ConfigError, RequestError
-from wan_core.memory import RunFacts
+from wan_core.memory import TILED_PHASES, RunFacts
 from wan_core.presets import Preset, get_preset, list_presets
 from wan_core.runtime import Processes, resolve_device, resolve_dtype
 
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
     import torch
 
 _MAX_TEA_CACHE = 10.0
-VAE_TILING = {"auto": None, "on": True, "off": False}
+VAE_TILING: Mapping[str, frozenset[str] | None] = {
+    "auto": None,
+    "on": TILED_PHASES,
+    "off": frozenset(),
+    "encode": frozenset({"encode"}),
+    "decode": frozenset({"decode"}),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,11 +34,11 @@ class RuntimeOptions:
     ``offload`` sends parts off the device after use (on the CPU: out of memory), as far as it lowers the memory of a
     run; by default those stay that fit into what is free. With ``in_blocks`` the blocks of the denoising network pass
     through a GPU, from a copy in host memory. ``text_encoder_on_cpu`` keeps the text encoder on the CPU.
-    ``vae_dtype`` is that of the autoencoder: ``auto`` is float32 on every device. ``vae_tiling``: ``on``, ``off``, or
-    ``auto``, where it would not fit otherwise. ``mmap=False`` reads files instead of mapping them. ``loras`` are merged
-    into the network while it is read; ``force_lora`` allows those made for another model. ``parts`` puts a part
-    elsewhere than the checkpoint folder, by name: a file, a folder, or a repository where its family fetches from one.
-    ``processes`` make the videos, together or each its own.
+    ``vae_dtype`` is that of the autoencoder: ``auto`` is float32 on every device. ``vae_tiling``: ``on``, ``off``,
+    ``encode`` or ``decode`` for these alone, or ``auto``, where it would not fit otherwise. ``mmap=False`` reads files
+    instead of mapping them. ``loras`` are merged into the network while it is read; ``force_lora`` allows those made
+    for another model. ``parts`` puts a part elsewhere than the checkpoint folder, by name: a file, a folder, or a
+    repository where its family fetches from one. ``processes`` make the videos, together or each its own.
     """
 
     device: str | None = None
@@ -95,8 +101,8 @@ def vae_dtype(name: str, device: torch.device) -> torch.dtype:
         raise RequestError(f"vae-dtype must be auto, float32, bfloat16 or float16, got {name!r}") from error
 
 
-def vae_tiling(name: str) -> bool | None:
-    """Whether the autoencoder works tile by tile; None: where memory needs it. Raises ``RequestError``."""
+def vae_tiling(name: str) -> frozenset[str] | None:
+    """The phases in which the autoencoder works tile by tile; None: where memory needs it. Raises ``RequestError``."""
     if name not in VAE_TILING:
         raise RequestError(f"vae-tiling must be {', '.join(VAE_TILING)}, got {name!r}")
     return VAE_TILING[name]

@@ -46,6 +46,9 @@ def command_line(provenance: Provenance) -> str:
         words += _option(name, value)
     for name in _RECORD_OPTIONS:
         words += _option(name, provenance.record.get(name))
+    tiled = provenance.record.get("vae_tiling")
+    if isinstance(tiled, list) and tiled:
+        words += _option("vae_tiling", "on" if len(tiled) > 1 else tiled[0])
     parts = provenance.record.get("parts")
     for name, place in (parts if isinstance(parts, Mapping) else {}).items():
         words += ["--part", plain_text(f"{name}={place}")]

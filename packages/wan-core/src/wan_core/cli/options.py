@@ -271,10 +271,10 @@ def runtime_options() -> list[click.Option]:
         ),
         click.Option(
             ["--vae-tiling"],
-            type=click.Choice(["auto", "on", "off"]),
+            type=click.Choice(["auto", "on", "off", "encode", "decode"]),
             default="auto",
             help="Encode and decode in overlapping tiles: less memory, about the same video; processes that share it "
-            "decode together. auto: where it would not fit otherwise.",
+            "decode together. auto: where it would not fit otherwise; encode, decode: there alone.",
         ),
         click.Option(["--noise-device"], default="cpu", help="Where noise is drawn; the original: cuda."),
         click.Option(
