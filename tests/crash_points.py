@@ -3,6 +3,7 @@
 import gc
 import os
 import sys
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 
@@ -45,8 +46,10 @@ def dies_at(work: Callable[[], object], number: int) -> bool:
         sys.addaudithook(watch)
         try:
             work()
-        finally:
-            os._exit(0)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        os._exit(0)
     code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
     assert code in (0, DIED), f"the child ended otherwise ({code})"
     return code == DIED

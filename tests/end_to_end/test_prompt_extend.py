@@ -112,7 +112,7 @@ def test_a_prompt_is_asked_once_for_all_its_videos_and_not_again_when_it_is_kept
 def test_of_several_processes_the_first_one_asks_for_all(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    words = [*MAKE[:-1], "out.mp4", "--prompt", "a circle", "--use_prompt_extend", *ASK]
+    words = [*MAKE[:-1], "out.mp4", "--num-videos", 2, "--prompt", "a circle", "--use_prompt_extend", *ASK]
     with chat_server(Reply(said(EXTENDED))) as server:
         shared = {**os.environ, "OPENAI_API_KEY": KEY, "OPENAI_BASE_URL": server.url, "OMP_NUM_THREADS": "1"}
         shared |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
@@ -124,8 +124,9 @@ def test_of_several_processes_the_first_one_asks_for_all(tmp_path: Path) -> None
             processes.append(subprocess.Popen(command, env=environment, cwd=tmp_path / rank))
         assert [process.wait(600) for process in processes] == [0, 0]
     assert len(server.asked) == 1
-    prompts = [read_provenance(tmp_path / rank / "out.mp4").settings["prompt"] for rank in ("0", "1")]
-    assert prompts == [EXTENDED, EXTENDED]
+    made = [list((tmp_path / rank).glob("*.mp4")) for rank in ("0", "1")]
+    assert [len(videos) for videos in made] == [1, 1]
+    assert [read_provenance(video).settings["prompt"] for (video,) in made] == [EXTENDED, EXTENDED]
 
 
 def test_a_plan_asks_nobody(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
