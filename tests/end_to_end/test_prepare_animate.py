@@ -11,7 +11,15 @@ import torch
 from click.testing import Result
 from PIL import Image
 
-from tests.animate_models import HEIGHT, WIDTH, person, tiny_sam2, write_frames, write_models, write_sam2
+from tests.animate_models import (
+    HEIGHT,
+    WIDTH,
+    person,
+    tiny_sam2,
+    write_frames,
+    write_models,
+    write_sam2,
+)
 from wan_core.animate import persons, prepare
 from wan_core.animate.detect import DETECTOR_FILE
 from wan_core.animate.pose import POSE_FILE
@@ -189,36 +197,6 @@ def test_files_of_other_settings_are_replaced_when_asked(ready: Run) -> None:
     assert made.exit_code == 0, made.output
     assert read_provenance("out/src_pose.mp4").settings["retarget_flag"] is True
     assert Path("out/src_face.mp4").read_bytes() == face
-
-
-@pytest.mark.slow
-def test_edited_pictures_say_the_proportions(ready: Run, models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("diffusers")
-    folder = models / "FLUX.1-Kontext-dev"
-    folder.mkdir(exist_ok=True)
-    (folder / "model_index.json").write_text('{"_class_name": "FluxKontextPipeline"}')
-    edits: list[tuple[tuple[int, int], str, int]] = []
-
-    class Editor:
-        def __init__(self, *given: object) -> None:
-            pass
-
-        def edit(self, image: Image.Image, prompt: str, seed: int) -> Image.Image:
-            edits.append((image.size, prompt, seed))
-            return Image.fromarray(person(50, 50, width=100, height=130))
-
-    monkeypatch.setattr(prepare, "PoseEditor", Editor)
-    try:
-        result = ready("--retarget_flag", "--use_flux", "--seed", 7)
-        assert result.exit_code == 0, result.output
-        assert {"refer_edit.png", "tpl_edit.png"} < set(names())
-        assert [(size, seed) for size, _, seed in edits] == [((64, 80), 7), ((WIDTH, HEIGHT), 7)]
-        assert all("arms hanging straight down" in prompt and "both feet" in prompt for _, prompt, _ in edits)
-        assert load_image("out/refer_edit.png").size == (64, 80)
-        assert ready("--retarget_flag", "--use_flux", "--seed", 7).exit_code == 0
-        assert len(edits) == 2
-    finally:
-        shutil.rmtree(folder)
 
 
 @pytest.mark.parametrize(
