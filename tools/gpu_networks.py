@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from wan_core.checkpoints import DIT, UMT5, VAE, DerivedSource, Family, MemorySource, Recipe, build_on_meta, load_model
+from wan_core.checkpoints.load import Place
 from wan_core.checkpoints.readers.sources import TensorInfo
 from wan_core.models import UMT5_XXL, WAN21_VAE, WAN22_VAE, WanDiTConfig
 from wan_core.presets import get_preset
@@ -90,7 +91,7 @@ class Bench:
         return torch.randn(shape, generator=generator, device=self.device).to(dtype)
 
 
-def random_network(config: Any, family: Family, dtype: torch.dtype, bench: Bench) -> Any:
+def random_network(config: Any, family: Family, dtype: torch.dtype, bench: Bench, *, place: Place | None = None) -> Any:
     """A network with small random weights, each of them drawn on the device as the loader asks for it."""
     shapes = build_on_meta(partial(family.build, config)).state_dict()
     recipes = {
@@ -100,7 +101,7 @@ def random_network(config: Any, family: Family, dtype: torch.dtype, bench: Bench
         for name, tensor in shapes.items()
     }
     source = DerivedSource(MemorySource({}, path=Path("random weights")), recipes)
-    return load_model(config, source, family=family, dtype=dtype, device=bench.device)
+    return load_model(config, source, family=family, dtype=dtype, device=bench.device, place=place)
 
 
 def _weight(name: str, shape: tuple[int, ...], bench: Bench, *_: Any) -> Tensor:

@@ -19,6 +19,8 @@ from tools.gpu_networks import (
     random_vae,
     relative,
 )
+from tools.gpu_offload import offload
+from tools.gpu_training import training
 from wan_core.checkpoints import VAE
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.models import DiTInputs
@@ -29,7 +31,6 @@ from wan_core.runtime import Between, Placed, choose_attention_backend, prepare_
 from wan_core.runtime.attention_backends import GPU_BACKENDS, make_attention
 from wan_core.runtime.attention_choice import backend_problem
 from wan_core.tasks import Components
-from wan_core.training import LoRASettings, attach_lora
 
 Section = Callable[[Bench], dict[str, Any]]
 
@@ -306,28 +307,6 @@ def _random_pipeline(name: str, bench: Bench) -> Pipeline:
     return Pipeline(preset, Components(device=bench.device, parts=parts), latent_spec=preset.latent_spec)
 
 
-def training(bench: Bench) -> dict[str, Any]:
-    """A LoRA step of 1.3B on 21 latent frames of 480p: blocks computed again, AdamW."""
-    config, latents = dit_config("t2v-1.3B", bench)
-    bench.clear()
-    network = random_dit(config, bench)
-    attach_lora(network, LoRASettings(rank=16))
-    prepare_model(network.to(bench.device).train(), inference=False, recompute=True)
-    optimizer = torch.optim.AdamW([each for each in network.parameters() if each.requires_grad], lr=1e-5)
-    noise = bench.normal(1, config.in_dim, *latents)
-    inputs = DiTInputs(context=bench.normal(1, 512, config.text_dim))
-    timesteps = torch.full((1,), 500.0, device=bench.device)
-
-    def step() -> None:
-        with torch.enable_grad(), torch.autocast(bench.device.type, HALF, cache_enabled=False):
-            loss = network(noise, timesteps, inputs).float().square().mean()
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-
-    return {"latents": list(latents)} | bench.timed(step, repeats=2)
-
-
 def _rate(work: float, unit: float, taken: Mapping[str, Any]) -> float:
     """Work in units per second."""
     return round(work / unit / max(taken["s"], 1e-9), 2)
@@ -335,6 +314,7 @@ def _rate(work: float, unit: float, taken: Mapping[str, Any]) -> float:
 
 SECTIONS: Mapping[str, tuple[Section, int]] = {
     "machine": (machine, 20),
+    "parity": (parity, 20),
     "attention": (attention, 30),
     "dit-5B": (dit("ti2v-5B"), 60),
     "dit-A14B": (dit("t2v-A14B"), 90),
@@ -342,7 +322,7 @@ SECTIONS: Mapping[str, tuple[Section, int]] = {
     "vae-2.2": (vae("2.2"), 60),
     "vae-2.1": (vae("2.1"), 60),
     "text-encoder": (text_encoder, 20),
-    "parity": (parity, 20),
     "runs": (runs, 60),
-    "training": (training, 30),
+    "offload": (offload, 60),
+    "training": (training, 60),
 }

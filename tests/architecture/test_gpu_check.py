@@ -3,7 +3,9 @@
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,15 +52,27 @@ def test_a_dry_run_tries_every_section(tmp_path: Path) -> None:
     done = check("--dry-run", "--minutes", "30", "--out", str(out))
     assert done.returncode == 0, done.stderr
     report = json.loads(out.read_text())
-    assert len(report["sections"]) == 11
+    assert len(report["sections"]) == 12
     failed = {
         name: found for name, found in report["sections"].items() if "section_s" not in found or "failed" in found
     }
     assert failed == {}
     assert all(run["finite"] for name, run in report["sections"]["runs"].items() if name != "section_s")
     assert report["sections"]["parity"]["float32"] == {"dit": 0.0, "vae": 0.0}
+    _check_memory_and_training(report["sections"])
     shown = check("--table", str(out))
     assert "a dry run with tiny sizes, no measurement" in shown.stdout
+
+
+def _check_memory_and_training(sections: Mapping[str, Any]) -> None:
+    offload = sections["offload"]
+    assert offload["in blocks"]["difference"] == 0.0
+    assert {"stays", "turns, in order", "turns, the second early"} <= set(offload)
+    for name in ("LoRA of rank 16", "all weights"):
+        steps = sections["training"][name]
+        assert len(steps["losses"]) == 4
+        assert min(steps["losses"]) > 0.5
+        assert steps["trained"] > 0 < steps["s"]
 
 
 @pytest.mark.slow
