@@ -22,7 +22,8 @@ from tools.tiny.actor_export import pipeline_of, write_actor
 from tools.tiny.actor_stages import PRESET, ActStage, actor_optimizers, new_actor, write_lessons
 from tools.tiny.actors import evaluation_scenes
 from tools.tiny.dit_stage import text_states, use_plain_attention
-from tools.tiny.train import Reporter, prepare_process
+from tools.tiny.recipe import recipe_parser, run_recipe
+from tools.tiny.train import Reporter
 from wan_core.models import AnimateDiT
 from wan_core.runtime import launched
 from wan_core.tasks.animate import PROMPT
@@ -39,18 +40,8 @@ from wan_core.training import (
     train,
 )
 
-STAGES = ("scenes", "act", "evaluate", "export")
 STEPS, BATCH, AVERAGE = 800, 24, 0.99
 RECIPE = f"{STEPS} steps of {BATCH}, two CPU cores; from tiny-t2v; matrices rounded to 8 bits afterwards"
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stage", choices=STAGES, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, examples, logs and scores")
-    parser.add_argument("--steps", type=int, help="number of steps; may be changed when a run goes on")
-    return parser.parse_args()
 
 
 def act_settings(steps: int | None) -> LoopSettings:
@@ -126,13 +117,12 @@ def run_export(arguments: argparse.Namespace) -> None:
     sys.stdout.write(json.dumps(scores, indent=1) + "\n")
 
 
+RUNS = {"scenes": run_scenes, "act": run_act, "evaluate": run_evaluate, "export": run_export}
+
+
 def main() -> None:
     """Run one stage."""
-    arguments = parse_arguments()
-    prepare_process("tools.tiny.actor_train")
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    runs = {"scenes": run_scenes, "act": run_act, "evaluate": run_evaluate, "export": run_export}
-    runs[arguments.stage](arguments)
+    run_recipe("tools.tiny.actor_train", recipe_parser(__doc__, RUNS), RUNS)
 
 
 if __name__ == "__main__":

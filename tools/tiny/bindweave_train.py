@@ -32,9 +32,10 @@ from tools.tiny import (
 )
 from tools.tiny.dit_stage import channel_weights, stacked, use_plain_attention
 from tools.tiny.poze_stages import DecoderStage
+from tools.tiny.recipe import recipe_parser, run_recipe
 from tools.tiny.subject_data import DECODER_SCENES, scene_cache
 from tools.tiny.subjects import MOST_SUBJECTS
-from tools.tiny.train import Reporter, prepare_process
+from tools.tiny.train import Reporter
 from tools.tiny.vae_stage import reconstruction_loss
 from tools.tiny.weights import read_tensors, write_weights
 from wan_core.checkpoints import MemorySource, write_file
@@ -51,16 +52,6 @@ from wan_core.training import (
 )
 
 DECODER_STEPS, DIT_STEPS, BATCH = 900, 1730, 20
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stage", choices=[*RUNS], required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, caches, logs and scores")
-    parser.add_argument("--steps", type=int, help="number of steps; may be changed when a run goes on")
-    parser.add_argument("--subjects", type=int, choices=range(1, MOST_SUBJECTS + 1), help="evaluate these scenes alone")
-    return parser.parse_args()
 
 
 def scenes(work: Path) -> Cache:
@@ -205,10 +196,9 @@ RUNS = {
 
 def main() -> None:
     """Run one stage."""
-    arguments = parse_arguments()
-    prepare_process("tools.tiny.bindweave_train")
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    RUNS[arguments.stage](arguments)
+    parser = recipe_parser(__doc__, RUNS)
+    parser.add_argument("--subjects", type=int, choices=range(1, MOST_SUBJECTS + 1), help="evaluate these scenes alone")
+    run_recipe("tools.tiny.bindweave_train", parser, RUNS)
 
 
 if __name__ == "__main__":

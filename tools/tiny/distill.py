@@ -26,7 +26,8 @@ from tools.tiny.person_data import PoseTrunk, computed_trunk, latent_clips, pict
 from tools.tiny.person_export import write_network, write_pose_encoder, write_wanted
 from tools.tiny.person_stages import PosedDiT, Teaching, caption_states, widened_dit, with_lora
 from tools.tiny.person_students import Matching, Pair, Regression, Shown, new_student
-from tools.tiny.train import Reporter, prepare_process
+from tools.tiny.recipe import recipe_parser, run_recipe
+from tools.tiny.train import Reporter
 from tools.tiny.weights import read_tensors
 from wan_core.checkpoints import MemorySource, write_file
 from wan_core.runtime import launched
@@ -50,17 +51,6 @@ T = TypeVar("T", bound=nn.Module)
 _AVERAGES = {"teacher": 0.99, "lora": 0.95}
 teacher_settings = partial(LoopSettings, warmup_steps=10, decay_share=0.5, final_rate=0.03, log_steps=20)
 dmd_settings = partial(LoopSettings, warmup_steps=10, decay_share=0.3, final_rate=0.1, log_steps=10)
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stage", choices=[*RUNS], required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, caches, logs and scores")
-    parser.add_argument("--steps", type=int, help="number of steps; may be changed when a run goes on")
-    parser.add_argument("--arm", choices=[*person_report.ARMS, "long"], help="what to evaluate")
-    parser.add_argument("--count", type=int, default=60, help="held-back clips of an evaluation")
-    return parser.parse_args()
 
 
 def run_clips(arguments: argparse.Namespace) -> None:
@@ -312,10 +302,10 @@ RUNS = {
 
 def main() -> None:
     """Run one stage."""
-    arguments = parse_arguments()
-    prepare_process("tools.tiny.distill")
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    RUNS[arguments.stage](arguments)
+    parser = recipe_parser(__doc__, RUNS)
+    parser.add_argument("--arm", choices=[*person_report.ARMS, "long"], help="what to evaluate")
+    parser.add_argument("--count", type=int, default=60, help="held-back clips of an evaluation")
+    run_recipe("tools.tiny.distill", parser, RUNS)
 
 
 if __name__ == "__main__":

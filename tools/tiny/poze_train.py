@@ -37,8 +37,9 @@ from tools.tiny.poze_stages import (
     rooms_decoder,
     through_vae,
 )
+from tools.tiny.recipe import recipe_parser, run_recipe
 from tools.tiny.room_clips import CLIPS_VERSION, EVALUATION_SEEDS, room_clip
-from tools.tiny.train import Reporter, prepare_process
+from tools.tiny.train import Reporter
 from tools.tiny.weights import in_8_bits, read_tensors, write_weights
 from wan_core.checkpoints import read_weights
 from wan_core.training import (
@@ -54,20 +55,10 @@ from wan_core.training import (
     train,
 )
 
-STAGES = ("data", "decoder", "with", "without", "evaluate", "export")
 DECODER_STEPS, ARM_STEPS = 700, 1200
 ARMS = ("with guidance", "without guidance")
 PI3_TOKENS = 192  # channels of the bundled Pi3's tokens
 arm_settings = partial(LoopSettings, warmup_steps=50, decay_share=0.5, final_rate=0.04)
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stage", choices=STAGES, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, clips, logs and scores")
-    parser.add_argument("--steps", type=int, help="number of steps; may be changed when a run goes on")
-    return parser.parse_args()
 
 
 def rooms(work: Path) -> Cache:
@@ -195,13 +186,19 @@ def restored(work: Path, arm: str) -> Any:
     return model.half().float().eval()
 
 
+RUNS = {
+    "data": run_data,
+    "decoder": run_decoder,
+    "with": run_arm,
+    "without": run_arm,
+    "evaluate": run_evaluate,
+    "export": run_export,
+}
+
+
 def main() -> None:
     """Run one stage."""
-    arguments = parse_arguments()
-    prepare_process("tools.tiny.poze_train")
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    stages = {"data": run_data, "decoder": run_decoder, "evaluate": run_evaluate, "export": run_export}
-    stages.get(arguments.stage, run_arm)(arguments)
+    run_recipe("tools.tiny.poze_train", recipe_parser(__doc__, RUNS), RUNS)
 
 
 if __name__ == "__main__":

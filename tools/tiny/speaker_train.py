@@ -17,6 +17,7 @@ import torch
 
 from tools.tiny import family
 from tools.tiny.dit_stage import use_plain_attention
+from tools.tiny.recipe import recipe_parser, run_recipe
 from tools.tiny.speaker_evaluation import means, pipeline_of, score_drawn, score_model, write_speaker
 from tools.tiny.speaker_stages import (
     PRESET,
@@ -32,7 +33,7 @@ from tools.tiny.speaker_stages import (
     speaker_texts,
 )
 from tools.tiny.speakers import training_speech
-from tools.tiny.train import Reporter, prepare_process
+from tools.tiny.train import Reporter
 from wan_core.models import S2VDiT, Wav2Vec2
 from wan_core.runtime import prepare_model
 from wan_core.training import (
@@ -46,19 +47,9 @@ from wan_core.training import (
     train,
 )
 
-STAGES = ("hear", "data", "speak", "evaluate", "export")
 HEAR_STEPS, SPEAK_STEPS = 300, 400
 BATCH, AVERAGE = 12, 0.99
 RECIPE = f"{SPEAK_STEPS} steps of {BATCH}, one CPU core; from tiny-t2v; matrices rounded to 8 bits afterwards"
-
-
-def parse_arguments() -> argparse.Namespace:
-    """Read the command line."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--stage", choices=STAGES, required=True)
-    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints, videos, logs and scores")
-    parser.add_argument("--steps", type=int, help="number of steps; may be changed when a run goes on")
-    return parser.parse_args()
 
 
 def hear_settings(steps: int | None) -> LoopSettings:
@@ -164,13 +155,12 @@ def run_export(arguments: argparse.Namespace) -> None:
     write_speaker(Path(PRESET.part("dit").file).parent, PRESET, *networks, RECIPE, scores)
 
 
+RUNS = {"hear": run_hear, "data": run_data, "speak": run_speak, "evaluate": run_evaluate, "export": run_export}
+
+
 def main() -> None:
     """Run one stage."""
-    arguments = parse_arguments()
-    prepare_process("tools.tiny.speaker_train")
-    arguments.work.mkdir(parents=True, exist_ok=True)
-    stages = {"hear": run_hear, "data": run_data, "speak": run_speak, "evaluate": run_evaluate, "export": run_export}
-    stages[arguments.stage](arguments)
+    run_recipe("tools.tiny.speaker_train", recipe_parser(__doc__, RUNS), RUNS)
 
 
 if __name__ == "__main__":
