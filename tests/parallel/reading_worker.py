@@ -1,7 +1,7 @@
 """One process of several: ``reading_worker.py FOLDER`` reads its part of ``FOLDER/dit.safetensors``.
 
 It notes in ``FOLDER/RANK.json`` how much memory of its own that took, and whether the velocity is that of a whole
-network; the weights are float32 in the file, and read as they are and as bfloat16.
+network; the weights are float32 in the file, and read as they are and as bfloat16, with and without LoRAs.
 """
 
 import copy
@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
-from wan_core.checkpoints import DIT, load_model, read_weights
+from wan_core.checkpoints import DIT, LoRA, load_model, read_weights, with_loras
 from wan_core.models import DiTInputs, WanDiTConfig
 from wan_core.runtime import (
     DividedReading,
@@ -34,6 +34,14 @@ NARROW = torch.bfloat16
 CONFIG = WanDiTConfig(
     in_dim=4, out_dim=4, dim=512, ffn_dim=2048, num_heads=4, num_layers=6, text_dim=64, text_len=8, freq_dim=64
 )
+CASES = {
+    "float32": (torch.float32, True, 0),
+    "bfloat16": (torch.bfloat16, True, 0),
+    "unmapped": (torch.float32, False, 0),
+    "lora": (torch.float32, True, 1),
+    "two loras in bfloat16": (torch.bfloat16, True, 2),
+}
+"""The dtype, whether the file is mapped, and how many LoRAs are merged."""
 
 
 def own_memory() -> int:
@@ -93,14 +101,16 @@ def main() -> None:
     found: dict[str, Any] = {}
     with process_group(launch, torch.device("cpu")):
         mesh = video_mesh(ParallelPlan(ulysses=launch.world).open(torch.device("cpu")))
-        for name, dtype in {"float32": torch.float32, "bfloat16": torch.bfloat16}.items():
+        lora = LoRA(folder / "lora.safetensors")
+        for name, (dtype, mmap, loras) in CASES.items():
             division = DividedReading(mesh, lambda model, shard: prepare_model(model, inference=True, shard=shard))
-            source = read_weights(folder / "dit.safetensors", mmap=True)
             options: dict[str, Any] = {"family": DIT, "dtype": dtype}
             before = own_memory()
+            source = with_loras(read_weights(folder / "dit.safetensors", mmap=mmap), [lora] * loras, dtype=dtype)
             model = load_model(CONFIG, source, division=division, **options)
             memory = own_memory() - before
-            whole = in_own_memory(load_model(CONFIG, read_weights(folder / "dit.safetensors", mmap=True), **options))
+            source = with_loras(read_weights(folder / "dit.safetensors", mmap=mmap), [lora] * loras, dtype=dtype)
+            whole = in_own_memory(load_model(CONFIG, source, **options))
             prepare_model(whole, inference=True)
             found[name] = {
                 "memory": memory,

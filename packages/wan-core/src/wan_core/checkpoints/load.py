@@ -219,6 +219,8 @@ def _placed(
         dtype = dtypes[name] if read.is_floating_point() else read.dtype
         # To the device first: it casts faster, and the transfer is that of the stored size.
         placed = read.to(device).to(dtype) if place is None else place(name, read.to(dtype))
+        if placed is read and division is not None and not native.is_there(name):
+            placed = read.clone()  # a part of what was made to be read would keep the whole of it
         if placed is not read:
             del read
             native.release(name)

@@ -59,13 +59,18 @@ class FileSource(TensorSource):
         dtype, span = stored.info.dtype, stored.span
         if span == 0:
             return torch.empty(stored.info.shape, dtype=dtype)
-        if self._use_mmap and stored.start % dtype.itemsize == 0:
+        if self.is_there(name):
             flat = torch.frombuffer(self._mapped(), dtype=dtype, count=span, offset=stored.start)
         else:
             flat = self._plainly(stored)
         if stored.strides is not None:
             return flat.as_strided(stored.info.shape, stored.strides)
         return flat.view(stored.info.shape)
+
+    def is_there(self, name: str) -> bool:
+        """Whether the tensor is mapped."""
+        stored = self._entries[name]
+        return self._use_mmap and stored.start % stored.info.dtype.itemsize == 0
 
     def release(self, name: str) -> None:
         """Give the tensor's pages back; untouched by writing, they come from the file again when needed."""

@@ -72,6 +72,10 @@ class TensorSource(ABC):
     def read(self, name: str) -> Tensor:
         """The tensor, on the CPU. It may be mapped from a file: memory is used as it is touched."""
 
+    def is_there(self, name: str) -> bool:
+        """Whether reading takes no memory: the tensor is mapped, or in memory already, and is not made."""
+        return False
+
     def release(self, name: str) -> None:
         """Let go of the memory behind a tensor that was read and copied; it can be read again."""
         return
@@ -117,6 +121,9 @@ class MemorySource(TensorSource):
 
     def read(self, name: str) -> Tensor:
         return self._entries[name].detach()
+
+    def is_there(self, name: str) -> bool:
+        return True
 
 
 @dataclass(frozen=True)
@@ -166,6 +173,10 @@ class DerivedSource(TensorSource):
         tensors = [self.base.read(source) for source in recipe.inputs]
         return tensors[0] if recipe.make is None else recipe.make(tensors)
 
+    def is_there(self, name: str) -> bool:
+        recipe = self._entries[name]
+        return recipe.make is None and self.base.is_there(recipe.inputs[0])
+
     def release(self, name: str) -> None:
         # A fused tensor goes when its last part has been copied; it may be read once more.
         for source in self._entries[name].inputs:
@@ -203,6 +214,9 @@ class JoinedSource(TensorSource):
 
     def storage(self, name: str) -> str:
         return self._entries[name].storage(name)
+
+    def is_there(self, name: str) -> bool:
+        return self._entries[name].is_there(name)
 
     def release(self, name: str) -> None:
         self._entries[name].release(name)
