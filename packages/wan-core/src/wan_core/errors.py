@@ -11,9 +11,13 @@ class Terminated(KeyboardInterrupt):
 
 
 class WanError(Exception):
-    """Base of every error that a user can cause or mend. ``exit_code`` is the process exit status."""
+    """Base of every error that a user can cause or mend. ``exit_code`` is the process exit status.
+
+    ``process`` names the one of several that met it while they worked together.
+    """
 
     exit_code = 1
+    process = ""
 
 
 class RequestError(WanError):
@@ -44,3 +48,7 @@ class BackendError(WanError):
     """An optional package or a piece of hardware that the request needs is not there."""
 
     exit_code = 5
+
+
+class LostProcessError(BackendError):
+    """Another process of the run has ended or cannot be reached; why, that one or who has started it may have said."""

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 
 import click
 
-from wan_core.errors import BackendError, MediaError, Terminated, WanError
+from wan_core.errors import BackendError, LostProcessError, MediaError, Terminated, WanError
 from wan_core.files import plain_text
 from wan_core.lazy import load
 
@@ -66,7 +66,8 @@ class ReportedError(click.ClickException):
     """
 
     def __init__(self, error: WanError) -> None:
-        super().__init__("\n".join(plain_text(line) for line in str(error).split("\n")))
+        said = f"{error.process}: {error}" if error.process else str(error)
+        super().__init__("\n".join(plain_text(line) for line in said.split("\n")))
         self.exit_code = error.exit_code  # type: ignore[misc]  # click declares a class variable, and reads it so
 
 
@@ -97,7 +98,8 @@ class ErrorReporting(click.Command):
             raise ReportedError(error) from error
         except KeyboardInterrupt as interrupt:
             said = f": {interrupt}" if str(interrupt) else ""
-            click.echo(_INTERRUPTED.replace(";", f"{said};"), err=True)
+            if _is_ours_to_say():
+                click.echo(_INTERRUPTED.replace(";", f"{said};"), err=True)
             raise exit_of(signal.SIGTERM if isinstance(interrupt, Terminated) else signal.SIGINT) from interrupt
         except (MemoryError, RuntimeError) as error:
             if ctx.meta.get(DEBUG_KEY) or not _is_out_of_memory(error):
@@ -139,13 +141,30 @@ def num_values(option: click.Option | None) -> int:
     return 0 if option is None or option.is_flag or option.count else option.nargs
 
 
+def _has_launcher() -> bool:
+    """Whether this is one of the processes of a run, which are started and watched together."""
+    return "TORCHELASTIC_RUN_ID" in os.environ
+
+
 def _is_ours_to_report(error: WanError) -> bool:
-    """Whether no other process that torchrun started with this one has told the same."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    """Whether no other process that was started with this one has told the same.
+
+    Who has only noticed that another one ended leaves it to those who may know why.
+    """
+    if not _has_launcher():
         return True  # torch need not be imported to say so
     from wan_core.runtime import is_first_to_say
 
-    return is_first_to_say(str(error))
+    return is_first_to_say(str(error), unless_told_in=1.0 if isinstance(error, LostProcessError) else None)
+
+
+def _is_ours_to_say() -> bool:
+    """Whether an interruption is to be told: of several processes by one, and not where one of them has failed."""
+    if not _has_launcher():
+        return True
+    from wan_core.runtime import INTERRUPTED, is_first_to_say
+
+    return is_first_to_say(INTERRUPTED, unless_told_in=0.0)
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
@@ -214,12 +233,20 @@ def main_of(command: click.Command) -> Callable[[], None]:
 
 
 def _stop(number: int, frame: FrameType | None) -> None:
-    """End by an exception, which modules that are being imported may swallow: at once, where nothing is written."""
+    """End by an exception, which modules that are being imported may swallow: at once, where nothing is written.
+
+    Of a run of several processes the launcher tells it then; a terminal interrupts them all, and the launcher once
+    more: what is being put away meanwhile is not disturbed.
+    """
     drafts = sys.modules.get("wan_core.drafts")
     if _is_importing(frame) and (drafts is None or not drafts.is_writing()):
-        with suppress(OSError):
-            os.write(2, f"{_INTERRUPTED}\n".encode())
+        if not _has_launcher():
+            with suppress(OSError):
+                os.write(2, f"{_INTERRUPTED}\n".encode())
         os._exit(128 + number)
+    if _has_launcher():
+        for each in _ENDING:
+            signal.signal(each, signal.SIG_IGN)
     raise Terminated if number == signal.SIGTERM else KeyboardInterrupt
 
 

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
         whole_tensor,
     )
     from wan_core.runtime.host_copy import HostCopy
-    from wan_core.runtime.launch import Launch, is_first_to_say, launched, made_by_first, process_group
+    from wan_core.runtime.launch import INTERRUPTED, Launch, is_first_to_say, launched, made_by_first, process_group
     from wan_core.runtime.mesh import make_mesh
     from wan_core.runtime.onnx import OnnxNetwork
     from wan_core.runtime.optional_packages import optional_package
@@ -45,6 +45,7 @@ else:
 
 __all__ = [
     "DTYPES",
+    "INTERRUPTED",
     "Between",
     "Counts",
     "DividedReading",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from threading import Event, Thread
@@ -21,13 +22,15 @@ def watched(store: Any, rank: int, world: int, lost: Callable[[Sequence[int]], N
     """Give signs of life of process ``rank`` in ``store``, and watch for those of the others, in threads.
 
     ``lost`` gets the numbers of those that have given no sign for half a minute, though they have not left this
-    context. Where the store itself does not answer, that is process 0: it, or its torchrun, holds the store. ``store``
-    is that of `torch.distributed`, a connection that nobody else uses.
+    context. Where the store itself does not answer, that is process 0: it, or its torchrun, holds the store. Nobody's
+    number is given where the launcher that started this process has ended. ``store`` is that of `torch.distributed`, a
+    connection that nobody else uses.
     """
     stop, counts = Event(), [0] * world
+    launcher = os.getppid() if "TORCHELASTIC_RUN_ID" in os.environ else None
     threads = [
         Thread(target=_beat, args=(store, rank, counts, stop), daemon=True),
-        Thread(target=_watch, args=(rank, counts, stop, lost), daemon=True),
+        Thread(target=_watch, args=(rank, counts, stop, lost, launcher), daemon=True),
     ]
     for thread in threads:
         thread.start()
@@ -52,13 +55,17 @@ def _beat(store: Any, rank: int, counts: list[int], stop: Event) -> None:
             for each in range(len(counts)):
                 counts[each] = store.add(_key(each), int(each == rank))
             stop.wait(_BEAT)
-        return
-    stop.set()
+    counts[:] = [_HAS_LEFT] * len(counts)
 
 
-def _watch(rank: int, counts: list[int], stop: Event, lost: Callable[[Sequence[int]], None]) -> None:
+def _watch(
+    rank: int, counts: list[int], stop: Event, lost: Callable[[Sequence[int]], None], launcher: int | None
+) -> None:
     seen, beats = list(counts), [0] * len(counts)
     while not stop.wait(_BEAT):
+        if launcher is not None and os.getppid() != launcher:
+            lost([])
+            return
         for each, count in enumerate(counts):
             beats[each] = beats[each] + 1 if count == seen[each] and count < _HAS_LEFT else 0
             seen[each] = count

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -14,8 +15,9 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from wan_core import errors
-from wan_core.errors import BackendError, WanError
+from wan_core.errors import BackendError, LostProcessError, WanError
 from wan_core.runtime.heartbeat import watched
+from wan_core.runtime.neighbours import end_if_here, is_gone, own_place
 
 if TYPE_CHECKING:
     import torch
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
 _PATIENCE = timedelta(hours=1)
 _AT_WORK = timedelta(days=1)
 _groups = count()
+INTERRUPTED = "interrupted"
+"""What stands for the sentence of a process that was interrupted: their words differ."""
+
 _VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -75,24 +80,58 @@ def launched(environment: Mapping[str, str] | None = None) -> Launch | None:
     return Launch(rank, world, local, on_machine) if world > 1 else None
 
 
-def is_first_to_say(sentence: str, environment: Mapping[str, str] | None = None) -> bool:
+class Said:
+    """What the processes of a run have told, by the store of the launcher that started them."""
+
+    def __init__(self, store: Any, attempt: str = "0") -> None:
+        self._store = store
+        self._prefix = f"wan-said-{attempt}"
+
+    @classmethod
+    def by_launcher(cls, environment: Mapping[str, str]) -> Said | None:
+        """By torchrun's variables; None where there is no launcher, or where it cannot be reached."""
+        if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+            return None
+        from torch import distributed
+
+        try:
+            store = distributed.TCPStore(  # type: ignore[attr-defined]  # torch does not list what it documents
+                environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), timeout=timedelta(seconds=10)
+            )
+        except (KeyError, ValueError, RuntimeError):
+            return None
+        return cls(store, environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
+
+    def is_anything(self) -> bool:
+        """Whether any process has told anything."""
+        return int(self._store.add(self._prefix, 0)) > 0
+
+    def is_first(self, sentence: str = "") -> bool:
+        """Whether nobody has told ``sentence``, or anything, before; it counts as told from now on."""
+        told = int(self._store.add(self._prefix, 1))
+        key = f"{self._prefix}-{hashlib.sha256(sentence.encode()).hexdigest()}"
+        return (int(self._store.add(key, 1)) if sentence else told) == 1
+
+
+def is_first_to_say(
+    sentence: str, environment: Mapping[str, str] | None = None, *, unless_told_in: float | None = None
+) -> bool:
     """Whether no other process of this run has said ``sentence``, so that a failure of all is told once.
 
-    The processes agree through torchrun's own store. True where there is none, or where it cannot be reached.
+    With ``unless_told_in`` neither may another one have told anything at all, now or within so many seconds. The
+    processes agree through the store of torchrun, or of `start_processes`. True where there is none, or where it cannot
+    be reached.
     """
-    environment = os.environ if environment is None else environment
-    if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
+    said = Said.by_launcher(os.environ if environment is None else environment)
+    if said is None:
         return True
-    from torch import distributed
-
-    attempt = environment.get("TORCHELASTIC_RESTART_COUNT", "0")
-    key = f"wan-said-{attempt}-{hashlib.sha256(sentence.encode()).hexdigest()}"
     try:
-        store = distributed.TCPStore(  # type: ignore[attr-defined]  # torch does not list what it documents
-            environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), timeout=timedelta(seconds=10)
-        )
-        return int(store.add(key, 1)) == 1
-    except (KeyError, ValueError, RuntimeError):
+        if unless_told_in is not None:
+            time.sleep(unless_told_in)
+            if said.is_anything():
+                return False
+        return said.is_first(sentence)
+    except RuntimeError:
         return True
 
 
@@ -160,7 +199,8 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
 
     Who waits for a process that is at work waits a day: videos of others, and their decoding, take what they take. A
     process that has stopped ends the run within a minute (`wan_core.runtime.heartbeat`). Raises BackendError when the
-    processes cannot meet, and when one of the others ends while this one waits for it.
+    processes cannot meet, and LostProcessError when one of the others ends while this one waits for it; errors of the
+    family that pass through say which process met them.
     """
     import torch
     from torch import distributed
@@ -170,7 +210,9 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
     try:
         # What a group that is gone has left behind is not read by the next one.
         store = distributed.PrefixStore(f"wan-group-{next(_groups)}", _meet(launch))  # type: ignore[attr-defined]
+        store.set(f"place-{launch.rank}", own_place())
         _arrive(store, "arrived", launch, all_wait=True)
+        places = [store.get(f"place-{rank}").decode() for rank in range(launch.world)]
         distributed.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
             store=store,
@@ -181,30 +223,44 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         raise BackendError(f"process {launch.rank} of {launch.world} cannot reach the others: {error}") from error
     try:
-        with watched(store.clone(), launch.rank, launch.world, partial(_end_run, launch.world)):
+        with watched(store.clone(), launch.rank, launch.world, partial(_end_run, places)):
             yield
+    except WanError as error:
+        error.process = f"process {launch.rank} of {launch.world}"
+        raise
     except RuntimeError as error:
         if not _is_about_others(error):
             raise
+        gone = [rank for rank, place in enumerate(places) if rank != launch.rank and is_gone(place)]
+        if gone:
+            raise LostProcessError(f"{_named(gone, launch.world)} ended before its work was done") from error
         reason = str(error).strip().partition("\n")[0][:120]
-        raise BackendError(f"another process of this run has ended or cannot be reached: {reason}") from error
+        raise LostProcessError(f"another process of this run has ended or cannot be reached: {reason}") from error
     finally:
         distributed.destroy_process_group()
 
 
-def _end_run(world: int, silent: Sequence[int]) -> None:
+def _named(ranks: Sequence[int], world: int) -> str:
+    return f"process{'es' if len(ranks) > 1 else ''} {', '.join(map(str, ranks))} of {world}"
+
+
+def _end_run(places: Sequence[str], silent: Sequence[int]) -> None:
     """End this process at once, whatever its main thread waits for, and say who is lost; the launcher ends the others.
 
-    A file that is being written stays the hidden draft that it is, as after a kill.
+    Those who are lost are ended, too, where they are on this machine: told to leave, one that is stopped does not. A
+    file that is being written stays the hidden draft that it is, as after a kill.
     """
-    who = f"process {silent[0]}" if len(silent) == 1 else f"processes {', '.join(map(str, silent))}"
     sentence = (
-        f"{who} of {world} gave no sign of life for half a minute: stopped, or the machine is gone; the run has ended, "
-        "start it again"
+        f"{_named(silent, len(places))} gave no sign of life for half a minute: stopped, or the machine is gone; the "
+        "run has ended, start it again"
+        if silent
+        else "who started this process is gone, and with it the run; start it again"
     )
     if is_first_to_say(sentence):
         with suppress(OSError):
             os.write(2, f"\nError: {sentence}\n".encode())
+    for rank in silent:
+        end_if_here(places[rank])
     os._exit(BackendError.exit_code)
 
 

@@ -1,62 +1,152 @@
-"""The processes of one machine, started by torch's own launcher: what ``torchrun`` does, from within a command."""
+"""The processes of one machine, started and watched as torchrun does it, from within a command.
 
-import logging
+torch's own launcher gives processes half a minute to leave when one of them has failed, which no setting shortens; here
+a run in which one hangs is over within a minute.
+"""
+
+from __future__ import annotations
+
 import os
 import signal
+import subprocess
 import sys
+import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from datetime import timedelta
 
-from wan_core.errors import BackendError
+from wan_core.errors import BackendError, Terminated, WanError
+from wan_core.runtime.launch import INTERRUPTED, Said
 
-_TO_LEAVE = 15
-"""Seconds that processes have to end by themselves when one of them has failed, or when all are told to stop."""
+_POLL = 0.1
+_TO_FOLLOW = 3.0
+"""Seconds in which the others may end by themselves when one has failed, so that all their statuses are known."""
+
+_TO_LEAVE = 10.0
+"""Seconds in which processes that were told to leave may do so."""
 
 _LOST = tuple(-number for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS))
+_STOPPED = "the others were stopped, no file is half-written"
+
+Workers = Sequence["subprocess.Popen[bytes]"]
 
 
 def start_processes(count: int, command: Sequence[str] | None = None) -> int:
     """Run ``command``, by default that of this process, ``count`` times as one run, and wait; the exit status of it.
 
-    When one fails the others are ended and its status is that of the run; 128 and the number for a signal that this
-    process got. Raises BackendError, with its number, for a process that a signal has ended.
+    When one fails the others are ended and its status is that of the run. Raises BackendError, with its number, for a
+    process that a signal has ended, WanError for one that has failed without a sentence of its own, and what interrupts
+    this process, after the others have left; where one of these has said so, 128 and the number of the signal is given.
     """
-    from torch.distributed.elastic.multiprocessing.api import SignalException
-    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-    from torch.distributed.launcher.api import LaunchConfig, elastic_launch
+    from torch import distributed
 
-    # What it logs besides is how it ends the other processes; what they say themselves is enough.
-    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
-    threads = max(1, (os.cpu_count() or 1) // count)
-    os.environ.setdefault("OMP_NUM_THREADS", str(threads))
-    config = LaunchConfig(
-        min_nodes=1,
-        max_nodes=1,
-        nproc_per_node=count,
-        run_id=uuid.uuid4().hex,
-        rdzv_backend="c10d",
-        rdzv_endpoint="localhost:0",
-        local_addr="127.0.0.1",
-        max_restarts=0,
-        shutdown_timeout=_TO_LEAVE,
+    store = distributed.TCPStore(  # type: ignore[attr-defined]  # torch does not list what it documents
+        "127.0.0.1", 0, is_master=True, wait_for_workers=False, timeout=timedelta(seconds=10)
     )
-    program, *arguments = this_command() if command is None else command
+    said = Said(store)
+    words = this_command() if command is None else list(command)
+    workers: list[subprocess.Popen[bytes]] = []
+    number = signal.SIGTERM
     try:
-        elastic_launch(config, program)(*arguments)
-    except SignalException as stopped:
-        return 128 + int(stopped.sigval)
-    except ChildFailedError as failed:
-        # One that a signal has ended is why the others have failed.
-        killed = {rank: each for rank, each in failed.failures.items() if each.exitcode in _LOST}
-        rank, failure = next(iter(killed.items()), failed.get_first_failure())
-        if failure.exitcode >= 0:
-            return failure.exitcode
-        name = signal.Signals(-failure.exitcode).name
+        for rank in range(count):
+            workers.append(subprocess.Popen(words, env={**os.environ, **_variables(rank, count, store.port)}))
+        ended = _first_to_fail(workers)
+        is_first = said.is_first() if ended else True
+        if ended:
+            ended = _followed(workers)
+    except KeyboardInterrupt as stopped:
+        number = signal.SIGTERM if isinstance(stopped, Terminated) else signal.SIGINT
+        _end(workers, number)
+        if said.is_first(INTERRUPTED):
+            raise
+        return 128 + number
+    finally:
+        _end(workers, number)
+    return _status(ended, count, is_first=is_first)
+
+
+def _variables(rank: int, count: int, port: int) -> dict[str, str]:
+    """What torchrun tells a process, the store of this one included."""
+    numbers = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count}
+    threads = os.environ.get("OMP_NUM_THREADS") or str(max(1, (os.cpu_count() or 1) // count))
+    return {
+        **{name: str(number) for name, number in numbers.items()},
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "OMP_NUM_THREADS": threads,
+        "TORCHELASTIC_RUN_ID": uuid.uuid4().hex,
+        "TORCHELASTIC_RESTART_COUNT": "0",
+        "TORCHELASTIC_USE_AGENT_STORE": "True",
+    }
+
+
+def _failed(workers: Workers) -> dict[int, int]:
+    """The exit statuses of those that have failed, by their numbers."""
+    return {rank: status for rank, each in enumerate(workers) if (status := each.poll())}
+
+
+def _first_to_fail(workers: Workers) -> dict[int, int]:
+    """Wait until one has failed, or all have ended."""
+    while not (failed := _failed(workers)) and any(each.poll() is None for each in workers):
+        time.sleep(_POLL)
+    return failed
+
+
+def _followed(workers: Workers) -> dict[int, int]:
+    """Those that have failed a moment after the first one, which the others may have noticed before it was over."""
+    until = time.monotonic() + _TO_FOLLOW
+    while any(each.poll() is None for each in workers) and time.monotonic() < until:
+        time.sleep(_POLL)
+    return _failed(workers)
+
+
+def _end(workers: Workers, number: signal.Signals) -> None:
+    """Tell those that are left to leave, also those that are stopped, and end them when they do not."""
+    try:
+        for each in workers:
+            each.send_signal(number)
+            if hasattr(signal, "SIGCONT"):
+                each.send_signal(signal.SIGCONT)
+        until = time.monotonic() + _TO_LEAVE
+        for each in workers:
+            with suppress(subprocess.TimeoutExpired):
+                each.wait(max(0.0, until - time.monotonic()))
+    finally:  # also when this one is interrupted once more
+        for each in workers:
+            each.kill()
+        for each in workers:  # one that the system holds does not end: it is left to it
+            with suppress(subprocess.TimeoutExpired):
+                each.wait(_TO_LEAVE)
+
+
+def _status(failed: Mapping[int, int], count: int, *, is_first: bool) -> int:
+    """The exit status of a run; ``is_first``: none of its processes has said why they failed.
+
+    Who has noticed that another one failed ends with the status of a BackendError, so any other one comes first.
+    """
+    if not failed:
+        return 0
+    own = {rank: status for rank, status in failed.items() if status != BackendError.exit_code}
+    rank, status = next(iter((own or failed).items()))
+    killed = [each for each, number in failed.items() if number in _LOST]
+    if killed and is_first:
+        rank, status = killed[0], failed[killed[0]]
+    elif killed and status in _LOST:  # by one that has told it
+        return BackendError.exit_code
+    who = f"process {rank} of {count}"
+    if status in _LOST:
+        name = signal.Signals(-status).name
         hint = "; it is likely that memory ran out" if name == "SIGKILL" else ""
-        raise BackendError(
-            f"process {rank} of {count} was ended by {name}{hint}; the others were stopped, no file is half-written"
-        ) from failed
-    return 0
+        raise BackendError(f"{who} was ended by {name}{hint}; {_STOPPED}")
+    ended_by = -status if status < 0 else status - 128
+    if ended_by in set(signal.Signals):
+        error = WanError(f"{who} was ended by {signal.Signals(ended_by).name}; {_STOPPED}")
+        error.exit_code = 128 + ended_by
+        raise error
+    if status == WanError.exit_code:
+        raise WanError(f"{who} has failed, see above; {_STOPPED}")
+    return status
 
 
 def this_command() -> list[str]:
