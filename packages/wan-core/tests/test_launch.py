@@ -70,3 +70,10 @@ def test_processes_that_cannot_meet_are_told(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("MASTER_PORT", port)
     with pytest.raises(BackendError, match="process 1 of 2 cannot reach the others"):
         made_by_first(Launch(1, 2, 1), "text", lambda: "made")
+
+
+def test_a_place_to_meet_that_cannot_be_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("MASTER_PORT", "none")
+    with pytest.raises(BackendError, match=r"process 0 of 2 cannot reach the others: .*'none'"):
+        made_by_first(Launch(0, 2, 0), "text", lambda: "made")

@@ -4,12 +4,14 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+import torch
 from click.testing import CliRunner
 
 from wan_core.cli import share_of_work, wan
-from wan_core.errors import ConfigError, RequestError, WanError
-from wan_core.runtime import Launch, Processes, plan_processes
+from wan_core.errors import BackendError, ConfigError, RequestError, WanError
+from wan_core.runtime import Launch, Processes, plan_processes, working_together
 
+TORCHRUN = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
 PLAN = ["generate", "tiny-t2v", "--prompt", "a ring", "--dry-run"]
 
 
@@ -80,6 +82,13 @@ def test_numbers_that_do_not_fit_are_refused(
         (["--nproc", "2", "--cfg_parallel", "--cfg", "batched"], ("--cfg-parallel", "--cfg batched")),
         (["--nproc", "2", "--cfg_parallel", "--sample_guide_scale", "1"], ("guidance is off", "--cfg-parallel")),
         (["--nproc", "2", "--device", "cuda:0"], ("--device cuda:0", "2 processes")),
+        (["--nproc", "-2"], ("--nproc", "-2")),
+        (["--nproc", "two"], ("--nproc", "two")),
+        (["--nproc", "1", "--cfg_parallel"], ("--cfg-parallel", "there is one", "--nproc 2")),
+        (["--nproc", "1", "--t5_fsdp"], ("--t5-fsdp", "there is one")),
+        (["--nproc", "2", "--ulysses_size", "2", "--cfg_parallel"], ("2 processes", "multiple of 4")),
+        (["--nproc", "2", "--ulysses_size", "1", "--t5_fsdp"], ("--t5-fsdp", "--ulysses-size 1")),
+        (["--nproc", "4", "--ulysses_size", "2"], ("one video for 2 groups of 2 processes", "--prompt-file")),
     ],
 )
 def test_options_that_do_not_fit_are_refused_in_one_sentence(options: list[str], words: tuple[str, ...]) -> None:
@@ -90,13 +99,41 @@ def test_options_that_do_not_fit_are_refused_in_one_sentence(options: list[str],
 
 
 def test_torchrun_and_nproc_that_differ_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name, value in {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}.items():
+    for name, value in {**TORCHRUN, "LOCAL_WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
-    monkeypatch.setenv("MASTER_PORT", "1")
     result = CliRunner().invoke(wan, [*PLAN, "--seed", "1", "--nproc", "4"])
     assert result.exit_code == 2
     assert "torchrun has started 2" in result.output
+
+
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"RANK": "0"}, ("WORLD_SIZE", "is missing", "torchrun")),
+        ({"WORLD_SIZE": "2"}, ("RANK", "is missing", "torchrun")),
+        ({**TORCHRUN, "MASTER_ADDR": None}, ("MASTER_ADDR is missing",)),
+        ({**TORCHRUN, "RANK": "2"}, ("RANK 2 of WORLD_SIZE 2",)),
+        ({**TORCHRUN, "RANK": "-1"}, ("RANK -1 of WORLD_SIZE 2",)),
+        ({**TORCHRUN, "WORLD_SIZE": "0"}, ("RANK 0 of WORLD_SIZE 0",)),
+        ({**TORCHRUN, "LOCAL_RANK": "first"}, ("LOCAL_RANK", "whole numbers", "'first'")),
+    ],
+)
+def test_what_torchrun_would_not_say_is_refused_in_one_sentence(
+    variables: dict[str, str | None], words: tuple[str, ...]
+) -> None:
+    result = CliRunner(env=variables).invoke(wan, PLAN)
+    assert result.exit_code == 5, result.output
+    assert all(word in result.output for word in words), result.output
+    assert "Traceback" not in result.output
+
+
+def test_more_processes_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with (
+        pytest.raises(BackendError, match="process 2 of 4 has no GPU of its own: this machine has 2; start as many"),
+        working_together(of(4, 2), torch.device("cuda:2")),
+    ):
+        pass
 
 
 def test_a_plan_says_what_the_processes_divide() -> None:
