@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 
-from wan_core import ConfigError
+from wan_core import BackendError, ConfigError
 from wan_core.checkpoints import stays_float32
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
 from wan_core.runtime import prepare_model, shard_model, whole_tensor
@@ -155,6 +156,27 @@ def test_what_a_network_within_another_keeps_in_float32_stays_so() -> None:
     exact = {name for name, _ in both.named_parameters() if stays_float32(both, name)}
     assert {"model.head.head.weight", "model.blocks.2.modulation", "model.img_emb.proj.4.bias"} <= exact
     assert not exact & {"other.weight", "model.blocks.0.ffn.0.weight", "model.img_emb.proj.1.weight"}
+
+
+@pytest.mark.slow  # the imports of sharding
+@pytest.mark.parametrize(
+    ("version", "model", "dtype", "words"),
+    [
+        ("2.7.1", as_read(network()), None, "torch 2.7.1 divides weights of one dtype.*install torch 2.8"),
+        ("2.14.0", network(), NARROW, "torch 2.14.0 gathers weights in one dtype.*install torch 2.15"),
+    ],
+)
+def test_a_torch_that_cannot_tell_weights_apart_divides_none(
+    version: str, model: WanDiT, dtype: torch.dtype | None, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class OldPolicy:
+        def __init__(self, *, param_dtype: Any = None, reduce_dtype: Any = None, cast_forward_inputs: bool) -> None:
+            pass
+
+    monkeypatch.setattr("torch.distributed.fsdp.MixedPrecisionPolicy", OldPolicy)
+    monkeypatch.setattr(torch, "__version__", version)
+    with pytest.raises(BackendError, match=words):
+        shard_model(model, None, dtype=dtype)  # type: ignore[arg-type]  # refused before it is used
 
 
 @pytest.fixture

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
 
+_SEVERAL_DTYPES = (2, 8)
+"""The first torch whose FSDP2 takes weights of several dtypes together, where none is trained."""
+
+
 class Shard(Protocol):
     """Divides a model's weights in place, as `shard_model` on a mesh does, or leaves them whole."""
 
@@ -30,8 +34,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, *, dtype: torch.dtype | None
     A block's weights are gathered when it runs and let go after it; the rest also for what ``further_forwards`` names,
     which others call besides the forward. The parts keep their dtype; with a ``dtype`` they are gathered in it, but for
     those that the model keeps in float32, and gradients are averaged in float32. Adapters come before, optimizers
-    after. Weights of a `RowReading` on this mesh are in parts already, and stay as they are. Raises BackendError for a
-    ``dtype`` where torch cannot tell weights apart.
+    after. Weights of a `RowReading` on this mesh are in parts already, and stay as they are. Raises BackendError where
+    torch cannot tell weights apart: for a ``dtype``, or, before 2.8, for weights of two dtypes.
     """
     from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
@@ -60,6 +64,11 @@ def _policy(model: nn.Module, dtype: torch.dtype | None) -> MixedPrecisionPolicy
     from torch.distributed.fsdp import MixedPrecisionPolicy
 
     if dtype in (None, torch.float32):
+        if _is_before(_SEVERAL_DTYPES) and len({weight.dtype for weight in model.parameters()}) > 1:
+            raise BackendError(
+                f"torch {torch.__version__} divides weights of one dtype, and this network keeps some in float32; "
+                "take --dtype float32 on several processes, or install torch 2.8 or newer"
+            )
         return MixedPrecisionPolicy(cast_forward_inputs=False)
     exact = {id(weight) for name, weight in model.named_parameters() if stays_float32(model, name)}
 
@@ -78,6 +87,11 @@ def _policy(model: nn.Module, dtype: torch.dtype | None) -> MixedPrecisionPolicy
             f"torch {torch.__version__} gathers weights in one dtype, and this network keeps some in float32; train "
             "with --dtype float32 on several processes, or install torch 2.15 or newer"
         ) from error
+
+
+def _is_before(version: tuple[int, int]) -> bool:
+    major, minor = torch.__version__.split(".")[:2]
+    return (int(major), int(minor)) < version
 
 
 class DividedReading:

@@ -44,6 +44,14 @@ def watched(store: Any, rank: int, world: int, lost: Callable[[Sequence[int]], N
             thread.join(_BEAT)
 
 
+def has_left(store: Any, rank: int) -> bool:
+    """Whether a process has left `watched`, by its own way or by an error of its own; also where nobody can say."""
+    try:
+        return bool(store.add(_key(rank), 0) >= _HAS_LEFT)
+    except RuntimeError:
+        return True
+
+
 def _key(rank: int) -> str:
     return f"wan-alive-{rank}"
 

@@ -15,8 +15,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Any
 
 from wan_core import errors
-from wan_core.errors import BackendError, LostProcessError, WanError
-from wan_core.runtime.heartbeat import watched
+from wan_core.errors import BackendError, LostProcessError, Terminated, WanError
+from wan_core.runtime.heartbeat import has_left, watched
 from wan_core.runtime.neighbours import end_if_here, is_gone, own_place
 
 if TYPE_CHECKING:
@@ -228,12 +228,12 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
     except WanError as error:
         error.process = f"process {launch.rank} of {launch.world}"
         raise
-    except RuntimeError as error:
-        if not _is_about_others(error):
+    except (RuntimeError, Terminated) as error:
+        lost = [rank for rank, place in enumerate(places) if is_gone(place) and not has_left(store, rank)]
+        if lost:  # and torchrun tells the others to leave
+            raise LostProcessError(f"{_named(lost, launch.world)} ended in the middle of its work") from error
+        if not isinstance(error, RuntimeError) or not _is_about_others(error):
             raise
-        gone = [rank for rank, place in enumerate(places) if rank != launch.rank and is_gone(place)]
-        if gone:
-            raise LostProcessError(f"{_named(gone, launch.world)} ended before its work was done") from error
         reason = str(error).strip().partition("\n")[0][:120]
         raise LostProcessError(f"another process of this run has ended or cannot be reached: {reason}") from error
     finally:

@@ -127,6 +127,8 @@ def _status(failed: Mapping[int, int], count: int, *, is_first: bool) -> int:
     """
     if not failed:
         return 0
+    if is_first and sys.stderr is not None:
+        sys.stderr.write("\n")  # below a bar that stays where it was
     own = {rank: status for rank, status in failed.items() if status != BackendError.exit_code}
     rank, status = next(iter((own or failed).items()))
     killed = [each for each, number in failed.items() if number in _LOST]
