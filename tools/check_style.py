@@ -30,7 +30,7 @@ ALLOWED: dict[tuple[str, str], str] = {
 # lacks an idea; a number that is raised says why here.
 BUDGETS: dict[tuple[str, ...], int] = {
     # Planned: 300 for errors and files; drafts of files and sets, locks, hashes, texts and shared folders came on top.
-    tuple(f"wan_core/{name}.py" for name in ("__init__", "__main__", "errors", "lazy", "files", "drafts")): 820,
+    tuple(f"wan_core/{name}.py" for name in ("__init__", "__main__", "errors", "lazy", "files", "drafts")): 830,
     ("wan_core/models/",): 5_500,
     # Planned: 2,300, before colours, alpha, fields and shapes that files say, and streams; then sound that is cut off,
     # noted and shifted; records are compared; sizes of speakers; frames by number, and times by packets (160).
@@ -42,7 +42,7 @@ BUDGETS: dict[tuple[str, ...], int] = {
     # models nearly ours, told by name and by class, adapters of three kinds with peft's settings, and networks that
     # begin at zero or lie beside a LoRA. Then Megatron's stages, names by content, what speaks or follows, SAM 2.
     ("wan_core/checkpoints/",): 8_020,
-    ("wan_core/runtime/",): 3_700,  # planned: 1,800; weights on the host, copies beside the work (350), processes (650)
+    ("wan_core/runtime/",): 3_900,  # planned: 1,800; weights on the host, copies beside the work (350), processes (850)
     ("wan_core/tasks/",): 2_190,  # planned: 1,800, before folders that drive a character, and clips that are kept
     ("wan_core/metrics/",): 350,
     ("wan_core/presets/",): 700,  # planned: 600, before Animate and a tiny one of it
@@ -62,8 +62,8 @@ BUDGETS: dict[tuple[str, ...], int] = {
     ("wan_core/animate/",): 2_450,
     # Planned: 2,000, before the plan was parted from what needs torch, and wan train lent its options to others;
     # downloads; sound; outputs that are there as they would be made; prompt extension and its own command (240);
-    # clips that are kept; several processes (130); wan prepare-animate (80).
-    ("wan_core/cli/",): 3_050,
+    # clips that are kept; several processes (150); wan prepare-animate (80).
+    ("wan_core/cli/",): 3_070,
     ("wan_mi2v/",): 600,
     ("pi3/",): 3_300,  # planned: 2,200, before Pi3X, the viewer and the exports
     ("poze/",): 1_760,  # planned: 900, without a data set and an objective of its own

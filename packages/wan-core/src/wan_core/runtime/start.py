@@ -23,7 +23,7 @@ _POLL = 0.1
 _TO_FOLLOW = 3.0
 """Seconds in which the others may end by themselves when one has failed, so that all their statuses are known."""
 
-_TO_LEAVE = 10.0
+_TO_LEAVE = 15.0
 """Seconds in which processes that were told to leave may do so."""
 
 _LOST = tuple(-number for number in (signal.SIGKILL, signal.SIGSEGV, signal.SIGABRT, signal.SIGBUS))
@@ -121,34 +121,44 @@ def _end(workers: Workers, number: signal.Signals) -> None:
 
 
 def _status(failed: Mapping[int, int], count: int, *, is_first: bool) -> int:
-    """The exit status of a run; ``is_first``: none of its processes has said why they failed.
-
-    Who has noticed that another one failed ends with the status of a BackendError, so any other one comes first.
-    """
+    """The exit status of a run; ``is_first``: none of its processes has said why they failed."""
     if not failed:
         return 0
     if is_first and sys.stderr is not None:
         sys.stderr.write("\n")  # below a bar that stays where it was
-    own = {rank: status for rank, status in failed.items() if status != BackendError.exit_code}
-    rank, status = next(iter((own or failed).items()))
-    killed = [each for each, number in failed.items() if number in _LOST]
-    if killed and is_first:
-        rank, status = killed[0], failed[killed[0]]
-    elif killed and status in _LOST:  # by one that has told it
-        return BackendError.exit_code
-    who = f"process {rank} of {count}"
+    rank, status = _cause(failed, is_first=is_first)
+    error = _unsaid(f"process {rank} of {count}", status)
+    if error is None:
+        return status
+    raise error
+
+
+def _cause(failed: Mapping[int, int], *, is_first: bool) -> tuple[int, int]:
+    """Which process the others have followed, and its status.
+
+    Who has noticed that another one failed ends with the status of a BackendError, so any other one comes first; one
+    that the system has ended comes before all, unless another one has told of it, and ended it.
+    """
+    noticed = BackendError.exit_code
+    killed = {rank: status for rank, status in failed.items() if status in _LOST}
+    own = {rank: status for rank, status in failed.items() if status not in (noticed, *_LOST)}
+    if killed and not is_first and not own:
+        return next(iter(killed)), noticed
+    return next(iter(((killed if is_first else {}) or own or failed).items()))
+
+
+def _unsaid(who: str, status: int) -> WanError | None:
+    """The error of a process that cannot have said why it ended; of others None."""
     if status in _LOST:
         name = signal.Signals(-status).name
         hint = "; it is likely that memory ran out" if name == "SIGKILL" else ""
-        raise BackendError(f"{who} was ended by {name}{hint}; {_STOPPED}")
-    ended_by = -status if status < 0 else status - 128
-    if ended_by in set(signal.Signals):
-        error = WanError(f"{who} was ended by {signal.Signals(ended_by).name}; {_STOPPED}")
-        error.exit_code = 128 + ended_by
-        raise error
-    if status == WanError.exit_code:
-        raise WanError(f"{who} has failed, see above; {_STOPPED}")
-    return status
+        return BackendError(f"{who} was ended by {name}{hint}; {_STOPPED}")
+    number = -status if status < 0 else status - 128
+    if number in set(signal.Signals):
+        error = WanError(f"{who} was ended by {signal.Signals(number).name}; {_STOPPED}")
+        error.exit_code = 128 + number
+        return error
+    return WanError(f"{who} has failed, see above; {_STOPPED}") if status == WanError.exit_code else None
 
 
 def this_command() -> list[str]:
