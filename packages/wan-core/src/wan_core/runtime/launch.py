@@ -92,12 +92,8 @@ class Said:
         """By torchrun's variables; None where there is no launcher, or where it cannot be reached."""
         if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             return None
-        from torch import distributed
-
         try:
-            store = distributed.TCPStore(  # type: ignore[attr-defined]  # torch does not list what it documents
-                environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), timeout=timedelta(seconds=10)
-            )
+            store = _connection(environment)
         except (KeyError, ValueError, RuntimeError):
             return None
         return cls(store, environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -166,6 +162,15 @@ def made_by_first(launch: Launch | None, name: str, make: Callable[[], str], *, 
     return text
 
 
+def _connection(environment: Mapping[str, str]) -> Any:
+    """A connection of its own to the store that torchrun's variables name; who holds it must be there already."""
+    from torch import distributed
+
+    return distributed.TCPStore(  # type: ignore[attr-defined]  # torch does not list what it documents
+        environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), timeout=timedelta(seconds=10)
+    )
+
+
 def _meet(launch: Launch) -> Any:
     """The store of all processes, the same one each time. Raises RuntimeError or ValueError where none is reached."""
     return _met_at(launch, os.environ.get("MASTER_ADDR"), os.environ.get("MASTER_PORT"))
@@ -209,9 +214,11 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
         torch.cuda.set_device(device)
     try:
         # What a group that is gone has left behind is not read by the next one.
-        store = distributed.PrefixStore(f"wan-group-{next(_groups)}", _meet(launch))  # type: ignore[attr-defined]
+        name = f"wan-group-{next(_groups)}"
+        store = distributed.PrefixStore(name, _meet(launch))  # type: ignore[attr-defined]
         store.set(f"place-{launch.rank}", own_place())
         _arrive(store, "arrived", launch, all_wait=True)
+        watch = distributed.PrefixStore(name, _connection(os.environ))  # type: ignore[attr-defined]
         places = [store.get(f"place-{rank}").decode() for rank in range(launch.world)]
         distributed.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
@@ -223,7 +230,7 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
     except (RuntimeError, ValueError) as error:
         raise BackendError(f"process {launch.rank} of {launch.world} cannot reach the others: {error}") from error
     try:
-        with watched(store.clone(), launch.rank, launch.world, partial(_end_run, places)):
+        with watched(watch, launch.rank, launch.world, partial(_end_run, places)):
             yield
     except WanError as error:
         error.process = f"process {launch.rank} of {launch.world}"
