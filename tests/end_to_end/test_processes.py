@@ -75,6 +75,24 @@ KILLED = "process {} of 2 was ended by SIGKILL; it is likely that memory ran out
 SILENT = "process {} of 2 gave no sign of life for half a minute"
 
 
+def started(launcher: str, folder: Path) -> tuple["subprocess.Popen[str]", dict[str, int]]:
+    """A run of two processes that denoise, and their process numbers by their ranks."""
+    words = ["tiny-t2v", "--prompt", "a", *FAST[:4], *STEPS]
+    command = [*WAN, *words, "--nproc", "2"] if launcher == "--nproc" else [*TORCHRUN, *words]
+    run = subprocess.Popen(
+        command, cwd=folder, stderr=subprocess.PIPE, text=True, bufsize=1, process_group=0,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )  # fmt: skip
+    assert run.stderr is not None
+    seen = ""
+    while "denoise" not in seen and run.poll() is None:
+        seen += run.stderr.read(1)
+    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
+    ranks = {rank: int(pid) for pid in children if (rank := _rank(pid))}
+    assert sorted(ranks) == ["0", "1"], seen
+    return run, ranks
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("launcher", "victim", "number", "status", "words"),
@@ -91,25 +109,13 @@ SILENT = "process {} of 2 gave no sign of life for half a minute"
 def test_a_process_that_is_lost_ends_the_run_with_one_sentence_and_leaves_nothing(
     launcher: str, victim: str, number: int, status: int, words: str, tmp_path: Path
 ) -> None:
-    words_of_run = ["tiny-t2v", "--prompt", "a", *FAST[:4], *STEPS]
-    command = [*WAN, *words_of_run, "--nproc", "2"] if launcher == "--nproc" else [*TORCHRUN, *words_of_run]
-    run = subprocess.Popen(
-        command, cwd=tmp_path, stderr=subprocess.PIPE, text=True, bufsize=1, process_group=0,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
-    assert run.stderr is not None
-    seen = ""
-    while "denoise" not in seen and run.poll() is None:
-        seen += run.stderr.read(1)
-    children = Path(f"/proc/{run.pid}/task/{run.pid}/children").read_text().split()
-    ranks = {rank: int(pid) for pid in children if (rank := _rank(pid))}
-    assert sorted(ranks) == ["0", "1"], seen
+    run, ranks = started(launcher, tmp_path)
     if victim == "all":
         os.killpg(run.pid, number)
     else:
         os.kill(ranks.get(victim, run.pid), number)
     rest = run.communicate(timeout=240)[1]  # half a minute, and little more, where the machine has nothing else to do
-    assert run.returncode == status, seen + rest
+    assert run.returncode == status, rest
     assert rest.count(words) == 1, rest
     assert sum(rest.count(each) for each in ("Error: process", "Error: another", "interrupted;")) == 1, rest
     assert launcher == "torchrun" or "Traceback" not in rest, rest

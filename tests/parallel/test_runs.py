@@ -20,7 +20,7 @@ RUNS, READING = (Path(__file__).with_name(f"{name}_worker.py") for name in ("run
 
 def notes(world: int, script: Path, folder: Path, *arguments: str) -> list[dict[str, Any]]:
     """What each process has noted."""
-    status, said = run_together(world, script, folder, *arguments)
+    status, said = run_together(world, script, folder, *arguments, seconds=900)
     assert status == 0, said[-3000:]
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in range(world)]
 
