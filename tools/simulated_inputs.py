@@ -15,7 +15,7 @@ from wan_core.presets import Preset
 from wan_core.runtime import SimulatedGPU
 
 DTYPE = torch.bfloat16
-_STATES = 1024  # rows of a language model's states: a prompt and a few pictures
+STATES = 1024  # rows of a language model's states: a prompt and a few pictures
 _REFERENCES = 4  # images that BindWeave has in front of a video
 
 
@@ -131,7 +131,7 @@ def _with_subjects(preset: Preset, shapes: Shapes, grid: tuple[int, int, int], g
     base["image_context"] = gpu.tensor(1, _REFERENCES * config.image_tokens, config.image_dim, dtype=DTYPE)
     inputs = BindWeaveInputs(
         **base,
-        hidden_states=gpu.tensor(1, _STATES, config.mllm_dim or config.text_dim, dtype=DTYPE),
+        hidden_states=gpu.tensor(1, STATES, config.mllm_dim or config.text_dim, dtype=DTYPE),
         references=gpu.tensor(1, config.in_dim - config.out_dim, _REFERENCES, *grid[1:], dtype=torch.float32),
     )
     return _call(preset, grid, gpu, inputs)

@@ -1,29 +1,30 @@
-"""A whole run of a preset on a GPU that is not there: text, encode, each expert's steps, decode."""
+"""A whole run of a preset on a GPU that is not there: every phase of the plan of memory, clip by clip."""
 
 import tempfile
-from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
-from tools.simulated_forwards import DTYPE
+from pi3 import Pi3Config
+from tools.simulated_inputs import DTYPE
+from tools.simulated_requests import planned
 from wan_core.checkpoints import Part, load_model
 from wan_core.errors import RequestError
-from wan_core.memory import MemoryPlan, RunFacts, part_name
+from wan_core.memory import MemoryPlan, RunFacts, part_name, phases_of
 from wan_core.models import TextEncoder, Tokenizer
 from wan_core.pipeline import Pipeline
 from wan_core.presets import Preset
 from wan_core.runtime import Between, Counts, HostCopy, Placed, SimulatedGPU, prepare_model, simulated_gpu
 from wan_core.sampling import count_high_noise_steps, make_solver
-from wan_core.tasks import Clip, Components, Experts, TaskInputs
+from wan_core.tasks import Components, Conditioning, Experts, SamplingSettings, TaskInputs
 
 _HOST = 2**40  # bytes of host memory beside the simulated GPU: enough
-_IMAGES = ("image", "first_frame", "last_frame")
+_FETCHED = {"pi3": Pi3Config()}  # dims of parts that presets leave to what is fetched
 
 
 @dataclass(frozen=True)
@@ -43,61 +44,73 @@ class RunPhase:
         return self.steps / self.simulated_steps
 
 
-def components_of(preset: Preset, gpu: SimulatedGPU, *, text_on_cpu: bool = False) -> Components:
+class _Phases:
+    """Counts of each phase, which begins where another part comes into use; phases come again with every clip."""
+
+    def __init__(self, gpu: SimulatedGPU) -> None:
+        self._gpu = gpu
+        self.names: dict[str, str] = {}
+        self.counts: dict[str, Counts] = {}
+        self.decodes = False
+
+    def enter(self, part: str) -> None:
+        """The phase in which a part, under its name of the plan, comes into use."""
+        name = self.names.get(part, part)
+        if part == "vae":
+            name = "decode" if self.decodes else "encode"
+        self._gpu.resume(self.counts.setdefault(name, Counts()))
+
+
+class _PhasedPart(Placed[Any]):
+    """A part whose use begins a phase, with what it takes to load it."""
+
+    def __init__(self, load: Callable[..., Any], device: torch.device, begin: Callable[[], None]) -> None:
+        super().__init__(load, device, between=Between.DROP, load_through=partial(load, device))
+        self._begin = begin
+
+    def module(self) -> Any:
+        self._begin()
+        return super().module()
+
+
+class _PhasedPipeline(Pipeline):
+    """Tells its phases when frames are decoded."""
+
+    phases: _Phases
+
+    def decode(self, latents: Tensor, conditioning: Conditioning) -> Iterator[Tensor]:
+        self.phases.decodes = True
+        yield from super().decode(latents, conditioning)
+        self.phases.decodes = False
+
+
+def components_of(preset: Preset, gpu: SimulatedGPU, phases: _Phases, run: RunFacts) -> Components:
     """The preset's parts on the simulated GPU; they load themselves from files that hold nothing."""
     text_len = preset.dit.text_len
 
     def load(part: Part, device: torch.device, host: HostCopy | None = None) -> nn.Module:
-        family, dtype = part.family, part.family.dtype_in(DTYPE)
-        source = gpu.weights(part.config, family, dtype)
+        family, dtype, config = part.family, run.dtype_of(part), run.configs[part.name]
+        source = gpu.weights(config, family, dtype)
         place = None if host is None else host.place
-        network: nn.Module = load_model(part.config, source, family=family, dtype=dtype, device=device, place=place)
+        network: nn.Module = load_model(config, source, family=family, dtype=dtype, device=device, place=place)
         if host is not None:
             host.bind(network)
         prepare_model(network, inference=True, attention="sdpa" if family.is_denoiser else None)
         if part.name != "text_encoder":
             return network
-        words = Tokenizer(lambda text: [2] * text_len, end_id=1, vocab_size=part.config.vocab_size)
+        words = Tokenizer(lambda text: [2] * text_len, end_id=1, vocab_size=config.vocab_size)
         return TextEncoder(network, words, text_len)
 
     parts: dict[str, Any] = {}
     for part in preset.parts:
-        if part.family.network is None or part.is_optional:
+        if part.name not in run.configs:
             continue
-        device = torch.device("cpu") if part.name == "text_encoder" and text_on_cpu else gpu.device
-        through = partial(load, part, device)
-        placed: Placed[Any] = Placed(partial(load, part), device, between=Between.DROP, load_through=through)
+        device = torch.device("cpu") if part.name in run.on_host else gpu.device
+        placed = _PhasedPart(partial(load, part), device, partial(phases.enter, part_name(part)))
         earlier = parts.get(part.name)
         parts[part.name] = placed if earlier is None else Experts(high=earlier, low=placed)
-    configs = {part.name: part.config for part in preset.parts if part.name in parts}
-    return Components(device=gpu.device, parts=parts, configs=configs)
-
-
-def planned(preset: Preset, settings: Mapping[str, Any], *, with_image: bool) -> TaskInputs[Any]:
-    """A request at these settings with grey images where the task wants them. Raises ``RequestError``."""
-    names = {each.name for each in fields(preset.task.request_type)}
-    wants = with_image or preset.task.prompt_kind in ("i2v", "flf2v")
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "grey.png"
-        usual = preset.sampling
-        size = settings.get("width") or usual.width, settings.get("height") or usual.height
-        Image.new("RGB", size, (128, 128, 128)).save(path)
-        images = {name: path for name in _IMAGES if name in names} if wants else {}
-        return preset.plan(preset.task.request_type(prompt="simulated", **images, **settings))
-
-
-class _Phases:
-    """Begins a phase where another name comes up, and counts its steps."""
-
-    def __init__(self, gpu: SimulatedGPU) -> None:
-        self._gpu = gpu
-        self.counts: dict[str, Counts] = {}
-        self.steps: dict[str, int] = {}
-
-    def enter(self, name: str) -> None:
-        self.steps[name] = self.steps.get(name, 0) + 1
-        if name not in self.counts:
-            self.counts[name] = self._gpu.begin()
+    found = dict.fromkeys(parts, "simulated")
+    return Components(device=gpu.device, parts=parts, configs=run.configs, found=found)
 
 
 def simulate(
@@ -110,61 +123,65 @@ def simulate(
     in_blocks: bool = False,
     text_on_cpu: bool = False,
     with_image: bool = False,
+    clips: int = 2,
+    tiling: bool | None = None,
+    vae_dtype: torch.dtype | None = None,
 ) -> list[RunPhase]:
-    """The phases of a video on a GPU with ``memory`` bytes, of which ``steps`` steps are simulated.
+    """The phases of a video on a GPU with ``memory`` bytes, of which ``steps`` steps a clip are simulated.
 
-    Raises ``RequestError`` for a preset whose videos need more than text and images, ``ConfigError`` for a run that
-    does not fit.
+    Of a task that makes several clips there are ``clips``. Raises ``RequestError`` for settings that cannot be, or too
+    few steps for both experts, ``ConfigError`` for a run that does not fit.
     """
-    inputs = planned(preset, settings, with_image=with_image)
-    if preset.task.streams or preset.task.num_clips(inputs) > 1:
-        raise RequestError(f"{preset.name} makes its videos clip by clip; only those of one clip are simulated")
-    total = inputs.settings.num_inference_steps
-    short = replace(inputs, settings=replace(inputs.settings, num_inference_steps=min(steps, total)))
-    with simulated_gpu() as gpu:
-        components = components_of(preset, gpu, text_on_cpu=text_on_cpu)
-        on_host = frozenset({"text_encoder"} if text_on_cpu else ())
-        run = RunFacts(
-            preset=preset,
-            dtype=DTYPE,
-            offload=offload,
-            in_blocks=in_blocks,
-            configs=components.configs,
-            on_host=on_host,
-        )
-        pipeline = Pipeline(preset, components, latent_spec=preset.latent_spec, run=run)
-        plan = pipeline.place([short], free=memory, host_free=_HOST)
-        phases = _Phases(gpu)
-        _run(pipeline, short, phases)
-    return _described(preset, inputs, phases, plan)
+    on_host = frozenset({"text_encoder"} if text_on_cpu else ())
+    configs = {
+        part.name: part.config or _FETCHED.get(part.name)
+        for part in preset.parts
+        if part.family.network is not None and not part.is_optional
+    }
+    run = RunFacts(
+        preset=preset,
+        dtype=DTYPE,
+        offload=offload,
+        in_blocks=in_blocks,
+        configs=configs,
+        on_host=on_host,
+        tiling=tiling,
+        vae_dtype=vae_dtype,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = planned(preset, settings, Path(folder), with_image=with_image, clips=clips)
+        total = inputs.settings.num_inference_steps
+        short = replace(inputs, settings=replace(inputs.settings, num_inference_steps=min(steps, total)))
+        with simulated_gpu() as gpu:
+            phases = _Phases(gpu)
+            phases.names = {phase.parts[0]: phase.name for phase in phases_of(run, short, run.weights)[:-1]}
+            components = components_of(preset, gpu, phases, run)
+            pipeline = _PhasedPipeline(preset, components, latent_spec=preset.latent_spec, run=run)
+            pipeline.phases = phases
+            plan = pipeline.place([short], free=memory, host_free=_HOST)
+            pipeline.encode_prompts([pipeline.check(short)])
+            for chunk in pipeline.stream(short):
+                chunk.cpu()
+    return _described(preset, inputs, short, phases, plan)
 
 
-def _run(pipeline: Pipeline, inputs: TaskInputs[Any], phases: _Phases) -> None:
-    preset, components = pipeline.preset, pipeline.components
-    networks = [part_name(part).replace("dit", "denoise") for part in preset.dits]
-
-    def watch(latents: Tensor, timestep: Tensor) -> None:
-        low = preset.boundary is not None and not count_high_noise_steps(timestep.reshape(1), preset.boundary)
-        phases.enter(networks[-1 if low else 0])
-
-    phases.enter("text")
-    pipeline.encode_prompts([inputs])
-    phases.enter("encode")
-    conditioning = preset.task.finish(preset.task.condition(inputs, components, Clip()), components)
-    latents = pipeline.denoise(conditioning, inputs.settings, 0, watch=watch)
-    phases.enter("decode")
-    for chunk in pipeline.decode(latents, conditioning):
-        chunk.cpu()
-
-
-def _described(preset: Preset, inputs: TaskInputs[Any], phases: _Phases, plan: MemoryPlan | None) -> list[RunPhase]:
-    settings = inputs.settings
+def _steps(preset: Preset, settings: SamplingSettings) -> dict[str, int]:
+    """How many steps there are by phase."""
     timesteps = make_solver(settings.solver, settings.num_inference_steps, flow_shift=settings.flow_shift).timesteps
     high = count_high_noise_steps(timesteps, preset.boundary) if preset.boundary is not None else 0
-    steps = {"denoise": len(timesteps), "denoise high": high, "denoise low": len(timesteps) - high}
-    unseen = [name for name in steps if name.startswith("denoise ") and steps[name] and name not in phases.counts]
-    if unseen and preset.has_experts:
-        raise RequestError(f"so few steps leave out {unseen[0]}; simulate more of them with --steps")
+    if preset.has_experts:
+        return {"denoise high": high, "denoise low": len(timesteps) - high}
+    return {"denoise": len(timesteps)}
+
+
+def _described(
+    preset: Preset, inputs: TaskInputs[Any], short: TaskInputs[Any], phases: _Phases, plan: MemoryPlan | None
+) -> list[RunPhase]:
+    steps, simulated = _steps(preset, inputs.settings), _steps(preset, short.settings)
+    clips = preset.task.num_clips(inputs)
+    for name, count in steps.items():
+        if count and not simulated[name]:
+            raise RequestError(f"so few steps leave out {name}; simulate more of them with --steps")
     memory = {} if plan is None else {phase.name: phase for phase in plan.phases}
     found = []
     for name, counts in phases.counts.items():
@@ -175,8 +192,8 @@ def _described(preset: Preset, inputs: TaskInputs[Any], phases: _Phases, plan: M
             RunPhase(
                 name,
                 counts,
-                simulated_steps=phases.steps[name],
-                steps=steps.get(name, 1),
+                simulated_steps=clips * simulated.get(name, 1),
+                steps=clips * steps.get(name, 1),
                 planned_weights=0 if expected is None else expected.resident,
                 planned_peak=0 if expected is None else expected.peak,
             )

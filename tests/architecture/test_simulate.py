@@ -90,6 +90,15 @@ def test_values_that_are_read_copies_and_memory_are_counted() -> None:
 
 
 @pytest.mark.slow
+def test_what_a_result_is_written_to_is_not_read() -> None:
+    with simulated_gpu() as gpu:
+        one, half = gpu.tensor(1000, dtype=torch.float32), gpu.tensor(1000, dtype=torch.bfloat16)
+        counts = gpu.begin()
+        torch.addcmul(one, one, one, out=half)
+    assert counts.traffic == 6000
+
+
+@pytest.mark.slow
 def test_a_product_takes_its_arithmetic_or_its_traffic_whichever_is_longer() -> None:
     with simulated_gpu() as gpu:
         large, row = (gpu.tensor(n, 4096, dtype=torch.bfloat16) for n in (4096, 1))
@@ -135,8 +144,28 @@ def test_blocks_that_pass_through_let_the_host_wait_no_more_and_take_less() -> N
 def test_what_cannot_be_simulated_is_refused_in_words() -> None:
     with pytest.raises(ConfigError, match="offload_model True needs"):
         simulate(get_preset("t2v-A14B"), {}, steps=1, memory=80 * 10**9, offload=False)
-    with pytest.raises(RequestError, match="needs a picture of who speaks"):
-        simulate(get_preset("s2v-14B"), {}, steps=1, memory=80 * 10**9)
+    with pytest.raises(RequestError, match="so few steps leave out denoise low"):
+        simulate(get_preset("tiny-moe"), {}, steps=1, memory=80 * 10**9)
+    with pytest.raises(RequestError, match="leave --peer out"):
+        forward(get_preset("tiny-s2v"), SMALL, their_forward)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("tiny-s2v", ["text", "sound", "encode", "denoise", "decode"]),
+     ("tiny-animate", ["text", "image", "encode", "denoise", "decode"]),
+     ("tiny-sfu", ["text", "denoise", "decode"])],
+)  # fmt: skip
+def test_several_clips_come_through_each_phase_again(name: str, expected: list[str]) -> None:
+    preset = get_preset(name)
+    phases = {phase.name: phase for phase in simulate(preset, {}, steps=2, memory=10**9, clips=2)}
+    assert sorted(phases) == sorted(expected)
+    denoised = phases["denoise"]
+    assert denoised.simulated_steps >= 4
+    assert denoised.steps * 2 == denoised.simulated_steps * preset.sampling.num_inference_steps
+    # Frames alone come to the host while they are decoded, those of every clip.
+    assert phases["decode"].counts.waits["to host"] >= 2
 
 
 @pytest.mark.slow

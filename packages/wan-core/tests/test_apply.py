@@ -10,8 +10,10 @@ from wan_core.errors import ConfigError
 from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.models import DiTInputs, VAEConfig, VideoVAE, WanDiT
 from wan_core.models.dit.attention import SelfAttention
+from wan_core.models.dit.modulation import ModulatedNorm
 from wan_core.runtime import prepare_model
 from wan_core.runtime.kernels import apply_kernels, has_kernels
+from wan_core.runtime.kernels.in_place import InPlaceModulatedNorm
 from wan_core.runtime.kernels.onednn import can_be_fused
 
 from .dit_networks import IMAGE, conditions, latents, network, prepared
@@ -132,3 +134,17 @@ def test_under_autocast_a_prepared_network_runs() -> None:
         rounded = velocity(prepared())
     exact = velocity(network())
     assert (rounded - exact).norm() < 0.05 * exact.norm()
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    ("batch", "lengths"), [(1, (40,) * 5), (2, (40,) * 5), (1, (150, 50)), (2, (150, 50)), (2, (200,))]
+)
+def test_a_norm_that_rounds_as_it_writes_has_the_bits_of_one_that_is_rounded_after(
+    dtype: torch.dtype, batch: int, lengths: tuple[int, ...]
+) -> None:
+    tokens = 3 * torch.randn(batch, 200, 96)
+    shift, scale = torch.randn(2, batch, len(lengths), 96)
+    expected = ModulatedNorm(1e-6)(tokens, shift, scale, lengths).to(dtype)
+    for kind in (ModulatedNorm, InPlaceModulatedNorm):
+        assert torch.equal(kind(1e-6)(tokens, shift, scale, lengths, dtype), expected)

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
     from torch import Tensor, nn
 
+    from wan_core.checkpoints import TensorSource
+
 MAX_PICTURES = 4
 """The language model sees the first pictures, as many as the video has reference frames."""
 
@@ -163,6 +165,21 @@ def read_hidden_states(path: str | Path) -> Tensor:
     A ``.pt`` that is not there but has a ``.safetensors`` beside it is read from that. Raises CheckpointError for a
     file that is missing, unsafe to read or holds something else.
     """
+    source, name = _states_in(path)
+    states = source.read(name).clone()
+    if not bool(states.isfinite().all()):
+        raise CheckpointError(f"{plain_text(source.path)} holds values that are not finite; extract it again")
+    return states
+
+
+def count_states(path: str | Path) -> int:
+    """How many states S a file has, without reading them. Raises as :func:`read_hidden_states`."""
+    source, name = _states_in(path)
+    return int(source.info(name).shape[1])
+
+
+def _states_in(path: str | Path) -> tuple[TensorSource, str]:
+    """A file of states, and the name that they have there."""
     from wan_core.checkpoints import read_weights
 
     path = Path(path)
@@ -176,10 +193,7 @@ def read_hidden_states(path: str | Path) -> Tensor:
         raise CheckpointError(
             f"{plain_text(source.path)} holds no hidden states: {list(info.shape)} of {info.dtype} is not [1, S, dim]"
         )
-    states = source.read(names[0]).clone()
-    if not bool(states.isfinite().all()):
-        raise CheckpointError(f"{plain_text(source.path)} holds values that are not finite; extract it again")
-    return states
+    return source, names[0]
 
 
 def write_hidden_states(path: Path, states: Tensor, metadata: Mapping[str, str]) -> None:

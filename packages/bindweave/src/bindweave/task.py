@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from bindweave.subject_training import (
     uncaptioned,
     without_empty_states,
 )
-from wan_core import RequestError, media
+from wan_core import CheckpointError, RequestError, media
 from wan_core.files import plain_text
 from wan_core.media import LatentSpec
 from wan_core.tasks import (
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from bindweave.dit import BindWeaveInputs
+    from wan_core.models import WanDiTConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,6 +139,15 @@ class SubjectToVideo(Task[SubjectRequest, SubjectInputs]):
 
     def tokens_at_once(self, inputs: SubjectInputs) -> int:
         return inputs.geometry.num_tokens + MAX_REFERENCES * inputs.geometry.tokens_per_frame
+
+    def context_tokens(self, inputs: SubjectInputs, network: WanDiTConfig) -> int:
+        from bindweave.hidden_states import count_states
+
+        states = 0
+        for path in _state_files(inputs):
+            with suppress(CheckpointError):  # told where they are read
+                states = max(states, count_states(path))
+        return network.text_len + states + MAX_REFERENCES * network.image_tokens
 
     def describe(self, inputs: SubjectInputs) -> Mapping[str, object]:
         return {**super().describe(inputs), "references": len(inputs.pictures)}

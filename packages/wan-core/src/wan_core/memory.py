@@ -19,7 +19,7 @@ from wan_core.errors import ConfigError
 from wan_core.files import gigabytes
 from wan_core.memory_plan import MemoryPlan as MemoryPlan
 from wan_core.memory_plan import PhaseMemory as PhaseMemory
-from wan_core.memory_plan import early_parts, require_room_for_copies
+from wan_core.memory_plan import early_parts, in_a_fresh_run, require_room_for_copies
 from wan_core.presets import Preset
 from wan_core.tasks import TaskInputs, is_guided
 
@@ -50,6 +50,7 @@ class WorkingMemory:
     decoder_maps: float = 10.8
     residual_decoder_maps: float = 15.1
     half_share: float = 0.53  # of all three, with weights of 16 bits
+    remembered_share: float = 0.58  # of a decoding: what the decoder remembers between two clips
     tiled_clips: float = 1.3  # the video, and of a row of tiles the edges
     other_share: float = 0.03  # of the weights of encoders of text, images and sound
 
@@ -148,8 +149,9 @@ def phases_of(
         phases.append(Phase("encode", ("vae",), encoding))
     held = ("vae", *(name for name in task.held_parts if name in weights)) if task.streams else ()
     denoising = _denoising_bytes(run, inputs, needs)
+    # What streams keeps its network and all that it remembers while frames are decoded, and what the decoder does else.
+    denoising += int(decoding * needs.remembered_share) if task.streams else 0
     phases += [Phase(name.replace("dit", "denoise"), (name, *held), denoising) for name in dits]
-    # What streams keeps its network and all that it remembers while frames are decoded.
     kept = (*dits, *held) if task.streams else ("vae",)
     phases.append(Phase("decode", kept, decoding + (_remembered(run, inputs) if task.streams else 0)))
     return [phase for phase in phases if not run.on_host.issuperset(phase.parts)]
@@ -184,7 +186,7 @@ def _denoising_bytes(run: RunFacts, inputs: TaskInputs[Any], needs: WorkingMemor
     branches = 2 if is_guided(inputs.settings) and not run.splits_guidance else 1
     widths = needs.per_width * config.dim + needs.per_inner_width * config.ffn_dim
     forward = int(tokens * itemsize * widths) * (branches if run.batched else 1)
-    seen = config.text_len + (config.image_tokens if config.image_dim is not None else 0)
+    seen = run.preset.task.context_tokens(inputs, config)
     keys: int = branches * config.num_layers * 2 * seen * config.dim * itemsize
     changes = (branches + 1) * tokens * config.dim * 4 if run.tea_cache else 0
     latents = latent_bytes(inputs) * _KEPT_COPIES // run.preset.task.num_clips(inputs)
@@ -270,7 +272,7 @@ def _plan(
     resident = replace(least, stays=frozenset(movable), phases=memory_by_phase(phases, weights, movable))
     if run.offload is False:
         _refuse(resident, free, "with --offload_model False", least, in_blocks)
-        return replace(resident, early=_early(resident, run, host_free))
+        return _as_it_goes(replace(resident, early=_early(resident, run, host_free)), run, most, len(jobs))
     limit = free * (1 - _MARGIN) if run.offload is None and free is not None else least.largest.peak
     passing = frozenset(map(part_name, run.preset.dits)) if run.in_blocks else frozenset()
     kept = _with_what_fits(phases, weights, run.always, movable - passing, max(limit, least.largest.peak))
@@ -279,7 +281,12 @@ def _plan(
     _refuse(plan, free, how, min(least, least_with(TILED_PHASES), key=_peak), in_blocks)
     require_room_for_copies(plan, run.whole, host_free)
     plan = replace(plan, waits=_waiting(run, most, plan, movable, len(jobs), host_free))
-    return replace(plan, early=_early(plan, run, host_free))
+    return _as_it_goes(replace(plan, early=_early(plan, run, host_free)), run, most, len(jobs))
+
+
+def _as_it_goes(plan: MemoryPlan, run: RunFacts, inputs: TaskInputs[Any], count: int) -> MemoryPlan:
+    # Decided is for parts that may be there from the start, as those of an earlier run; told is what a fresh one takes.
+    return in_a_fresh_run(plan, run.weights, run.always, goes_on=count * run.preset.task.num_clips(inputs) > 1)
 
 
 def _early(plan: MemoryPlan, run: RunFacts, host_free: int | None) -> Mapping[str, tuple[str, ...]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from wan_core.errors import ConfigError
@@ -57,6 +57,24 @@ def early_parts(
         if comes and phase.peak + added <= plan.largest.peak:
             found[phase.name] = tuple(sorted(comes))
     return found
+
+
+def in_a_fresh_run(
+    plan: MemoryPlan, weights: Mapping[str, int], always: Collection[str], *, goes_on: bool
+) -> MemoryPlan:
+    """The plan with what each phase takes in a run that begins with nothing loaded but the parts ``always``.
+
+    What stays is there from its first use on, or from the phase in which it comes early. A run ``goes_on`` where
+    phases come again, but for that of the text, which is encoded first: then all that stays is there.
+    """
+    seen, rows = set(always), []
+    for phase in plan.phases:
+        there = {*phase.parts, *plan.early.get(phase.name, ())}
+        seen |= there
+        again = goes_on and phase.parts != ("text_encoder",)
+        resident = sum(weights.get(name, 0) for name in there | (plan.stays if again else plan.stays & seen))
+        rows.append(replace(phase, resident=resident, peak=resident + phase.peak - phase.resident))
+    return replace(plan, phases=tuple(rows))
 
 
 def require_room_for_copies(plan: MemoryPlan, whole: Mapping[str, int], host_free: int | None) -> None:

@@ -287,7 +287,8 @@ class Pipeline:
             if task.streams or index + 1 == num_clips:
                 yield from chunks
                 continue
-            frames = torch.cat(list(chunks), dim=1) if self.together.is_first else None
+            # Frames wait on the host, where they are written from and where the next clip takes what it goes on from.
+            frames = torch.cat([chunk.cpu() for chunk in chunks], dim=1) if self.together.is_first else None
             if frames is not None:
                 yield frames
             shown = self.together.from_first(frames)

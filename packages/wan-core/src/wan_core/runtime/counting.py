@@ -144,7 +144,7 @@ class OperationCounter(TorchDispatchMode):
         result = self.run(func, args, kwargs)
         if func.namespace == "prim":
             return result
-        inputs = list({id(t): t for t in _tensors((args, kwargs))}.values())
+        inputs = _read(args, kwargs)
         written = list(_tensors(result))
         if not any(self._is_there(t) for t in (*inputs, *written)):
             return result
@@ -204,6 +204,12 @@ class OperationCounter(TorchDispatchMode):
     def _forget(self, key: int, size: int, storage: Any) -> None:
         self._live.pop(key, None)
         self.resident -= size
+
+
+def _read(args: Any, kwargs: dict[str, Any]) -> list[Tensor]:
+    """The tensors that an operation reads, each once; ``out`` is written alone."""
+    rest = [value for name, value in kwargs.items() if name != "out"]
+    return list({id(t): t for t in _tensors((args, rest))}.values())
 
 
 def _is_view(func: Any, name: str, inputs: list[Tensor], written: list[Tensor]) -> bool:

@@ -223,6 +223,13 @@ class Task(ABC, Generic[RequestT, InputsT]):
         """The tokens of the largest forward of the network, those beside the video's included."""
         return inputs.geometry.num_tokens
 
+    def context_tokens(self, inputs: InputsT, network: WanDiTConfig) -> int:
+        """The tokens that cross-attention sees, for the memory of their keys: of text, and of images where it has them.
+
+        ``network`` are the dims that its files tell.
+        """
+        return network.text_len + (network.image_tokens if network.image_dim is not None else 0)
+
     def kept_bytes(self, inputs: InputsT, network: WanDiTConfig, itemsize: int) -> int:
         """Memory of what a network of these dims remembers, for ``--dry-run``; ``itemsize`` bytes a number."""
         return 0

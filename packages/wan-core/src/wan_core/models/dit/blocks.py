@@ -54,14 +54,14 @@ class WanBlock(nn.Module):
         an earlier call, ``context`` is needed. ``tokens`` may be changed in place.
         """
         rows = (self.modulation.float() + modulation).unbind(2)
-        hidden = self.norm1(tokens, rows[0], rows[1], shared.lengths).to(shared.dtype)
+        hidden = self.norm1(tokens, rows[0], rows[1], shared.lengths, shared.dtype)
         tokens = self.add_gated(tokens, self.self_attn(hidden, shared, memory), rows[2], shared.lengths)
         if states is None:
             if context is None:
                 raise ValueError("a block needs the context or its keys and values")
             states = self.cross_attn.context_states(*context)
         tokens = self.cross_attn(float32_norm(self.norm3, tokens).to(shared.dtype), states, tokens)
-        hidden = self.norm2(tokens, rows[3], rows[4], shared.lengths).to(shared.dtype)
+        hidden = self.norm2(tokens, rows[3], rows[4], shared.lengths, shared.dtype)
         return self.add_gated(tokens, self.ffn(hidden), rows[5], shared.lengths), states
 
 
@@ -106,6 +106,6 @@ class Head(nn.Module):
     def forward(self, tokens: Tensor, embedding: Tensor, lengths: Lengths) -> Tensor:
         """[B, L, C] tokens and [B, S, C] time embedding to [B, L, patch * out_dim] float32."""
         shift, scale = (self.modulation.float() + embedding.unsqueeze(2)).unbind(2)
-        hidden = self.norm(tokens, shift, scale, lengths)
-        out: Tensor = self.head(hidden.to(self.head.weight.dtype)).float()
+        hidden = self.norm(tokens, shift, scale, lengths, self.head.weight.dtype)
+        out: Tensor = self.head(hidden).float()
         return out

@@ -28,18 +28,20 @@ class ModulatedNorm(nn.Module):
         super().__init__()
         self.eps = eps
 
-    def forward(self, tokens: Tensor, shift: Tensor, scale: Tensor, lengths: Lengths) -> Tensor:
-        """``layer_norm(tokens) * (1 + scale) + shift`` of [B, L, C] in float32."""
-        dim = tokens.shape[-1]
+    def forward(
+        self, tokens: Tensor, shift: Tensor, scale: Tensor, lengths: Lengths, dtype: torch.dtype | None = None
+    ) -> Tensor:
+        """``layer_norm(tokens) * (1 + scale) + shift`` of [B, L, C], computed in float32 and given in ``dtype``."""
+        dim, dtype = tokens.shape[-1], dtype or tokens.dtype
         if shift.shape[0] == shift.shape[1] == 1:  # one row for all: the norm's own weight and bias, in one pass
-            return functional.layer_norm(tokens, (dim,), 1 + scale.flatten(), shift.flatten(), self.eps)
+            return functional.layer_norm(tokens, (dim,), 1 + scale.flatten(), shift.flatten(), self.eps).to(dtype)
         normed = functional.layer_norm(tokens, (dim,), eps=self.eps)
-        return self.modulate(normed, shift, 1 + scale, lengths)
+        return self.modulate(normed, shift, 1 + scale, lengths, dtype)
 
-    def modulate(self, normed: Tensor, shift: Tensor, gain: Tensor, lengths: Lengths) -> Tensor:
+    def modulate(self, normed: Tensor, shift: Tensor, gain: Tensor, lengths: Lengths, dtype: torch.dtype) -> Tensor:
         """``normed * gain + shift``, a row for each segment."""
         parts = by_segment(lengths, [normed], [shift, gain])
-        return _join([torch.addcmul(bias, part, factor) for part, bias, factor in parts], normed)
+        return _join([torch.addcmul(bias, part, factor) for part, bias, factor in parts], normed).to(dtype)
 
 
 class GatedSum(nn.Module):

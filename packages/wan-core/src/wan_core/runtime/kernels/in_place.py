@@ -15,12 +15,13 @@ from wan_core.models.vae.layers import ChannelNorm, Sum
 
 
 class InPlaceModulatedNorm(ModulatedNorm):
-    """Scale and shift over the norm's own result."""
+    """Scale and shift over the norm's own result, or rounded as they are written where another dtype is wanted."""
 
-    def modulate(self, normed: Tensor, shift: Tensor, gain: Tensor, lengths: Lengths) -> Tensor:
-        for part, bias, factor in by_segment(lengths, [normed], [shift, gain]):
-            torch.addcmul(bias, part, factor, out=part)
-        return normed
+    def modulate(self, normed: Tensor, shift: Tensor, gain: Tensor, lengths: Lengths, dtype: torch.dtype) -> Tensor:
+        out = normed if dtype == normed.dtype else torch.empty_like(normed, dtype=dtype)
+        for target, part, bias, factor in by_segment(lengths, [out, normed], [shift, gain]):
+            torch.addcmul(bias, part, factor, out=target)
+        return out
 
 
 class InPlaceGatedSum(GatedSum):
