@@ -10,8 +10,8 @@ from click.testing import Result
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
-import poze.cli.finetune
 import wan_core.loading
+import wan_core.training
 from pi3.checkpoints import bundled_weights
 from poze import Pi3FeatureAdapter, save_adapter
 from poze.cli.finetune import finetune
@@ -115,7 +115,7 @@ def test_a_signal_ends_the_command_with_its_own_status(
     def interrupted(*args: object) -> RunResult:
         return RunResult({"": TrainingResult(3, 0.5, number)}, (), number)
 
-    monkeypatch.setattr(poze.cli.finetune, "carry_out", interrupted)
+    monkeypatch.setattr(wan_core.training, "carry_out", interrupted)
     words = ["--prompt", "a walk", "--image", files / "ref.png", "--gt-video", files / "video.pt"]
     result = run(*words, "--save-dir", tmp_path / "out", command=finetune)
     assert result.exit_code == status

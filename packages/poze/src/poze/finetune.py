@@ -30,7 +30,6 @@ from wan_core.training import (
     plan_training,
 )
 
-OBJECTIVES = ("rollout", "flow")
 TRAINABLE = ("wan", "adapter", "lora")
 NAMES = ResultNames(
     model="wan_finetune_step{step}", lora="lora_step{step}.safetensors", companion="{name}_step{step}.safetensors"

@@ -6,28 +6,20 @@ import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from poze.finetune import OBJECTIVES, FinetuneOptions, known_seed, parse_trained, plan_finetuning
-from poze.task import GuidedImageToVideo
 from wan_core import RequestError
 from wan_core.cli import FINITE, PLACE, ErrorReporting, debug_option, exit_of, main_of, reporter, version_option
 from wan_core.media import parse_size
 from wan_core.runtime import launched
 from wan_core.sampling import SOLVERS
-from wan_core.training import (
-    Listeners,
-    LoopSettings,
-    TrainingPlan,
-    TrainSettings,
-    carry_out,
-    count_parameters,
-    describe_trained,
-    distributed_ranks,
-)
 
+if TYPE_CHECKING:
+    from wan_core.training import Listeners, TrainingPlan
+
+OBJECTIVES = ("rollout", "flow")
 _FILE = PLACE
 _SAMPLING = ("num_frames", "num_inference_steps", "flow_shift", "guidance_scale", "solver")
 
@@ -108,6 +100,9 @@ def further_options() -> list[click.Parameter]:
 
 def run(**values: Any) -> None:
     """Check, plan, load, train."""
+    from poze.task import GuidedImageToVideo
+    from wan_core.training import carry_out, count_parameters, distributed_ranks
+
     launch = launched()
     if launch is not None:
         values["device"] = launch.device(values["device"])
@@ -136,6 +131,7 @@ def run(**values: Any) -> None:
 
 def listeners(plan: TrainingPlan, log: Callable[[str], None]) -> Listeners:
     """Sentences for everything that happens."""
+    from wan_core.training import Listeners
 
     def step(line: dict[str, Any]) -> None:
         parts = "".join(f", {name} {line[name]:.5g}" for name in ("video", "points") if name in line)
@@ -147,6 +143,9 @@ def listeners(plan: TrainingPlan, log: Callable[[str], None]) -> Listeners:
 
 def plan_of(values: Mapping[str, Any], *, world: int = 1) -> TrainingPlan:
     """The plan of parsed flags. Raises what `plan_finetuning` raises."""
+    from poze.finetune import FinetuneOptions, parse_trained, plan_finetuning
+    from wan_core.training import LoopSettings, TrainSettings
+
     sampling = {name: values[name] for name in _SAMPLING if values[name] is not None}
     if values["size"] is not None:
         sampling["width"], sampling["height"] = parse_size(values["size"])
@@ -190,6 +189,8 @@ def seed_of(asked: int | None, folder: Path) -> int:
     """The seed asked for, else that of the run in the folder, else a new one."""
     if asked is not None:
         return asked
+    from poze.finetune import known_seed
+
     known = known_seed(folder)
     return secrets.randbelow(2**31) if known is None else known
 
@@ -197,6 +198,8 @@ def seed_of(asked: int | None, folder: Path) -> int:
 def describe(plan: TrainingPlan) -> str:
     """One line: what would be trained on what."""
     what = "one picture" if plan.examples is None else f"{len(plan.examples)} examples"
+    from wan_core.training import describe_trained
+
     objective = "flow" if plan.objective is None else "rollout"
     trained = describe_trained(plan)
     return f"{objective}: {plan.loop.steps} steps on {what}; trains {trained}; seed {plan.settings.seed}"

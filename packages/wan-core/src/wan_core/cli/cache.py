@@ -1,7 +1,10 @@
 """``wan cache``: videos and captions to the latents and text states that training reads."""
 
+from __future__ import annotations
+
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,24 +13,11 @@ from wan_core.cli.group import PLACE, ErrorReporting
 from wan_core.cli.options import FINITE, ParsedType, debug_option, part_option
 from wan_core.cli.progress import item_progress, progress_unless, reporter
 from wan_core.files import check_place
-from wan_core.loading import RuntimeOptions, load_pipeline
 from wan_core.media import FrameSize, parse_size
 from wan_core.presets import get_preset
-from wan_core.training import (
-    Cache,
-    ClipRule,
-    ExampleEncoder,
-    check_apart,
-    clip_settings,
-    data_folders,
-    describe_cache,
-    examples_of,
-    look_into,
-    lost_words,
-    machine,
-    reading_notes,
-    write_cache,
-)
+
+if TYPE_CHECKING:
+    from wan_core.training import ClipRule
 
 _FOLDER = PLACE
 
@@ -70,6 +60,22 @@ def cache(
 
     Called again it goes on where it stopped, and makes damaged files anew.
     """
+    from wan_core.loading import RuntimeOptions, load_pipeline
+    from wan_core.training import (
+        Cache,
+        ExampleEncoder,
+        check_apart,
+        clip_settings,
+        data_folders,
+        describe_cache,
+        examples_of,
+        look_into,
+        lost_words,
+        machine,
+        reading_notes,
+        write_cache,
+    )
+
     preset = get_preset(model)
     chosen, precision = machine(device, dtype)
     settings = clip_settings(preset, num_frames=num_frames, fps=fps, size=size)
