@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
+from torch import Tensor, UntypedStorage
 from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
@@ -28,26 +28,32 @@ def reset_peak() -> int:
 class LiveBytes(TorchDispatchMode):
     """Counts the bytes of tensors that were made while it is active and are still there, and their largest sum.
 
-    Each storage counts once, whoever views it or saved it for a backward pass.
+    Each storage counts once, whoever views it or saved it for a backward pass, with the size that it has at the time;
+    of a tensor that is divided among processes the part that is here.
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.peak = 0
-        self._held: dict[int, tuple[StorageWeakRef, int]] = {}
+        self._held: dict[int, StorageWeakRef] = {}
 
     @property
     def now(self) -> int:
         """Bytes that are there."""
-        self._held = {key: each for key, each in self._held.items() if not each[0].expired()}
-        return sum(size for _, size in self._held.values())
+        self._held = {key: each for key, each in self._held.items() if not each.expired()}
+        there = (UntypedStorage._new_with_weak_ptr(each.cdata) for each in self._held.values())
+        return sum(storage.nbytes() for storage in there if storage is not None)
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
+        given = {_storage(leaf)._cdata for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         out = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and leaf.untyped_storage()._cdata not in given:
-                storage = leaf.untyped_storage()
-                self._held[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-        self.peak = max(self.peak, self.now)
+        made = [_storage(leaf) for leaf in tree_leaves(out) if isinstance(leaf, Tensor)]
+        new = {storage._cdata: StorageWeakRef(storage) for storage in made if storage._cdata not in given}
+        if new:
+            self._held |= new
+            self.peak = max(self.peak, self.now)
         return out
+
+
+def _storage(tensor: Tensor) -> UntypedStorage:
+    return getattr(tensor, "_local_tensor", tensor).untyped_storage()

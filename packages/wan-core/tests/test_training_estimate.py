@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+
 import pytest
 import torch
+from torch import distributed
+from torch.testing._internal.distributed.fake_pg import FakeStore
 
 from wan_core.checkpoints import stays_float32
+from wan_core.errors import ConfigError
 from wan_core.models import DiTInputs, WanDiT, WanDiTConfig
-from wan_core.runtime import prepare_model
+from wan_core.runtime import make_mesh, prepare_model, shard_model
 from wan_core.training import AveragedWeights, LoRASettings, attach_lora, build_optimizers, make_flow_batch
 from wan_core.training.estimate import STATE_BYTES, step_memory
+from wan_core.training.ranks import leave_whole
 
 from .memory import LiveBytes
 
+CPU = torch.device("cpu")
 TOLERANCE = 0.25
 """Of the peak: activations are a count per token and width, and an allocator's rounding is none of them."""
 
 
-def counted(config: WanDiTConfig, dtype: torch.dtype, *, lora: bool, recompute: bool) -> tuple[int, dict[str, int]]:
+@contextmanager
+def processes(world: int) -> Iterator[None]:
+    """A process group whose other processes are not there: nothing is sent, and all is counted."""
+    if world == 1:
+        yield
+        return
+    distributed.init_process_group("fake", rank=0, world_size=world, store=FakeStore())
+    try:
+        yield
+    finally:
+        distributed.destroy_process_group()
+
+
+def counted(
+    config: WanDiTConfig,
+    dtype: torch.dtype,
+    *,
+    lora: bool,
+    recompute: bool,
+    frames: int = 4,
+    world: int = 1,
+    replicas: int = 1,
+) -> tuple[int, dict[str, int]]:
     """The peak of two steps of a batch of two, and the estimate."""
-    latents = torch.randn(2, config.out_dim, 4, 16, 16)
+    latents = torch.randn(2, config.out_dim, frames, 16, 16)
+    shard = leave_whole if world == 1 else partial(shard_model, mesh=make_mesh(world, CPU, replicas=replicas))
     with LiveBytes() as live:
         model = WanDiT(config)
         for name, weight in model.named_parameters():
@@ -28,8 +61,9 @@ def counted(config: WanDiTConfig, dtype: torch.dtype, *, lora: bool, recompute: 
                 weight.data = weight.data.to(dtype)
         if lora:
             attach_lora(model, LoRASettings(rank=2))
-        prepare_model(model, inference=False, dtype=dtype, recompute=recompute)
+        prepare_model(model, inference=False, dtype=dtype, recompute=recompute, shard=shard)
         optimizers, average = build_optimizers(model, "adamw", 1e-3), AveragedWeights(model, 0.9)
+        gc.collect()
         live.peak = live.now
         for step in range(2):
             torch.manual_seed(step)
@@ -40,8 +74,9 @@ def counted(config: WanDiTConfig, dtype: torch.dtype, *, lora: bool, recompute: 
                 optimizer.zero_grad()
             average.update(model)
     estimate = step_memory(
-        model, dtype=dtype, tokens=2 * 4 * 64, state_bytes=STATE_BYTES["adamw"], averages=True, recompute=recompute
-    )
+        model, dtype=dtype, tokens=2 * frames * 64, state_bytes=STATE_BYTES["adamw"], averages=True,
+        recompute=recompute, world=world, replicas=replicas,
+    )  # fmt: skip
     return live.peak, estimate
 
 
@@ -60,6 +95,33 @@ def config(dim: int, num_layers: int) -> WanDiTConfig:
 def test_the_peak_of_a_step_is_near_the_estimate(dtype: torch.dtype, lora: bool, recompute: bool, dim: int) -> None:
     peak, estimate = counted(config(dim, 5), dtype, lora=lora, recompute=recompute)
     assert peak == pytest.approx(estimate["peak"], rel=TOLERANCE), estimate
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("replicas", [1, 2, 4])
+def test_the_peak_of_several_processes_is_near_the_estimate(replicas: int) -> None:
+    with processes(4):
+        peak, estimate = counted(
+            config(96, 2), torch.float32, lora=False, recompute=True, frames=1, world=4, replicas=replicas
+        )
+    assert peak == pytest.approx(estimate["peak"], rel=TOLERANCE), estimate
+
+
+def test_of_several_groups_each_has_all_weights() -> None:
+    def rows(world: int, replicas: int) -> dict[str, int]:
+        with torch.device("meta"):
+            model = WanDiT(config(192, 5))
+        return step_memory(
+            model, dtype=torch.bfloat16, tokens=512, state_bytes=8, averages=True, recompute=True,
+            world=world, replicas=replicas,
+        )  # fmt: skip
+
+    assert rows(8, 4) == rows(2, 1), "two processes divide the weights"
+    alone, whole = rows(1, 1), rows(2, 2)
+    assert whole["optimizer"] == alone["optimizer"]
+    assert whole["weights in use"] == rows(2, 1)["weights in use"], "who holds all gathers, too"
+    with pytest.raises(ConfigError, match="4 processes cannot make 3 equal groups"):
+        rows(4, 3)
 
 
 def test_rows_divide_among_processes_and_the_rest_does_not() -> None:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from wan_core.runtime.host_copy import HostCopy
     from wan_core.runtime.launch import INTERRUPTED, Launch, is_first_to_say, launched, made_by_first, process_group
-    from wan_core.runtime.mesh import make_mesh
+    from wan_core.runtime.mesh import make_mesh, shares_of
     from wan_core.runtime.onnx import OnnxNetwork
     from wan_core.runtime.optional_packages import optional_package
     from wan_core.runtime.placement import Between, Placed, release_cached_memory
@@ -83,6 +83,7 @@ __all__ = [
     "resolve_dtype",
     "results_of_all",
     "shard_model",
+    "shares_of",
     "simulated_gpu",
     "start_processes",
     "step_cached",

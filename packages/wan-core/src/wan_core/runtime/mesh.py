@@ -77,6 +77,16 @@ def video_mesh(mesh: DeviceMesh) -> DeviceMesh:
     return mesh["guidance", "ring", "ulysses"]._flatten("video")
 
 
+def shares_of(world: int, replicas: int) -> int:
+    """Among how many of ``world`` processes weights are divided in training, where ``replicas`` groups hold the same.
+
+    Raises ConfigError when the groups would not be equal.
+    """
+    if replicas < 1 or world % replicas:
+        raise ConfigError(f"{world} processes cannot make {replicas} equal groups; take a divisor of {world}")
+    return world // replicas
+
+
 def make_mesh(world: int, device: torch.device, *, replicas: int = 1) -> DeviceMesh:
     """How processes share weights in training: all together, or in ``replicas`` groups that hold the same (HSDP).
 
@@ -84,8 +94,7 @@ def make_mesh(world: int, device: torch.device, *, replicas: int = 1) -> DeviceM
     """
     from torch.distributed.device_mesh import init_device_mesh
 
-    if replicas < 1 or world % replicas:
-        raise ConfigError(f"{world} processes cannot make {replicas} equal groups; take a divisor of {world}")
+    shares = shares_of(world, replicas)
     if replicas == 1:
         return init_device_mesh(device.type, (world,), mesh_dim_names=("shard",))
-    return init_device_mesh(device.type, (replicas, world // replicas), mesh_dim_names=("replicate", "shard"))
+    return init_device_mesh(device.type, (replicas, shares), mesh_dim_names=("replicate", "shard"))

@@ -13,6 +13,7 @@ from torch import nn
 from wan_core.checkpoints import stays_float32, weight_bytes
 from wan_core.files import plain_text
 from wan_core.models import WanDiTConfig
+from wan_core.runtime import shares_of
 from wan_core.training.data import Example
 from wan_core.training.plan import DIT, TrainingPlan, meta_network
 
@@ -54,7 +55,7 @@ def memory_of(plan: TrainingPlan, tokens: int) -> dict[str, int]:
     ``tokens`` are those of one sample. Rows are those of `step_memory` and one for each network that an objective keeps
     beside the transformer.
     """
-    settings, objective = plan.settings, plan.objective
+    settings, objective, options = plan.settings, plan.objective, plan.options
     rows = step_memory(
         meta_network(plan),
         [companion.network.requires_grad_(name in plan.networks) for name, companion in plan.companions().items()],
@@ -64,8 +65,10 @@ def memory_of(plan: TrainingPlan, tokens: int) -> dict[str, int]:
         averages=settings.ema is not None,
         recompute=settings.checkpointing,
         accumulates=plan.loop.accumulation > 1,
-        world=plan.options.world,
+        world=options.world,
+        replicas=options.replicas,
     )
+    shares = shares_of(options.world, options.replicas)
     beside = {} if objective is None else objective.held_parts()
     for name, is_trained in beside.items():
         part, config = plan.preset.part(name), plan.pipeline.components.configs.get(name)
@@ -75,8 +78,8 @@ def memory_of(plan: TrainingPlan, tokens: int) -> dict[str, int]:
         weights = weight_bytes(config, part.family, kept)
         # In float32 a gradient takes what its weight does.
         state = weights + weights // 4 * STATE_BYTES[settings.optimizer] if is_trained else 0
-        shares = plan.options.world if part.family.is_denoiser else 1  # others are whole in every process
-        rows[name] = (weights + state) // shares
+        # Others than networks are whole in every process.
+        rows[name] = (weights + state) // (shares if part.family.is_denoiser else 1)
         rows["peak"] += rows[name]
     peak = rows.pop("peak")
     return {**rows, "peak": peak}
@@ -93,24 +96,27 @@ def step_memory(
     recompute: bool,
     accumulates: bool = False,
     world: int = 1,
+    replicas: int = 1,
 ) -> dict[str, int]:
     """Estimated bytes of a step of a transformer, whose trained weights are float32 and the others ``dtype``.
 
     ``tokens`` are those of a batch, ``state_bytes`` those of the optimizer for each trained weight. Activations come
     from counts of kept values. The ``peak`` has activations or gradients, as one goes while the other comes, unless
-    gradients of an earlier part of the batch are there (``accumulates``).
+    gradients of an earlier part of the batch are there (``accumulates``). Each of ``replicas`` groups of
+    ``world`` processes divides the weights, and gathers them to compute, also where a group is one process. Raises
+    ConfigError for groups that would not be equal.
     """
-    networks = [network, *companions]
+    networks, shares = [network, *companions], shares_of(world, replicas)
     frozen = sum(_bytes_in(each, dtype, is_trained=False) for each in networks)
     trained = sum(count_weights(each)[1] for each in networks)
     config: WanDiTConfig = network.config  # type: ignore[assignment]
     rows = {
-        "weights": frozen // world,
-        "master weights": trained * 4 // world,
-        "gradients": trained * 4 // world,
-        "optimizer": trained * state_bytes // world,
-        "averaged weights": trained * 4 // world if averages else 0,
-        "weights in use": _weights_in_use(network, dtype, world),
+        "weights": frozen // shares,
+        "master weights": trained * 4 // shares,
+        "gradients": trained * 4 // shares,
+        "optimizer": trained * state_bytes // shares,
+        "averaged weights": trained * 4 // shares if averages else 0,
+        "weights in use": _weights_in_use(network, dtype, gathers=world > 1),
         "activations": activation_bytes(
             config,
             tokens,
@@ -134,7 +140,7 @@ def _bytes_in(network: nn.Module, dtype: torch.dtype, *, is_trained: bool) -> in
     )
 
 
-def _weights_in_use(network: nn.Module, dtype: torch.dtype, world: int) -> int:
+def _weights_in_use(network: nn.Module, dtype: torch.dtype, *, gathers: bool) -> int:
     """What is there of weights while they compute.
 
     One process has narrow copies of trained weights, those of one block and of what surrounds the blocks. Several
@@ -146,14 +152,14 @@ def _weights_in_use(network: nn.Module, dtype: torch.dtype, world: int) -> int:
         parts = name.split(".")
         unit = ".".join(parts[:2]) if parts[0] == "blocks" else ""
         itemsize = 4 if name in exact else dtype.itemsize
-        if world == 1 and (name in exact or dtype is torch.float32 or not weight.requires_grad):
+        if not gathers and (name in exact or dtype is torch.float32 or not weight.requires_grad):
             continue
         gathered, gradients = sizes.get(unit, (0, 0))
-        reduced = weight.numel() * (itemsize + 4) if world > 1 and weight.requires_grad else 0
+        reduced = weight.numel() * (itemsize + 4) if gathers and weight.requires_grad else 0
         sizes[unit] = gathered + weight.numel() * itemsize, gradients + reduced
     rest = sizes.pop("", (0, 0))
     block = max(sizes.values(), default=(0, 0))
-    return rest[0] + (2 if world > 1 else 1) * block[0] + max(block[1], rest[1])
+    return rest[0] + (2 if gathers else 1) * block[0] + max(block[1], rest[1])
 
 
 def _batch_bytes(config: WanDiTConfig, tokens: int) -> int:

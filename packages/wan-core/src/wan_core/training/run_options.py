@@ -32,7 +32,7 @@ class RunOptions:
     ``validation_images`` are those that the validation prompts start from; ``requests`` are sampled beside them.
     ``networks`` are trained: ``dit`` and the
     companions of the model's task, all by default. With ``export_at_validation`` the files for others, ``names``, are
-    written at each validation, too. ``world`` processes work together.
+    written at each validation, too. ``world`` processes work together, in ``replicas`` groups of the same weights.
     """
 
     model: str | Preset
@@ -60,3 +60,4 @@ class RunOptions:
     names: ResultNames = field(default_factory=ResultNames)
     export_at_validation: bool = False
     world: int = 1
+    replicas: int = 1
