@@ -78,7 +78,7 @@ def run_report(options: argparse.Namespace) -> dict[str, Any]:
                 "float32_share": round(counts.float32_share, 4),
                 "flops": {dtype: round(number * scale) for dtype, number in sorted(counts.flops.items())},
                 "attention": {shape: round(number * scale) for shape, number in sorted(counts.attention.items())},
-                "to_device": counts.to_device,
+                "to_device": phase.to_device,
                 "to_host": counts.to_host,
                 "waits": dict(sorted(counts.waits.items())),
                 "peak": counts.peak,

@@ -1,7 +1,9 @@
 """A whole run of a preset on a GPU that is not there: every phase of the plan of memory, clip by clip."""
 
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -29,10 +31,14 @@ _FETCHED = {"pi3": Pi3Config()}  # dims of parts that presets leave to what is f
 
 @dataclass(frozen=True)
 class RunPhase:
-    """A phase: what ran, of how many steps out of how many, and the bytes of weights and the peak that were planned."""
+    """A phase: what ran, of how many steps out of how many, and the bytes of weights and the peak that were planned.
+
+    ``in_steps`` are the bytes that steps copied to the device, without those by which a network is loaded.
+    """
 
     name: str
     counts: Counts
+    in_steps: int = 0
     simulated_steps: int = 1
     steps: int = 1
     planned_weights: int = 0
@@ -43,6 +49,11 @@ class RunPhase:
         """By how much counts grow to those of all steps."""
         return self.steps / self.simulated_steps
 
+    @property
+    def to_device(self) -> int:
+        """Bytes that all steps and what is around them copy to the device."""
+        return self.counts.to_device + round(self.in_steps * (self.scale - 1))
+
 
 class _Phases:
     """Counts of each phase, which begins where another part comes into use; phases come again with every clip."""
@@ -51,26 +62,44 @@ class _Phases:
         self._gpu = gpu
         self.names: dict[str, str] = {}
         self.counts: dict[str, Counts] = {}
+        self.in_steps: Counter[str] = Counter()
+        self._loaded: Counter[str] = Counter()
         self.decodes = False
 
-    def enter(self, part: str) -> None:
-        """The phase in which a part, under its name of the plan, comes into use."""
+    @contextmanager
+    def entered(self, part: str) -> Iterator[None]:
+        """The phase in which a part, under its name of the plan, comes into use; it is loaded within the block."""
         name = self.names.get(part, part)
         if part == "vae":
             name = "decode" if self.decodes else "encode"
-        self._gpu.resume(self.counts.setdefault(name, Counts()))
+        counts = self._gpu.resume(self.counts.setdefault(name, Counts()))
+        before = counts.to_device
+        yield
+        self._loaded[name] += counts.to_device - before
+
+    def progress(self, steps: Iterable[Any], _: str) -> Iterator[Any]:
+        """The steps, of which is noted what they copy."""
+        for step in steps:
+            before = self._copied()
+            yield step
+            self.in_steps += self._copied() - before
+
+    def _copied(self) -> Counter[str]:
+        return Counter({name: counts.to_device - self._loaded[name] for name, counts in self.counts.items()})
 
 
 class _PhasedPart(Placed[Any]):
     """A part whose use begins a phase, with what it takes to load it."""
 
-    def __init__(self, load: Callable[..., Any], device: torch.device, begin: Callable[[], None]) -> None:
+    def __init__(
+        self, load: Callable[..., Any], device: torch.device, entered: Callable[[], AbstractContextManager[None]]
+    ) -> None:
         super().__init__(load, device, between=Between.DROP, load_through=partial(load, device))
-        self._begin = begin
+        self._entered = entered
 
     def module(self) -> Any:
-        self._begin()
-        return super().module()
+        with self._entered():
+            return super().module()
 
 
 class _PhasedPipeline(Pipeline):
@@ -106,7 +135,7 @@ def components_of(preset: Preset, gpu: SimulatedGPU, phases: _Phases, run: RunFa
         if part.name not in run.configs:
             continue
         device = torch.device("cpu") if part.name in run.on_host else gpu.device
-        placed = _PhasedPart(partial(load, part), device, partial(phases.enter, part_name(part)))
+        placed = _PhasedPart(partial(load, part), device, partial(phases.entered, part_name(part)))
         earlier = parts.get(part.name)
         parts[part.name] = placed if earlier is None else Experts(high=earlier, low=placed)
     found = dict.fromkeys(parts, "simulated")
@@ -160,7 +189,7 @@ def simulate(
             pipeline.phases = phases
             plan = pipeline.place([short], free=memory, host_free=_HOST)
             pipeline.encode_prompts([pipeline.check(short)])
-            for chunk in pipeline.stream(short):
+            for chunk in pipeline.stream(short, progress=phases.progress):
                 chunk.cpu()
     return _described(preset, inputs, short, phases, plan)
 
@@ -192,6 +221,7 @@ def _described(
             RunPhase(
                 name,
                 counts,
+                in_steps=phases.in_steps[name],
                 simulated_steps=clips * simulated.get(name, 1),
                 steps=clips * steps.get(name, 1),
                 planned_weights=0 if expected is None else expected.resident,

@@ -141,6 +141,18 @@ def test_blocks_that_pass_through_let_the_host_wait_no_more_and_take_less() -> N
 
 
 @pytest.mark.slow
+def test_what_steps_copy_grows_with_them_and_what_is_loaded_does_not() -> None:
+    preset = get_preset("tiny-moe")
+    fewer, more = (
+        {each.name: each for each in simulate(preset, {}, steps=steps, memory=10**9, offload=True, in_blocks=True)}
+        for steps in (4, 8)
+    )
+    for name in ("denoise high", "denoise low"):
+        assert fewer[name].counts.to_device < more[name].counts.to_device
+        assert fewer[name].to_device == pytest.approx(more[name].to_device, rel=1e-3)
+
+
+@pytest.mark.slow
 def test_what_cannot_be_simulated_is_refused_in_words() -> None:
     with pytest.raises(ConfigError, match="offload_model True needs"):
         simulate(get_preset("t2v-A14B"), {}, steps=1, memory=80 * 10**9, offload=False)
