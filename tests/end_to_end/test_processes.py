@@ -12,8 +12,9 @@ import pytest
 
 from wan_core.media import read_video
 
-TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "-m", "wan_core", "generate"]
 WAN = [sys.executable, "-m", "wan_core", "generate"]
+TORCH = [sys.executable, "-m", "torch.distributed.run"]
+TORCHRUN = [*TORCH, "--nproc_per_node=2", *WAN[1:]]
 FAST = ["--size", "64*64", "--frame_num", "5", "--sample_steps", "2", "--base_seed", "3"]
 
 
@@ -52,13 +53,14 @@ def test_branches_of_guidance_in_two_processes_make_the_same_file(tmp_path: Path
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("world", [2, 4])
 def test_the_original_line_of_torchrun_runs_on_a_checkpoint_in_the_real_layout(
-    checkpoint: Callable[[str], Path], tmp_path: Path
+    checkpoint: Callable[[str], Path], tmp_path: Path, world: int
 ) -> None:
     words = ["--task", "t2v-A14B", "--ckpt_dir", str(checkpoint("t2v-A14B")), "--prompt", "Your prompt here", *FAST]
     carry_out([*WAN, *words, "--save_file", "one.mp4"], tmp_path)
-    shared = ["--dit_fsdp", "--t5_fsdp", "--ulysses_size", "2", "--save_file", "two.mp4"]
-    carry_out([*TORCHRUN, *words, *shared], tmp_path)
+    shared = ["--dit_fsdp", "--t5_fsdp", "--ulysses_size", str(world), "--save_file", "two.mp4"]
+    carry_out([*TORCH, f"--nproc_per_node={world}", *WAN[1:], *words, *shared], tmp_path)
     one, two = (read_video(tmp_path / f"{name}.mp4").frames.float() for name in ("one", "two"))
     assert (one - two).abs().mean() < 0.5, "of 255: tokens that are divided round otherwise"
 

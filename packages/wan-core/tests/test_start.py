@@ -100,12 +100,14 @@ def interrupted_when_ready(program: str) -> int:
             threading.Event().wait(0.01)
         os.kill(os.getpid(), signal.SIGINT)
 
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # what runs in the background may ignore it
     thread = threading.Thread(target=interrupt)
     thread.start()
     try:
         return run(program)
     finally:
         thread.join()
+        signal.signal(signal.SIGINT, before)
 
 
 LEAVING = """

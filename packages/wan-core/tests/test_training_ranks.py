@@ -128,7 +128,7 @@ def test_a_process_killed_while_saving_leaves_the_last_good_checkpoint(runs: tup
 def test_without_torchrun_there_is_one_process() -> None:
     assert launched({}) is None
     assert launched({**TORCHRUN, "RANK": "0", "WORLD_SIZE": "1"}) is None
-    assert launched(TORCHRUN) == Launch(1, 2, 1)
+    assert launched(TORCHRUN) == Launch(1, 2, 1, 2)
 
 
 @pytest.mark.parametrize(

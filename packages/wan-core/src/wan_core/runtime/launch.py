@@ -93,7 +93,7 @@ class Said:
         if environment.get("TORCHELASTIC_USE_AGENT_STORE") != "True":
             return None
         try:
-            store = _connection(environment)
+            store = _connection(environment, timedelta(seconds=10))
         except (KeyError, ValueError, RuntimeError):
             return None
         return cls(store, environment.get("TORCHELASTIC_RESTART_COUNT", "0"))
@@ -162,12 +162,12 @@ def made_by_first(launch: Launch | None, name: str, make: Callable[[], str], *, 
     return text
 
 
-def _connection(environment: Mapping[str, str]) -> Any:
+def _connection(environment: Mapping[str, str], patience: timedelta) -> Any:
     """A connection of its own to the store that torchrun's variables name; who holds it must be there already."""
     from torch import distributed
 
     return distributed.TCPStore(  # type: ignore[attr-defined]  # torch does not list what it documents
-        environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), timeout=timedelta(seconds=10)
+        environment["MASTER_ADDR"], int(environment["MASTER_PORT"]), timeout=patience
     )
 
 
@@ -218,7 +218,8 @@ def process_group(launch: Launch, device: torch.device) -> Iterator[None]:
         store = distributed.PrefixStore(name, _meet(launch))  # type: ignore[attr-defined]
         store.set(f"place-{launch.rank}", own_place())
         _arrive(store, "arrived", launch, all_wait=True)
-        watch = distributed.PrefixStore(name, _connection(os.environ))  # type: ignore[attr-defined]
+        # One that holds the store and has stopped is silent: the watch must not give up before it is noticed.
+        watch = distributed.PrefixStore(name, _connection(os.environ, _PATIENCE))  # type: ignore[attr-defined]
         places = [store.get(f"place-{rank}").decode() for rank in range(launch.world)]
         distributed.init_process_group(
             "nccl" if device.type == "cuda" else "gloo",
