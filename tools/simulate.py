@@ -203,7 +203,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--offload", choices=("True", "False", "blocks"), help="as wan generate --offload_model")
     parser.add_argument("--t5-cpu", action="store_true")
     parser.add_argument("--clips", type=int, default=2, help="of a task that makes several (default 2)")
-    parser.add_argument("--vae-tiling", action="store_true", default=None, help="as wan generate --vae-tiling on")
+    parser.add_argument(
+        "--vae-tiling", default="auto", help="as wan generate --vae-tiling: auto, on, off, encode, decode"
+    )
     parser.add_argument("--steps", type=int, default=4, help="steps to simulate, the others follow (default 4)")
     parser.add_argument("--gpu", choices=GPUS, default="H200", help="whose memory and roofline (default H200)")
     parser.add_argument("--forward", action="store_true", help="one forward, and a clip coded, alone")

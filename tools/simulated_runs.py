@@ -21,6 +21,7 @@ from wan_core.memory import MemoryPlan, RunFacts, part_name, phases_of
 from wan_core.models import TextEncoder, Tokenizer
 from wan_core.pipeline import Pipeline
 from wan_core.presets import Preset
+from wan_core.run_options import vae_tiling
 from wan_core.runtime import Between, Counts, HostCopy, Placed, SimulatedGPU, prepare_model, simulated_gpu
 from wan_core.sampling import count_high_noise_steps, make_solver
 from wan_core.tasks import Components, Conditioning, Experts, SamplingSettings, TaskInputs
@@ -153,7 +154,7 @@ def simulate(
     text_on_cpu: bool = False,
     with_image: bool = False,
     clips: int = 2,
-    tiling: bool | None = None,
+    tiling: str = "auto",
     vae_dtype: torch.dtype | None = None,
 ) -> list[RunPhase]:
     """The phases of a video on a GPU with ``memory`` bytes, of which ``steps`` steps a clip are simulated.
@@ -174,7 +175,7 @@ def simulate(
         in_blocks=in_blocks,
         configs=configs,
         on_host=on_host,
-        tiling=tiling,
+        tiling=vae_tiling(tiling),
         vae_dtype=vae_dtype,
     )
     with tempfile.TemporaryDirectory() as folder:

@@ -57,7 +57,7 @@ def test_a_video_with_speech_takes_what_was_planned() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "values"),
-    [("t2v-1.3B", {"tiling": True}), ("ti2v-5B", {"tiling": True}), ("t2v-1.3B", {"vae_dtype": torch.bfloat16})],
+    [("t2v-1.3B", {"tiling": "on"}), ("ti2v-5B", {"tiling": "on"}), ("t2v-1.3B", {"vae_dtype": torch.bfloat16})],
 )
 def test_settings_of_the_autoencoder_take_what_was_planned(name: str, values: dict[str, Any]) -> None:
     phases = simulate(with_few_layers(name), {"num_frames": 33}, steps=1, memory=10**12, offload=True, **values)
